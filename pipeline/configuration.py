@@ -1,0 +1,77 @@
+"""All of params.yaml at once: every section parsed, and what one section asks of another checked.
+
+The first stage runs this, so that a mistake in a parameter of the last stage is told in seconds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import objective
+from pipeline.batches import BatchParams
+from pipeline.codec import CODECS
+from pipeline.errors import ParameterError
+from pipeline.evaluation import EvaluationParams
+from pipeline.objective import ObjectiveParams
+from pipeline.params import parse, read_yaml, section
+from pipeline.pretrained import StudentParams, TeacherParams
+from pipeline.prompts import PromptParams
+from pipeline.rollouts import CorpusParams, RolloutParams
+from pipeline.schedule import ScheduleParams
+from pipeline.scoring import ScoringParams
+from pipeline.tasks import find_task
+from pipeline.training import OptimizerParams
+
+SECTIONS: dict[str, Any] = {
+    "seed": int,
+    "schedule": ScheduleParams,
+    "task": PromptParams,
+    "teacher": TeacherParams,
+    "students": tuple[str, ...],
+    "student": dict[str, StudentParams],
+    "corpus": CorpusParams,
+    "rollout": RolloutParams,
+    "scoring": ScoringParams,
+    "objective": ObjectiveParams,
+    "batches": BatchParams,
+    "optimizer": OptimizerParams,
+    "evaluation": EvaluationParams,
+}
+
+
+def check_params(path: Path) -> None:
+    """A ParameterError for the first mistake in params.yaml."""
+    document = read_yaml(path)
+    for key in document:
+        if key not in SECTIONS:
+            known = ", ".join(SECTIONS)
+            raise ParameterError(
+                key, expected=f"one of: {known}", got="an unknown section", remedy="remove or rename it"
+            )
+    parsed = {name: section(path, kind, name) for name, kind in SECTIONS.items()}
+    parse(find_task(parsed["task"].name).settings, parsed["task"].settings, where="task.settings")
+    _check_students(parsed["students"], parsed["student"])
+    _check_scoring(parsed["scoring"])
+    objective.check(parsed["objective"])
+    objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
+
+
+def _check_students(names: tuple[str, ...], described: dict[str, StudentParams]) -> None:
+    for name in names:
+        if name not in described or not name.isidentifier():
+            known = ", ".join(described)
+            raise ParameterError(
+                "students", expected=f"names out of: {known}", got=repr(name), remedy="add it to student"
+            )
+
+
+def _check_scoring(p: ScoringParams) -> None:
+    if p.codec not in CODECS:
+        known = ", ".join(CODECS)
+        raise ParameterError("scoring.codec", expected=f"one of: {known}", got=repr(p.codec), remedy="mend params.yaml")
+    if p.support.temperatures[:1] != (1.0,):
+        raise ParameterError(
+            "scoring.support.temperatures",
+            expected="a list that starts with 1.0",
+            got=list(p.support.temperatures),
+            remedy="put 1.0 first",
+        )

@@ -1,0 +1,43 @@
+"""Identity by content: blake2b over canonical bytes, so that equal things have equal names on every machine."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_BLOCK_BYTES = 1 << 22
+
+
+def digest(*parts: object, size: int = 16) -> str:
+    """Hex digest of JSON-serialisable parts; the parts' boundaries are part of the content."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from (seed, round, id, ...): draws then depend on neither order nor restarts."""
+    return int(digest(*parts, size=8), 16) >> 1
+
+
+def ids_digest(ids: Sequence[int]) -> bytes:
+    """32 bytes that identify a list of token ids (little-endian int32, sha256)."""
+    return hashlib.sha256(np.asarray(ids, dtype="<i4").tobytes()).digest()
+
+
+def file_digest(path: Path) -> str:
+    """blake2b-256 of a file's bytes, hex."""
+    hasher = hashlib.blake2b(digest_size=32)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def tree_digest(root: Path) -> str:
+    """Digest of a file, or of a directory's relative file names and contents."""
+    if root.is_file():
+        return digest(file_digest(root))
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return digest([(path.relative_to(root).as_posix(), file_digest(path)) for path in files])

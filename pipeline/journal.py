@@ -1,0 +1,89 @@
+"""Work that survives being killed: a scratch directory keyed by the inputs, published by rename.
+
+A stage works in .scratch/<output>/<fingerprint>/ and moves its outputs into place when all are complete. Killed at any
+point, the next run with the same inputs finds its scratch and goes on; with other inputs the old scratch is swept. A
+lock on the scratch keeps two processes from making one output. DVC's `persist: true` is the alternative not taken: it
+reuses stale parts after a parameter change and disables the run cache.
+"""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.fingerprint import digest
+
+ROOT = Path(".scratch")
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
+    """Yield the scratch directory of these outputs; publish scratch/<name> to outputs[name] when the block ends well.
+
+    When the block fails, what it completed stays in the scratch for the next attempt.
+    """
+    home = (
+        ROOT / f"{'-'.join(next(iter(outputs.values())).parts[-3:])}-{digest(sorted(map(str, outputs.values())))[:8]}"
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(home):
+        for stale in home.iterdir():
+            if stale.is_dir() and stale.name != fingerprint:
+                shutil.rmtree(stale)
+        scratch = home / fingerprint
+        scratch.mkdir(exist_ok=True)
+        yield scratch
+        for name, output in outputs.items():
+            publish(scratch / name, output)
+        shutil.rmtree(scratch)
+
+
+def publish(made: Path, output: Path) -> None:
+    """Move a file or directory to its place, replacing what is there. Both must be on one file system."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir() and not output.is_symlink():
+        shutil.rmtree(output)
+    os.replace(made, output)
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its place when the block ends well, and is removed when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                home, expected="no other process", got="one that makes the same output", remedy="wait for it or stop it"
+            ) from None
+        yield
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies, so that killing dvc leaves no orphan stage (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died between the two calls
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,136 @@
+"""Model directories from wherever a model may be: a hub name, a local directory, a GGUF file, or the teacher itself.
+
+Every model enters the pipeline once, through here, and leaves as an ordinary directory (safetensors, config,
+tokenizer) that DVC tracks. A GGUF file is dequantised (15 s for 135M parameters). Students are cut from another model
+by keeping some of its layers, or start fresh from a configuration.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pipeline.errors import ModelError, ParameterError
+from pipeline.text import load_tokenizer
+
+_PACKAGE = "package:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherParams:
+    """Where the teacher comes from."""
+
+    model: str
+    """Hub name, local directory, path of a .gguf file, or package:MODULE/FILE.gguf in an installed package."""
+    revision: str | None
+    """Branch, tag or commit of a hub model; null is its default branch."""
+    dtype: Literal["bfloat16", "float32"]
+    """Of the weights on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentParams:
+    """Where a student starts."""
+
+    model: str
+    """`teacher`, or whatever teacher.model takes. Its tokenizer must be the teacher's."""
+    revision: str | None
+    """Branch, tag or commit of a hub model."""
+    layers: tuple[int, ...] | None
+    """Layers to keep, counted from 0; null keeps all."""
+    config: dict[str, object] | None
+    """Not null: random weights, from the model's configuration with these fields changed."""
+
+
+def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
+    """Model and tokenizer from any source; a ModelError with the remedy when they cannot be had."""
+    source, options = _locate(model, where)
+    if revision is not None:
+        options["revision"] = revision
+    try:
+        tokenizer = load_tokenizer(source, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+    except ModelError as error:
+        raise _unavailable(where, model, error) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise _unavailable(where, model, error) from error
+    return _dequantised(loaded).to(dtype), tokenizer
+
+
+def _locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
+    """What to hand to from_pretrained, and with which options."""
+    if model.startswith(_PACKAGE):
+        module, _, file = model.removeprefix(_PACKAGE).partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModelError(where, expected=f"package {module}", got="none installed", remedy="run `make setup`")
+        model = str(Path(spec.origin).parent / file)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(where, expected=f"a file at {model}", got="nothing", remedy="run `make setup`")
+        return str(path.parent), {"gguf_file": path.name}
+    return model, {}
+
+
+def _unavailable(where: str, model: str, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0][:160]
+    return ModelError(
+        where,
+        expected="a hub name, a local model directory or a GGUF file",
+        got=f"{model!r} ({first})",
+        remedy="check the name, the network and HF_HUB_OFFLINE",
+    )
+
+
+def _dequantised(model: Any) -> Any:
+    """Forget that the weights came from a quantised file, so that they are saved as ordinary ones."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        model.hf_quantizer, model.is_quantized = None, False
+        del model.config.quantization_config
+    return model
+
+
+def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any:
+    """A student from the loaded model: cut to `layers`, or fresh from its configuration."""
+    if p.config is not None:
+        return _fresh(model.config, p.config, seed=seed, where=where)
+    return model if p.layers is None else keep_layers(model, p.layers, where=f"{where}.layers")
+
+
+def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
+    for key in changes:
+        if not hasattr(base, key):
+            raise ParameterError(
+                f"{where}.config.{key}",
+                expected=f"a field of {type(base).__name__}",
+                got="an unknown name",
+                remedy="remove or rename it",
+            )
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(base.model_type, **{**base.to_diff_dict(), **changes})
+    return AutoModelForCausalLM.from_config(config).float()
+
+
+def keep_layers(model: Any, layers: tuple[int, ...], *, where: str) -> Any:
+    """Depth pruning: keep these decoder layers in this order, and everything outside them."""
+    count = model.config.num_hidden_layers
+    if not layers or any(not 0 <= one < count for one in layers) or sorted(set(layers)) != list(layers):
+        raise ParameterError(
+            where,
+            expected=f"ascending layer numbers from 0 to {count - 1}",
+            got=list(layers),
+            remedy="mend params.yaml",
+        )
+    body = model.base_model
+    name = next(
+        name for name, child in body.named_children() if isinstance(child, torch.nn.ModuleList) and len(child) == count
+    )
+    setattr(body, name, torch.nn.ModuleList([getattr(body, name)[one] for one in layers]))
+    model.config.num_hidden_layers = len(layers)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[one] for one in layers]
+    return model

@@ -1,0 +1,107 @@
+"""Prompts to rollouts: which prompts a round takes, and the completions of a student, the teacher or the data set.
+
+A round's prompts are drawn without replacement in an order keyed by (seed, author, round). Batches are fixed before
+anything is sampled, sorted by length, so that one batch can be made again alone after a kill and gives the same
+completions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.engines.base import Sampler, Sampling
+from pipeline.fingerprint import derive_seed
+from pipeline.lm import Precision
+from pipeline.params import Count, Positive
+from pipeline.records import Prompt, Rollout, Source
+
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutParams:
+    """How a student writes its rollouts."""
+
+    prompts: Positive
+    """Training prompts a round takes, at most all there are."""
+    samples_per_prompt: Positive
+    """Completions of each."""
+    batch_size: Positive
+    """Completions decoded at once."""
+    precision: Precision
+    """Of the sampler's weights."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusParams:
+    """The static data that every student shares: scored once."""
+
+    references: Count
+    """Training cases with the data set's own completion."""
+    generations: Count
+    """Training cases with a completion by the teacher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One completion to write."""
+
+    sample_id: str
+    prompt: Prompt
+
+
+def choose(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
+    """At most `count` prompts in an order that depends on the key and the prompts' ids alone."""
+    return sorted(prompts, key=lambda one: derive_seed(*key, one.prompt_id))[:count]
+
+
+def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, name: str) -> list[list[Request]]:
+    """Requests in batches of similar prompt length; ids are `name/prompt/sample`."""
+    requests = [
+        Request(sample_id=f"{name}/{prompt.prompt_id}/{index}", prompt=prompt)
+        for prompt in prompts
+        for index in range(samples)
+    ]
+    requests.sort(key=lambda one: (len(one.prompt.prompt_ids), one.sample_id))
+    return [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+
+
+def collect_rollouts(
+    batch: Sequence[Request], sampler: Sampler, sampling: Sampling, decode: Decode, *, source: Source
+) -> list[Rollout]:
+    """The rollouts of one batch."""
+    sampled = sampler.sample([one.prompt.prompt_ids for one in batch], [one.sample_id for one in batch], sampling)
+    return [
+        Rollout(
+            rollout_id=request.sample_id,
+            prompt_id=request.prompt.prompt_id,
+            source=source,
+            author=sampler.fingerprint,
+            prompt_ids=request.prompt.prompt_ids,
+            completion_ids=one.token_ids,
+            behaviour_logp=one.logp,
+            support_ids=one.support_ids if source == "student" else [],
+            ended=one.ended,
+            text=decode(one.token_ids),
+        )
+        for request, one in zip(batch, sampled, strict=True)
+    ]
+
+
+def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
+    """The data set's own completions, cut nowhere; they have no behaviour log-probs."""
+    return [
+        Rollout(
+            rollout_id=f"dataset/{prompt.prompt_id}",
+            prompt_id=prompt.prompt_id,
+            source="dataset",
+            author="",
+            prompt_ids=prompt.prompt_ids,
+            completion_ids=prompt.reference_ids,
+            behaviour_logp=[],
+            support_ids=[],
+            ended=True,
+            text=prompt.reference_text,
+        )
+        for prompt in prompts
+    ]

@@ -1,0 +1,53 @@
+"""Two knobs, total_steps and refresh_every, unrolled into the rounds that dvc.yaml loops over.
+
+DVC's graph is acyclic and its templates know no arithmetic, so the loop rollout -> score -> train is a list in
+rounds.yaml, committed, written by `stillroom plan` and checked by the `plan` stage.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ParameterError
+from pipeline.params import Positive, read_yaml, write_yaml
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleParams:
+    """How long to train, and how often to refresh the rollouts."""
+
+    total_steps: Positive
+    """Optimizer steps in all."""
+    refresh_every: Positive
+    """Optimizer steps between two refreshes of the rollouts; the last round may be shorter."""
+
+
+def rounds_document(p: ScheduleParams) -> dict[str, Any]:
+    """rounds.yaml: the rounds {id, prev, first_step, steps}, and every checkpoint to evaluate, `init` first."""
+    rounds = [
+        {
+            "id": f"r{index + 1}",
+            "prev": f"r{index}" if index else "init",
+            "first_step": first,
+            "steps": min(p.refresh_every, p.total_steps - first),
+        }
+        for index, first in enumerate(range(0, p.total_steps, p.refresh_every))
+    ]
+    return {"rounds": rounds, "checkpoints": ["init", *(one["id"] for one in rounds)]}
+
+
+def write_rounds(path: Path, p: ScheduleParams) -> None:
+    """Write rounds.yaml."""
+    write_yaml(path, rounds_document(p), comment="Written by `stillroom plan` from params.yaml:schedule; commit it.")
+
+
+def check_rounds(path: Path, p: ScheduleParams) -> None:
+    """A ParameterError that names the command when rounds.yaml is not what the schedule asks for."""
+    wanted, found = rounds_document(p), read_yaml(path)
+    if found != wanted:
+        raise ParameterError(
+            path,
+            expected=f"{len(wanted['rounds'])} rounds of {p.refresh_every} steps ({p.total_steps} in all)",
+            got=f"{len(found.get('rounds') or [])} rounds that do not match params.yaml:schedule",
+            remedy="run `stillroom plan`",
+        )

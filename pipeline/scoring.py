@@ -1,0 +1,68 @@
+"""Rollouts to scored sequences: ask the store first, and the teacher for what is missing.
+
+The teacher is loaded only when something is missing. What it scores goes into the store every `publish_every`
+sequences, so a killed run finds its own work there; no other journal is needed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.engines.base import Scorer, ToScore
+from pipeline.lm import Precision
+from pipeline.params import Positive
+from pipeline.progress import bar
+from pipeline.records import Rollout, Scores
+from pipeline.sequences import ScoredSequence, sequence_key, support_key
+from pipeline.topk import SupportParams
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringParams:
+    """How the teacher scores."""
+
+    precision: Precision
+    """Of the teacher's body; the head runs in float32."""
+    batch_size: Positive
+    """Sequences in one forward pass. 1 makes a score a function of its sequence alone, bit for bit."""
+    publish_every: Positive
+    """Sequences between two publications to the store: what a kill can cost."""
+    codec: str
+    """How the store packs a score."""
+    support: SupportParams
+
+
+def key_of(rollout: Rollout) -> Key:
+    """What a score is found by, within one scorer: the tokens, and the author's likely tokens."""
+    return sequence_key(rollout), support_key(rollout)
+
+
+def score_rollouts(
+    rollouts: Sequence[Rollout],
+    known: Mapping[Key, Scores],
+    load_scorer: Callable[[], Scorer],
+    publish: Callable[[Sequence[ScoredSequence]], object],
+    p: ScoringParams,
+    *,
+    title: str,
+) -> list[ScoredSequence]:
+    """Every rollout with its scores, in the given order; only sequences not in `known` reach the teacher."""
+    scores = dict(known)
+    missing = list({key_of(one): one for one in rollouts if key_of(one) not in known}.values())
+    if missing:
+        scorer = load_scorer()
+        with bar(title, sum(len(one.prompt_ids) + len(one.completion_ids) for one in missing)) as meter:
+            for start in range(0, len(missing), p.publish_every):
+                part = missing[start : start + p.publish_every]
+                scored = scorer.score([_to_score(one) for one in part], meter.update)
+                fresh = [ScoredSequence(rollout=one, scores=rows) for one, rows in zip(part, scored, strict=True)]
+                publish(fresh)
+                scores.update({key_of(one.rollout): one.scores for one in fresh})
+    return [ScoredSequence(rollout=one, scores=scores[key_of(one)]) for one in rollouts]
+
+
+def _to_score(rollout: Rollout) -> ToScore:
+    return ToScore(
+        prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, support_ids=rollout.support_ids
+    )

@@ -1,0 +1,358 @@
+"""One segment: a sealed directory of scored sequences. The only module that knows Zarr.
+
+Guarantee: a directory that has a manifest is a whole segment. Everything else is hashed and synced before it, and one
+rename makes it visible, so a killed writer leaves a `.tmp-*` directory that nobody reads. Equal input gives equal
+bytes, and writing what was read gives them again. Damage is a StoreError: small files are hashed on opening, payload
+chunks carry a crc32c, a chunk that is gone is no run of zeros.
+Cost: a segment of a few thousand positions pays about 20 kB for its metadata. Read by window: the price of one read
+is that of its 64 Ki-entry chunks, whatever number of sequences is taken from them.
+Not taken: appending (a DVC-tracked file may be a read-only link), one Zarr zip (unreadable when killed before
+closing), a database of blobs (nobody else could read it).
+
+Array suffixes: see `pipeline.records`; B sequences of a segment.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from pipeline.codec import Arrays, Codec, build_codec, cut_scores, join_scores
+from pipeline.errors import StoreError
+from pipeline.fingerprint import file_digest
+from pipeline.records import Floats, Scores
+from pipeline.sequences import ScoredSequence, SegmentHeader, index_table, sequence_means
+from schemas.manifest import FileEntry, Manifest
+from schemas.segment import FORMAT, PAYLOAD, TOKENS
+
+_CHUNK = 1 << 16  # rows; what one random access decodes
+_SHARD = 1 << 22  # rows; what one file holds at most
+_ZSTD_LEVEL = 3  # 19 saves 3 % and costs a third of the writing speed
+_AXES = {"E": "head", "R": "draw", "U": "union", "N": "position", "NH": "position"}
+
+
+def write_segment(
+    path: Path,
+    sequences: Sequence[ScoredSequence],
+    header: SegmentHeader,
+    token_of_rank: NDArray[Any],
+    *,
+    self_contained: bool = True,
+) -> Manifest:
+    """Write a sealed segment at `path`, or nothing.
+
+    `token_of_rank` [V] is a permutation. With `self_contained` its file is part of the segment, otherwise it lies in
+    `ranks/` beside the segment's parent. A segment of the same content at `path` stays; another is a StoreError.
+    """
+    with temporary_directory(path.parent) as temporary:
+        manifest = fill(temporary, sequences, header, token_of_rank, self_contained=self_contained)
+        reveal(temporary, path, manifest)
+    return manifest
+
+
+def fill(
+    root: Path,
+    sequences: Sequence[ScoredSequence],
+    header: SegmentHeader,
+    token_of_rank: NDArray[Any],
+    *,
+    self_contained: bool,
+) -> Manifest:
+    """All files of a segment, synced, the manifest last."""
+    codec = build_codec(header.codec, header.codec_config)
+    arrays, index = _pack(sequences, header, codec, token_of_rank)
+    _write_payload(root / "payload.zarr", arrays)
+    pq.write_table(index, root / "index.parquet", compression="zstd", write_statistics=False)
+    rollouts = [one.rollout for one in sequences]
+    tokens = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
+    with pa.OSFile(str(root / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, TOKENS) as writer:
+        writer.write_table(pa.Table.from_pydict(tokens, schema=TOKENS))
+    ranks = _write_ranks(root, token_of_rank, self_contained=self_contained)
+    files = {}
+    for file in sorted(file for file in root.rglob("*") if file.is_file()):
+        _sync(file)
+        entry = FileEntry(size_bytes=file.stat().st_size, blake2b=file_digest(file))
+        files[file.relative_to(root).as_posix()] = entry
+    described = Manifest(
+        format=FORMAT,
+        **asdict(header),
+        error_bounds=asdict(codec.bounds),
+        ranks=ranks,
+        sequences=len(sequences),
+        positions=len(arrays["head_n"]),
+        head_entries=len(arrays["head_id"]),
+        draws=len(arrays["draw_id"]),
+        union_entries=len(arrays["union_id"]),
+        files=files,
+    )
+    text = described.to_text()
+    (root / "manifest.json").write_text(text)
+    _sync(root / "manifest.json")
+    for directory in sorted((one for one in root.rglob("*") if one.is_dir()), reverse=True):
+        _sync(directory)
+    _sync(root)
+    return Manifest.from_text(text)
+
+
+def _pack(
+    sequences: Sequence[ScoredSequence], header: SegmentHeader, codec: Codec, token_of_rank: NDArray[Any]
+) -> tuple[Arrays, pa.Table]:
+    """The encoded arrays, and the index with statistics of what they decode to."""
+    vocab, temperatures = header.vocab_size, header.temperatures
+    assert temperatures[:1] == (1.0,), "the first temperature is 1"
+    assert np.array_equal(np.sort(token_of_rank), np.arange(vocab)), "token_of_rank is no permutation of V"
+    positions_B = np.array([len(one.rollout.completion_ids) for one in sequences], dtype=np.int64)
+    scores = join_scores([one.scores for one in sequences], len(temperatures))
+    assert [len(one.scores.head_n) for one in sequences] == positions_B.tolist(), "one score a completion token"
+    rank_of_token = np.empty(vocab, dtype=np.int64)
+    rank_of_token[token_of_rank] = np.arange(vocab)
+    arrays = codec.encode(scores, rank_of_token)
+    entropy_B = sequence_means(scores.entropy_N, positions_B).astype(np.float32)
+    decoded = codec.decode(arrays, token_of_rank, entropy_N=np.repeat(entropy_B, positions_B))
+    return arrays, index_table([one.rollout for one in sequences], decoded, positions_B, header.scorer)
+
+
+def _write_payload(root: Path, arrays: Arrays) -> None:
+    group = zarr.create_group(LocalStore(root), zarr_format=3)
+    for name, array in sorted(arrays.items()):
+        assert array.dtype.name in PAYLOAD[name].dtypes
+        rows = max(1, len(array))
+        chunk = min(_CHUNK, rows)
+        shard = min(_SHARD, -(-rows // chunk) * chunk)
+        stored = group.create_array(
+            name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=(chunk, *array.shape[1:]),
+            shards=None if rows <= chunk else (shard, *array.shape[1:]),
+            filters=None,
+            compressors=(ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            fill_value=0,
+            config={"write_empty_chunks": True},
+        )
+        if array.size:
+            stored[...] = array
+
+
+def _write_ranks(root: Path, token_of_rank: NDArray[Any], *, self_contained: bool) -> str:
+    """Write the ranks into the segment or, once, into the store; returns the blake2b of the file."""
+    buffer = io.BytesIO()
+    np.save(buffer, token_of_rank.astype("<u2" if len(token_of_rank) <= 1 << 16 else "<u4"))
+    name = hashlib.blake2b(buffer.getvalue(), digest_size=32).hexdigest()
+    if self_contained:
+        (root / "ranks.npy").write_bytes(buffer.getvalue())
+        return name
+    path = root.parent.parent / "ranks" / f"{name}.npy"
+    if not path.is_file() or file_digest(path) != name:
+        with temporary_directory(path.parent) as temporary:
+            (temporary / path.name).write_bytes(buffer.getvalue())
+            _sync(temporary / path.name)
+            os.replace(temporary / path.name, path)
+        _sync(path.parent)
+    return name
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a directory to the device."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def temporary_directory(parent: Path) -> Iterator[Path]:
+    """A directory for one write, named after its owner for `Store.sweep`; gone at the end unless renamed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    path = parent / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def reveal(temporary: Path, path: Path, manifest: Manifest) -> None:
+    """Make a segment visible under its name; another writer of the same content may have been first."""
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        found = _read_manifest(path).segment_id
+        if found != manifest.segment_id:
+            raise StoreError(
+                path, expected=f"nothing or segment {manifest.segment_id}", got=f"segment {found}", remedy="remove it"
+            ) from None
+    _sync(path.parent)
+
+
+# Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A sealed segment, checked and open for reading."""
+
+    path: Path
+    manifest: Manifest
+    index: pa.Table  # schemas.segment.INDEX
+    token_of_rank: NDArray[Any]  # [V]
+    _codec: Codec
+    _payload: Mapping[str, Any]  # Zarr arrays
+    _tokens: pa.Table
+    _bounds: Mapping[str, NDArray[np.int64]]  # [B + 1] of each axis
+
+    @classmethod
+    def open(cls, path: Path, *, expect_scorer: str | None = None) -> "Segment":
+        """Open a segment after checking manifest, scorer, files, sizes, and the hashes of all but the payload."""
+        manifest = _read_manifest(path)
+        if expect_scorer not in (None, manifest.scorer):
+            raise StoreError(
+                path / "manifest.json",
+                expected=f"scores of {expect_scorer}",
+                got=f"scores of {manifest.scorer} (teacher {manifest.teacher})",
+                remedy="score again, or read it with the configuration that wrote it",
+            )
+        _check_files(path, manifest)
+        for name, entry in manifest.files.items():
+            if not _is_chunk(name):
+                _check_hash(path / name, entry.blake2b)
+        store = _CompleteStore(path / "payload.zarr", read_only=True)
+        index = pq.read_table(path / "index.parquet")
+        totals = {
+            "position": manifest.positions,
+            "head": manifest.head_entries,
+            "draw": manifest.draws,
+            "union": manifest.union_entries,
+        }
+        return cls(
+            path=path,
+            manifest=manifest,
+            index=index,
+            token_of_rank=_read_ranks(path, manifest),
+            _codec=build_codec(manifest.codec, manifest.codec_config),
+            _payload=dict(zarr.open_group(store, mode="r", zarr_format=3).arrays()),
+            _tokens=pa.ipc.open_file(pa.memory_map(str(path / "tokens.arrow"))).read_all(),
+            _bounds={axis: np.append(index[f"{axis}_offset"].to_numpy(), end) for axis, end in totals.items()},
+        )
+
+    def __len__(self) -> int:
+        return self.manifest.sequences
+
+    def tokens(self, row: int) -> tuple[list[int], list[int]]:
+        """Prompt ids and completion ids of one sequence."""
+        prompt_ids, completion_ids = (self._tokens[name][row].as_py() for name in TOKENS.names)
+        return prompt_ids, completion_ids
+
+    def read(self, start: int, stop: int) -> list[Scores]:
+        """Scores of the sequences in rows [start, stop), views of arrays decoded together."""
+        assert 0 <= start <= stop <= len(self), f"rows {start}:{stop} of {len(self)}"
+        window = {axis: slice(int(ends[start]), int(ends[stop])) for axis, ends in self._bounds.items()}
+        arrays = {name: self._read_array(name, window[_AXES[PAYLOAD[name].axes]]) for name in self._payload}
+        rows = self.index.slice(start, stop - start)
+        entropy_N: Floats = np.repeat(rows["mean_entropy"].to_numpy(), rows["positions"].to_numpy())
+        scores = self._codec.decode(arrays, self.token_of_rank, entropy_N=entropy_N)
+        return [self._one(scores, window, row) for row in range(start, stop)]
+
+    def _one(self, scores: Scores, window: Mapping[str, slice], row: int) -> Scores:
+        part = {
+            axis: slice(int(ends[row]) - window[axis].start, int(ends[row + 1]) - window[axis].start)
+            for axis, ends in self._bounds.items()
+        }
+        return cut_scores(scores, part)
+
+    def _read_array(self, name: str, window: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self._payload[name][window])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _damaged(self.path / "payload.zarr" / name, "chunks as written", error) from error
+
+    def verify(self) -> None:
+        """Hash every file; a StoreError names the first that differs from the manifest."""
+        _check_files(self.path, self.manifest)
+        for name, entry in self.manifest.files.items():
+            _check_hash(self.path / name, entry.blake2b)
+
+
+class _CompleteStore(LocalStore):
+    """A local store in which a missing chunk is an error, where Zarr would read its fill value."""
+
+    async def get(self, key: str, *arguments: Any, **keywords: Any) -> Any:
+        found = await super().get(key, *arguments, **keywords)
+        if found is None and _is_chunk(key):
+            raise FileNotFoundError(errno.ENOENT, "no such chunk", key)
+        return found
+
+
+def _is_chunk(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith("c.")
+
+
+def _damaged(path: Path, expected: str, got: object) -> StoreError:
+    return StoreError(path, expected=expected, got=got, remedy="delete the segment and score again")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / "manifest.json"
+    try:
+        text = file.read_text()
+        found = json.loads(text)["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise _damaged(file, "the manifest of a sealed segment", "nothing") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise _damaged(file, "a manifest", error) from error
+    if found != FORMAT:
+        raise StoreError(file, expected=FORMAT, got=found, remedy="read it with the version that wrote it")
+    try:
+        return Manifest.from_text(text)
+    except ValueError as error:
+        raise _damaged(file, "a manifest as written", error) from error
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    """Names and sizes, as far as directory entries tell."""
+    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    found.pop("manifest.json", None)
+    for name in sorted(found.keys() ^ manifest.files.keys()):
+        listed, there = ("a file", "nothing") if name in manifest.files else ("nothing", "a file")
+        raise _damaged(path / name, listed, there)
+    for name, entry in manifest.files.items():
+        if (size := found[name].stat().st_size) != entry.size_bytes:
+            raise _damaged(path / name, f"{entry.size_bytes} bytes", f"{size} bytes")
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise _damaged(path, f"a file with blake2b {expected}", error) from error
+    if found != expected:
+        raise _damaged(path, f"blake2b {expected}", found)
+
+
+def _read_ranks(path: Path, manifest: Manifest) -> NDArray[Any]:
+    own = path / "ranks.npy"
+    file = own if own.name in manifest.files else path.parent.parent / "ranks" / f"{manifest.ranks}.npy"
+    _check_hash(file, manifest.ranks)
+    ranks: NDArray[Any] = np.load(file, allow_pickle=False)
+    return ranks

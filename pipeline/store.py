@@ -1,0 +1,106 @@
+"""The store of segments that checkouts share: append-only, content-addressed, any number of writers and readers.
+
+`<root>/segments/<segment id>/` and `<root>/ranks/<hash>.npy`. It is neither dependency nor output of any stage: what
+it holds changes what a run costs and not what it computes.
+"""
+
+import os
+import shutil
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import Scores
+from pipeline.segment import Segment, fill, reveal, temporary_directory
+from pipeline.sequences import Key, ScoredSequence, SegmentHeader
+
+_JOIN_ROWS = 16  # wanted rows that lie this close are read in one window
+_ORPHAN_AGE_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where the store holds one sequence's scores."""
+
+    key: Key
+    segment: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """`<root>/segments/<segment id>/` and `<root>/ranks/`; any number of writers and readers at once."""
+
+    root: Path
+
+    def publish(
+        self, sequences: Sequence[ScoredSequence], header: SegmentHeader, token_of_rank: NDArray[Any]
+    ) -> Path | None:
+        """Add one segment, named after its content; None when there are no sequences."""
+        if not sequences:
+            return None
+        with temporary_directory(self.root / "segments") as temporary:
+            manifest = fill(temporary, sequences, header, token_of_rank, self_contained=False)
+            path = self.root / "segments" / manifest.segment_id
+            reveal(temporary, path, manifest)
+        return path
+
+    def read(self, plan: Iterable[Location]) -> dict[Key, Scores]:
+        """Scores by key. A segment that has vanished since the plan was made is left out."""
+        wanted: dict[str, list[Location]] = defaultdict(list)
+        for location in plan:
+            wanted[location.segment].append(location)
+        found: dict[Key, Scores] = {}
+        for name, locations in sorted(wanted.items()):
+            path = self.root / "segments" / name
+            if path.is_dir():
+                found |= _read_locations(Segment.open(path), locations)
+        return found
+
+    def sweep(self) -> list[Path]:
+        """Remove what dead writers of this machine left, and any `.tmp-*` untouched for a day; returns them.
+
+        A live writer seen as dead (same host name, other process namespace) fails to rename and publishes nothing.
+        """
+        orphans = [path for path in sorted(self.root.glob("*/.tmp-*")) if _is_orphan(path)]
+        for path in orphans:
+            shutil.rmtree(path, ignore_errors=True)
+        return orphans
+
+
+def _read_locations(segment: Segment, locations: list[Location]) -> dict[Key, Scores]:
+    """Read rows that lie close together in one window."""
+    by_row = {one.row: one.key for one in locations}
+    rows = np.array(sorted(by_row), dtype=np.int64)
+    found: dict[Key, Scores] = {}
+    for group in np.split(rows, np.flatnonzero(np.diff(rows) > _JOIN_ROWS) + 1):
+        start = int(group[0])
+        scores = segment.read(start, int(group[-1]) + 1)
+        found |= {by_row[row]: scores[row - start] for row in group.tolist()}
+    return found
+
+
+def _is_orphan(path: Path) -> bool:
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    owner, _, host = path.name.removeprefix(".tmp-").split("-", 2)
+    return age_s > _ORPHAN_AGE_S or (host == socket.gethostname() and not _alive(int(owner)))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

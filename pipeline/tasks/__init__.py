@@ -1,0 +1,21 @@
+"""The tasks. A new one is a file in this directory and a line in `TASKS`."""
+
+from pipeline.errors import ParameterError
+from pipeline.tasks.base import Case, Metric, Split, Task
+from pipeline.tasks.docstrings import Docstrings
+from pipeline.tasks.gsm8k import Gsm8k
+
+__all__ = ["TASKS", "Case", "Metric", "Split", "Task", "find_task"]
+
+TASKS: dict[str, Task] = {
+    "docstrings": Docstrings(),
+    "gsm8k": Gsm8k(),
+}
+
+
+def find_task(name: str) -> Task:
+    """The task called `name` in params.yaml; a ParameterError that lists the tasks when there is none."""
+    if name not in TASKS:
+        known = ", ".join(sorted(TASKS))
+        raise ParameterError("task.name", expected=f"one of: {known}", got=repr(name), remedy="mend params.yaml")
+    return TASKS[name]

@@ -1,0 +1,126 @@
+"""Tokenizers and chat templates: the only module that knows them.
+
+Guarantee: a prompt is rendered once and a completion is tokenised once, without special tokens being added twice; a
+completion ends with exactly one end token, and text that spells a special token is encoded as plain text there.
+Cost: importing transformers takes 2-3 s, loading a tokenizer about 1 s. Not taken: tokenising the chat as a whole
+(prompt and answer in one go), where the border between the two moves with the template.
+"""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import AutoTokenizer
+
+from pipeline.errors import ModelError
+from pipeline.fingerprint import digest
+
+Tokenizer: TypeAlias = Any  # a transformers tokenizer, which has no types
+
+_ANSWER = "stillroom"  # stands for an answer when the template is asked how it closes a turn
+
+
+def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
+    """The tokenizer of a model directory or of a model on the hub; options such as revision go to transformers."""
+    if isinstance(path, Path) and not path.is_dir():
+        raise ModelError(path, expected="a model directory", got="nothing", remedy="make it or correct the path")
+    try:
+        return AutoTokenizer.from_pretrained(str(path), **options)
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged tokenizer.json
+        raise ModelError(
+            path,
+            expected="a tokenizer",
+            got=" ".join(str(error).split()) or type(error).__name__,
+            remedy="name a directory with tokenizer.json, or a model on the hub while it can be reached",
+        ) from error
+
+
+def render(tokenizer: Tokenizer, prompt: str) -> tuple[str, list[int]]:
+    """The text that a model reads, and its token ids.
+
+    A tokenizer with a chat template puts the prompt into a user's turn and opens the answer; the template writes its
+    own special tokens. Without one the prompt stays as it is and gets what the tokenizer adds (bos, or T5's eos).
+    """
+    if not tokenizer.chat_template:
+        return prompt, _ids(tokenizer, prompt, add_special_tokens=True)
+    text: str = tokenizer.apply_chat_template([_turn("user", prompt)], add_generation_prompt=True, tokenize=False)
+    return text, _ids(tokenizer, text, add_special_tokens=False)
+
+
+def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of an answer, ended by the first of `eos_ids`."""
+    ids = _ids(tokenizer, text, add_special_tokens=False, split_special_tokens=True)
+    return [*ids, eos_ids(tokenizer)[0]]
+
+
+def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of ids, special tokens left out."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def eos_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids that end a completion, the usual one first.
+
+    Some chat models close a turn with another token than the tokenizer's eos (Gemma: <end_of_turn>), so the chat
+    template is asked as well.
+    """
+    found = [_turn_end(tokenizer), tokenizer.eos_token_id]
+    ids = list(dict.fromkeys(one for one in found if one is not None))
+    if not ids:
+        raise ModelError(
+            tokenizer.name_or_path or "tokenizer",
+            expected="an end-of-sequence token",
+            got="none",
+            remedy="set eos_token in its tokenizer_config.json",
+        )
+    return ids
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Equal for two tokenizers exactly when their ids mean the same: the token of every id, and bos, eos and unk.
+
+    The padding token, the padding side and the chat template are not part of it: they change no stored id.
+    """
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    return digest(sorted(tokenizer.get_vocab().items()), special)
+
+
+def shared_vocab(tokenizer: Tokenizer) -> int:
+    """How many ids have a token: the highest id + 1. Models pad their vocabulary beyond it, each as it likes."""
+    return max(map(int, tokenizer.get_vocab().values())) + 1
+
+
+def require_same_tokenizer(teacher: Tokenizer, student: Tokenizer, names: tuple[str, str]) -> None:
+    """A ModelError unless both give every id the same meaning; `names` are the teacher's and the student's."""
+    if tokenizer_fingerprint(teacher) == tokenizer_fingerprint(student):
+        return
+    differing = sorted(set(teacher.get_vocab().items()) ^ set(student.get_vocab().items()))
+    what = f"{len(differing):,} differing entries such as {differing[0]}" if differing else "other special tokens"
+    raise ModelError(
+        names[1],
+        expected=f"the tokenizer of the teacher {names[0]}",
+        got=what,
+        remedy="take a student of the teacher's family, or a new one made with the teacher's tokenizer",
+    )
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _ids(tokenizer: Tokenizer, text: str, **options: bool) -> list[int]:
+    return [int(one) for one in tokenizer(text, **options)["input_ids"]]
+
+
+def _turn_end(tokenizer: Tokenizer) -> int | None:
+    """The special token that the chat template writes right after an answer, if any."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [_turn("user", _ANSWER), _turn("assistant", _ANSWER)]
+    closing = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_ANSWER)[2].strip()
+    ids = _ids(tokenizer, closing, add_special_tokens=False)
+    return ids[0] if ids and ids[0] in _special_ids(tokenizer) else None
+
+
+def _special_ids(tokenizer: Tokenizer) -> set[int]:
+    return {int(one) for one, token in tokenizer.added_tokens_decoder.items() if token.special}

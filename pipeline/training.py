@@ -1,0 +1,179 @@
+"""The training loop: batches to a student, resumable at any step, the same bits either way.
+
+One optimizer step is one window of micro-batches: the loss is the sum over the window's tokens divided by their
+number, so how the window is split changes nothing but rounding. A checkpoint is model and optimizer in full precision,
+written beside the old one and renamed; each step's randomness comes from (seed, step). Rounds hand the optimizer's
+moments on.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from pipeline import lm
+from pipeline.fingerprint import derive_seed
+from pipeline.journal import whole_directory
+from pipeline.lm import Precision
+from pipeline.objective import ObjectiveParams, batch_loss
+from pipeline.params import AboveZero, Count, Positive, Range
+from pipeline.progress import bar
+from pipeline.records import Batch
+from pipeline.training_log import Row, write_log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerParams:
+    """AdamW and its schedule; names as in transformers."""
+
+    learning_rate: AboveZero
+    lr_scheduler_type: Literal["constant_with_warmup", "linear", "cosine"]
+    warmup_steps: Count
+    """Steps from 0 to learning_rate."""
+    decay_steps: Positive
+    """Step at which linear and cosine reach 0; fixed here, so that appended rounds do not change earlier ones."""
+    adam_beta1: Annotated[float, Range(0, 1)]
+    adam_beta2: Annotated[float, Range(0, 1)]
+    weight_decay: Annotated[float, Range(0)]
+    max_grad_norm: AboveZero
+    """Gradients are clipped to this norm."""
+    precision: Precision
+    """Of the student's body (autocast); weights, head and optimizer stay in float32."""
+    save_steps: Positive
+    """Steps between checkpoints: what a kill can cost."""
+
+
+def train(
+    model: lm.Model,
+    batches: Iterator[list[Batch]],
+    objective: ObjectiveParams,
+    p: OptimizerParams,
+    state: "State",
+    *,
+    vocab: int,
+    steps: range,
+    key: Sequence[object],
+    scratch: Path,
+    title: str,
+) -> None:
+    """Train for `steps` (global step numbers; `batches` yields one window for each), leaving a checkpoint of the last.
+
+    `state` carries the optimizer and the rows logged so far; see `start`.
+    """
+    dtype, head = lm.resolve_dtype(p.precision), lm.head_logits(model, vocab)
+    schedule = get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps).lr_lambdas[0]
+    model.train()
+    with bar(title, state.tokens_per_step * len(steps)) as meter:
+        for step, window in zip(steps, batches, strict=True):
+            torch.manual_seed(derive_seed(*key, "step", step))
+            for group in state.optimizer.param_groups:
+                group["lr"] = p.learning_rate * schedule(step + 1)
+            sums = _backward(model, head, window, objective, dtype)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.rows.append(state.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
+            meter.update(int(sums["sequence_tokens"]))
+            meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
+            if (step + 1) % p.save_steps == 0 or step == steps[-1]:
+                save(scratch, model, state, step + 1)
+
+
+def _backward(model: lm.Model, head: Any, window: list[Batch], objective: ObjectiveParams, dtype: torch.dtype) -> Row:
+    """Accumulate the gradient of the window's mean loss; returns sums over its tokens."""
+    tokens = sum(len(batch.token_ids_N) for batch in window)
+    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "sequences": 0, "sequence_tokens": 0}
+    for batch in window:
+        with lm.autocast(dtype):
+            hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
+        loss, metrics = batch_loss(objective, head, hidden_ND, to_torch(batch, model.device))
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        sums["loss_sum"] += loss.item()
+        sums["own"] += int(batch.from_student_B.sum())
+        sums["sequences"] += len(batch.prompt_ids)
+        sums["sequence_tokens"] += tokens_of(batch)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+    return sums
+
+
+def tokens_of(batch: Batch) -> int:
+    """Prompt and completion tokens of a batch."""
+    return sum(map(len, batch.prompt_ids)) + sum(map(len, batch.completion_ids))
+
+
+def to_torch(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with tensors for arrays."""
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    ragged = {"prompt_ids", "completion_ids"}
+    values |= {name: torch.from_numpy(one).to(device) for name, one in values.items() if name not in ragged}
+    return Batch(**values)
+
+
+def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
+    """One line of the training log; per-token means in nats."""
+    own_tokens = sums["staleness_tokens"]
+    return {
+        "step": step + 1,
+        "loss": sums["loss_sum"] / sums["tokens"],
+        "grad_norm": norm.item(),
+        "learning_rate": rate,
+        "tokens": sums["tokens"],
+        "sequence_tokens": sums["sequence_tokens"],
+        "own_share": sums["own"] / sums["sequences"],
+        "staleness_kl": sums["staleness_sum"] / own_tokens if own_tokens else 0.0,
+        "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What a checkpoint holds beside the model."""
+
+    optimizer: torch.optim.Optimizer
+    rows: list[Row]
+    labels: dict[str, str]  # the first columns of every row: student and round
+    tokens_per_step: int  # an estimate, for the progress bar
+
+
+def start(
+    model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str], tokens_per_step: int
+) -> State:
+    """AdamW over the model, with the moments of the previous round where there is one."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=p.learning_rate,
+        betas=(p.adam_beta1, p.adam_beta2),
+        weight_decay=p.weight_decay,
+        fused=True,
+    )
+    if previous is not None:
+        optimizer.load_state_dict(torch.load(previous, map_location=model.device, weights_only=True))
+        for group in optimizer.param_groups:
+            group.update(betas=(p.adam_beta1, p.adam_beta2), weight_decay=p.weight_decay)
+    return State(optimizer=optimizer, rows=[], labels=labels, tokens_per_step=tokens_per_step)
+
+
+def save(scratch: Path, model: lm.Model, state: State, done: int) -> None:
+    """Checkpoint after `done` steps, replacing the one before it."""
+    with whole_directory(scratch / f"step-{done:08d}") as folder:
+        model.save_pretrained(folder / "model")
+        torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+        write_log(folder / "train.csv", state.rows)
+    for older in checkpoints(scratch)[:-1]:
+        shutil.rmtree(older)
+
+
+def checkpoints(scratch: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(scratch.glob("step-*"))
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Global steps behind a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))

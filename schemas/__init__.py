@@ -1,0 +1,1 @@
+"""Contracts on disk: what every file holds, in names and types. pyarrow and the standard library only."""

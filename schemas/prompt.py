@@ -1,0 +1,15 @@
+"""prompts.parquet: the cases of a task, tokenised once. One row is one `pipeline.records.Prompt`."""
+
+import pyarrow as pa
+
+PROMPT = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # "train" or "heldout"
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("reference_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("prompt_text", pa.string(), nullable=False),
+        pa.field("reference_text", pa.string(), nullable=False),
+    ],
+    metadata={"schema": "stillroom.prompt/1"},
+)

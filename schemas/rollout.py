@@ -1,0 +1,19 @@
+"""rollouts.parquet: prompts with completions. One row is one `pipeline.records.Rollout`."""
+
+import pyarrow as pa
+
+ROLLOUT = pa.schema(
+    [
+        pa.field("rollout_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # "student", "dataset" or "teacher"
+        pa.field("author", pa.string(), nullable=False),  # model fingerprint, "" for the data set
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),
+        pa.field("support_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
+        pa.field("ended", pa.bool_(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ],
+    metadata={"schema": "stillroom.rollout/1"},
+)

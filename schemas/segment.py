@@ -1,0 +1,91 @@
+"""One segment of the teacher store: the byte layout of every file, for readers with and without this package.
+
+```
+manifest.json   `schemas.manifest.Manifest`, written last: a directory without it is no segment
+index.parquet   INDEX, one row a sequence
+tokens.arrow    TOKENS, one row a sequence, Arrow IPC file (made for memory mapping)
+ranks.npy       token_of_rank [V], u2 if V <= 65536 else u4; may live in <store>/ranks/<blake2b>.npy instead
+payload.zarr/   a Zarr v3 group with the arrays of PAYLOAD, little-endian, zstd and then crc32c on every chunk
+```
+
+Axes: N positions of all sequences end to end, E head entries, U union entries, R draws, H temperatures (the first
+is 1). Sequence b owns positions `position_offset[b]` to `position_offset[b] + positions[b]`; its entries start at
+`head_offset[b]`, `draw_offset[b]` and `union_offset[b]`. Position t owns the next `head_n[t]` entries of `head_id`
+and `head_p`, and so on.
+
+Codec "sqrt8":
+* `head_id`, `union_id`: ranks of a position ascend without repetition; the first is stored as it is, each later one
+  as rank - previous rank - 1. `draw_id`: ranks ascend and may repeat, stored as rank - previous rank.
+  token id = ranks.npy[rank].
+* `head_p`, `union_p`, `draw_p`, `tail`: a probability as a byte c. With L = `levels` and F = `floor_nats` of the
+  codec's configuration, k = floor(L * sqrt(0.001)) and b = 255 - (L - k): c = 0 means 0 (masses only);
+  0 < c < b means exp(-F + (c - 1) * (F + 2 * log(k / L)) / (b - 1)); c >= b means ((k + c - b) / L) ** 2.
+  For L = 128: k = 4 and b = 131.
+* `union_tail`: (code of tail - code of union tail) mod 256, because the two are equal wherever the union is empty.
+* `token_logp`: IEEE half precision, nats. `lse`: float32, temperatures 2 to H; absent when H is 1.
+* log p_h(i) = log p(i) / temperature_h - lse_h.
+"""
+
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+FORMAT = "stillroom.segment/1"
+
+_INDEX_FIELDS: list[Any] = [
+    pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
+    pa.field("support_key", pa.string(), nullable=False),  # identity of what the author found likely
+    pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher and scoring
+    pa.field("rollout_id", pa.string(), nullable=False),
+    pa.field("prompt_id", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("author", pa.string(), nullable=False),
+    pa.field("position_offset", pa.int64(), nullable=False),
+    pa.field("head_offset", pa.int64(), nullable=False),
+    pa.field("draw_offset", pa.int64(), nullable=False),
+    pa.field("union_offset", pa.int64(), nullable=False),
+    pa.field("positions", pa.int32(), nullable=False),
+    # Means over the sequence's positions of what a reader decodes; 0 for a sequence without positions.
+    pa.field("mean_entropy", pa.float32(), nullable=False),  # nats
+    pa.field("mean_tail", pa.float32(), nullable=False),  # mass outside the head at temperature 1
+    pa.field("teacher_nll", pa.float32(), nullable=False),  # nats a token
+    pa.field("top1_agreement", pa.float32(), nullable=False),  # share whose likeliest head token was taken
+    pa.field("ended", pa.bool_(), nullable=False),
+]
+
+INDEX = pa.schema(_INDEX_FIELDS, metadata={"schema": "stillroom.segment.index/1"})
+
+TOKENS = pa.schema(
+    [
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
+    ],
+    metadata={"schema": "stillroom.segment.tokens/1"},
+)
+
+
+class PayloadArray(NamedTuple):
+    """What one Zarr array holds: the numpy dtypes it may have, its axes, its meaning."""
+
+    dtypes: tuple[str, ...]
+    axes: str
+    meaning: str
+
+
+_ID = ("uint16", "uint32")
+
+PAYLOAD: dict[str, PayloadArray] = {
+    "head_id": PayloadArray(_ID, "E", "gaps between the ranks of the head's tokens"),
+    "head_p": PayloadArray(("uint8",), "E", "their probabilities"),
+    "head_n": PayloadArray(("uint16",), "N", "head entries of each position"),
+    "draw_id": PayloadArray(_ID, "R", "gaps between the ranks of the tokens drawn from outside the head"),
+    "draw_p": PayloadArray(("uint8",), "R", "their probabilities"),
+    "draw_n": PayloadArray(("uint8",), "N", "draws of each position"),
+    "union_id": PayloadArray(_ID, "U", "gaps between the ranks of the author's tokens outside the head"),
+    "union_p": PayloadArray(("uint8",), "U", "their probabilities"),
+    "union_n": PayloadArray(("uint16",), "N", "union entries of each position"),
+    "tail": PayloadArray(("uint8",), "NH", "mass outside the head"),
+    "union_tail": PayloadArray(("uint8",), "NH", "mass outside head and union, as a difference from tail"),
+    "token_logp": PayloadArray(("float16",), "N", "log-prob of the realised token"),
+    "lse": PayloadArray(("float32",), "NH", "normaliser of each temperature but the first"),
+}

@@ -1,0 +1,58 @@
+"""What every stage's command line does: die with its parent, and tell mistakes in one line with exit code 1."""
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import UserError
+from pipeline.journal import die_with_parent
+from pipeline.tables import write_json
+
+PARAMS = Path("params.yaml")
+TEACHER = Path("work/teacher")
+PROMPTS = Path("work/prompts/prompts.parquet")
+RANKS = Path("work/prompts/ranks.npy")
+COSTS = Path("work/costs")
+
+
+def run(command: click.Command) -> None:
+    """Run a click command as a process of its own."""
+    die_with_parent()
+    try:
+        command(standalone_mode=True)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        _fail(f"{error.filename or 'disk'}: expected free space, got a full disk; free some and run `make repro` again")
+
+
+def store_root() -> Path:
+    """The store that checkouts may share; neither dependency nor output of any stage."""
+    return Path(os.environ.get("STILLROOM_STORE", ".store"))
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+@contextmanager
+def cost(name: str) -> Iterator[dict[str, Any]]:
+    """Collect what a stage spent; written to work/costs/<name>.json with the seconds when the block ends well.
+
+    Kept apart from the stage's results, which must not differ between two runs of the same work.
+    """
+    started = time.monotonic()
+    entry: dict[str, Any] = {"tokens": 0}
+    yield entry
+    entry["seconds"] = round(time.monotonic() - started, 3)
+    write_json(COSTS / f"{name}.json", entry)

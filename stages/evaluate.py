@@ -1,0 +1,49 @@
+"""Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone: work/evaluations."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from pipeline.engines.hf import HFSampler
+from pipeline.evaluation import EvaluationParams, compare, complete, task_metrics
+from pipeline.params import lookup, section
+from pipeline.tables import write_json
+from pipeline.tasks import find_task
+from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
+from stages.command import PARAMS, PROMPTS, TEACHER, cost, run
+from stages.inputs import read_prompts
+
+
+@click.command(help=__doc__)
+@click.option("--student", help="None evaluates the teacher.")
+@click.option("--checkpoint", default="model")
+def main(student: str | None, checkpoint: str) -> None:
+    p, seed = section(PARAMS, EvaluationParams, "evaluation"), lookup(PARAMS, "seed")
+    task = find_task(lookup(PARAMS, "task", "name"))
+    model = Path(f"work/{student}/{checkpoint}/model") if student else TEACHER
+    out = Path(f"work/evaluations/{student}/{checkpoint}.json" if student else "work/evaluations/teacher.json")
+    prompts = read_prompts(PROMPTS, "heldout")[: p.prompts]
+    with cost(f"{student}-{checkpoint}-evaluate" if student else "teacher-evaluate") as entry:
+        tokenizer = load_tokenizer(model)
+        read, vocab = partial(decode, tokenizer), shared_vocab(tokenizer)
+        sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=seed)
+        name = f"{student} {checkpoint}" if student else "teacher"
+        completions = complete(prompts, sampler, p, title=f"complete {name}")
+        del sampler
+        metrics = task_metrics(prompts, completions, read, task.score)
+        metrics[task.metric] = metrics.pop("score")
+        if student:
+            metrics |= compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
+        entry["tokens"] = completions.tokens
+    texts = [
+        {"prompt_id": prompt.prompt_id, "reference": prompt.reference_text, "greedy": read(one.token_ids)}
+        for prompt, one in zip(prompts, completions.greedy, strict=True)
+    ]
+    write_json(
+        out, {"metrics": metrics, "positions": sum(len(one.token_ids) for one in completions.sampled), "texts": texts}
+    )
+
+
+if __name__ == "__main__":
+    run(main)

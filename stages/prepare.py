@@ -1,0 +1,29 @@
+"""Turn a task's cases into tokenised prompts, work/prompts, and rank the tokens by frequency for the codec."""
+
+import click
+import numpy as np
+
+from pipeline.params import lookup, section
+from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_prompts
+from pipeline.tables import replacing, write_rows
+from pipeline.text import load_tokenizer, shared_vocab
+from schemas.prompt import PROMPT
+from stages.command import PARAMS, PROMPTS, RANKS, TEACHER, cost, run
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    p = section(PARAMS, PromptParams, "task")
+    with cost("prepare") as entry:
+        tokenizer = load_tokenizer(TEACHER)
+        prompts, counts = render_prompts(find_cases(p), tokenizer, p, seed=lookup(PARAMS, "seed"))
+        write_rows(PROMPTS, prompts, PROMPT)
+        with replacing(RANKS) as temporary, temporary.open("wb") as file:
+            np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))
+        entry["tokens"] = sum(len(one.prompt_ids) for one in prompts)
+    for one in counts:
+        click.echo(str(one))
+
+
+if __name__ == "__main__":
+    run(main)

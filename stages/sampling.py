@@ -1,0 +1,56 @@
+"""Sample completions into a rollouts file, batch by batch, going on where a killed run stopped."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from pipeline.engines.hf import HFSampler
+from pipeline.fingerprint import digest
+from pipeline.journal import resumable
+from pipeline.progress import bar
+from pipeline.records import Prompt, Rollout, Source
+from pipeline.rollouts import RolloutParams, collect_rollouts, plan_batches
+from pipeline.tables import write_rows
+from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
+from schemas.rollout import ROLLOUT
+from stages.inputs import read_rollouts
+
+
+def sample_rollouts(
+    model: Path,
+    prompts: Sequence[Prompt],
+    p: RolloutParams,
+    *,
+    samples: int,
+    name: str,
+    seed: int,
+    source: Source,
+    out: Path,
+    first: Sequence[Rollout],
+) -> int:
+    """Write `first` and one rollout a prompt and sample to `out`; returns the tokens sampled."""
+    tokenizer = load_tokenizer(model)
+    sampler = HFSampler(
+        model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
+    )
+    batches = plan_batches(prompts, samples, p.batch_size, name=name)
+    inputs = digest(
+        sampler.fingerprint,
+        seed,
+        asdict(p),
+        [[(one.sample_id, one.prompt.prompt_ids) for one in batch] for batch in batches],
+    )
+    with resumable({"rollouts.parquet": out}, inputs) as scratch:
+        sampled: list[Rollout] = []
+        with bar(f"rollout {name}", sum(map(len, batches)) * p.sampling.max_new_tokens) as meter:
+            for index, batch in enumerate(batches):
+                part = scratch / f"part-{index:05d}.parquet"
+                if not part.is_file():
+                    made = collect_rollouts(batch, sampler, p.sampling, partial(decode, tokenizer), source=source)
+                    write_rows(part, made, ROLLOUT)
+                sampled += read_rollouts(part)
+                meter.update(sum(len(one.completion_ids) for one in sampled) - meter.n)
+            meter.total = meter.n
+        write_rows(scratch / "rollouts.parquet", [*first, *sampled], ROLLOUT)
+    return sum(len(one.completion_ids) for one in sampled)

@@ -1,0 +1,71 @@
+"""What many tests need: a small tokenizer and small random models, built here in a second, saved as directories."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHAT_TEMPLATE = (
+    "{{ '<s>' }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<end>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+)
+
+
+def _tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(one, special=True) for one in ("<s>", "</s>", "<end>", extra)])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"} | special
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Any]:
+    """A factory: every byte is a token; <s>, </s>, <end> and `extra` are special; pad is eos; V = 260."""
+    return _tokenizer
+
+
+def _model_dir(path: Path, *, layers: int = 2, seed: int = 0, vocab: int = 260, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "pad_token_id": 257,
+        "initializer_range": 0.5,
+    }
+    LlamaForCausalLM(LlamaConfig(**(settings | changes))).save_pretrained(path)
+    _tokenizer(template=CHAT_TEMPLATE).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_model_dir() -> Callable[..., Path]:
+    """A factory: a random Llama of 32 hidden units with the small tokenizer, saved at `path`."""
+    return _model_dir
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random teacher of four layers."""
+    return _model_dir(tmp_path_factory.mktemp("teacher") / "teacher", layers=4, seed=1)
+
+
+@pytest.fixture(scope="session")
+def student_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random student of two layers."""
+    return _model_dir(tmp_path_factory.mktemp("student") / "student", layers=2, seed=2)

@@ -1,0 +1,118 @@
+"""pipeline.text: prompts and completions with a byte-level tokenizer that is built here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.errors import ModelError
+from pipeline.text import (
+    completion_ids,
+    decode,
+    eos_ids,
+    load_tokenizer,
+    render,
+    require_same_tokenizer,
+    shared_vocab,
+    tokenizer_fingerprint,
+)
+
+TEMPLATE = (
+    "{{ '<s>' }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<end>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+)
+
+
+def make_tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:
+    """Every byte is a token; <s>, </s>, <end> and `extra` are special, and <s> is put in front of plain text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(one, special=True) for one in ("<s>", "</s>", "<end>", extra)])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"} | special
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
+
+
+def test_a_saved_tokenizer_loads_and_keeps_its_fingerprint(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(template=TEMPLATE)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert tokenizer_fingerprint(loaded) == tokenizer_fingerprint(tokenizer)
+    assert render(loaded, "Hi") == render(tokenizer, "Hi")
+
+
+def test_a_missing_directory_and_a_damaged_one_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a model directory, got nothing") as caught:
+        load_tokenizer(tmp_path / "absent")
+    assert str(tmp_path / "absent") in str(caught.value)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(ModelError, match="expected a tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_prompt_gets_the_special_tokens_of_the_tokenizer() -> None:
+    tokenizer = make_tokenizer()
+    text, ids = render(tokenizer, "Hi there")
+    assert text == "Hi there"
+    assert ids[0] == 256
+    assert decode(tokenizer, ids) == text
+    assert len(ids) == 1 + len(text)
+
+
+def test_a_chat_prompt_opens_the_answer_and_has_one_bos() -> None:
+    tokenizer = make_tokenizer(template=TEMPLATE)
+    text, ids = render(tokenizer, "Hi")
+    assert text == "<s>[user]Hi<end>[assistant]"
+    assert [one for one in ids if one >= 256] == [256, 258]
+    assert decode(tokenizer, ids) == "[user]Hi[assistant]"
+
+
+@pytest.mark.parametrize("text", ["", "Zwölf Boxkämpfer, 2 < 3 \n ok", "it spells </s> and <s>"])
+def test_a_completion_ends_with_eos_once_and_reads_back(text: str) -> None:
+    tokenizer = make_tokenizer()
+    ids = completion_ids(tokenizer, text)
+    assert ids[-1] == 257
+    assert all(one < 256 for one in ids[:-1])
+    assert decode(tokenizer, ids) == text
+
+
+def test_the_token_that_closes_a_turn_ends_a_completion_too() -> None:
+    assert eos_ids(make_tokenizer()) == [257]
+    assert eos_ids(make_tokenizer(template=TEMPLATE)) == [258, 257]
+    assert eos_ids(make_tokenizer(template=TEMPLATE, eos_token="<end>")) == [258]
+    assert eos_ids(make_tokenizer(template=TEMPLATE.replace("<end>", "\\n"))) == [257]
+    assert completion_ids(make_tokenizer(template=TEMPLATE), "a")[-1] == 258
+
+
+def test_a_tokenizer_without_any_end_is_refused() -> None:
+    with pytest.raises(ModelError, match="expected an end-of-sequence token, got none; set eos_token"):
+        eos_ids(make_tokenizer(eos_token=None, pad_token=None))
+
+
+def test_padding_and_template_are_no_part_of_the_fingerprint() -> None:
+    plain = tokenizer_fingerprint(make_tokenizer())
+    assert tokenizer_fingerprint(make_tokenizer(template=TEMPLATE, pad_token="<extra>", padding_side="left")) == plain
+    assert tokenizer_fingerprint(make_tokenizer(eos_token="<end>")) != plain
+    assert tokenizer_fingerprint(make_tokenizer(bos_token="<end>")) != plain
+    assert tokenizer_fingerprint(make_tokenizer(extra="<other>")) != plain
+
+
+def test_the_shared_vocabulary_reaches_to_the_highest_id() -> None:
+    assert shared_vocab(make_tokenizer()) == 260
+
+
+def test_different_tokenizers_are_refused_by_name() -> None:
+    require_same_tokenizer(make_tokenizer(), make_tokenizer(template=TEMPLATE), ("big", "small"))
+    with pytest.raises(ModelError) as caught:
+        require_same_tokenizer(make_tokenizer(), make_tokenizer(extra="<other>"), ("big", "small"))
+    assert str(caught.value).startswith(
+        "small: expected the tokenizer of the teacher big, got 2 differing entries such as ('<extra>', 259); "
+    )
+    with pytest.raises(ModelError, match="got other special tokens"):
+        require_same_tokenizer(make_tokenizer(), make_tokenizer(eos_token="<end>"), ("big", "small"))
