@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-IN_ENV := export PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv";
+IN_ENV := export PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" GOMP_SPINCOUNT=3000;
 
 .PHONY: setup repro test test-all check bench clean lock
 
@@ -37,7 +37,7 @@ check: setup
 	@$(IN_ENV) mypy
 
 bench: setup
-	@$(IN_ENV) python -m bench.rounds
+	@$(IN_ENV) python -m bench.engines
 
 clean:
 	rm -rf work report logs .scratch dvc.lock

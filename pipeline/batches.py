@@ -21,6 +21,7 @@ from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprint import derive_seed
 from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Rollout, Scores
+from pipeline.segment import Segment
 
 _TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
 
@@ -43,6 +44,31 @@ class Pool:
 
     rollouts: Sequence[Rollout]
     scores: Sequence[Scores]
+
+
+def require_one_teacher(own: Segment, corpus: Segment, *, tokenizer: str) -> None:
+    """A StoreError unless both segments hold scores of one scorer, for the student's tokenizer."""
+    sides = own.manifest, corpus.manifest
+    if sides[0].scorer != sides[1].scorer:
+        raise StoreError(
+            own.path,
+            expected=f"scores by {sides[1].scorer} (teacher {sides[1].teacher}), as in {corpus.path}",
+            got=f"scores by {sides[0].scorer} (teacher {sides[0].teacher})",
+            remedy="score both with one teacher: delete them and run `make repro`",
+        )
+    if sides[0].tokenizer != tokenizer:
+        raise StoreError(
+            own.path,
+            expected=f"scores for the student's tokenizer {tokenizer}",
+            got=f"scores for tokenizer {sides[0].tokenizer}",
+            remedy="use a student with the teacher's tokenizer",
+        )
+
+
+def open_pool(rollouts: Sequence[Rollout], segment: Segment) -> Pool:
+    """Rollouts with what a segment holds of them, all of it decoded (about 200 bytes a position)."""
+    tokens = [segment.tokens(row) for row in range(len(segment))]
+    return make_pool(rollouts, tokens, segment.read(0, len(segment)), where=segment.path)
 
 
 def make_pool(
@@ -86,7 +112,7 @@ def iter_batches(
     """
     if (p.student_fraction < 1 and not corpus.rollouts) or (p.student_fraction > 0 and not own.rollouts):
         raise ParameterError(
-            "train.student_fraction",
+            "batches.student_fraction",
             expected="1 without a corpus, 0 without rollouts",
             got=p.student_fraction,
             remedy="change it, or corpus.references and corpus.generations",
@@ -114,6 +140,12 @@ def _walk(pool: Pool, *key: object) -> Iterator[tuple[Rollout, Scores]]:
         order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(pool.rollouts))
         for index in order:
             yield pool.rollouts[index], pool.scores[index]
+
+
+def mean_length(*pools: Pool) -> int:
+    """Mean tokens of a sequence, prompt and completion, for a progress bar's total."""
+    lengths = [_length(pair) for pool in pools for pair in zip(pool.rollouts, pool.scores, strict=True)]
+    return sum(lengths) // len(lengths)
 
 
 def _length(pair: tuple[Rollout, Scores]) -> int:
@@ -160,6 +192,7 @@ def collate(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, colu
         draw_ids_NJ=np.maximum(draw_ids_NJ, 0).astype(np.int64),
         draw_logp_NJ=np.where(drawn_NJ, tempered_NJ - np.log(total_N)[:, None], 0.0).astype(np.float32),
         draw_logweight_NJ=np.where(drawn_NJ, weight_NJ - np.log(total_N)[:, None], -np.inf).astype(np.float32),
+        has_draws_N=draw_n > 0,
     )
 
 

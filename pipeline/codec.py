@@ -75,8 +75,10 @@ class Sqrt8:
     def __post_init__(self) -> None:
         if type(self.levels) is not int or not 32 <= self.levels <= 250:
             raise ValueError(f"levels: expected a whole number from 32 to 250, got {self.levels!r}")
-        if type(self.floor_nats) is not float or not 8.0 <= self.floor_nats <= 80.0:
-            raise ValueError(f"floor_nats: expected a float from 8 to 80, got {self.floor_nats!r}")
+        if (
+            type(self.floor_nats) is not float or not 10.0 <= self.floor_nats <= 80.0
+        ):  # below every lowest level of sqrt(p)
+            raise ValueError(f"floor_nats: expected a float from 10 to 80, got {self.floor_nats!r}")
 
     @property
     def bounds(self) -> ErrorBounds:

@@ -36,6 +36,7 @@ SECTIONS: dict[str, Any] = {
     "optimizer": OptimizerParams,
     "evaluation": EvaluationParams,
 }
+_TAKEN = ("corpus", "costs", "evaluations", "prompts", "teacher")  # directories of work/ beside the students'
 
 
 def check_params(path: Path) -> None:
@@ -51,17 +52,35 @@ def check_params(path: Path) -> None:
     parse(find_task(parsed["task"].name).settings, parsed["task"].settings, where="task.settings")
     _check_students(parsed["students"], parsed["student"])
     _check_scoring(parsed["scoring"])
+    _check_corpus(parsed["corpus"], parsed["batches"])
     objective.check(parsed["objective"])
     objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
 
 
 def _check_students(names: tuple[str, ...], described: dict[str, StudentParams]) -> None:
     for name in names:
-        if name not in described or not name.isidentifier():
+        if not name.isidentifier() or name in _TAKEN:
+            raise ParameterError(
+                "students",
+                expected=f"names of letters, digits and _ other than {', '.join(_TAKEN)}",
+                got=repr(name),
+                remedy="rename it",
+            )
+        if name not in described:
             known = ", ".join(described)
             raise ParameterError(
                 "students", expected=f"names out of: {known}", got=repr(name), remedy="add it to student"
             )
+
+
+def _check_corpus(corpus: CorpusParams, mix: BatchParams) -> None:
+    if mix.student_fraction < 1 and corpus.references + corpus.generations == 0:
+        raise ParameterError(
+            "batches.student_fraction",
+            expected="1 without a corpus",
+            got=mix.student_fraction,
+            remedy="raise it, or corpus.references or corpus.generations",
+        )
 
 
 def _check_scoring(p: ScoringParams) -> None:

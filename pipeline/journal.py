@@ -20,14 +20,16 @@ from pipeline.errors import UserError
 from pipeline.fingerprint import digest
 
 ROOT = Path(".scratch")
+DONE = "done"
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
-    """Yield the scratch directory of these outputs; publish scratch/<name> to outputs[name] when the block ends well.
+    """Yield the scratch directory of these outputs; when the block ends well, publish scratch/done/<name> to each.
 
-    When the block fails, what it completed stays in the scratch for the next attempt.
+    The block makes scratch/done in one rename, so it is complete or absent; it may be there at once, when the last
+    attempt was killed before publishing. When the block fails, what it completed stays for the next attempt.
     """
     home = (
         ROOT / f"{'-'.join(next(iter(outputs.values())).parts[-3:])}-{digest(sorted(map(str, outputs.values())))[:8]}"
@@ -38,10 +40,13 @@ def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
             if stale.is_dir() and stale.name != fingerprint:
                 shutil.rmtree(stale)
         scratch = home / fingerprint
+        done = scratch / DONE
+        if done.is_dir() and not all((done / name).exists() for name in outputs):
+            shutil.rmtree(scratch)  # killed while publishing: dvc has removed what was in place already
         scratch.mkdir(exist_ok=True)
         yield scratch
         for name, output in outputs.items():
-            publish(scratch / name, output)
+            publish(done / name, output)
         shutil.rmtree(scratch)
 
 
@@ -85,5 +90,10 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died between the two calls
+    if os.getppid() != parent or _is_orphan():  # it died between the two calls, or while this process imported
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_orphan() -> bool:
+    """True when the parent is whoever inherits orphans: who leads no session was born into its parent's."""
+    return os.getsid(0) not in {os.getpid(), os.getsid(os.getppid())}

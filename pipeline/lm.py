@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -22,6 +23,7 @@ from pipeline.errors import DataError, ModelError
 from pipeline.fingerprint import digest, file_digest
 
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
+_UNKNOWN_SCALES = ("logit_scale", "logits_scaling")  # Cohere, Granite
 Model: TypeAlias = Any  # a transformers causal language model
 
 
@@ -47,10 +49,13 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> Model:
     """A causal language model from a local directory, on the device, in eval mode."""
     transformers.utils.logging.disable_progress_bar()  # a second's work
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(path, expected="a causal language model", got=first, remedy="run `make repro`") from error
+    if missing := found["missing_keys"]:  # transformers gives them random values and a warning
+        got = f"none for {len(missing)} of them, such as {min(missing)}"
+        raise ModelError(path, expected="a value for every weight", got=got, remedy="run `make repro`")
     return model.to(device()).eval()
 
 
@@ -95,6 +100,14 @@ def head_logits(model: Model, vocab: int) -> Callable[[Tensor], Tensor]:
     """A function from hidden states [N, D] to fp32 logits [N, V] over the first `vocab` ids."""
     head = model.get_output_embeddings()
     softcap = getattr(model.config, "final_logit_softcapping", None)
+    for name in _UNKNOWN_SCALES:
+        if (scale := getattr(model.config, name, None)) not in {None, 1.0}:
+            raise ModelError(
+                model.config.model_type,
+                expected="logits that are a linear map of the hidden state, soft-capped or not",
+                got=f"{name} = {scale}",
+                remedy="use another family; head_logits in pipeline/lm.py is where to add this one",
+            )
 
     def logits(hidden_ND: Tensor) -> Tensor:
         with torch.autocast(hidden_ND.device.type, enabled=False):

@@ -96,6 +96,7 @@ class _Rows:
     draw_ids_NJ: Tensor
     draw_logp_NJ: Tensor
     draw_logweight_NJ: Tensor
+    has_draws_N: Tensor
 
     @classmethod
     def of(cls, batch: Batch, rows: slice) -> "_Rows":
@@ -104,7 +105,9 @@ class _Rows:
 
 
 def _chunk_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, rows: _Rows) -> tuple[Tensor, dict[str, Tensor]]:
-    logits_NV = head(hidden_ND) / p.temperature
+    logits_NV = head(hidden_ND)
+    if p.temperature != 1.0:  # spares a copy of [chunk, V]
+        logits_NV = logits_NV / p.temperature
     logp_NC, logq_NC, logz_N = bucket(logits_NV, rows.ids_NK, rows.logp_NK, rows.tail_N)
     if p.tail_draws:
         loss_N = drawn_forward_kl(logits_NV, logz_N, logp_NC, logq_NC, rows)
@@ -124,7 +127,8 @@ def bucket(logits_NV: Tensor, ids_NK: Tensor, logp_NK: Tensor, tail_N: Tensor) -
     others_N = logits_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1)
     logits_NC = torch.cat([stored_NK, others_N[:, None]], dim=-1)
     logz_N = logits_NC.logsumexp(-1)
-    logp_NC = torch.cat([logp_NK, tail_N.log()[:, None]], dim=-1)
+    logp_tail_N = tail_N.log().masked_fill(torch.isneginf(others_N), -torch.inf)  # K = V: what is left is rounding
+    logp_NC = torch.cat([logp_NK, logp_tail_N[:, None]], dim=-1)
     return logp_NC, logits_NC - logz_N[:, None], logz_N
 
 
@@ -137,8 +141,7 @@ def drawn_forward_kl(logits_NV: Tensor, logz_N: Tensor, logp_NC: Tensor, logq_NC
     weight_NJ = rows.draw_logweight_NJ.exp()
     logq_NJ = logits_NV.gather(-1, rows.draw_ids_NJ) - logz_N[:, None]
     drawn_N = (weight_NJ * (rows.draw_logp_NJ - logq_NJ)).sum(-1)
-    has_draws_N = (weight_NJ > 0).any(-1)
-    return per_outcome_NC[:, :-1].sum(-1) + torch.where(has_draws_N, drawn_N, per_outcome_NC[:, -1])
+    return per_outcome_NC[:, :-1].sum(-1) + torch.where(rows.has_draws_N, drawn_N, per_outcome_NC[:, -1])
 
 
 @torch.no_grad()

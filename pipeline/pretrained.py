@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ModelError, ParameterError
 from pipeline.text import load_tokenizer
@@ -52,11 +53,15 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
         options["revision"] = revision
     try:
         tokenizer = load_tokenizer(source, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **options
+        )
     except ModelError as error:
         raise _unavailable(where, model, error) from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _unavailable(where, model, error) from error
+    if missing := found["missing_keys"]:  # transformers gives them random values and a warning
+        raise _unavailable(where, model, ValueError(f"no value for {len(missing)} weights, such as {min(missing)}"))
     return _dequantised(loaded).to(dtype), tokenizer
 
 
@@ -64,7 +69,10 @@ def _locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
     """What to hand to from_pretrained, and with which options."""
     if model.startswith(_PACKAGE):
         module, _, file = model.removeprefix(_PACKAGE).partition("/")
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):  # no parent package, or no name at all
+            spec = None
         if spec is None or spec.origin is None:
             raise ModelError(where, expected=f"package {module}", got="none installed", remedy="run `make setup`")
         model = str(Path(spec.origin).parent / file)
@@ -77,7 +85,7 @@ def _locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _unavailable(where: str, model: str, error: Exception) -> ModelError:
-    first = str(error).strip().splitlines()[0][:160]
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
     return ModelError(
         where,
         expected="a hub name, a local model directory or a GGUF file",
@@ -111,8 +119,16 @@ def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> A
                 remedy="remove or rename it",
             )
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(base.model_type, **{**base.to_diff_dict(), **changes})
-    return AutoModelForCausalLM.from_config(config).float()
+    fields = {**base.to_dict(), **changes}
+    if fields.get("num_hidden_layers") != base.num_hidden_layers and "layer_types" not in changes:
+        fields.pop("layer_types", None)  # one entry a layer: made anew by the configuration
+    try:
+        return AutoModelForCausalLM.from_config(type(base).from_dict(fields)).float()
+    except Exception as error:  # transformers' checks raise whatever they run into
+        got = " ".join(str(error).split())[:160]
+        raise ParameterError(
+            f"{where}.config", expected=f"a {type(base).__name__} that fits together", got=got, remedy="mend it"
+        ) from error
 
 
 def keep_layers(model: Any, layers: tuple[int, ...], *, where: str) -> Any:

@@ -87,10 +87,11 @@ class Batch:
     completion_ids: list[list[int]]
     from_student_B: Any  # bool
     token_ids_N: Any  # int64, completion ids end to end
-    behaviour_logp_N: Any  # float32, NaN where the author is the data set
+    behaviour_logp_N: Any  # float32, NaN where no student wrote the token
     ids_NK: Any  # int64
     logp_NK: Any  # at the loss temperature
     tail_N: Any  # mass outside ids_NK at the loss temperature
     draw_ids_NJ: Any  # int64
     draw_logp_NJ: Any  # at the loss temperature
     draw_logweight_NJ: Any  # log of what each draw counts in the expectation over the tail; -inf: none
+    has_draws_N: Any  # bool; true also where no draw counts because the stored entries hold every one

@@ -48,14 +48,14 @@ def summarise(
 
 
 def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
-    """Runs, tokens and seconds of every kind of stage, and the seconds in all."""
-    stages: dict[str, dict[str, float]] = {}
+    """Runs, tokens and seconds of every kind of stage."""
+    stages: dict[str, dict[str, Any]] = {}
     for name, one in costs.items():
         total = stages.setdefault(name.rpartition("-")[2], {"runs": 0, "tokens": 0, "seconds": 0.0})
         total["runs"] += 1
         total["tokens"] += one["tokens"]
         total["seconds"] = round(total["seconds"] + one["seconds"], 3)
-    return {"stages": stages, "seconds": round(sum(one["seconds"] for one in stages.values()), 3)}
+    return stages
 
 
 def render_table(metrics: Metrics) -> str:
@@ -70,16 +70,16 @@ def render_table(metrics: Metrics) -> str:
     quality = [["model", *(title for title, _ in columns.values())]]
     quality += [[label, *(_cell(row.get(key), form) for key, (_, form) in columns.items())] for label, row in models]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
-    for stage, one in metrics["cost"]["stages"].items():
+    for stage, one in metrics["cost"].items():
         rate = one["tokens"] / one["seconds"] if one["seconds"] else 0.0
         cost.append([stage, f"{one['runs']}", f"{one['tokens']:,}", f"{one['seconds']:.1f}", f"{rate:,.0f}"])
-    store = metrics["store"]
+    store, seconds = metrics["store"], sum(one["seconds"] for one in metrics["cost"].values())
     lines = [
         *markdown(quality),
         "",
         *markdown(cost),
         "",
-        f"{metrics['cost']['seconds']:.0f} s in all. Store: {store['positions']:,} positions, "
+        f"{seconds:.0f} s in all. Store: {store['positions']:,} positions, "
         f"{store['bytes_per_position']:.1f} bytes each; {store['reused_share']:.1%} of the scores came from the store.",
         "KL in nats per token on each model's own held-out rollouts (dense, temperature 1).",
     ]

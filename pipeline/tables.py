@@ -56,7 +56,11 @@ def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of a Parquet file, after checking that it was written in `schema`, by name, version and columns."""
     if not path.is_file():
         raise DataError(path, expected="a Parquet file", got="nothing", remedy="run `make repro`")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        first = str(error).splitlines()[0]
+        raise DataError(path, expected="a Parquet file", got=first, remedy="delete it and run `make repro`") from error
     wanted, found = _description(schema), _description(table.schema)
     if found != wanted:
         raise DataError(path, expected=wanted, got=found, remedy="delete it and run `make repro`")

@@ -24,7 +24,7 @@ from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.params import AboveZero, Count, Positive, Range
 from pipeline.progress import bar
 from pipeline.records import Batch
-from pipeline.training_log import Row, write_log
+from pipeline.training_log import Row, read_log, write_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +139,27 @@ class State:
     rows: list[Row]
     labels: dict[str, str]  # the first columns of every row: student and round
     tokens_per_step: int  # an estimate, for the progress bar
+
+
+def open_run(
+    scratch: Path,
+    model: Path,
+    moments: Path | None,
+    p: OptimizerParams,
+    *,
+    labels: dict[str, str],
+    first_step: int,
+    tokens_per_step: int,
+) -> tuple[lm.Model, "State", int]:
+    """Model, state and the step to go on from: those of the newest checkpoint, or of the round's beginning."""
+    last = next(reversed(checkpoints(scratch)), None)
+    if last is not None:
+        model, moments, first_step = last / "model", last / "optimizer.pt", steps_done(last)
+    loaded = lm.load_model(model)
+    state = start(loaded, p, previous=moments, labels=labels, tokens_per_step=tokens_per_step)
+    if last is not None:
+        state.rows.extend(read_log(last / "train.csv"))
+    return loaded, state, first_step
 
 
 def start(

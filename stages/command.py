@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ TEACHER = Path("work/teacher")
 PROMPTS = Path("work/prompts/prompts.parquet")
 RANKS = Path("work/prompts/ranks.npy")
 COSTS = Path("work/costs")
+_NEARLY_NONE_BYTES = 1 << 24
 
 
 def run(command: click.Command) -> None:
@@ -29,10 +31,17 @@ def run(command: click.Command) -> None:
         command(standalone_mode=True)
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
-        _fail(f"{error.filename or 'disk'}: expected free space, got a full disk; free some and run `make repro` again")
+        _fail(f"{Path.cwd()}: expected free space, got a full disk ({error}); free some and run `make repro` again")
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """True also for the libraries that hide the error number: safetensors tells it in words, torch not at all."""
+    told = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
+    writes = isinstance(error, RuntimeError) and "write" in str(error)
+    return told or (writes and shutil.disk_usage(Path.cwd()).free < _NEARLY_NONE_BYTES)
 
 
 def store_root() -> Path:

@@ -1,4 +1,4 @@
-"""Gather evaluations, logs, segments and costs into report/: metrics.json, table.md, curves.csv; print the table."""
+"""Gather evaluations, logs and costs into report/: metrics.json, curves.csv, picture.svg, and the table it prints."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pipeline.params import lookup, read_yaml
+from pipeline.picture import draw_run
 from pipeline.report import render_table, summarise, write_curves
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
@@ -29,6 +30,8 @@ def main() -> None:
     write_json(Path("report/metrics.json"), metrics)
     with replacing(Path("report/curves.csv")) as temporary, temporary.open("w", newline="") as file:
         write_curves(file, logs)
+    with replacing(Path("report/picture.svg")) as temporary:
+        draw_run(temporary, metrics, [0, *(one["first_step"] + one["steps"] for one in document["rounds"])])
     with replacing(Path("report/table.md")) as temporary:
         temporary.write_text(render_table(metrics))
     click.echo(Path("report/table.md").read_text())

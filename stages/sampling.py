@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.engines.hf import HFSampler
 from pipeline.fingerprint import digest
-from pipeline.journal import resumable
+from pipeline.journal import DONE, resumable, whole_directory
 from pipeline.progress import bar
 from pipeline.records import Prompt, Rollout, Source
 from pipeline.rollouts import RolloutParams, collect_rollouts, plan_batches
@@ -52,5 +52,6 @@ def sample_rollouts(
                 sampled += read_rollouts(part)
                 meter.update(sum(len(one.completion_ids) for one in sampled) - meter.n)
             meter.total = meter.n
-        write_rows(scratch / "rollouts.parquet", [*first, *sampled], ROLLOUT)
+        with whole_directory(scratch / DONE) as done:
+            write_rows(done / "rollouts.parquet", [*first, *sampled], ROLLOUT)
     return sum(len(one.completion_ids) for one in sampled)

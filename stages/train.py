@@ -1,22 +1,18 @@
 """Train a student for one round: its scored rollouts and the corpus to work/STUDENT/ROUND/model, and a log."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from pipeline import lm
-from pipeline.batches import BatchParams, Pool, iter_batches, make_pool
-from pipeline.errors import StoreError
+from pipeline.batches import BatchParams, iter_batches, mean_length, open_pool, require_one_teacher
 from pipeline.fingerprint import digest, tree_digest
-from pipeline.journal import resumable
+from pipeline.journal import DONE, resumable
 from pipeline.objective import ObjectiveParams, check, temperature_column
 from pipeline.params import lookup, section
-from pipeline.records import Batch
 from pipeline.segment import Segment
 from pipeline.text import load_tokenizer, shared_vocab, tokenizer_fingerprint
-from pipeline.training import OptimizerParams, checkpoints, start, steps_done, train
+from pipeline.training import OptimizerParams, checkpoints, open_run, train
 from pipeline.training_log import read_log
 from stages.command import PARAMS, cost, run
 from stages.inputs import read_rollouts
@@ -37,8 +33,9 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     check(objective)
     own_segment, corpus_segment = Segment.open(home / "segment"), Segment.open(CORPUS / "segment")
     tokenizer = load_tokenizer(before / "model")
-    _require_one_teacher(own_segment, corpus_segment, tokenizer_fingerprint(tokenizer))
-    own, corpus = _pool(home / "rollouts.parquet", own_segment), _pool(CORPUS / "rollouts.parquet", corpus_segment)
+    require_one_teacher(own_segment, corpus_segment, tokenizer=tokenizer_fingerprint(tokenizer))
+    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment)
+    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment)
     column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)
@@ -58,72 +55,37 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
         "train.csv": Path(f"logs/{student}/{round_id}/train.csv"),
     }
 
-    def windows(resume_at: int) -> Iterator[list[Batch]]:
-        return iter_batches(
-            own, corpus, mix, temperature=objective.temperature, column=column, key=key, steps=span, resume_at=resume_at
-        )
-
     with cost(f"{student}-{round_id}-train") as entry, resumable(outputs, inputs) as scratch:
-        done = checkpoints(scratch)
-        resume_at = steps_done(done[-1]) if done else first_step
-        model = lm.load_model(done[-1] / "model" if done else before / "model")
-        state = start(
-            model,
-            p,
-            previous=done[-1] / "optimizer.pt" if done else moments,
-            labels={"student": student, "round": round_id},
-            tokens_per_step=_tokens_per_step(own, corpus, mix),
-        )
-        if done:
-            state.rows.extend(read_log(done[-1] / "train.csv"))
-        if resume_at < span.stop:
+        if not (scratch / DONE).is_dir():
+            labels = {"student": student, "round": round_id}
+            model, state, at = open_run(
+                scratch,
+                before / "model",
+                moments,
+                p,
+                labels=labels,
+                first_step=first_step,
+                tokens_per_step=mix.batch_size * mean_length(own, corpus),
+            )
+            windows = iter_batches(
+                own, corpus, mix, temperature=objective.temperature, column=column, key=key, steps=span, resume_at=at
+            )
             train(
                 model,
-                windows(resume_at),
+                windows,
                 objective,
                 p,
                 state,
                 vocab=vocab,
-                steps=range(resume_at, span.stop),
+                steps=range(at, span.stop),
                 key=key,
                 scratch=scratch,
                 title=f"train {student} {round_id}",
             )
-        last = checkpoints(scratch)[-1]
-        tokenizer.save_pretrained(last / "model")
-        for name in outputs:
-            (last / name).rename(scratch / name)
-        entry["tokens"] = sum(row["sequence_tokens"] for row in state.rows)
-
-
-def _require_one_teacher(own: Segment, corpus: Segment, tokenizer: str) -> None:
-    """A StoreError unless both segments hold scores of one scorer, made with the student's tokenizer."""
-    for name in ("scorer", "tokenizer"):
-        sides = getattr(own.manifest, name), getattr(corpus.manifest, name)
-        if sides[0] != sides[1]:
-            raise StoreError(
-                own.path,
-                expected=f"the {name} of {corpus.path} ({sides[1]})",
-                got=sides[0],
-                remedy="score both with one teacher: delete them and run `make repro`",
-            )
-    if own.manifest.tokenizer != tokenizer:
-        raise StoreError(
-            own.path,
-            expected=f"scores for the student's tokenizer {tokenizer}",
-            got=own.manifest.tokenizer,
-            remedy="use a student of the teacher's family",
-        )
-
-
-def _pool(rollouts: Path, segment: Segment) -> Pool:
-    tokens = [segment.tokens(row) for row in range(len(segment))]
-    return make_pool(read_rollouts(rollouts), tokens, segment.read(0, len(segment)), where=segment.path)
-
-
-def _tokens_per_step(own: Pool, corpus: Pool, p: BatchParams) -> int:
-    lengths = [len(one.prompt_ids) + len(one.completion_ids) for one in [*own.rollouts, *corpus.rollouts]]
-    return p.batch_size * sum(lengths) // len(lengths)
+            last = checkpoints(scratch)[-1]
+            tokenizer.save_pretrained(last / "model")
+            last.rename(scratch / DONE)
+        entry["tokens"] = sum(row["sequence_tokens"] for row in read_log(scratch / DONE / "train.csv"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ LAYERS = [
     {"tables", "text", "lm", "topk", "codec", "sequences", "segment", "store", "catalog", "divergence", "schedule"}
     | {"training_log", "pretrained", "engines.base", "engines.hf", "tasks", "tasks.base", "tasks.docstrings"}
     | {"tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
-    {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report"},
+    {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report", "picture"},
     {"configuration"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}

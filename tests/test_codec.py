@@ -230,7 +230,7 @@ def test_every_code_means_what_the_schema_says() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(levels=st.integers(32, 250), floor_nats=st.floats(8, 80), logp=st.floats(-100, 0, width=32))
+@given(levels=st.integers(32, 250), floor_nats=st.floats(10, 80), logp=st.floats(-100, 0, width=32))
 def test_any_configuration_keeps_its_promise(levels: int, floor_nats: float, logp: float) -> None:
     codec = Sqrt8(levels=levels, floor_nats=floor_nats)
     values = np.array([logp], dtype=np.float32)

@@ -1,10 +1,9 @@
 """pipeline.prompts: which cases are kept, in which order, and what is said about the others."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import DataError, ParameterError
 from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_prompts
@@ -12,12 +11,9 @@ from pipeline.tasks import Case, Split
 
 
 @pytest.fixture
-def tokenizer() -> Any:
-    """One token for each word."""
-    words = {word: i for i, word in enumerate(["<unk>", "</s>", *"abcdefghij"])}
-    core = Tokenizer(models.WordLevel(vocab=words, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
+    """One token for each character, and one in front of a prompt."""
+    return make_tokenizer()
 
 
 def params(**changes: Any) -> PromptParams:
@@ -40,8 +36,9 @@ def test_prompts_carry_their_case(tokenizer: Any) -> None:
     prompts, counts = render_prompts(pool("train", 9) + pool("heldout", 3), tokenizer, params(), seed=1)
     assert [one.split for one in prompts] == ["train"] * 5 + ["heldout"] * 2
     first = prompts[0]
-    assert (first.prompt_text, first.prompt_ids) == ("a b c", [2, 3, 4])
-    assert (first.reference_text, first.reference_ids) == ("c d", [4, 5, 1])
+    a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
+    assert (first.prompt_text, first.prompt_ids) == ("a b c", [256, a, space, b, space, c])
+    assert (first.reference_text, first.reference_ids) == ("c d", [c, space, d, 257])
     assert [str(one) for one in counts] == [
         "train: 5 of 9 cases, 0 left out as too long",
         "heldout: 2 of 3 cases, 0 left out as too long",
@@ -92,7 +89,8 @@ def test_the_settings_go_to_the_task_that_is_named() -> None:
 
 def test_tokens_are_ranked_by_how_often_they_occur(tokenizer: Any) -> None:
     prompts, _ = render_prompts(pool("train", 5) + pool("heldout", 2), tokenizer, params(), seed=1)
-    ranks_V = rank_tokens(prompts, 12)
-    assert sorted(ranks_V.tolist()) == list(range(12))
-    assert ranks_V[0] == 4  # "c": in every prompt and in every reference
-    assert ranks_V[5:].tolist() == [0, 6, 7, 8, 9, 10, 11]  # what never occurs keeps its order
+    ranks_V = rank_tokens(prompts, 260)
+    assert sorted(ranks_V.tolist()) == list(range(260))
+    a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
+    assert ranks_V[:7].tolist() == [space, c, a, b, d, 256, 257]  # equally frequent ones in the order of their ids
+    assert ranks_V[7:].tolist() == sorted(set(range(260)) - {space, a, b, c, d, 256, 257})

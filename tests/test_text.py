@@ -1,11 +1,10 @@
-"""pipeline.text: prompts and completions with a byte-level tokenizer that is built here."""
+"""pipeline.text: prompts and completions with the small byte-level tokenizer."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
 from pipeline.text import (
@@ -25,19 +24,10 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:
-    """Every byte is a token; <s>, </s>, <end> and `extra` are special, and <s> is put in front of plain text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(one, special=True) for one in ("<s>", "</s>", "<end>", extra)])
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"} | special
-    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
+Maker = Callable[..., Any]
 
 
-def test_a_saved_tokenizer_loads_and_keeps_its_fingerprint(tmp_path: Path) -> None:
+def test_a_saved_tokenizer_loads_and_keeps_its_fingerprint(tmp_path: Path, make_tokenizer: Maker) -> None:
     tokenizer = make_tokenizer(template=TEMPLATE)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -56,7 +46,7 @@ def test_a_missing_directory_and_a_damaged_one_are_told_in_one_line(tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-def test_a_plain_prompt_gets_the_special_tokens_of_the_tokenizer() -> None:
+def test_a_plain_prompt_gets_the_special_tokens_of_the_tokenizer(make_tokenizer: Maker) -> None:
     tokenizer = make_tokenizer()
     text, ids = render(tokenizer, "Hi there")
     assert text == "Hi there"
@@ -65,7 +55,7 @@ def test_a_plain_prompt_gets_the_special_tokens_of_the_tokenizer() -> None:
     assert len(ids) == 1 + len(text)
 
 
-def test_a_chat_prompt_opens_the_answer_and_has_one_bos() -> None:
+def test_a_chat_prompt_opens_the_answer_and_has_one_bos(make_tokenizer: Maker) -> None:
     tokenizer = make_tokenizer(template=TEMPLATE)
     text, ids = render(tokenizer, "Hi")
     assert text == "<s>[user]Hi<end>[assistant]"
@@ -74,7 +64,7 @@ def test_a_chat_prompt_opens_the_answer_and_has_one_bos() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Zwölf Boxkämpfer, 2 < 3 \n ok", "it spells </s> and <s>"])
-def test_a_completion_ends_with_eos_once_and_reads_back(text: str) -> None:
+def test_a_completion_ends_with_eos_once_and_reads_back(text: str, make_tokenizer: Maker) -> None:
     tokenizer = make_tokenizer()
     ids = completion_ids(tokenizer, text)
     assert ids[-1] == 257
@@ -82,7 +72,7 @@ def test_a_completion_ends_with_eos_once_and_reads_back(text: str) -> None:
     assert decode(tokenizer, ids) == text
 
 
-def test_the_token_that_closes_a_turn_ends_a_completion_too() -> None:
+def test_the_token_that_closes_a_turn_ends_a_completion_too(make_tokenizer: Maker) -> None:
     assert eos_ids(make_tokenizer()) == [257]
     assert eos_ids(make_tokenizer(template=TEMPLATE)) == [258, 257]
     assert eos_ids(make_tokenizer(template=TEMPLATE, eos_token="<end>")) == [258]
@@ -90,12 +80,12 @@ def test_the_token_that_closes_a_turn_ends_a_completion_too() -> None:
     assert completion_ids(make_tokenizer(template=TEMPLATE), "a")[-1] == 258
 
 
-def test_a_tokenizer_without_any_end_is_refused() -> None:
+def test_a_tokenizer_without_any_end_is_refused(make_tokenizer: Maker) -> None:
     with pytest.raises(ModelError, match="expected an end-of-sequence token, got none; set eos_token"):
         eos_ids(make_tokenizer(eos_token=None, pad_token=None))
 
 
-def test_padding_and_template_are_no_part_of_the_fingerprint() -> None:
+def test_padding_and_template_are_no_part_of_the_fingerprint(make_tokenizer: Maker) -> None:
     plain = tokenizer_fingerprint(make_tokenizer())
     assert tokenizer_fingerprint(make_tokenizer(template=TEMPLATE, pad_token="<extra>", padding_side="left")) == plain
     assert tokenizer_fingerprint(make_tokenizer(eos_token="<end>")) != plain
@@ -103,11 +93,11 @@ def test_padding_and_template_are_no_part_of_the_fingerprint() -> None:
     assert tokenizer_fingerprint(make_tokenizer(extra="<other>")) != plain
 
 
-def test_the_shared_vocabulary_reaches_to_the_highest_id() -> None:
+def test_the_shared_vocabulary_reaches_to_the_highest_id(make_tokenizer: Maker) -> None:
     assert shared_vocab(make_tokenizer()) == 260
 
 
-def test_different_tokenizers_are_refused_by_name() -> None:
+def test_different_tokenizers_are_refused_by_name(make_tokenizer: Maker) -> None:
     require_same_tokenizer(make_tokenizer(), make_tokenizer(template=TEMPLATE), ("big", "small"))
     with pytest.raises(ModelError) as caught:
         require_same_tokenizer(make_tokenizer(), make_tokenizer(extra="<other>"), ("big", "small"))

@@ -1,0 +1,152 @@
+"""pipeline.configuration: params.yaml as committed is sound, and every mistake in it is told by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.configuration import SECTIONS, check_params
+from pipeline.errors import ParameterError
+
+PARAMS = Path(__file__).parent.parent / "params.yaml"
+
+
+@pytest.fixture
+def mistake(tmp_path: Path) -> Callable[..., str]:
+    """Changes one value of the committed parameters, or removes it, and gives back what is said about it."""
+
+    def told(where: str, *value: Any) -> str:
+        path = write(tmp_path, where, *value)
+        with pytest.raises(ParameterError) as caught:
+            check_params(path)
+        return str(caught.value)
+
+    return told
+
+
+def write(folder: Path, where: str, *value: Any) -> Path:
+    document = YAML(typ="safe").load(PARAMS)
+    *parents, last = where.split(".")
+    target = document
+    for key in parents:
+        target = target[key]
+    if value:
+        (target[last],) = value
+    else:
+        del target[last]
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(document, path)
+    return path
+
+
+def test_the_committed_parameters_are_sound() -> None:
+    check_params(PARAMS)
+
+
+def test_every_section_is_known_and_none_is_left_over() -> None:
+    assert list(YAML(typ="safe").load(PARAMS)) == list(SECTIONS)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> None:
+    assert mistake(name).startswith(f"{name}: expected a value, got nothing; add it to ")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "told"),
+    [
+        ("trian", {}, "trian: expected one of: seed, schedule, task, teacher, students, student, corpus, rollout,"),
+        (
+            "batches.size",
+            3,
+            "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, got 'size'",
+        ),
+        ("optimizer.learning_rate", "3e-4", "optimizer.learning_rate: expected float, got '3e-4' (str); mend"),
+        ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: expected > 0, got 0.0 (float); mend"),
+        ("batches.student_fraction", 1.5, "batches.student_fraction: expected >= 0 and <= 1, got 1.5 (float); mend"),
+        ("schedule.total_steps", "ten", "schedule.total_steps: expected int, got 'ten' (str); mend"),
+        ("rollout.sampling.support_max", 256, "rollout.sampling.support_max: expected >= 0 and <= 255, got 256"),
+        ("scoring.precision", "fp8", "scoring.precision: expected one of: auto, bfloat16, float32, got 'fp8' (str)"),
+        ("seed", 1.5, "seed: expected int, got 1.5 (float); mend"),
+        ("task.name", "poems", "task.name: expected one of: docstrings, gsm8k, got 'poems'; mend"),
+        ("task.settings.max_chars", 0, "task.settings.max_chars: expected >= 1, got 0 (int); mend"),
+        ("task.settings.colour", "red", "task.settings.colour: expected one of: train_packages, heldout_packages, min"),
+        ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); mend"),
+        ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
+        ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, got 'zip'; mend"),
+        ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
+    ],
+)
+def test_a_mistake_in_one_value_is_told_with_its_place(
+    mistake: Callable[..., str], where: str, value: Any, told: str
+) -> None:
+    assert mistake(where, value).startswith(told)
+
+
+@pytest.mark.parametrize("where", ["optimizer.save_steps", "teacher.revision", "scoring.support.temperatures"])
+def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None:
+    assert mistake(where).startswith(f"{where}: expected ")
+    assert mistake(where).endswith(", got nothing; add it to params.yaml")
+
+
+def test_tail_draws_belong_to_forward_kl(mistake: Callable[..., str]) -> None:
+    assert mistake("objective.divergence.name", "reverse_kl") == (
+        "objective.tail_draws: expected false unless objective.divergence.name is forward_kl, "
+        "got true with reverse_kl; set objective.tail_draws: false"
+    )
+
+
+def test_the_losss_temperature_has_to_be_scored(mistake: Callable[..., str]) -> None:
+    assert mistake("objective.temperature", 2.0) == (
+        "objective.temperature: expected one of the scored temperatures [1.0], got 2.0; "
+        "add it to scoring.support.temperatures, which scores again"
+    )
+
+
+@pytest.mark.parametrize("temperatures", [[], [2.0], [2.0, 1.0]])
+def test_temperature_one_is_scored_first(mistake: Callable[..., str], temperatures: list[float]) -> None:
+    told = mistake("scoring.support.temperatures", temperatures)
+    assert told == (
+        f"scoring.support.temperatures: expected a list that starts with 1.0, got {temperatures}; put 1.0 first"
+    )
+
+
+def test_a_second_temperature_may_be_scored(tmp_path: Path) -> None:
+    check_params(write(tmp_path, "scoring.support.temperatures", [1.0, 2.0]))
+
+
+@pytest.mark.parametrize("name", ["small-1", "a/b", "corpus", "teacher", "costs"])
+def test_a_students_name_has_to_fit_into_paths_and_stage_names(tmp_path: Path, name: str) -> None:
+    document = YAML(typ="safe").load(PARAMS)
+    document["student"] = {name: document["student"]["small"]}
+    document["students"] = [name]
+    path = tmp_path / "params.yaml"
+    YAML(typ="safe").dump(document, path)
+    with pytest.raises(ParameterError) as caught:
+        check_params(path)
+    assert str(caught.value) == (
+        "students: expected names of letters, digits and _ other than corpus, costs, evaluations, prompts, teacher, "
+        f"got {name!r}; rename it"
+    )
+
+
+def test_places_without_a_corpus_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    document = YAML(typ="safe").load(PARAMS)
+    document["corpus"] = {"references": 0, "generations": 0}
+    path = tmp_path / "params.yaml"
+    YAML(typ="safe").dump(document, path)
+    with pytest.raises(ParameterError, match=r"^batches\.student_fraction: expected 1 without a corpus"):
+        check_params(path)
+    document["batches"]["student_fraction"] = 1
+    YAML(typ="safe").dump(document, path)
+    check_params(path)
+
+
+@pytest.mark.parametrize(("text", "told"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got while")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=told):
+        check_params(path)

@@ -1,0 +1,432 @@
+"""The whole pipeline as its user runs it: `dvc repro` in a copy of this project, with small random models.
+
+One project is run to its end for the module; every test goes on from a copy of it.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.fingerprint import file_digest, tree_digest
+from pipeline.schedule import ScheduleParams, write_rounds
+from pipeline.segment import Segment
+from pipeline.training_log import read_log
+from stages.inputs import read_rollouts
+
+ROOT = Path(__file__).parent.parent
+FILES = ("dvc.yaml", ".dvcignore", "pyproject.toml", "requirements", "pipeline", "stages", "schemas")
+STUDENT = "work/small/r2/model/model.safetensors"
+FIRST_RUN = [
+    *["plan", "teacher", "prepare", "init@small", "generate", "corpus", "evaluate_teacher", "report"],
+    *[f"{stage}@small-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")],
+    *[f"evaluate@small-{checkpoint}" for checkpoint in ("init", "r1", "r2")],
+]
+PARAMS: dict[str, Any] = {
+    "seed": 0,
+    "schedule": {"total_steps": 4, "refresh_every": 2},
+    "task": {
+        "name": "gsm8k",
+        "train": 12,
+        "heldout": 3,
+        "max_prompt_tokens": 160,
+        "settings": {
+            "data": "data",
+            "config": None,
+            "train_split": "train",
+            "heldout_split": "test",
+            "question_column": "question",
+            "answer_column": "answer",
+        },
+    },
+    "teacher": {"model": "models/teacher", "revision": None, "dtype": "float32"},
+    "students": ["small"],
+    "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None}},
+    "corpus": {"references": 3, "generations": 3},
+    "rollout": {
+        "prompts": 6,
+        "samples_per_prompt": 1,
+        "batch_size": 3,
+        "precision": "float32",
+        "sampling": {
+            "max_new_tokens": 8,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "support_threshold": 0.005,
+            "support_max": 16,
+        },
+    },
+    "scoring": {
+        "precision": "float32",
+        "batch_size": 1,
+        "publish_every": 1,
+        "codec": "sqrt8",
+        "support": {
+            "threshold": 0.005,
+            "max_entries": 16,
+            "draws_per_tail": 8,
+            "min_tail": 0.02,
+            "temperatures": [1.0],
+        },
+    },
+    "objective": {
+        "divergence": {"name": "forward_kl", "beta": 0.5},
+        "temperature": 1.0,
+        "tail_draws": False,
+        "chunk_tokens": 64,
+    },
+    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5},
+    "optimizer": {
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 1,
+        "decay_steps": 64,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "precision": "float32",
+        "save_steps": 1,
+    },
+    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32"},
+}
+
+
+class Project:
+    """A checkout of its own, with a store of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.env = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "STILLROOM_STORE": str(path / "store"),
+            "DVC_SITE_CACHE_DIR": str(path / "site"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *args: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["dvc", "repro", *args],
+            cwd=self.path,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def repro(self, *args: str) -> str:
+        """What a `dvc repro` that ends well prints."""
+        process = self.start(*args)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+        return output
+
+    def change(self, *keys: str, to: Any) -> None:
+        """Change one parameter; the schedule's rounds follow, as `stillroom plan` makes them."""
+        document = YAML(typ="safe").load(self.path / "params.yaml")
+        target = document
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = to
+        self.write_params(document)
+
+    def write_params(self, document: dict[str, Any]) -> None:
+        YAML(typ="safe").dump(document, self.path / "params.yaml")
+        write_rounds(self.path / "rounds.yaml", ScheduleParams(**document["schedule"]))
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works here, whoever its parent is."""
+        found = []
+        for one in psutil.process_iter():
+            try:
+                if one.cwd() == str(self.path) and one.status() != psutil.STATUS_ZOMBIE:
+                    found.append(one)
+            except psutil.Error:
+                continue
+        return found
+
+    def stage(self, module: str) -> psutil.Process | None:
+        """The Python process that runs a stage, not the shell in front of it."""
+        for one in self.processes():
+            try:
+                line = one.cmdline()
+            except psutil.Error:
+                continue
+            if line[1:3] == ["-m", module]:
+                return one
+        return None
+
+    def kill_stage(self, module: str, ripe: Callable[[], bool], *args: str) -> None:
+        """Start `dvc repro` and kill -9 the stage as soon as `ripe`; dvc has to notice."""
+        process = self.start(*args)
+        wait_for(lambda: ripe() or process.poll() is not None)
+        victim = self.stage(module)
+        assert victim is not None, f"{module} was over before it could be killed"
+        victim.send_signal(signal.SIGKILL)
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode != 0, output
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 200.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def executed(output: str) -> list[str]:
+    """The stages that ran, in alphabetical order."""
+    return sorted(re.findall(r"^Running stage '(.*)':", output, re.MULTILINE))
+
+
+def write_questions(folder: Path) -> None:
+    folder.mkdir()
+    for name, first, count in (("train", 10, 14), ("test", 50, 4)):
+        rows = [
+            {"question": f"{n} and {n}?", "answer": f"{n} + {n}\n#### {2 * n}"} for n in range(first, first + count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory, make_model_dir: Callable[..., Path]) -> Project:
+    """A project in which nothing has run."""
+    path = tmp_path_factory.mktemp("fresh") / "project"
+    path.mkdir()
+    for name in FILES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, path / name)
+    (path / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", path / ".dvc" / "config")
+    (path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    write_questions(path / "data")
+    make_model_dir(path / "models" / "teacher", layers=4, seed=1)
+    project = Project(path)
+    project.write_params(PARAMS)
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A project that has run to its end, and what that printed."""
+    project = copy_of(fresh, tmp_path_factory.mktemp("finished"))
+    return project, project.repro()
+
+
+@pytest.fixture
+def project(finished: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the finished project."""
+    return copy_of(finished[0], tmp_path)
+
+
+def copy_of(project: Project, parent: Path) -> Project:
+    return Project(Path(shutil.copytree(project.path, parent / "project", symlinks=True)))
+
+
+def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project, str]) -> None:
+    project, output = finished
+    assert executed(output) == sorted(FIRST_RUN)
+    metrics = project.json("report/metrics.json")
+    quality = {"forward_kl", "reverse_kl", "top1_agreement", "exact_match", "eos_share"}
+    small = metrics["students"]["small"]
+    assert set(metrics["teacher"]) == {"exact_match", "eos_share"}
+    assert set(small["before"]) == set(small["after"]) == quality
+    assert [set(one) for one in small["rounds"]] == [quality | {"id"}] * 2
+    assert small["rounds"][-1] == small["after"] | {"id": "r2"}
+    assert metrics["store"]["bytes_per_position"] > 0
+    assert metrics["store"]["reused_share"] == 0
+    stages = metrics["cost"]
+    assert set(stages) == {"prepare", "teacher", "init", "generate", "rollout", "score", "train", "evaluate"}
+    assert all(set(one) == {"runs", "tokens", "seconds"} for one in stages.values())
+    assert (project.path / "report/table.md").read_text() in output
+    assert not list((project.path / ".scratch").glob("*/*/*"))
+
+
+def test_a_second_run_does_nothing(project: Project) -> None:
+    assert executed(project.repro()) == []
+
+
+def test_another_divergence_trains_again_and_asks_the_teacher_only_about_new_rollouts(project: Project) -> None:
+    project.change("objective", "divergence", "name", to="reverse_kl")
+    assert executed(project.repro()) == sorted(
+        [
+            *["plan", "train@small-round0", "rollout@small-round1", "score@small-round1", "train@small-round1"],
+            *["evaluate@small-r1", "evaluate@small-r2", "report"],
+        ]
+    )
+    project.change("objective", "divergence", "name", to="forward_kl")
+    assert executed(project.repro()) == ["report"]  # the rest comes out of the run cache
+
+
+def test_appended_rounds_run_alone(project: Project) -> None:
+    before = file_digest(project.path / STUDENT)
+    project.change("schedule", "total_steps", to=6)
+    new = ["rollout@small-round2", "score@small-round2", "train@small-round2", "evaluate@small-r3"]
+    assert executed(project.repro()) == sorted(["plan", *new, "report"])
+    assert file_digest(project.path / STUDENT) == before
+    assert [row["id"] for row in project.json("report/metrics.json")["students"]["small"]["rounds"]] == [
+        *["r1", "r2", "r3"]
+    ]
+
+
+def test_training_that_was_killed_ends_with_the_same_student(project: Project) -> None:
+    steps = 30
+    project.change("schedule", to={"total_steps": steps, "refresh_every": steps})
+    train = "train@small-round0"
+
+    def under_way() -> bool:
+        return any(project.path.glob(".scratch/*/*/step-*"))
+
+    project.kill_stage("stages.train", under_way, train)
+    (checkpoint,) = project.path.glob(".scratch/*/*/step-????????")
+    done = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < done < steps
+    resumed = project.repro(train)
+    outputs = [project.path / name for name in ("work/small/r1/model", "work/small/r1/optimizer.pt")]
+    log = project.path / "logs/small/r1/train.csv"
+    rows, digests = read_log(log), [tree_digest(one) for one in outputs]
+    (trained,) = re.findall(r"^train small r1: ([\d,]+) tokens", resumed, re.MULTILINE)
+    assert int(trained.replace(",", "")) == sum(row["sequence_tokens"] for row in rows[done:])
+    project.repro("--force", "--single-item", "--no-run-cache", train)
+    assert [tree_digest(one) for one in outputs] == digests
+    assert read_log(log) == rows
+
+
+def test_a_mistake_in_a_parameter_is_told_by_the_first_stage(project: Project) -> None:
+    project.change("optimizer", "learning_rate", to="fast")
+    process = project.start()
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert executed(output) == ["plan"]
+    assert "error: optimizer.learning_rate: expected float, got 'fast' (str); mend params.yaml\n" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_kills_of_scoring_and_of_dvc_leave_no_orphan_and_the_same_student(
+    fresh: Project, finished: tuple[Project, str], tmp_path: Path
+) -> None:
+    project = copy_of(fresh, tmp_path)
+
+    def published() -> bool:
+        return any((project.path / "store" / "segments").glob("[!.]*"))
+
+    project.kill_stage("stages.score", published)
+    first = len(list((project.path / "store" / "segments").glob("[!.]*")))
+    assert not (project.path / "work/corpus/segment").exists()
+
+    dvc = project.start()
+    wait_for(lambda: project.stage("stages.train") is not None)
+    dvc.kill()
+    dvc.communicate(timeout=100)
+    wait_for(lambda: not project.processes(), seconds=10)
+    assert not (project.path / "work/small/r1/model").exists()
+    entry = project.json("work/costs/corpus-score.json")
+    assert 0 < entry["positions_reused"] < entry["positions"]
+    assert first < len(list((project.path / "store" / "segments").glob("[!.]*")))
+
+    if not (project.path / "dvc.lock").read_text():
+        (project.path / "dvc.lock").unlink()  # what `make repro` does
+    project.repro()
+    for name in (STUDENT, "work/small/r2/optimizer.pt", "work/corpus/segment", "work/small/r2/segment"):
+        assert tree_digest(project.path / name) == tree_digest(finished[0].path / name), name
+
+
+@pytest.mark.slow
+def test_the_store_alone_brings_every_score_back(project: Project) -> None:
+    segments = ["work/corpus/segment", "work/small/r1/segment", "work/small/r2/segment"]
+    before = [tree_digest(project.path / one) for one in segments]
+    for name in ("work", ".dvc/cache", "logs", "report"):
+        shutil.rmtree(project.path / name)
+    (project.path / "dvc.lock").unlink()
+    assert executed(project.repro()) == sorted(FIRST_RUN)
+    assert [tree_digest(project.path / one) for one in segments] == before
+    metrics = project.json("report/metrics.json")
+    assert metrics["store"]["reused_share"] == 1
+    assert metrics["cost"]["score"]["tokens"] == 0
+
+
+@pytest.mark.slow
+def test_an_empty_lock_file_costs_no_work_once_it_is_gone(project: Project) -> None:
+    (project.path / "dvc.lock").write_text("")
+    (project.path / "dvc.lock").unlink()
+    assert executed(project.repro()) == ["report"]
+
+
+@pytest.mark.slow
+def test_a_student_with_another_tokenizer_is_refused(
+    project: Project, make_model_dir: Callable[..., Path], make_tokenizer: Callable[..., Any]
+) -> None:
+    stranger = make_model_dir(project.path / "models" / "stranger")
+    make_tokenizer(extra="<other>").save_pretrained(stranger)
+    project.change("student", "small", "model", to="models/stranger")
+    project.change("student", "small", "layers", to=None)
+    process = project.start()
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "error: models/stranger: expected the tokenizer of the teacher work/teacher, got 2 differing" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_scores_of_two_teachers_are_refused(
+    project: Project, make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As when a segment is brought in from a project with another teacher."""
+    (project.path / "work/teacher").rename(tmp_path / "teacher")
+    make_model_dir(project.path / "work/teacher", layers=4, seed=5)
+    rollouts, out = "work/corpus/rollouts.parquet", "work/corpus/segment"
+    run = {"cwd": project.path, "env": project.env, "capture_output": True, "text": True}
+    scored = ["-m", "stages.score", "--rollouts", rollouts, "--out", out, "--name", "corpus-score"]
+    shutil.rmtree(project.path / out)
+    assert subprocess.run([sys.executable, *scored], check=False, **run).returncode == 0
+    train = ["--student", "small", "--round", "r1", "--prev", "init", "--first-step", "0", "--steps", "2"]
+    refused = subprocess.run([sys.executable, "-m", "stages.train", *train], check=False, **run)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.strip().splitlines()
+    assert re.match(r"error: work/small/r1/segment: expected scores by \w+ \(teacher \w+\), as in work/corpus", line)
+
+
+@pytest.mark.slow
+def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: Project, tmp_path: Path) -> None:
+    """The committed parameters, but for the number of rollouts."""
+    project = copy_of(fresh, tmp_path)
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    project.write_params(params)
+    project.change("rollout", "prompts", to=4)
+    output = project.repro("score@small-round0")
+    stages = ["plan", "teacher", "prepare", "init@small", "rollout@small-round0", "score@small-round0"]
+    assert executed(output) == sorted(stages)
+    kept = {split: int(count.replace(",", "")) for split, count in re.findall(r"^(\w+): ([\d,]+) of ", output, re.M)}
+    assert kept["train"] >= params["rollout"]["prompts"] * 4
+    assert kept["heldout"] >= params["evaluation"]["prompts"]
+    config = project.json("work/small/init/model/config.json")
+    assert config["num_hidden_layers"] == len(params["student"]["small"]["layers"])
+    rollouts = read_rollouts(project.path / "work/small/r1/rollouts.parquet")
+    segment = Segment.open(project.path / "work/small/r1/segment")
+    segment.verify()
+    assert [segment.tokens(row) for row in range(4)] == [(one.prompt_ids, one.completion_ids) for one in rollouts]
+    scores = segment.read(0, 4)
+    mass = sum(float(np.exp(one.head_logp).sum() + one.tail_NH[:, 0].sum()) for one in scores)
+    positions = sum(len(one.head_n) for one in scores)
+    assert mass / positions == pytest.approx(1, abs=0.02)  # one-byte probabilities
+    assert sum(int(one.union_n.sum()) for one in scores) > 0  # a pruned student writes what the teacher would not

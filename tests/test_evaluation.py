@@ -1,0 +1,106 @@
+"""What is reported about a student, against the same computed densely in float64."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline import lm
+from pipeline.engines.base import Sampled, Sampling
+from pipeline.engines.hf import HFSampler
+from pipeline.evaluation import Completions, EvaluationParams, compare, complete, task_metrics
+from pipeline.records import Prompt
+
+VOCAB = 260
+P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32")
+
+
+def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
+    return Prompt(
+        prompt_id=name, split="heldout", prompt_ids=ids, reference_ids=[], prompt_text="", reference_text=reference
+    )
+
+
+def sampled(ids: list[int], *, ended: bool = False) -> Sampled:
+    return Sampled(token_ids=ids, logp=[], support_ids=[], ended=ended)
+
+
+PROMPTS = [prompt("a", [256, 1, 2, 3, 4]), prompt("b", [256]), prompt("c", [256, 9, 9]), prompt("d", [256, 7])]
+COMPLETIONS = [sampled([5, 6, 7]), sampled([8]), sampled([257, 257, 0, 1, 2, 257]), sampled([11, 12])]
+
+
+@torch.inference_mode()
+def dense(path: Path, vocab: int) -> NDArray[np.float64]:
+    """Log-probs of all 12 completion positions [N, V], one whole unpadded pass a sequence, in float64."""
+    model = lm.load_model(path).double()
+    rows = []
+    for one, written in zip(PROMPTS, COMPLETIONS, strict=True):
+        logits_SV = model(input_ids=torch.tensor([one.prompt_ids + written.token_ids])).logits[0]
+        rows.append(logits_SV[len(one.prompt_ids) - 1 : -1, :vocab].log_softmax(-1))
+    logp_NV: NDArray[np.float64] = torch.cat(rows).numpy()
+    return logp_NV
+
+
+def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int = VOCAB) -> dict[str, float]:
+    return compare(student, teacher, PROMPTS, COMPLETIONS, p, vocab=vocab, title="compare")
+
+
+@pytest.mark.parametrize("vocab", [VOCAB, 258])
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_compare_is_the_dense_mean_over_positions(
+    student_dir: Path, teacher_dir: Path, batch_size: int, vocab: int
+) -> None:
+    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32")
+    logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
+    assert len(logp_NV) == 12
+    assert compared(student_dir, teacher_dir, p, vocab) == pytest.approx(
+        {
+            "forward_kl": (np.exp(logp_NV) * (logp_NV - logq_NV)).sum(-1).mean(),
+            "reverse_kl": (np.exp(logq_NV) * (logq_NV - logp_NV)).sum(-1).mean(),
+            "top1_agreement": (logp_NV.argmax(-1) == logq_NV.argmax(-1)).mean(),
+        },
+        rel=1e-4,
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
+    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision)
+    assert compared(teacher_dir, teacher_dir, p) == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
+
+
+def test_swapping_the_models_swaps_the_divergences(student_dir: Path, teacher_dir: Path) -> None:
+    one, other = compared(student_dir, teacher_dir), compared(teacher_dir, student_dir)
+    assert one["forward_kl"] == pytest.approx(other["reverse_kl"], rel=1e-5)
+    assert one["forward_kl"] != pytest.approx(one["reverse_kl"], rel=1e-2)
+
+
+def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) -> None:
+    """Although they are made in order of length: sampled at temperature 1, and greedy."""
+    sampler = HFSampler(student_dir, precision="float32", vocab=VOCAB, eos_ids=[257], seed=0)
+    found = complete(PROMPTS, sampler, P, title="complete")
+    for temperature, batch in ((1.0, found.sampled), (0.0, found.greedy)):
+        sampling = Sampling(max_new_tokens=6, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0)
+        for one, written in zip(PROMPTS, batch, strict=True):
+            (alone,) = sampler.sample([one.prompt_ids], [f"evaluate/{one.prompt_id}"], sampling)
+            assert written.token_ids == alone.token_ids
+    assert found.tokens == sum(len(one.token_ids) for one in [*found.sampled, *found.greedy])
+
+
+def test_task_metrics_score_the_greedy_and_count_the_sampled_that_end() -> None:
+    prompts = [prompt("a", [1], "xx"), prompt("b", [1], "y"), prompt("c", [1], "z"), prompt("d", [1], "zz")]
+    completions = Completions(
+        sampled=[sampled([1], ended=True), sampled([2]), sampled([3]), sampled([4])],
+        greedy=[sampled([120, 120]), sampled([121]), sampled([0], ended=True), sampled([122], ended=True)],
+    )
+
+    def decode(ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def score(text: str, reference: str) -> float:
+        return 1.0 if text == reference else 0.5 if text[:1] == reference[:1] else 0.0
+
+    assert task_metrics(prompts, completions, decode, score) == {"score": (1 + 1 + 0 + 0.5) / 4, "eos_share": 0.25}

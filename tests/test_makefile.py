@@ -1,0 +1,89 @@
+"""The Makefile's guards, tried on a project that holds nothing but the Makefile and an environment of fakes."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Set up already, with commands that say their name."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements/lock.txt", "requirements/teacher.txt", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("dvc", "stillroom"):
+        command = tmp_path / ".venv/bin" / name
+        command.write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        command.chmod(0o755)
+    (tmp_path / ".venv/.ready").touch()
+    return tmp_path
+
+
+def make(project: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *args], cwd=project, env=env, capture_output=True, text=True, check=False)
+
+
+def test_repro_runs_dvc_of_the_environment_and_shows_the_table(project: Path) -> None:
+    (project / "dvc.lock").write_text("stages:\n")
+    done = make(project, "repro")
+    assert (done.returncode, done.stdout) == (0, "dvc repro\nstillroom table\n")
+    assert (project / "dvc.lock").exists()
+
+
+def test_an_empty_lock_is_removed_before_dvc_reads_it(project: Path) -> None:
+    (project / "dvc.lock").touch()
+    done = make(project, "repro")
+    assert done.stdout == "removed the empty dvc.lock that a kill left\ndvc repro\nstillroom table\n"
+    assert not (project / "dvc.lock").exists()
+
+
+def test_no_table_is_shown_when_dvc_fails(project: Path) -> None:
+    (project / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 3\n")
+    done = make(project, "repro")
+    assert done.returncode != 0
+    assert "stillroom" not in done.stdout
+
+
+def test_another_python_is_refused_in_one_line_and_nothing_is_made(project: Path) -> None:
+    shutil.rmtree(project / ".venv")
+    fake = project / "python"
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    done = make(project, f"PYTHON={fake}", "setup")
+    assert done.returncode != 0
+    assert done.stdout == (
+        f"error: python: expected Python 3.11, got {fake}; install it or run make PYTHON=/path/to/python3.11\n"
+    )
+    assert not (project / ".venv").exists()
+
+
+def test_set_up_is_done_once_until_the_lock_file_changes(project: Path) -> None:
+    assert "pip install" not in make(project, "-n", "setup").stdout
+    os.utime(project / ".venv/.ready", (0, 0))
+    commands = make(project, "-n", "setup").stdout
+    assert len(re.findall("pip install", commands)) == 3
+    assert "--require-hashes -r requirements/teacher.txt" in commands
+
+
+def test_clean_leaves_the_store_and_what_is_not_made_here(project: Path) -> None:
+    for name in ("work", "report", "logs", ".scratch", ".store", "stages"):
+        (project / name).mkdir()
+    assert make(project, "clean").returncode == 0
+    left = {path.name for path in project.iterdir()}
+    assert left == {"Makefile", "requirements", "pyproject.toml", ".venv", ".store", "stages"}
+
+
+def test_continuous_integration_runs_make_test() -> None:
+    assert "\nmake test\n" in (ROOT / ".ci/run").read_text()
+    assert os.access(ROOT / ".ci/run", os.X_OK)

@@ -1,0 +1,337 @@
+"""The loss from a truncated teacher against the loss from the whole one, which these tests compute in float64."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.batches import collate
+from pipeline.divergence import DIVERGENCES, DivergenceParams
+from pipeline.errors import ParameterError
+from pipeline.objective import Head, ObjectiveParams, batch_loss, check, temperature_column
+from pipeline.records import Batch, Rollout, Scores
+from pipeline.topk import SupportParams, truncate
+from pipeline.training import to_torch
+
+TEMPERATURES = (1.0, 2.0)
+NAMES = ["forward_kl", "reverse_kl", "jsd"]
+every_divergence = pytest.mark.parametrize("name", NAMES)
+Pair = tuple[Rollout, Scores]
+
+
+def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
+    divergence = DivergenceParams(name=name, beta=0.3)  # type: ignore[arg-type]
+    settings = {"temperature": 1.0, "tail_draws": False, "chunk_tokens": 1000}
+    return ObjectiveParams(divergence=divergence, **(settings | changes))
+
+
+def support(**changes: Any) -> SupportParams:
+    settings = {"threshold": 0.1, "max_entries": 50, "draws_per_tail": 0.0, "min_tail": 0.0}
+    return SupportParams(**(settings | {"temperatures": TEMPERATURES} | changes))
+
+
+def random_logits(positions: int, vocab: int, *, seed: int, spread: float = 1.5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(positions, vocab, generator=generator, dtype=torch.float64) * spread
+
+
+def pair(
+    teacher_TV: Tensor,
+    tokens: list[int],
+    p: SupportParams,
+    *,
+    support_ids: Sequence[list[int]] = (),
+    behaviour: Sequence[float] | None = None,
+    name: str = "a",
+) -> Pair:
+    """A rollout of these tokens and its scores; the author wrote them with certainty unless told otherwise."""
+    rollout = Rollout(
+        rollout_id=name,
+        prompt_id=name,
+        source="student",
+        author="",
+        prompt_ids=[0],
+        completion_ids=tokens,
+        behaviour_logp=list(behaviour or [0.0] * len(tokens)),
+        support_ids=list(support_ids),
+        ended=False,
+        text="",
+    )
+    return rollout, truncate(teacher_TV, tokens, list(support_ids), p, seed=0)
+
+
+def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:
+    made = collate(pairs, temperature=temperature, column=TEMPERATURES.index(temperature))
+    return to_torch(made, torch.device("cpu"))
+
+
+def identity(hidden_ND: Tensor) -> Tensor:
+    """A head for students whose hidden states are their logits."""
+    return hidden_ND
+
+
+def loss_and_gradient(
+    p: ObjectiveParams, logits_NV: Tensor, rows: Batch, head: Head = identity
+) -> tuple[float, Tensor]:
+    hidden_ND = logits_NV.clone().requires_grad_()
+    loss, _ = batch_loss(p, head, hidden_ND, rows)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert hidden_ND.grad is not None
+    return loss.item(), hidden_ND.grad
+
+
+def dense(p: ObjectiveParams, teacher_NV: Tensor, student_NV: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient of the divergence over the whole vocabulary."""
+    logits_NV = student_NV.clone().double().requires_grad_()
+    logp_NV, logq_NV = ((one / p.temperature).log_softmax(-1) for one in (teacher_NV.double(), logits_NV))
+    value = DIVERGENCES[p.divergence.name](p.divergence)(logp_NV, logq_NV).sum()
+    value.backward()
+    assert logits_NV.grad is not None
+    return value.item(), logits_NV.grad
+
+
+# The bucket
+
+
+@every_divergence
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("outside", [0, 1])
+def test_bucket_is_dense_when_at_most_one_token_is_outside(name: str, temperature: float, outside: int) -> None:
+    teacher_TV, student_TV = (random_logits(5, 9, seed=seed) for seed in (0, 1))
+    tokens = teacher_TV.argmax(-1).tolist()
+    p = objective(name, temperature=temperature)
+    rows = batch([pair(teacher_TV, tokens, support(threshold=0.0, max_entries=9 - outside))], temperature)
+    assert rows.ids_NK.shape[1] == 9 - outside
+    value, gradient = loss_and_gradient(p, student_TV.float(), rows)
+    expected, expected_gradient = dense(p, teacher_TV, student_TV)
+    assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert (gradient - expected_gradient).abs().max() < 1e-6
+
+
+@every_divergence
+def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
+    """Peaked and flat positions in one batch, with and without union entries, against each alone."""
+    p, everything = objective(name), []
+    for index, spread in enumerate((0.1, 1.0, 6.0)):
+        teacher_TV = random_logits(2, 9, seed=index, spread=spread)
+        union = [[1, 2, 3], [4]] if index == 1 else []
+        everything.append(pair(teacher_TV, [5, 6], support(), support_ids=union))
+    student_NV = random_logits(6, 9, seed=9).float()
+    together = batch(everything)
+    assert (together.logp_NK == -torch.inf).any()
+    value, gradient = loss_and_gradient(p, student_NV, together)
+    alone = [
+        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], batch([one]))
+        for index, one in enumerate(everything)
+    ]
+    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-6
+
+
+@every_divergence
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 2), threshold=st.floats(0.01, 0.9), spread=st.floats(0.1, 8))
+def test_bucket_is_a_lower_bound_that_grows_with_the_support(
+    name: str, seed: int, threshold: float, spread: float
+) -> None:
+    teacher_TV, student_TV = (random_logits(1, 9, seed=seed + i, spread=spread) for i in range(2))
+    tokens, p = [0], objective(name)
+    small = pair(teacher_TV, tokens, support(threshold=threshold))
+    large = pair(teacher_TV, tokens, support(threshold=threshold), support_ids=[[1, 2, 3]])
+    values = [loss_and_gradient(p, student_TV, batch([one]))[0] for one in (small, large)]
+    slack = 1e-6 * (1 + abs(values[1]))  # what float32 rounds in the rows
+    assert -slack <= values[0] <= values[1] + slack
+    assert values[1] <= dense(p, teacher_TV, student_TV)[0] + slack
+
+
+def test_the_mass_outside_counts_where_a_truncated_sum_would_be_negative() -> None:
+    teacher_TV, student_TV = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.6, 0.4]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    assert rows.ids_NK.tolist() == [[0]]
+    truncated = 0.6 * np.log(0.6 / 0.9)
+    value, gradient = loss_and_gradient(objective("reverse_kl"), student_TV, rows)
+    assert truncated < 0
+    assert value == pytest.approx(0.311, abs=5e-4)
+    assert gradient[0, 1] > 0.1  # descent takes mass from the token that is not stored
+
+
+@every_divergence
+def test_student_mass_outside_the_support_is_pushed_back(name: str) -> None:
+    teacher_TV = torch.tensor([[0.9, 0.07, 0.01, 0.01, 0.01]]).log()
+    student_TV = torch.tensor([[0.02, 0.02, 0.9, 0.03, 0.03]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    _, gradient = loss_and_gradient(objective(name), student_TV, rows)
+    assert gradient[0, 0] < 0 < gradient[0, 2]
+
+
+def test_many_digits_of_a_tiny_student_tail_survive() -> None:
+    """1 - sum q over the stored tokens would be 0 in float32 here."""
+    teacher_TV = torch.tensor([[0.0, 0.0, -4.0, -4.0]])
+    student_TV = torch.tensor([[20.0, 20.0, 0.0, 0.0]])
+    p = objective()
+    value, gradient = loss_and_gradient(p, student_TV, batch([pair(teacher_TV, [0], support())]))
+    expected, expected_gradient = dense(p, teacher_TV, student_TV)
+    assert value == pytest.approx(expected, rel=1e-5)  # the two tails have one shape, so the bucket loses nothing
+    assert (gradient - expected_gradient).abs().max() < 1e-6
+
+
+# Draws from the tail
+
+_TEACHER_TV = torch.tensor([[0.45, 0.25, 0.12, 0.09, 0.06, 0.03]], dtype=torch.float64).log()
+_STUDENT_TV = random_logits(1, 6, seed=5)
+_TAIL = (2, 3, 4, 5)
+
+
+def with_draws(one: Pair, ids: Sequence[int]) -> Pair:
+    """The same scores of a single position, with these draws."""
+    logp = _TEACHER_TV[0, list(ids)].numpy().astype(np.float32)
+    draws = {"draw_ids": np.array(ids, np.int32), "draw_logp": logp, "draw_n": np.array([len(ids)], np.int32)}
+    return one[0], replace(one[1], **draws)
+
+
+@pytest.mark.parametrize("union", [[], [3], [3, 2], [2, 3, 4], [2, 3, 4, 5]])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("m", [1, 2])
+def test_over_all_draws_the_expectation_is_the_dense_forward_kl(m: int, temperature: float, union: list[int]) -> None:
+    """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds."""
+    p = objective(tail_draws=True, temperature=temperature)
+    base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
+    tail_p = _TEACHER_TV[0, list(_TAIL)].exp()
+    chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
+    mean, mean_gradient, certainty = 0.0, torch.zeros_like(_STUDENT_TV), 0.0
+    for ids in itertools.product(_TAIL, repeat=m):
+        rows = batch([with_draws(base, ids)], temperature)
+        value, gradient = loss_and_gradient(p, _STUDENT_TV, rows)
+        weight = np.prod([chance[one] for one in ids])
+        mean, mean_gradient, certainty = mean + weight * value, mean_gradient + weight * gradient, certainty + weight
+    expected, expected_gradient = dense(p, _TEACHER_TV, _STUDENT_TV)
+    assert certainty == pytest.approx(1)
+    assert mean == pytest.approx(expected, abs=1e-6)
+    assert (mean_gradient - expected_gradient).abs().max() < 1e-6
+
+
+def test_a_row_without_draws_keeps_the_bucket() -> None:
+    rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
+    drawn, bucket = (loss_and_gradient(objective(tail_draws=on), _STUDENT_TV, rows) for on in (True, False))
+    assert drawn[0] == pytest.approx(bucket[0], abs=1e-12)
+    assert torch.equal(drawn[1], bucket[1])
+
+
+def test_draws_are_unused_unless_asked_for() -> None:
+    without = pair(_TEACHER_TV, [0], support(threshold=0.2))
+    values = [
+        loss_and_gradient(objective(), _STUDENT_TV, batch([one]))[0] for one in (without, with_draws(without, [4, 4]))
+    ]
+    assert values[0] == values[1]
+
+
+def test_rows_with_and_without_draws_share_a_batch() -> None:
+    p, bare = objective(tail_draws=True), pair(_TEACHER_TV, [0], support(threshold=0.2))
+    pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
+    value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), batch(pairs))
+    alone = [loss_and_gradient(p, _STUDENT_TV, batch([one])) for one in pairs]
+    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-7
+
+
+def test_a_negative_value_is_not_clamped() -> None:
+    """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
+    student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
+    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
+    value, gradient = loss_and_gradient(objective(tail_draws=True), student_TV, rows)
+    expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
+    assert expected < -0.5
+    assert value == pytest.approx(expected, abs=1e-6)
+    counted = torch.tensor([0.45, 0.25, 0, 0, 0, 0.3], dtype=torch.float64)
+    assert (gradient - (student_TV.exp() - counted)).abs().max() < 1e-6
+
+
+# Chunks, temperature, metrics
+
+
+@pytest.mark.parametrize("tail_draws", [False, True])
+@pytest.mark.parametrize("chunk_tokens", [1, 3])
+def test_chunks_change_nothing(chunk_tokens: int, tail_draws: bool) -> None:
+    """Neither the loss nor a metric, nor the gradients of hidden states and head."""
+    teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1).float()
+    rows = batch([pair(teacher_TV, list(range(8)), support(draws_per_tail=20.0), behaviour=[-1.0] * 8)])
+    results = []
+    for size in (chunk_tokens, 1000):
+        head = torch.nn.Linear(4, 30, bias=True)
+        with torch.no_grad():
+            head.weight.copy_(random_logits(30, 4, seed=2))
+            head.bias.copy_(random_logits(1, 30, seed=3)[0])
+        hidden_ND = hidden_TD.clone().requires_grad_()
+        loss, metrics = batch_loss(objective(tail_draws=tail_draws, chunk_tokens=size), head, hidden_ND, rows)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [hidden_ND.grad, head.weight.grad, head.bias.grad]
+        results.append((loss.item() / 8, gradients, {name: value.item() / 8 for name, value in metrics.items()}))
+    (loss, gradients, metrics), (loss_once, gradients_once, metrics_once) = results
+    assert loss == pytest.approx(loss_once, abs=1e-6)
+    assert metrics == pytest.approx(metrics_once, rel=1e-6)
+    for one, once in zip(gradients, gradients_once, strict=True):
+        assert (one - once).abs().max() / 8 < 1e-6  # type: ignore[operator]
+
+
+def test_temperature_reaches_both_sides() -> None:
+    """A student that equals its teacher is at zero only if both are softened alike."""
+    teacher_TV = random_logits(4, 9, seed=0)
+    rows = batch([pair(teacher_TV, [0, 1, 2, 3], support())], temperature=2.0)
+    value, _ = loss_and_gradient(objective(temperature=2.0), teacher_TV, rows)
+    mixed, _ = loss_and_gradient(objective(temperature=1.0), teacher_TV, rows)
+    assert value == pytest.approx(0, abs=1e-6)
+    assert mixed > 0.1
+
+
+def metrics_of(behaviour: list[float], *, temperature: float = 1.0) -> dict[str, float]:
+    rows = batch([pair(random_logits(3, 9, seed=1), [0, 1, 2], support(), behaviour=behaviour)], temperature)
+    _, metrics = batch_loss(objective(temperature=temperature), identity, random_logits(3, 9, seed=0), rows)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_staleness_is_zero_for_the_student_that_wrote_the_rollout_and_k3_for_a_later_one() -> None:
+    now = random_logits(3, 9, seed=0).log_softmax(-1)[range(3), range(3)].tolist()
+    fresh = metrics_of(now)
+    assert fresh["staleness_sum"] == pytest.approx(0, abs=1e-12)
+    assert fresh["staleness_tokens"] == 3
+    assert fresh["token_nll_sum"] == pytest.approx(-sum(now))
+    stale = metrics_of([now[0] + 0.5, now[1] - 0.2, now[2]])
+    assert stale["staleness_sum"] == pytest.approx((np.exp(-0.5) - 1 + 0.5) + (np.exp(0.2) - 1 - 0.2), rel=1e-5)
+
+
+def test_tokens_of_an_unknown_author_have_no_staleness() -> None:
+    metrics = metrics_of([float("nan"), -2.0, float("nan")])
+    assert metrics["staleness_tokens"] == 1
+    assert np.isfinite(metrics["staleness_sum"])
+    assert metrics_of([-1.0] * 3, temperature=2.0)["staleness_tokens"] == 0
+
+
+def test_teacher_tail_metric_is_the_mass_outside() -> None:
+    teacher_TV = torch.tensor([[0.6, 0.3, 0.06, 0.04]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.2))])
+    _, metrics = batch_loss(objective(), identity, torch.zeros(1, 4), rows)
+    assert metrics["teacher_tail_sum"].item() == pytest.approx(0.1, abs=1e-6)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "jsd"])
+def test_tail_draws_are_refused_where_they_would_be_biased(name: str) -> None:
+    check(objective(tail_draws=True))
+    check(objective(name))
+    with pytest.raises(ParameterError, match=f"objective.tail_draws: expected false .* got true with {name}"):
+        check(objective(name, tail_draws=True))
+
+
+def test_a_temperature_that_was_not_scored_is_refused() -> None:
+    assert temperature_column(objective(temperature=2.0), TEMPERATURES) == 1
+    with pytest.raises(ParameterError, match=r"objective.temperature: expected one of .*\[1.0, 2.0\], got 3.0"):
+        temperature_column(objective(temperature=3.0), TEMPERATURES)

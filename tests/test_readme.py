@@ -1,0 +1,82 @@
+"""The README: its reader reads what the store writes, and what it names exists."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.codec import CODECS, config_of
+from pipeline.records import Rollout, Scores
+from pipeline.segment import Segment, write_segment
+from pipeline.sequences import ScoredSequence, SegmentHeader
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSequence:
+    n = len(completion)
+    counts = generator.integers(1, 9, n)
+    ids = np.concatenate([generator.choice(300, count, replace=False) for count in counts]).astype(np.int32)
+    none, zeros = np.zeros(0, np.int32), np.zeros(n, np.int32)
+    scores = Scores(
+        head_ids=ids,
+        head_logp=np.log(generator.uniform(1e-5, 0.9, len(ids))).astype(np.float32),
+        head_n=counts.astype(np.int32),
+        tail_NH=np.full((n, 1), 0.1, np.float32),
+        lse_NH=np.zeros((n, 1), np.float32),
+        token_logp_N=np.full(n, -1.0, np.float32),
+        entropy_N=np.ones(n, np.float32),
+        draw_ids=none,
+        draw_logp=none.astype(np.float32),
+        draw_n=zeros,
+        union_ids=none,
+        union_logp=none.astype(np.float32),
+        union_n=zeros,
+        union_tail_NH=np.full((n, 1), 0.1, np.float32),
+    )
+    rollout = Rollout(
+        rollout_id=str(completion),
+        prompt_id="p",
+        source="dataset",
+        author="",
+        prompt_ids=[1, 2],
+        completion_ids=completion,
+        behaviour_logp=[],
+        support_ids=[],
+        ended=True,
+        text="",
+    )
+    return ScoredSequence(rollout=rollout, scores=scores)
+
+
+def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    sequences = [_sequence(list(range(length)), generator) for length in (5, 1, 12)]
+    header = SegmentHeader(
+        scorer="s",
+        teacher="t",
+        tokenizer="k",
+        vocab_size=300,
+        temperatures=(1.0,),
+        scoring={},
+        codec="sqrt8",
+        codec_config=config_of(CODECS["sqrt8"]),
+    )
+    write_segment(tmp_path / "segment", sequences, header, generator.permutation(300))
+    namespace: dict[str, Any] = {}
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code, namespace)
+    segment = Segment.open(tmp_path / "segment")
+    for row, expected in enumerate(segment.read(0, 3)):
+        read = namespace["read_head"](tmp_path / "segment", row)
+        assert [len(ids) for ids, _ in read] == expected.head_n.tolist()
+        assert np.concatenate([ids for ids, _ in read]).tolist() == expected.head_ids.tolist()
+        assert np.log(np.concatenate([p for _, p in read])) == pytest.approx(expected.head_logp, abs=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:pipeline|stages|schemas|docs|tests)/[\w./]*)`", README))))
+def test_files_that_the_readme_names_exist(path: str) -> None:
+    assert (ROOT / path).exists()

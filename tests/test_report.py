@@ -1,0 +1,92 @@
+"""pipeline.report: what a run comes to, from measurements and costs."""
+
+import io
+from typing import Any
+
+from pipeline.report import costs_by_stage, markdown, render_table, summarise, write_curves
+
+
+def quality(kl: float) -> dict[str, float]:
+    return {"forward_kl": kl, "reverse_kl": kl + 1, "top1_agreement": 0.5, "rouge_l": 0.1, "eos_share": 0.25}
+
+
+TEACHER = {"rouge_l": 0.2, "eos_share": 1.0}
+STUDENTS = {"small": [("init", quality(7)), ("r1", quality(3)), ("r2", quality(1))]}
+SCORED = {"positions": 100, "payload_bytes": 3000, "positions_reused": 25}
+COSTS: dict[str, dict[str, Any]] = {
+    "teacher": {"tokens": 0, "seconds": 1.5},
+    "corpus-score": {"tokens": 40, "seconds": 2.0} | SCORED,
+    "small-r1-score": {"tokens": 60, "seconds": 3.0, "positions": 100, "payload_bytes": 1000, "positions_reused": 0},
+    "small-r1-train": {"tokens": 500, "seconds": 0.0},
+}
+
+
+def test_metrics_hold_before_after_and_every_round() -> None:
+    metrics = summarise(TEACHER, STUDENTS, COSTS)
+    assert metrics["teacher"] == TEACHER
+    assert metrics["students"] == {
+        "small": {
+            "before": quality(7),
+            "after": quality(1),
+            "rounds": [{"id": "r1", **quality(3)}, {"id": "r2", **quality(1)}],
+        }
+    }
+
+
+def test_the_stores_figures_are_weighted_by_positions() -> None:
+    assert summarise(TEACHER, STUDENTS, COSTS)["store"] == {
+        "positions": 200,
+        "payload_bytes": 4000,
+        "bytes_per_position": 20.0,
+        "reused_share": 0.125,
+    }
+    nothing = summarise(TEACHER, STUDENTS, {"teacher": COSTS["teacher"]})["store"]
+    assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
+
+
+def test_costs_are_added_up_by_the_kind_of_stage() -> None:
+    assert costs_by_stage(COSTS) == {
+        "teacher": {"runs": 1, "tokens": 0, "seconds": 1.5},
+        "score": {"runs": 2, "tokens": 100, "seconds": 5.0},
+        "train": {"runs": 1, "tokens": 500, "seconds": 0.0},
+    }
+
+
+def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
+    quality_rows, cost_rows, *rest = render_table(summarise(TEACHER, STUDENTS, COSTS)).split("\n\n")
+    assert quality_rows.splitlines() == [
+        "| model         | forward KL | reverse KL | top-1 agreement | ROUGE-L | ends with eos |",
+        "| ------------- | ---------: | ---------: | --------------: | ------: | ------------: |",
+        "| teacher       |            |            |                 |   0.200 |        100.0% |",
+        "| small, before |      7.000 |      8.000 |           50.0% |   0.100 |         25.0% |",
+        "| small, r1     |      3.000 |      4.000 |           50.0% |   0.100 |         25.0% |",
+        "| small, r2     |      1.000 |      2.000 |           50.0% |   0.100 |         25.0% |",
+    ]
+    assert cost_rows.splitlines()[2:] == [
+        "| teacher |    1 |      0 |     1.5 |        0 |",
+        "| score   |    2 |    100 |     5.0 |       20 |",
+        "| train   |    1 |    500 |     0.0 |        0 |",
+    ]
+    assert rest[0].startswith("6 s in all. ")
+    assert "Store: 200 positions, 20.0 bytes each; 12.5% of the scores came from the store." in rest[0]
+
+
+def test_the_column_follows_the_tasks_metric() -> None:
+    table = render_table(summarise({"exact_match": 0.5, "eos_share": 1.0}, {}, {}))
+    assert "exact match" in table
+    assert "ROUGE-L" not in table
+
+
+def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
+    assert markdown([["a", "n"], ["longer", "70"]]) == ["| a      |  n |", "| ------ | -: |", "| longer | 70 |"]
+
+
+def test_curves_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
+    row = {"loss": 1.5, "staleness_kl": 0.25, "grad_norm": 2.0, "learning_rate": 0.001}
+    file = io.StringIO()
+    write_curves(file, {"a": [{"step": 1} | row, {"step": 2} | row], "b": [{"step": 2} | row]})
+    assert file.getvalue().splitlines() == [
+        "step,a_loss,a_staleness_kl,a_grad_norm,a_learning_rate,b_loss,b_staleness_kl,b_grad_norm,b_learning_rate",
+        "1,1.5,0.25,2.0,0.001,,,,",
+        "2,1.5,0.25,2.0,0.001,1.5,0.25,2.0,0.001",
+    ]

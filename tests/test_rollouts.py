@@ -1,0 +1,152 @@
+"""pipeline.rollouts and stages.sampling: whose completions a round takes, in batches that can be made again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engines.base import Sampled, Sampling
+from pipeline.errors import DataError
+from pipeline.records import Prompt, Rollout
+from pipeline.rollouts import RolloutParams, choose, collect_rollouts, plan_batches, reference_rollouts
+from stages import sampling as stage
+from stages.inputs import read_rollouts
+from stages.sampling import sample_rollouts
+
+SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=4)
+PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision="float32", sampling=SAMPLING)
+
+
+def prompt(name: str, length: int = 3) -> Prompt:
+    return Prompt(
+        prompt_id=name,
+        split="train",
+        prompt_ids=list(range(65, 65 + length)),
+        reference_ids=[97, 98, 257],
+        prompt_text="",
+        reference_text="ab",
+    )
+
+
+PROMPTS = [prompt(f"p{index}", length=3 + index % 4) for index in range(9)]
+
+
+class Echo:
+    """A sampler that answers each prompt with its first token and the end."""
+
+    fingerprint = "echo"
+
+    def sample(self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
+        return [
+            Sampled(token_ids=[ids[0], 257], logp=[-0.5, -0.1], support_ids=[[ids[0], 3], []], ended=True)
+            for ids in prompts_ids
+        ]
+
+
+def test_the_choice_depends_on_key_and_ids_alone() -> None:
+    chosen = choose(PROMPTS, 4, 0, "small", "r1")
+    assert choose(PROMPTS[::-1], 4, 0, "small", "r1") == chosen
+    assert choose(PROMPTS, 9, 0, "small", "r1")[:4] == chosen
+    assert choose(PROMPTS, 9, 0, "small", "r2")[:4] != chosen
+    assert choose(PROMPTS, 9, 1, "small", "r1")[:4] != chosen
+
+
+def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
+    chosen = choose(PROMPTS, 100, 0)
+    assert len(chosen) == len({one.prompt_id for one in chosen}) == len(PROMPTS)
+
+
+def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:
+    batches = plan_batches(PROMPTS, 2, 4, name="small/r1")
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4, 2]
+    lengths = [len(one.prompt.prompt_ids) for batch in batches for one in batch]
+    assert lengths == sorted(lengths)
+    ids = [one.sample_id for batch in batches for one in batch]
+    assert len(set(ids)) == 18
+    assert {"small/r1/p0/0", "small/r1/p0/1"} <= set(ids)
+    assert plan_batches(PROMPTS[::-1], 2, 4, name="small/r1") == batches
+
+
+def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None:
+    (batch,) = plan_batches([prompt("p")], 1, 4, name="small/r1")
+    (made,) = collect_rollouts(batch, Echo(), SAMPLING, lambda ids: f"{len(ids)} tokens", source="student")
+    assert made == Rollout(
+        rollout_id="small/r1/p/0",
+        prompt_id="p",
+        source="student",
+        author="echo",
+        prompt_ids=[65, 66, 67],
+        completion_ids=[65, 257],
+        behaviour_logp=[-0.5, -0.1],
+        support_ids=[[65, 3], []],
+        ended=True,
+        text="2 tokens",
+    )
+
+
+def test_the_teachers_completions_need_no_union() -> None:
+    (batch,) = plan_batches([prompt("p")], 1, 4, name="teacher")
+    (made,) = collect_rollouts(batch, Echo(), SAMPLING, str, source="teacher")
+    assert (made.source, made.support_ids, made.behaviour_logp) == ("teacher", [], [-0.5, -0.1])
+
+
+def test_references_have_no_author() -> None:
+    (made,) = reference_rollouts([prompt("p")])
+    assert (made.rollout_id, made.source, made.author) == ("dataset/p", "dataset", "")
+    assert (made.completion_ids, made.text, made.ended) == ([97, 98, 257], "ab", True)
+    assert (made.behaviour_logp, made.support_ids) == ([], [])
+
+
+def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS) -> int:
+    return sample_rollouts(
+        model,
+        prompts,
+        p,
+        samples=1,
+        name="small/r1",
+        seed=0,
+        source="student",
+        out=Path("out/rollouts.parquet"),
+        first=reference_rollouts(PROMPTS[:1]),
+    )
+
+
+def test_sampling_that_was_interrupted_repeats_no_batch_and_gives_the_same(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokens = sample(student_dir)
+    whole = read_rollouts(Path("out/rollouts.parquet"))
+    assert [one.source for one in whole] == ["dataset"] + ["student"] * 9
+    assert tokens == sum(len(one.completion_ids) for one in whole[1:])
+    batches: list[int] = []
+
+    def counting(batch: Any, *rest: Any, **named: Any) -> list[Rollout]:
+        batches.append(len(batch))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return collect_rollouts(batch, *rest, **named)
+
+    monkeypatch.setattr(stage, "collect_rollouts", counting)
+    Path("out/rollouts.parquet").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        sample(student_dir)
+    assert not Path("out/rollouts.parquet").exists()
+    assert sample(student_dir) == tokens
+    assert batches == [2, 2, 2, 2, 2, 1]  # two were kept, the third was made again
+    assert read_rollouts(Path("out/rollouts.parquet")) == whole
+
+
+def test_prompts_beyond_the_context_are_refused_before_anything_is_written(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        sample(student_dir, [replace(prompt("long"), prompt_ids=[65] * 507)])
+    assert str(caught.value) == (
+        "sampling: expected at most 512 tokens of prompt and completion (the model's context), got 513; "
+        "lower task.max_prompt_tokens or max_new_tokens"
+    )
+    assert not Path("out").exists()

@@ -1,0 +1,63 @@
+"""pipeline.schedule: two knobs to rounds, and rounds.yaml held against them."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ParameterError
+from pipeline.params import read_yaml, section
+from pipeline.schedule import ScheduleParams, check_rounds, rounds_document, write_rounds
+
+ROOT = Path(__file__).parent.parent
+
+
+def schedule(total: int, every: int) -> ScheduleParams:
+    return ScheduleParams(total_steps=total, refresh_every=every)
+
+
+def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
+    assert rounds_document(schedule(5, 2)) == {
+        "rounds": [
+            {"id": "r1", "prev": "init", "first_step": 0, "steps": 2},
+            {"id": "r2", "prev": "r1", "first_step": 2, "steps": 2},
+            {"id": "r3", "prev": "r2", "first_step": 4, "steps": 1},
+        ],
+        "checkpoints": ["init", "r1", "r2", "r3"],
+    }
+
+
+@pytest.mark.parametrize(("total", "every", "rounds"), [(4, 2, 2), (4, 4, 1), (4, 9, 1), (1, 1, 1), (64, 16, 4)])
+def test_the_steps_add_up(total: int, every: int, rounds: int) -> None:
+    steps = [one["steps"] for one in rounds_document(schedule(total, every))["rounds"]]
+    assert len(steps) == rounds
+    assert sum(steps) == total
+    assert max(steps) <= every
+
+
+def test_more_steps_leave_the_earlier_rounds_as_they_are() -> None:
+    assert rounds_document(schedule(6, 2))["rounds"][:2] == rounds_document(schedule(4, 2))["rounds"]
+
+
+def test_what_was_written_is_accepted_until_the_schedule_changes(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.yaml"
+    write_rounds(path, schedule(4, 2))
+    assert read_yaml(path) == rounds_document(schedule(4, 2))
+    check_rounds(path, schedule(4, 2))
+    with pytest.raises(ParameterError) as caught:
+        check_rounds(path, schedule(6, 2))
+    assert str(caught.value) == (
+        f"{path}: expected 3 rounds of 2 steps (6 in all), got 2 rounds that do not match params.yaml:schedule; "
+        "run `stillroom plan`"
+    )
+
+
+@pytest.mark.parametrize("text", ["rounds: []\ncheckpoints: [init]\n", "rounds:\n", "other: 1\n"])
+def test_rounds_edited_by_hand_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rounds.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=r"got 0 rounds that do not match .*; run `stillroom plan`"):
+        check_rounds(path, schedule(4, 2))
+
+
+def test_the_committed_rounds_are_those_of_the_committed_parameters() -> None:
+    check_rounds(ROOT / "rounds.yaml", section(ROOT / "params.yaml", ScheduleParams, "schedule"))

@@ -1,0 +1,142 @@
+"""pipeline.scoring: what the store knows never reaches the teacher, and nothing is scored twice."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from pipeline.engines.base import ToScore
+from pipeline.records import Rollout, Scores
+from pipeline.scoring import ScoringParams, key_of, score_rollouts
+from pipeline.sequences import ScoredSequence
+from pipeline.topk import SupportParams
+
+PARAMS = ScoringParams(
+    precision="float32",
+    batch_size=1,
+    publish_every=2,
+    codec="sqrt8",
+    support=SupportParams(threshold=0.01, max_entries=8, draws_per_tail=0.0, min_tail=0.1, temperatures=(1.0,)),
+)
+
+
+def rollout(name: str, completion: list[int], support: Sequence[list[int]] = ()) -> Rollout:
+    return Rollout(
+        rollout_id=name,
+        prompt_id="p",
+        source="student",
+        author="a",
+        prompt_ids=[1, 2],
+        completion_ids=completion,
+        behaviour_logp=[-1.0] * len(completion),
+        support_ids=list(support),
+        ended=False,
+        text="",
+    )
+
+
+def scores_of(completion: list[int]) -> Scores:
+    """Scores that can be told apart: the realised token's log-prob is minus the token."""
+    n = len(completion)
+    none = np.zeros(0, np.int32)
+    return Scores(
+        head_ids=np.array(completion, np.int32),
+        head_logp=np.zeros(n, np.float32),
+        head_n=np.ones(n, np.int32),
+        tail_NH=np.zeros((n, 1), np.float32),
+        lse_NH=np.zeros((n, 1), np.float32),
+        token_logp_N=-np.array(completion, np.float32),
+        entropy_N=np.zeros(n, np.float32),
+        draw_ids=none,
+        draw_logp=none.astype(np.float32),
+        draw_n=np.zeros(n, np.int32),
+        union_ids=none,
+        union_logp=none.astype(np.float32),
+        union_n=np.zeros(n, np.int32),
+        union_tail_NH=np.zeros((n, 1), np.float32),
+    )
+
+
+class Teacher:
+    """Counts when it is loaded and what it is asked."""
+
+    def __init__(self) -> None:
+        self.loaded = 0
+        self.asked: list[list[int]] = []
+        self.published: list[list[str]] = []
+
+    def load(self) -> "Teacher":
+        self.loaded += 1
+        return self
+
+    def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+        self.asked += [one.completion_ids for one in sequences]
+        on_tokens(sum(len(one.prompt_ids) + len(one.completion_ids) for one in sequences))
+        return [scores_of(one.completion_ids) for one in sequences]
+
+    def publish(self, fresh: Sequence[ScoredSequence]) -> None:
+        self.published.append([one.rollout.rollout_id for one in fresh])
+
+
+def run(teacher: Teacher, rollouts: Sequence[Rollout], known: dict[tuple[str, str], Scores]) -> list[ScoredSequence]:
+    return score_rollouts(rollouts, known, teacher.load, teacher.publish, PARAMS, title="score")
+
+
+ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7, 1)]
+
+
+def test_everything_is_scored_in_the_given_order_and_published_as_it_goes() -> None:
+    teacher = Teacher()
+    scored = run(teacher, ROLLOUTS, {})
+    assert [one.rollout for one in scored] == ROLLOUTS
+    assert [one.scores.token_logp_N[0] for one in scored] == [-5, -3, -9, -7, -1]
+    assert teacher.published == [["r5", "r3"], ["r9", "r7"], ["r1"]]
+
+
+def test_a_known_sequence_never_reaches_the_teacher() -> None:
+    teacher = Teacher()
+    scored = run(teacher, ROLLOUTS, {key_of(ROLLOUTS[1]): scores_of([40, 41])})
+    assert teacher.asked == [[5, 6], [9, 10], [7, 8], [1, 2]]
+    assert [one.scores.token_logp_N[0] for one in scored] == [-5, -40, -9, -7, -1]
+    assert teacher.published == [["r5", "r9"], ["r7", "r1"]]
+
+
+def test_the_teacher_is_not_even_loaded_when_all_is_known() -> None:
+    teacher = Teacher()
+    known = {key_of(one): scores_of(one.completion_ids) for one in ROLLOUTS}
+    assert [one.rollout for one in run(teacher, ROLLOUTS, known)] == ROLLOUTS
+    assert (teacher.loaded, teacher.published) == (0, [])
+    assert run(teacher, [], {}) == []
+    assert teacher.loaded == 0
+
+
+def test_a_sequence_that_occurs_twice_is_scored_once_and_returned_twice() -> None:
+    teacher = Teacher()
+    twins = [rollout("one", [4]), rollout("other", [8]), rollout("twin", [4])]
+    scored = run(teacher, twins, {})
+    assert sorted(teacher.asked) == [[4], [8]]
+    assert [one.rollout.rollout_id for one in scored] == ["one", "other", "twin"]
+    assert [one.scores.token_logp_N[0] for one in scored] == [-4, -8, -4]
+
+
+def test_the_same_tokens_with_another_support_are_another_question() -> None:
+    teacher = Teacher()
+    plain, likely = rollout("plain", [4]), rollout("likely", [4], [[6]])
+    run(teacher, [plain, likely], {key_of(plain): scores_of([4])})
+    assert teacher.published == [["likely"]]
+
+
+def test_what_was_published_before_an_interruption_is_known_afterwards() -> None:
+    teacher = Teacher()
+    kept: dict[tuple[str, str], Scores] = {}
+
+    def publish(fresh: Sequence[ScoredSequence]) -> None:
+        if kept:
+            raise KeyboardInterrupt
+        kept.update({key_of(one.rollout): one.scores for one in fresh})
+
+    with pytest.raises(KeyboardInterrupt):
+        score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
+    again = Teacher()
+    run(again, ROLLOUTS, kept)
+    assert again.asked == [[9, 10], [7, 8], [1, 2]]
