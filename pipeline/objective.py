@@ -77,7 +77,10 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
     for start in range(0, hidden_ND.shape[0], p.chunk_tokens):
         rows = _Rows.of(batch, slice(start, start + p.chunk_tokens))
         args = (p, head, hidden_ND[start : start + p.chunk_tokens], rows)
-        loss, metrics = checkpoint(_chunk_loss, *args, use_reentrant=False)
+        if hidden_ND.shape[0] <= p.chunk_tokens:  # backward begins here: making the logits again would save nothing
+            loss, metrics = _chunk_loss(*args)
+        else:
+            loss, metrics = checkpoint(_chunk_loss, *args, use_reentrant=False)
         total = total + loss
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value

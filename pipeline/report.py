@@ -102,13 +102,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
 
 
-def write_curves(file: TextIO, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """One row a step, one column a student and measure."""
-    names = ("loss", "staleness_kl", "grad_norm", "learning_rate")
-    steps = sorted({row["step"] for rows in logs.values() for row in rows})
-    by_step = {student: {row["step"]: row for row in rows} for student, rows in logs.items()}
+def write_losses(file: TextIO, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """One row a step, one column a student: the training loss, for `dvc plots`. Everything else is in the view runs."""
+    by_step = {student: {row["step"]: row["loss"] for row in rows} for student, rows in logs.items()}
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["step", *(f"{student}_{name}" for student in logs for name in names)])
-    for step in steps:
-        cells = [by_step[student].get(step, {}).get(name, "") for student in logs for name in names]
-        writer.writerow([step, *cells])
+    writer.writerow(["step", *logs])
+    for step in sorted(set().union(*by_step.values())):
+        writer.writerow([step, *(losses.get(step, "") for losses in by_step.values())])

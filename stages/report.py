@@ -1,4 +1,4 @@
-"""Gather evaluations, logs and costs into report/: metrics.json, curves.csv, picture.svg, and the table it prints."""
+"""Gather evaluations, logs and costs into report/: metrics.json, loss.csv, picture.svg, and the table it prints."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 from pipeline.params import lookup, read_yaml
 from pipeline.picture import draw_run
-from pipeline.report import render_table, summarise, write_curves
+from pipeline.report import render_table, summarise, write_losses
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
 from stages.command import COSTS, PARAMS, run
@@ -28,8 +28,8 @@ def main() -> None:
         name: [row for id_ in rounds for row in read_log(Path(f"logs/{name}/{id_}/train.csv"))] for name in students
     }
     write_json(Path("report/metrics.json"), metrics)
-    with replacing(Path("report/curves.csv")) as temporary, temporary.open("w", newline="") as file:
-        write_curves(file, logs)
+    with replacing(Path("report/loss.csv")) as temporary, temporary.open("w", newline="") as file:
+        write_losses(file, logs)
     with replacing(Path("report/picture.svg")) as temporary:
         draw_run(temporary, metrics, [0, *(one["first_step"] + one["steps"] for one in document["rounds"])])
     with replacing(Path("report/table.md")) as temporary:

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from pipeline.report import costs_by_stage, markdown, render_table, summarise, write_curves
+from pipeline.report import costs_by_stage, markdown, render_table, summarise, write_losses
 
 
 def quality(kl: float) -> dict[str, float]:
@@ -81,12 +81,7 @@ def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
     assert markdown([["a", "n"], ["longer", "70"]]) == ["| a      |  n |", "| ------ | -: |", "| longer | 70 |"]
 
 
-def test_curves_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
-    row = {"loss": 1.5, "staleness_kl": 0.25, "grad_norm": 2.0, "learning_rate": 0.001}
+def test_losses_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
     file = io.StringIO()
-    write_curves(file, {"a": [{"step": 1} | row, {"step": 2} | row], "b": [{"step": 2} | row]})
-    assert file.getvalue().splitlines() == [
-        "step,a_loss,a_staleness_kl,a_grad_norm,a_learning_rate,b_loss,b_staleness_kl,b_grad_norm,b_learning_rate",
-        "1,1.5,0.25,2.0,0.001,,,,",
-        "2,1.5,0.25,2.0,0.001,1.5,0.25,2.0,0.001",
-    ]
+    write_losses(file, {"a": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}], "b": [{"step": 2, "loss": 4.0}]})
+    assert file.getvalue().splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]
