@@ -63,7 +63,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place when the block ends well, and is removed when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for killed in path.parent.glob(f".tmp-{path.name}-*"):
+        shutil.rmtree(killed, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary

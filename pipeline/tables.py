@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +18,9 @@ from pipeline.errors import DataError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    for killed in path.parent.glob(f".tmp-{path.name}-*"):
+        killed.unlink(missing_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         yield temporary
         os.replace(temporary, path)

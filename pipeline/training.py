@@ -155,7 +155,7 @@ def open_run(
     last = next(reversed(checkpoints(scratch)), None)
     if last is not None:
         model, moments, first_step = last / "model", last / "optimizer.pt", steps_done(last)
-    loaded = lm.load_model(model)
+    loaded = lm.load_model(model, to_train=True)
     state = start(loaded, p, previous=moments, labels=labels, tokens_per_step=tokens_per_step)
     if last is not None:
         state.rows.extend(read_log(last / "train.csv"))

@@ -100,3 +100,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, m
         write_rows(tmp_path / "things.parquet", THINGS, SCHEMA)
     assert list(tmp_path.iterdir()) == [path]
     assert read_json(path) == "old"
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-a.json-999").write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
