@@ -75,9 +75,8 @@ class Sqrt8:
     def __post_init__(self) -> None:
         if type(self.levels) is not int or not 32 <= self.levels <= 250:
             raise ValueError(f"levels: expected a whole number from 32 to 250, got {self.levels!r}")
-        if (
-            type(self.floor_nats) is not float or not 10.0 <= self.floor_nats <= 80.0
-        ):  # below every lowest level of sqrt(p)
+        # a floor above the lowest level of sqrt(p), at most 8.3 nats, would turn the log branch upside down
+        if type(self.floor_nats) is not float or not 10.0 <= self.floor_nats <= 80.0:
             raise ValueError(f"floor_nats: expected a float from 10 to 80, got {self.floor_nats!r}")
 
     @property
