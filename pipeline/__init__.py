@@ -1,6 +1,6 @@
 """The library. Read it in this order.
 
-records, errors, params, fingerprint, progress, journal: the vocabulary.
+records, errors, params, fingerprint, shared, progress, journal: the vocabulary.
 tables, text, lm, topk, codec, store, catalog, divergence, schedule, engines/, tasks/: the mechanisms.
 prompts -> rollouts -> scoring -> batches -> objective -> training, and evaluation: the steps, in the order of the data.
 

@@ -1,8 +1,8 @@
 """Scored rollouts to batches: who is in each step, and the teacher's rows as padded arrays.
 
 Each place of a batch takes one of the student's own rollouts with probability `student_fraction` (the lambda of
-GKD) and a sequence of the corpus otherwise; both pools are walked in shuffled epochs. The choice is keyed by (seed,
-student, step), so a resumed run sees the same batches. Every loss position must have its teacher row: the pool
+GKD) and a sequence of the corpus otherwise; both pools are walked in epochs of shuffled prompts. The choice is keyed by
+(seed, student, round), so a resumed run sees the same batches. Every loss position must have its teacher row: the pool
 checks that scores and rollouts hold the same tokens and that none is missing.
 
 Numpy only; training turns the arrays into tensors.
@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from pipeline.fingerprint import derive_seed
 from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Rollout, Scores
 from pipeline.segment import Segment
+from pipeline.shared import tokens_read
+
+Pair: TypeAlias = tuple[Rollout, Scores]
 
 _TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
 
@@ -33,7 +36,8 @@ class BatchParams:
     batch_size: Positive
     """Sequences in one optimizer step."""
     micro_batch_size: Positive
-    """Sequences in one forward and backward pass; changes memory and speed, not the result."""
+    """Sequences in one forward and backward pass; changes memory and speed, not the result. Completions of one prompt
+    come side by side, and a pass reads the prompt once."""
     student_fraction: Fraction
     """Chance that a place is taken by the student's own rollout (GKD's lambda); else by the corpus."""
 
@@ -95,21 +99,8 @@ def _mismatch(where: object, expected: str, got: str) -> StoreError:
     return StoreError(where, expected=expected, got=got, remedy="delete it and run `make repro` to score again")
 
 
-def iter_batches(
-    own: Pool,
-    corpus: Pool,
-    p: BatchParams,
-    *,
-    temperature: float,
-    column: int,
-    key: Sequence[object],
-    steps: range,
-    resume_at: int,
-) -> Iterator[list[Batch]]:
-    """The micro-batches of each step from `resume_at` on. `steps` is the whole round, which fixes the choice.
-
-    `column` is the temperature's column in the scores; `key` seeds the choice.
-    """
+def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object], steps: int) -> list[list[list[Pair]]]:
+    """For each step of a round its micro-batches. `key` seeds the choice."""
     if (p.student_fraction < 1 and not corpus.rollouts) or (p.student_fraction > 0 and not own.rollouts):
         raise ParameterError(
             "batches.student_fraction",
@@ -117,42 +108,58 @@ def iter_batches(
             got=p.student_fraction,
             remedy="change it, or corpus.references and corpus.generations",
         )
-    sequences = _choose(own, corpus, p, key, len(steps) * p.batch_size)
-    for step in range(resume_at, steps.stop):
-        first = (step - steps.start) * p.batch_size
-        chosen = sorted(sequences[first : first + p.batch_size], key=_length)
-        yield [
-            collate(chosen[start : start + p.micro_batch_size], temperature=temperature, column=column)
-            for start in range(0, p.batch_size, p.micro_batch_size)
-        ]
+    sequences = _choose(own, corpus, p, key, steps * p.batch_size)
+    windows = [sorted(one, key=_neighbours) for one in _cut(sequences, p.batch_size)]
+    return [_cut(window, p.micro_batch_size) for window in windows]
 
 
-def _choose(own: Pool, corpus: Pool, p: BatchParams, key: Sequence[object], count: int) -> list[tuple[Rollout, Scores]]:
+def tokens_to_read(planned: Sequence[Sequence[Sequence[Pair]]]) -> int:
+    """Tokens that the student reads in these steps: a prompt once in a micro-batch."""
+    micro_batches = [[rollout for rollout, _ in pairs] for step in planned for pairs in step]
+    return sum(
+        tokens_read([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])
+        for rollouts in micro_batches
+    )
+
+
+def iter_batches(
+    planned: Sequence[Sequence[Sequence[Pair]]], *, temperature: float, column: int
+) -> Iterator[list[Batch]]:
+    """The micro-batches of each step; `column` is the temperature's column in the scores."""
+    for step in planned:
+        yield [collate(pairs, temperature=temperature, column=column) for pairs in step]
+
+
+def _cut(sequences: list[Pair], size: int) -> list[list[Pair]]:
+    return [sequences[start : start + size] for start in range(0, len(sequences), size)]
+
+
+def _choose(own: Pool, corpus: Pool, p: BatchParams, key: Sequence[object], count: int) -> list[Pair]:
     """The sequences of a round, in order."""
     is_own = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(count) < p.student_fraction
     walks = {True: _walk(own, *key, "own"), False: _walk(corpus, *key, "corpus")}
     return [next(walks[bool(one)]) for one in is_own]
 
 
-def _walk(pool: Pool, *key: object) -> Iterator[tuple[Rollout, Scores]]:
-    """The pool in shuffled epochs, for ever."""
+def _walk(pool: Pool, *key: object) -> Iterator[Pair]:
+    """The pool in epochs of prompts in random order, for ever; the completions of one prompt follow each other."""
+    prompts: dict[str, list[int]] = {}
+    for index, rollout in enumerate(pool.rollouts):
+        prompts.setdefault(rollout.prompt_id, []).append(index)
+    groups = list(prompts.values())
     for epoch in itertools.count():
-        order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(pool.rollouts))
-        for index in order:
+        order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(groups))
+        for index in itertools.chain.from_iterable(groups[place] for place in order):
             yield pool.rollouts[index], pool.scores[index]
 
 
-def mean_length(*pools: Pool) -> int:
-    """Mean tokens of a sequence, prompt and completion, for a progress bar's total."""
-    lengths = [_length(pair) for pool in pools for pair in zip(pool.rollouts, pool.scores, strict=True)]
-    return sum(lengths) // len(lengths)
+def _neighbours(pair: Pair) -> tuple[int, str, int]:
+    """Prompts of like length side by side, so that little is padded, and each one's completions together."""
+    rollout, _ = pair
+    return len(rollout.prompt_ids), rollout.prompt_id, len(rollout.completion_ids)
 
 
-def _length(pair: tuple[Rollout, Scores]) -> int:
-    return len(pair[0].prompt_ids) + len(pair[0].completion_ids)
-
-
-def collate(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
+def collate(pairs: Sequence[Pair], *, temperature: float, column: int) -> Batch:
     """Sequences end to end, their rows padded to the widest, at the given temperature."""
     rollouts, scores = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 

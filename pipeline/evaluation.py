@@ -26,7 +26,7 @@ class EvaluationParams:
     prompts: Positive
     """Held-out prompts."""
     batch_size: Positive
-    """Completions decoded, and sequences compared, at once."""
+    """Prompts completed (sampled and greedily, side by side), and sequences compared, at once."""
     max_new_tokens: Positive
     """Tokens after which a completion is cut."""
     precision: Precision
@@ -48,27 +48,26 @@ class Completions:
 
 def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *, title: str) -> Completions:
     """Sampled and greedy completions, in the order of the prompts."""
+    sampled, greedy = (_sampling(p, temperature) for temperature in (1.0, 0.0))
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].prompt_ids), index))
+    found: dict[int, tuple[Sampled, Sampled]] = {}
     with bar(title, 2 * p.max_new_tokens * len(prompts)) as meter:
-        runs = {}
-        for temperature in (1.0, 0.0):
-            sampling = Sampling(
-                max_new_tokens=p.max_new_tokens,
-                temperature=temperature,
-                top_p=1.0,
-                support_threshold=1.0,
-                support_max=0,
-            )
-            found: dict[int, Sampled] = {}
-            for start in range(0, len(order), p.batch_size):
-                chunk = order[start : start + p.batch_size]
-                ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
-                sampled = sampler.sample([prompts[index].prompt_ids for index in chunk], ids, sampling)
-                found.update(zip(chunk, sampled, strict=True))
-                meter.update(sum(len(one.token_ids) for one in sampled))
-            runs[temperature] = [found[index] for index in range(len(prompts))]
+        for start in range(0, len(order), p.batch_size):
+            chunk = order[start : start + p.batch_size]
+            ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
+            ways = [sampled] * len(chunk) + [greedy] * len(chunk)
+            made = sampler.sample([prompts[index].prompt_ids for index in chunk] * 2, ids * 2, ways)
+            found.update(zip(chunk, zip(made[: len(chunk)], made[len(chunk) :], strict=True), strict=True))
+            meter.update(sum(len(one.token_ids) for one in made))
         meter.total = meter.n
-    return Completions(sampled=runs[1.0], greedy=runs[0.0])
+    pairs = [found[index] for index in range(len(prompts))]
+    return Completions(sampled=[one for one, _ in pairs], greedy=[one for _, one in pairs])
+
+
+def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
+    return Sampling(
+        max_new_tokens=p.max_new_tokens, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0
+    )
 
 
 def task_metrics(

@@ -1,15 +1,18 @@
 """Language models behind one face: the only module that shifts, pads or knows transformers' model classes.
 
 `completion_hidden` gives the hidden state that predicts each completion token, for many sequences end to end, and
-`head_logits` the fp32 logits over the vocabulary that both models share. Sequences are padded on the right and a causal
-model never looks right, so no attention mask is needed and masks come from lengths, never from token ids
-(many tokenizers use one id for pad and eos).
+`head_logits` the fp32 logits over the vocabulary that both models share. A model reads each distinct prompt once
+(`read`), whatever the number of its completions, which then go on from its keys and values (`go_on`): with prompts
+longer than completions that is most of the work. Prompts are padded on the left, completions on the right, and masks
+come from lengths, never from token ids (many tokenizers use one id for pad and eos).
 
 Under autocast the body runs in bf16; the head always runs in fp32, because bf16 logits alone differ by .05 nats.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,10 +20,11 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from pipeline.errors import DataError, ModelError
 from pipeline.fingerprint import digest, file_digest
+from pipeline.shared import distinct_prompts
 
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 _UNKNOWN_SCALES = ("logit_scale", "logits_scaling")  # Cohere, Granite
@@ -88,18 +92,75 @@ def check_context(limit: int, longest: int, *, where: str) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """G prompts that a model has read, padded on the left to P."""
+
+    last_GD: Tensor  # the hidden state that predicts each prompt's first completion token
+    mask_GP: Tensor  # 1 at the prompts' tokens
+    cache: Cache  # keys and values
+
+
 def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
     """Hidden states [N, D] that predict the completion tokens, sequences end to end in the given order."""
-    lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    ids_BS = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-    for row, prompt, completion, length in zip(ids_BS, prompts, completions, lengths, strict=True):
-        row[:length] = torch.tensor(prompt + completion)
-    hidden_BSD = model.base_model(input_ids=ids_BS.to(model.device), use_cache=False).last_hidden_state
-    spans = [
-        hidden_D[len(prompt) - 1 : length - 1]
-        for hidden_D, prompt, length in zip(hidden_BSD, prompts, lengths, strict=True)
-    ]
-    return torch.cat(spans)
+    distinct, rows_B = distinct_prompts(prompts)
+    return go_on(model, read(model, distinct), rows_B, completions)
+
+
+def read(model: Model, prompts: Sequence[list[int]]) -> Prefix:
+    """One pass over G prompts."""
+    ids_GP, mask_GP = (one.to(model.device) for one in left_padded(prompts))
+    result = model.base_model(
+        input_ids=ids_GP, attention_mask=mask_GP, position_ids=positions_of(mask_GP), use_cache=True
+    )
+    return Prefix(last_GD=result.last_hidden_state[:, -1], mask_GP=mask_GP, cache=result.past_key_values)
+
+
+def go_on(model: Model, prefix: Prefix, rows_B: Sequence[int], completions: Sequence[list[int]]) -> Tensor:
+    """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is."""
+    rows = torch.tensor(rows_B, device=model.device)
+    lengths = [len(completion) for completion in completions]
+    first_BD, width = prefix.last_GD[rows], max(lengths) - 1  # nobody asks what follows the last token
+    if width < 1:
+        return first_BD
+    ids_BT = torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, completion in zip(ids_BT, completions, strict=True):
+        row[: len(completion) - 1] = torch.tensor(completion[:-1])
+    mask_BP = prefix.mask_GP[rows]
+    mask_BS = torch.cat([mask_BP, mask_BP.new_ones(ids_BT.shape)], -1)
+    rest_BTD = model.base_model(
+        input_ids=ids_BT.to(model.device),
+        attention_mask=mask_BS,
+        position_ids=positions_of(mask_BS)[:, -width:],
+        past_key_values=_select(prefix.cache, rows),
+        use_cache=True,
+    ).last_hidden_state
+    hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
+    return torch.cat([hidden_TD[:length] for hidden_TD, length in zip(hidden_BTD, lengths, strict=True)])
+
+
+def left_padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids [G, P] and the mask of the prompts' own."""
+    width = max(map(len, prompts))
+    ids_GP = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask_GP = torch.zeros_like(ids_GP)
+    for row, mask, ids in zip(ids_GP, mask_GP, prompts, strict=True):
+        row[width - len(ids) :] = torch.tensor(ids)
+        mask[width - len(ids) :] = 1
+    return ids_GP, mask_GP
+
+
+def positions_of(mask_BS: Tensor) -> Tensor:
+    """Each token's place in its sequence."""
+    return (mask_BS.cumsum(-1) - 1).clamp(min=0)
+
+
+def _select(cache: Cache, rows: Tensor) -> Cache:
+    """Some rows of a cache, in a cache of their own."""
+    taken = copy.copy(cache)
+    taken.layers = [copy.copy(layer) for layer in cache.layers]
+    taken.batch_select_indices(rows)
+    return taken
 
 
 def head_logits(model: Model, vocab: int) -> Callable[[Tensor], Tensor]:

@@ -24,7 +24,7 @@ class RolloutParams:
     prompts: Positive
     """Training prompts a round takes, at most all there are."""
     samples_per_prompt: Positive
-    """Completions of each."""
+    """Completions of each, as in GRPO: a prompt costs once, however many there are."""
     batch_size: Positive
     """Completions decoded at once."""
     precision: Precision
@@ -34,12 +34,14 @@ class RolloutParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusParams:
-    """The static data that every student shares: scored once."""
+    """The static data that every student shares: scored once. Both kinds take the same prompts as far as they go."""
 
     references: Count
-    """Training cases with the data set's own completion."""
+    """Prompts with the data set's own completion."""
     generations: Count
-    """Training cases with a completion by the teacher."""
+    """Prompts with completions by the teacher."""
+    samples_per_prompt: Positive
+    """The teacher's completions of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

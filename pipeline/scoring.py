@@ -4,7 +4,7 @@ The teacher is loaded only when something is missing. What it scores goes into t
 sequences, so a killed run finds its own work there; no other journal is needed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.engines.base import Scorer, ToScore
@@ -13,6 +13,7 @@ from pipeline.params import Positive
 from pipeline.progress import bar
 from pipeline.records import Rollout, Scores
 from pipeline.sequences import ScoredSequence, sequence_key, support_key
+from pipeline.shared import tokens_read
 from pipeline.topk import SupportParams
 
 Key = tuple[str, str]
@@ -49,10 +50,10 @@ def score_rollouts(
 ) -> list[ScoredSequence]:
     """Every rollout with its scores, in the given order; only sequences not in `known` reach the teacher."""
     scores = dict(known)
-    missing = list({key_of(one): one for one in rollouts if key_of(one) not in known}.values())
+    missing = unknown(rollouts, known)
     if missing:
         scorer = load_scorer()
-        with bar(title, sum(len(one.prompt_ids) + len(one.completion_ids) for one in missing)) as meter:
+        with bar(title, tokens_to_read(missing)) as meter:
             for start in range(0, len(missing), p.publish_every):
                 part = missing[start : start + p.publish_every]
                 scored = scorer.score([_to_score(one) for one in part], meter.update)
@@ -60,6 +61,17 @@ def score_rollouts(
                 publish(fresh)
                 scores.update({key_of(one.rollout): one.scores for one in fresh})
     return [ScoredSequence(rollout=one, scores=scores[key_of(one)]) for one in rollouts]
+
+
+def unknown(rollouts: Sequence[Rollout], known: Container[Key]) -> list[Rollout]:
+    """Those that the teacher must score, each once, the completions of one prompt side by side."""
+    missing = {key_of(one): one for one in rollouts if key_of(one) not in known}
+    return sorted(missing.values(), key=lambda one: (len(one.prompt_ids), one.prompt_ids))
+
+
+def tokens_to_read(rollouts: Sequence[Rollout]) -> int:
+    """What the teacher reads to score them: each prompt once."""
+    return tokens_read([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])
 
 
 def _to_score(rollout: Rollout) -> ToScore:

@@ -24,6 +24,7 @@ from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.params import AboveZero, Count, Positive, Range
 from pipeline.progress import bar
 from pipeline.records import Batch
+from pipeline.shared import tokens_read
 from pipeline.training_log import Row, read_log, write_log
 
 
@@ -60,15 +61,16 @@ def train(
     key: Sequence[object],
     scratch: Path,
     title: str,
+    total_tokens: int,
 ) -> None:
     """Train for `steps` (global step numbers; `batches` yields one window for each), leaving a checkpoint of the last.
 
-    `state` carries the optimizer and the rows logged so far; see `start`.
+    `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
     """
     dtype, head = lm.resolve_dtype(p.precision), lm.head_logits(model, vocab)
     schedule = get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps).lr_lambdas[0]
     model.train()
-    with bar(title, state.tokens_per_step * len(steps)) as meter:
+    with bar(title, total_tokens) as meter:
         for step, window in zip(steps, batches, strict=True):
             torch.manual_seed(derive_seed(*key, "step", step))
             for group in state.optimizer.param_groups:
@@ -78,7 +80,7 @@ def train(
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             state.rows.append(state.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
-            meter.update(int(sums["sequence_tokens"]))
+            meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
             if (step + 1) % p.save_steps == 0 or step == steps[-1]:
                 save(scratch, model, state, step + 1)
@@ -87,7 +89,7 @@ def train(
 def _backward(model: lm.Model, head: Any, window: list[Batch], objective: ObjectiveParams, dtype: torch.dtype) -> Row:
     """Accumulate the gradient of the window's mean loss; returns sums over its tokens."""
     tokens = sum(len(batch.token_ids_N) for batch in window)
-    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "sequences": 0, "sequence_tokens": 0}
+    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "sequences": 0, "read_tokens": 0}
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
@@ -96,15 +98,10 @@ def _backward(model: lm.Model, head: Any, window: list[Batch], objective: Object
         sums["loss_sum"] += loss.item()
         sums["own"] += int(batch.from_student_B.sum())
         sums["sequences"] += len(batch.prompt_ids)
-        sums["sequence_tokens"] += tokens_of(batch)
+        sums["read_tokens"] += tokens_read(batch.prompt_ids, batch.completion_ids)
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     return sums
-
-
-def tokens_of(batch: Batch) -> int:
-    """Prompt and completion tokens of a batch."""
-    return sum(map(len, batch.prompt_ids)) + sum(map(len, batch.completion_ids))
 
 
 def to_torch(batch: Batch, device: torch.device) -> Batch:
@@ -124,7 +121,7 @@ def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
         "grad_norm": norm.item(),
         "learning_rate": rate,
         "tokens": sums["tokens"],
-        "sequence_tokens": sums["sequence_tokens"],
+        "read_tokens": sums["read_tokens"],
         "own_share": sums["own"] / sums["sequences"],
         "staleness_kl": sums["staleness_sum"] / own_tokens if own_tokens else 0.0,
         "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
@@ -138,7 +135,6 @@ class State:
     optimizer: torch.optim.Optimizer
     rows: list[Row]
     labels: dict[str, str]  # the first columns of every row: student and round
-    tokens_per_step: int  # an estimate, for the progress bar
 
 
 def open_run(
@@ -149,22 +145,19 @@ def open_run(
     *,
     labels: dict[str, str],
     first_step: int,
-    tokens_per_step: int,
 ) -> tuple[lm.Model, "State", int]:
     """Model, state and the step to go on from: those of the newest checkpoint, or of the round's beginning."""
     last = next(reversed(checkpoints(scratch)), None)
     if last is not None:
         model, moments, first_step = last / "model", last / "optimizer.pt", steps_done(last)
     loaded = lm.load_model(model, to_train=True)
-    state = start(loaded, p, previous=moments, labels=labels, tokens_per_step=tokens_per_step)
+    state = start(loaded, p, previous=moments, labels=labels)
     if last is not None:
         state.rows.extend(read_log(last / "train.csv"))
     return loaded, state, first_step
 
 
-def start(
-    model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str], tokens_per_step: int
-) -> State:
+def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> State:
     """AdamW over the model, with the moments of the previous round where there is one."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -177,7 +170,7 @@ def start(
         optimizer.load_state_dict(torch.load(previous, map_location=model.device, weights_only=True))
         for group in optimizer.param_groups:
             group.update(betas=(p.adam_beta1, p.adam_beta2), weight_decay=p.weight_decay)
-    return State(optimizer=optimizer, rows=[], labels=labels, tokens_per_step=tokens_per_step)
+    return State(optimizer=optimizer, rows=[], labels=labels)
 
 
 def save(scratch: Path, model: lm.Model, state: State, done: int) -> None:

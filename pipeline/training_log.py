@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
-_KINDS: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "sequence_tokens": int}
+_KINDS: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "read_tokens": int}
 
 
 def write_log(path: Path, rows: Sequence[Row]) -> None:

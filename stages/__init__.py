@@ -1,10 +1,22 @@
 """One click command a DVC stage: open files, call one step, close. No logic lives here.
 
-The one thing that happens at import, because it must come before torch: OpenMP threads that wait spin for
-microseconds, not milliseconds. On two cores with another busy process a forward pass of the default student ran at
-1,313 tokens/s so, and at 128-839 with the default; alone it costs 6 % (2,845 against 3,024).
+Two things happen at import, because they must come before torch does anything; docs/decisions.md has the measurements.
+OpenMP threads that wait spin for microseconds, not milliseconds, so that a busy neighbour costs its share and no more.
+And freed memory stays with the process: glibc otherwise returns every large tensor to the kernel and asks for zeroed
+pages again, a fifth of a training step.
 """
 
+import contextlib
+import ctypes
 import os
 
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
+    for option, size in (
+        (_M_MMAP_THRESHOLD, 1 << 30),
+        (_M_TRIM_THRESHOLD, (1 << 31) - 1),
+        (_M_TOP_PAD, 1 << 26),
+    ):
+        ctypes.CDLL("libc.so.6").mallopt(option, size)

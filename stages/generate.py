@@ -15,19 +15,18 @@ from stages.sampling import sample_rollouts
 def main() -> None:
     corpus, p = section(PARAMS, CorpusParams, "corpus"), section(PARAMS, RolloutParams, "rollout")
     seed, prompts = lookup(PARAMS, "seed"), read_prompts(PROMPTS, "train")
-    references = reference_rollouts(choose(prompts, corpus.references, seed, "references"))
-    chosen = choose(prompts, corpus.generations, seed, "generations")
+    chosen = choose(prompts, max(corpus.references, corpus.generations), seed, "corpus")
     with cost("generate") as entry:
         entry["tokens"] = sample_rollouts(
             TEACHER,
-            chosen,
+            chosen[: corpus.generations],
             p,
-            samples=1,
+            samples=corpus.samples_per_prompt,
             name="teacher",
             seed=seed,
             source="teacher",
             out=Path("work/corpus/rollouts.parquet"),
-            first=references,
+            first=reference_rollouts(chosen[: corpus.references]),
         )
 
 

@@ -13,7 +13,7 @@ from pipeline.catalog import find_known
 from pipeline.codec import CODECS, config_of
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
 from pipeline.params import section
-from pipeline.scoring import ScoringParams, key_of, score_rollouts
+from pipeline.scoring import ScoringParams, key_of, score_rollouts, tokens_to_read, unknown
 from pipeline.segment import write_segment
 from pipeline.sequences import SegmentHeader
 from pipeline.store import Store
@@ -48,9 +48,7 @@ def main(source: Path, out: Path, name: str) -> None:
         entry["payload_bytes"] = sum(one.stat().st_size for one in (out / "payload.zarr").rglob("*") if one.is_file())
         entry["positions"] = sum(len(one.completion_ids) for one in rollouts)
         entry["positions_reused"] = sum(len(one.completion_ids) for one in rollouts if key_of(one) in known)
-        entry["tokens"] = sum(
-            len(one.prompt_ids) + len(one.completion_ids) for one in rollouts if key_of(one) not in known
-        )
+        entry["tokens"] = tokens_to_read(unknown(rollouts, known))
 
 
 def _header(p: ScoringParams, tokenizer: object) -> SegmentHeader:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.batches import BatchParams, iter_batches, mean_length, open_pool, require_one_teacher
+from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, require_one_teacher, tokens_to_read
 from pipeline.fingerprint import digest, tree_digest
 from pipeline.journal import DONE, resumable
 from pipeline.objective import ObjectiveParams, check, temperature_column
@@ -65,14 +65,11 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                 p,
                 labels=labels,
                 first_step=first_step,
-                tokens_per_step=mix.batch_size * mean_length(own, corpus),
             )
-            windows = iter_batches(
-                own, corpus, mix, temperature=objective.temperature, column=column, key=key, steps=span, resume_at=at
-            )
+            planned = plan_steps(own, corpus, mix, key=key, steps=steps)[at - first_step :]
             train(
                 model,
-                windows,
+                iter_batches(planned, temperature=objective.temperature, column=column),
                 objective,
                 p,
                 state,
@@ -81,11 +78,12 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                 key=key,
                 scratch=scratch,
                 title=f"train {student} {round_id}",
+                total_tokens=tokens_to_read(planned),
             )
             last = checkpoints(scratch)[-1]
             tokenizer.save_pretrained(last / "model")
             last.rename(scratch / DONE)
-        entry["tokens"] = sum(row["sequence_tokens"] for row in read_log(scratch / DONE / "train.csv"))
+        entry["tokens"] = sum(row["read_tokens"] for row in read_log(scratch / DONE / "train.csv"))
 
 
 if __name__ == "__main__":

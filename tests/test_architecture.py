@@ -19,7 +19,7 @@ PLUMBING = {
     "stages.command",
 }
 LAYERS = [
-    {"records", "errors", "params", "fingerprint", "journal", "progress"},
+    {"records", "errors", "params", "fingerprint", "journal", "progress", "shared"},
     {"tables", "text", "lm", "topk", "codec", "sequences", "segment", "store", "catalog", "divergence", "schedule"}
     | {"training_log", "pretrained", "engines.base", "engines.hf", "tasks", "tasks.base", "tasks.docstrings"}
     | {"tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},

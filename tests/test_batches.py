@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.batches import BatchParams, Pool, collate, iter_batches, make_pool, mean_length, require_one_teacher
+from pipeline.batches import (
+    BatchParams,
+    Pool,
+    collate,
+    iter_batches,
+    make_pool,
+    plan_steps,
+    require_one_teacher,
+    tokens_to_read,
+)
 from pipeline.errors import ParameterError, StoreError
 from pipeline.records import Batch, Rollout, Scores, Source
 
@@ -85,7 +94,8 @@ def batches(
 ) -> list[list[Batch]]:
     p = BatchParams(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
     start = steps.start if resume_at is None else resume_at
-    return list(iter_batches(own, corpus, p, temperature=1.0, column=0, key=key, steps=steps, resume_at=start))
+    planned = plan_steps(own, corpus, p, key=key, steps=len(steps))[start - steps.start :]
+    return list(iter_batches(planned, temperature=1.0, column=0))
 
 
 def names(windows: Sequence[Sequence[Batch]]) -> list[list[int]]:
@@ -123,12 +133,6 @@ def test_a_missing_sequence_is_an_error() -> None:
     one, other = rollout("a", [1], [3]), rollout("b", [1], [4])
     with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got 1"):
         make_pool([one, other], stored(one), [scores([{3: 0.5}])], where="segment")
-
-
-def test_mean_length_counts_prompts_and_completions() -> None:
-    first = Pool(rollouts=[rollout("a", [1, 2], [3])], scores=[scores([{3: 0.5}])])
-    second = Pool(rollouts=[rollout("b", [1], [3, 4, 5, 6])], scores=[scores([{3: 0.5}] * 4)])
-    assert mean_length(first, second) == 4
 
 
 def segment(path: str, *, scorer: str = "t", tokenizer: str = "k") -> Any:
@@ -206,6 +210,22 @@ def test_micro_batches_only_cut_the_window(micro: int) -> None:
     assert all(len(batch.completion_ids) <= micro for window in cut for batch in window)
     for window, once in zip(cut, whole, strict=True):
         assert np.concatenate([batch.token_ids_N for batch in window]).tolist() == once[0].token_ids_N.tolist()
+
+
+def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
+    rollouts = [
+        replace(rollout(f"{prompt}/{i}", [prompt] * 5, [10 * prompt + i, 9]), prompt_id=f"{prompt}")
+        for prompt in (1, 2, 3, 4)
+        for i in range(4)
+    ]
+    own = Pool(rollouts=rollouts, scores=[scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    p = BatchParams(batch_size=8, micro_batch_size=4, student_fraction=1.0)
+    planned = plan_steps(own, NONE, p, key=(0,), steps=6)
+    assert all(len({one.prompt_id for one, _ in micro}) == 1 for step in planned for micro in step)
+    assert tokens_to_read(planned) == 6 * (2 * 5 + 8 * 2)
+    steps = [[one.rollout_id for micro in step for one, _ in micro] for step in planned]
+    epochs = [steps[at] + steps[at + 1] for at in (0, 2, 4)]
+    assert all(sorted(epoch) == sorted(one.rollout_id for one in rollouts) for epoch in epochs)
 
 
 # Rows

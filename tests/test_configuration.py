@@ -134,7 +134,7 @@ def test_a_students_name_has_to_fit_into_paths_and_stage_names(tmp_path: Path, n
 
 def test_places_without_a_corpus_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     document = YAML(typ="safe").load(PARAMS)
-    document["corpus"] = {"references": 0, "generations": 0}
+    document["corpus"] = {"references": 0, "generations": 0, "samples_per_prompt": 1}
     path = tmp_path / "params.yaml"
     YAML(typ="safe").dump(document, path)
     with pytest.raises(ParameterError, match=r"^batches\.student_fraction: expected 1 without a corpus"):

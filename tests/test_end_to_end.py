@@ -54,7 +54,7 @@ PARAMS: dict[str, Any] = {
     "teacher": {"model": "models/teacher", "revision": None, "dtype": "float32"},
     "students": ["small"],
     "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None}},
-    "corpus": {"references": 3, "generations": 3},
+    "corpus": {"references": 3, "generations": 3, "samples_per_prompt": 1},
     "rollout": {
         "prompts": 6,
         "samples_per_prompt": 1,
@@ -305,7 +305,7 @@ def test_training_that_was_killed_ends_with_the_same_student(project: Project) -
     log = project.path / "logs/small/r1/train.csv"
     rows, digests = read_log(log), [tree_digest(one) for one in outputs]
     (trained,) = re.findall(r"^train small r1: ([\d,]+) tokens", resumed, re.MULTILINE)
-    assert int(trained.replace(",", "")) == sum(row["sequence_tokens"] for row in rows[done:])
+    assert int(trained.replace(",", "")) == sum(row["read_tokens"] for row in rows[done:])
     project.repro("--force", "--single-item", "--no-run-cache", train)
     assert [tree_digest(one) for one in outputs] == digests
     assert read_log(log) == rows

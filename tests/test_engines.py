@@ -109,6 +109,28 @@ def test_a_completion_does_not_depend_on_its_batch(engine: str, path: Path) -> N
 
 
 @every_sampler
+def test_completions_of_one_prompt_are_those_it_would_get_alone(engine: str, path: Path) -> None:
+    made, prompts = sampler(engine, path), [PROMPTS[i] for i in (2, 0, 2, 2, 4, 0)]
+    names = [f"n{index}" for index in range(6)]
+    together = made.sample(prompts, names, sampling())
+    alone = [made.sample([prompt], [name], sampling())[0] for prompt, name in zip(prompts, names, strict=True)]
+    assert tokens(together) == tokens(alone)
+    assert tokens(together)[0] != tokens(together)[2]
+
+
+@every_sampler
+def test_each_completion_may_be_drawn_in_its_own_way(engine: str, teacher_dir: Path) -> None:
+    """With limits of their own, whoever ends first."""
+    made = sampler(engine, teacher_dir)
+    ways = [sampling(max_new_tokens=n, temperature=t) for n, t in [(20, 1.0), (5, 0.0), (20, 0.0), (1, 1.0), (9, 0.7)]]
+    together = made.sample(PROMPTS, NAMES, ways)
+    alone = [made.sample([prompt], [name], way)[0] for prompt, name, way in zip(PROMPTS, NAMES, ways, strict=True)]
+    assert tokens(together) == tokens(alone)
+    assert [one.ended for one in together] == [one.ended for one in alone]
+    assert all(len(ids) <= way.max_new_tokens for ids, way in zip(tokens(together), ways, strict=True))
+
+
+@every_sampler
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (1.7, 1.0), (1.0, 0.7), (0.8, 0.5)])
 def test_behaviour_is_the_distribution_that_was_sampled(
     engine: str, path: Path, temperature: float, top_p: float
@@ -254,6 +276,17 @@ def test_a_batch_of_one_gives_the_same_bits_in_any_company(
 
 
 @every_scorer
+def test_completions_of_one_prompt_get_the_bits_they_get_alone(engine: str, path: Path) -> None:
+    """So a prompt may be read once for all of them."""
+    first, second, third = (replace(one, prompt_ids=PROMPTS[2]) for one in to_score()[:3])
+    other = to_score()[3]
+    alone = [score(engine, path, [one])[0] for one in (first, second, third)]
+    for order in ([first, second, third, other], [first, other, second, third]):
+        found = score(engine, path, order)
+        assert [bits(found[order.index(one)]) for one in (first, second, third)] == [bits(one) for one in alone]
+
+
+@every_scorer
 def test_draws_belong_to_the_sequence_and_not_to_the_batch(engine: str, teacher_dir: Path) -> None:
     sequences = to_score()
     apart, together = (score(engine, teacher_dir, sequences, batch_size=size) for size in (1, 5))
@@ -280,7 +313,10 @@ def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None
     heard: list[int] = []
     made = SCORERS[engine](teacher_dir, precision="float32", vocab=VOCAB, support=support(), batch_size=2)
     made.score(to_score(), heard.append)
-    assert heard == [4 + 7 + 1 + 1, 8 + 12 + 3 + 3, 3 + 7]
+    assert heard == [4 + 1, 7 + 1, 8 + 3, 12 + 3, 3, 7]
+    heard.clear()
+    made.score([replace(one, prompt_ids=PROMPTS[0]) for one in to_score()], heard.append)
+    assert heard == [4, 7 + 1, 12 + 3, 7]
 
 
 @every_scorer

@@ -83,6 +83,43 @@ def test_padding_changes_nothing(model: Any) -> None:
 
 
 @torch.inference_mode()
+def test_a_prompt_is_read_once_for_all_its_completions(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it stands among the others, and with a prompt that one completion makes the same as another."""
+    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], [*PROMPTS[0], 7], PROMPTS[2], PROMPTS[0]]
+    completions = [[7, 9, 3], [1], [7, 9], [9, 3, 2], [4] * 6, [8] * 9]
+    read: list[int] = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, args, given: read.append(int(given["attention_mask"][:, -given["input_ids"].shape[1] :].sum())),
+        with_kwargs=True,
+    )
+    found = aligned(model, prompts, completions)
+    hook.remove()
+    expected = torch.cat([plain(model, *pair) for pair in zip(prompts, completions, strict=True)])
+    assert (found - expected).abs().max() < 1e-5
+    assert read == [5 + 8 + 6, 6 * 8]
+
+
+@torch.inference_mode()
+def test_a_prefix_stays_as_it_is(model: Any) -> None:
+    prefix = lm.read(model, PROMPTS)
+    first, _, again = (lm.go_on(model, prefix, rows, COMPLETIONS) for rows in ([0, 1, 2], [2, 2, 0], [0, 1, 2]))
+    assert torch.equal(first, again)
+
+
+def test_the_gradient_of_a_shared_prompt_is_that_of_its_copies(model: Any) -> None:
+    prompts, completions = [PROMPTS[2]] * 3, COMPLETIONS
+    gradients = []
+    for shared in (True, False):
+        model.zero_grad()
+        parts = [(prompts, completions)] if shared else [([a], [b]) for a, b in zip(prompts, completions, strict=True)]
+        for part in parts:
+            aligned(model, *part).log_softmax(-1)[:, 5].sum().backward()  # type: ignore[no-untyped-call]
+        gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
+
+
+@torch.inference_mode()
 def test_only_the_past_matters(model: Any) -> None:
     changed = [[*COMPLETIONS[0][:2], 50]]
     before, after = (aligned(model, PROMPTS[:1], one) for one in (COMPLETIONS[:1], changed))

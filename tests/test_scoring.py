@@ -1,13 +1,14 @@
 """pipeline.scoring: what the store knows never reaches the teacher, and nothing is scored twice."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.engines.base import ToScore
 from pipeline.records import Rollout, Scores
-from pipeline.scoring import ScoringParams, key_of, score_rollouts
+from pipeline.scoring import ScoringParams, key_of, score_rollouts, tokens_to_read
 from pipeline.sequences import ScoredSequence
 from pipeline.topk import SupportParams
 
@@ -117,6 +118,16 @@ def test_a_sequence_that_occurs_twice_is_scored_once_and_returned_twice() -> Non
     assert sorted(teacher.asked) == [[4], [8]]
     assert [one.rollout.rollout_id for one in scored] == ["one", "other", "twin"]
     assert [one.scores.token_logp_N[0] for one in scored] == [-4, -8, -4]
+
+
+def test_the_completions_of_one_prompt_are_asked_for_side_by_side() -> None:
+    """In whatever order they come; they are returned in that order."""
+    other = [replace(one, prompt_ids=[3]) for one in ROLLOUTS[2:4]]
+    mixed = [ROLLOUTS[0], other[0], ROLLOUTS[1], other[1], ROLLOUTS[4]]
+    teacher = Teacher()
+    assert [one.rollout for one in run(teacher, mixed, {})] == mixed
+    assert teacher.asked == [[9, 10], [7, 8], [5, 6], [3, 4], [1, 2]]
+    assert tokens_to_read(mixed) == (1 + 2 * 2) + (2 + 3 * 2)
 
 
 def test_the_same_tokens_with_another_support_are_another_question() -> None:

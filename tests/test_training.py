@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import lm
-from pipeline.batches import BatchParams, Pool, iter_batches, open_pool
+from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
 from pipeline.codec import CODECS, config_of
 from pipeline.divergence import DivergenceParams
 from pipeline.engines.base import Sampled, Sampling
@@ -135,13 +135,26 @@ OBJECTIVE = ObjectiveParams(
 def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int = 3) -> Iterator[list[Batch]]:
     p = BatchParams(batch_size=6, micro_batch_size=micro, student_fraction=0.7)
     at = steps.start if resume_at is None else resume_at
-    return iter_batches(job.own, job.corpus, p, temperature=1.0, column=0, key=KEY, steps=steps, resume_at=at)
+    planned = plan_steps(job.own, job.corpus, p, key=KEY, steps=len(steps))[at - steps.start :]
+    return iter_batches(planned, temperature=1.0, column=0)
 
 
 def fit(
     model: Any, batches: Iterator[list[Batch]], p: OptimizerParams, state: Any, steps: range, scratch: Path
 ) -> None:
-    train(model, batches, OBJECTIVE, p, state, vocab=VOCAB, steps=steps, key=KEY, scratch=scratch, title="train")
+    train(
+        model,
+        batches,
+        OBJECTIVE,
+        p,
+        state,
+        vocab=VOCAB,
+        steps=steps,
+        key=KEY,
+        scratch=scratch,
+        title="train",
+        total_tokens=50,
+    )
 
 
 def run(
@@ -151,7 +164,7 @@ def run(
     scratch.mkdir(exist_ok=True)
     origin = {"model": job.student, "moments": None} | begin
     labels = {"student": "s", "round": "r1"}
-    model, state, at = open_run(scratch, **origin, p=p, labels=labels, first_step=steps.start, tokens_per_step=50)
+    model, state, at = open_run(scratch, **origin, p=p, labels=labels, first_step=steps.start)
 
     def interrupted() -> Iterator[list[Batch]]:
         for step, window in enumerate(windows(job, steps, resume_at=at), start=at):
@@ -186,7 +199,7 @@ def gradients(job: Job, micro: int, scratch: Path) -> tuple[float, dict[str, Ten
     model = lm.load_model(job.student)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.0
-    state = start(model, p, previous=None, labels={}, tokens_per_step=50)
+    state = start(model, p, previous=None, labels={})
 
     def record(*_: Any) -> None:
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
@@ -228,7 +241,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
 def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
     """The same windows with other random numbers give another student."""
     p = optimizer()
-    model, state, _ = open_run(tmp_path, job.student, None, p, labels={}, first_step=4, tokens_per_step=50)
+    model, state, _ = open_run(tmp_path, job.student, None, p, labels={}, first_step=4)
     steps = range(4, 10)
     train(
         model,
@@ -241,6 +254,7 @@ def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterr
         key=(1, "s", "r1"),
         scratch=tmp_path,
         title="train",
+        total_tokens=50,
     )
     (other,) = checkpoints(tmp_path)
     assert contents(other)[0] != contents(uninterrupted)[0]
@@ -259,7 +273,7 @@ def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(job: Job, tmp_p
     p, batches = optimizer(), list(windows(job, range(6)))
 
     def part(scratch: Path, model: Path, moments: Path | None, steps: range) -> Path:
-        loaded, state, _ = open_run(scratch, model, moments, p, labels={}, first_step=steps.start, tokens_per_step=50)
+        loaded, state, _ = open_run(scratch, model, moments, p, labels={}, first_step=steps.start)
         fit(loaded, iter(batches[steps.start : steps.stop]), p, state, steps, scratch)
         return checkpoints(scratch)[-1]
 
@@ -276,9 +290,7 @@ def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(job: Job, tmp_p
 def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments(job: Job, tmp_path: Path) -> None:
     before = run(job, tmp_path / "first", range(2), optimizer())
     changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
-    state = start(
-        lm.load_model(before / "model"), changed, previous=before / "optimizer.pt", labels={}, tokens_per_step=50
-    )
+    state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt", labels={})
     (group,) = state.optimizer.param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.5, 0.6), 0.3)
     after = run(job, tmp_path / "second", range(8, 9), changed, model=before / "model", moments=before / "optimizer.pt")
@@ -310,7 +322,8 @@ def test_the_log_tells_each_step(job: Job, uninterrupted: Path) -> None:
     assert [row["step"] for row in rows] == [5, 6, 7, 8, 9, 10]
     for row, window in zip(rows, windows(job, range(4, 10)), strict=True):
         assert row["tokens"] == sum(len(ids) for batch in window for ids in batch.completion_ids)
-        assert row["sequence_tokens"] == row["tokens"] + sum(len(ids) for batch in window for ids in batch.prompt_ids)
+        prompts = [{tuple(ids) for ids in batch.prompt_ids} for batch in window]
+        assert row["read_tokens"] == row["tokens"] + sum(len(ids) for one in prompts for ids in one)
         assert row["own_share"] == sum(batch.from_student_B.sum() for batch in window) / 6
         assert 0 < row["teacher_tail"] < 1
         assert (row["student"], row["round"]) == ("s", "r1")

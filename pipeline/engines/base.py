@@ -43,15 +43,23 @@ class Sampler(Protocol):
 
     fingerprint: str
 
-    def sample(self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
-        """One completion for each prompt of a batch."""
+    def sample(
+        self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling | Sequence[Sampling]
+    ) -> list[Sampled]:
+        """One completion for each prompt of a batch, all drawn alike or each in its way.
+
+        Prompts that repeat may cost once.
+        """
 
 
 class Scorer(Protocol):
     """Scores completions under the teacher."""
 
     def score(self, sequences: Sequence["ToScore"], on_tokens: Callable[[int], object]) -> list[Scores]:
-        """The teacher's truncated distributions, one `Scores` a sequence, T rows each; `on_tokens` hears progress."""
+        """The teacher's truncated distributions, one `Scores` a sequence, T rows each; `on_tokens` hears progress.
+
+        Sequences of one prompt that follow each other may cost that prompt once.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """The engine that runs here: transformers models in this process.
 
 The sampler is a plain decode loop: inverse-CDF sampling with uniforms keyed by (seed, sample id), finished rows
-dropped from batch and cache. Its draws do not depend on the batch; the logits do, in the last bits, so callers keep
-batches fixed. The scorer runs a batch of one on a CPU, which costs 10-15 % of speed and makes a score a function of
-its sequence alone: a warm store, a cold one and a resumed run give the same bytes.
+dropped from batch and cache, prompts read once for all their completions. Its draws do not depend on the batch; the
+logits do, in the last bits, so callers keep batches fixed. The scorer runs a batch of one on a CPU, which costs 10-15 %
+of speed and makes a score a function of its sequence alone, also when the prompt was read for the completion before: a
+warm store, a cold one and a resumed run give the same bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampling, ToScore
 from pipeline.fingerprint import derive_seed, digest
 from pipeline.lm import Precision
 from pipeline.records import Scores
+from pipeline.shared import distinct_prompts
 from pipeline.topk import SupportParams, truncate
 
-_VERSION = 1  # raise it when the numbers of a score change
+_VERSION = 2  # raise it when the numbers of a score change
 
 
 class HFSampler:
@@ -34,48 +37,63 @@ class HFSampler:
         self._vocab, self._eos_ids, self._seed = vocab, torch.tensor(list(eos_ids)), seed
 
     @torch.inference_mode()
-    def sample(self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
+    def sample(
+        self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling | Sequence[Sampling]
+    ) -> list[Sampled]:
         """One completion for each prompt; [B] in, [B] out."""
-        lm.check_context(self._limit, max(map(len, prompts_ids)) + sampling.max_new_tokens, where="sampling")
-        uniform_BT = np.stack([self._uniforms(one, sampling.max_new_tokens) for one in sample_ids])
+        ways = [sampling] * len(prompts_ids) if isinstance(sampling, Sampling) else list(sampling)
+        limit_B = np.array([one.max_new_tokens for one in ways])
+        most = int(limit_B.max())
+        for prompt, limit in zip(prompts_ids, limit_B.tolist(), strict=True):
+            lm.check_context(self._limit, len(prompt) + limit, where="sampling")
+        uniform_BT = np.stack([self._uniforms(one, most) for one in sample_ids])
         tokens: list[list[int]] = [[] for _ in prompts_ids]
         logps: list[list[float]] = [[] for _ in prompts_ids]
         supports: list[list[list[int]]] = [[] for _ in prompts_ids]
-        ids_BP, mask_BP = _left_padded(prompts_ids)
-        live = np.arange(len(prompts_ids))
-        cache = None
-        inputs, positions = ids_BP, (mask_BP.cumsum(-1) - 1).clamp(min=0)
-        for step in range(sampling.max_new_tokens):
-            result = self._model(
-                input_ids=inputs.to(self._model.device),
-                attention_mask=mask_BP.to(self._model.device),
-                position_ids=positions.to(self._model.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = result.past_key_values
-            logits_BV = result.logits[:, -1, : self._vocab].float()
-            next_B, logp_B = draw(logits_BV, uniform_BT[live, step], sampling)
-            for row, token, logp, support in zip(
-                live, next_B.tolist(), logp_B.tolist(), likely(logits_BV, sampling), strict=True
-            ):
-                tokens[row].append(token)
-                logps[row].append(logp)
-                supports[row].append(support)
-            going = ~torch.isin(next_B.cpu(), self._eos_ids)
+        distinct, rows = distinct_prompts(prompts_ids)
+        ids_GP, mask_GP = lm.left_padded(distinct)
+        logits_GV, cache = self._next(ids_GP, mask_GP, None)
+        logits_BV, mask_BS = logits_GV[rows], mask_GP[rows]
+        cache.batch_select_indices(torch.tensor(rows, device=self._model.device))
+        live = np.arange(len(rows))
+        for step in range(most):
+            next_B = torch.zeros(len(live), dtype=torch.long)
+            for way in dict.fromkeys(ways[row] for row in live):
+                alike = [place for place, row in enumerate(live) if ways[row] == way]
+                some_BV = logits_BV if len(alike) == len(live) else logits_BV[alike]
+                drawn_B, logp_B = draw(some_BV, uniform_BT[live[alike], step], way)
+                next_B[alike] = drawn_B.cpu()
+                for row, token, logp, support in zip(
+                    live[alike], drawn_B.tolist(), logp_B.tolist(), likely(some_BV, way), strict=True
+                ):
+                    tokens[row].append(token)
+                    logps[row].append(logp)
+                    supports[row].append(support)
+            going = ~torch.isin(next_B, self._eos_ids) & torch.from_numpy(step + 1 < limit_B[live])
             if not going.any():
                 break
             if not going.all():
                 cache.batch_select_indices(going.nonzero()[:, 0].to(self._model.device))
-            live, mask_BP, positions = live[going.numpy()], mask_BP[going], positions[going, -1:] + 1
-            mask_BP = torch.cat([mask_BP, torch.ones_like(mask_BP[:, :1])], -1)
-            inputs = next_B.cpu()[going][:, None]
+            live, mask_BS = live[going.numpy()], mask_BS[going]
+            mask_BS = torch.cat([mask_BS, torch.ones_like(mask_BS[:, :1])], -1)
+            logits_BV, cache = self._next(next_B[going][:, None], mask_BS, cache)
         eos = set(self._eos_ids.tolist())
         return [
             Sampled(token_ids=ids, logp=logp, support_ids=support, ended=ids[-1] in eos)
             for ids, logp, support in zip(tokens, logps, supports, strict=True)
         ]
+
+    def _next(self, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """Logits [B, V] of what follows T more tokens, and the cache that holds them."""
+        result = self._model(
+            input_ids=ids_BT.to(self._model.device),
+            attention_mask=mask_BS.to(self._model.device),
+            position_ids=lm.positions_of(mask_BS)[:, -ids_BT.shape[1] :].to(self._model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return result.logits[:, -1, : self._vocab].float(), result.past_key_values
 
     def _uniforms(self, sample_id: str, count: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox(derive_seed(self._seed, sample_id))).random(count)
@@ -113,16 +131,6 @@ def likely(logits_BV: Tensor, sampling: Sampling) -> list[list[int]]:
     return [ids[:count] for ids, count in zip(top.indices.tolist(), counts, strict=True)]
 
 
-def _left_padded(prompts_ids: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    width = max(map(len, prompts_ids))
-    ids_BP = torch.zeros(len(prompts_ids), width, dtype=torch.long)
-    mask_BP = torch.zeros_like(ids_BP)
-    for row, mask, ids in zip(ids_BP, mask_BP, prompts_ids, strict=True):
-        row[width - len(ids) :] = torch.tensor(ids)
-        mask[width - len(ids) :] = 1
-    return ids_BP, mask_BP
-
-
 class HFScorer:
     """Scores sequences with the teacher in a model directory."""
 
@@ -135,23 +143,32 @@ class HFScorer:
         self._limit = lm.context_length(path)
         self._head = lm.head_logits(self._model, vocab)
         self._support, self._batch_size = support, batch_size
+        self._prompts: list[list[int]] = []
+        self._prefix: lm.Prefix | None = None  # of those prompts
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
-        """One `Scores` a sequence, in order; tells `on_tokens` how many tokens each batch held."""
+        """One `Scores` a sequence, in order; tells `on_tokens` how many tokens the teacher read for each batch.
+
+        Prompts that batches in a row share are read once.
+        """
         scores: list[Scores] = []
         with lm.autocast(self._dtype):  # one context: it keeps the bf16 copies of the weights while it lasts
             for start in range(0, len(sequences), self._batch_size):
                 batch = sequences[start : start + self._batch_size]
-                scores += self._score_batch(batch)
-                on_tokens(sum(len(one.prompt_ids) + len(one.completion_ids) for one in batch))
+                longest = max(len(one.prompt_ids) + len(one.completion_ids) for one in batch)
+                lm.check_context(self._limit, longest, where="scoring")
+                prompts, rows = distinct_prompts([one.prompt_ids for one in batch])
+                if self._prefix is None or self._prompts != prompts:
+                    self._prompts, self._prefix = prompts, lm.read(self._model, prompts)
+                    on_tokens(sum(map(len, prompts)))
+                scores += self._truncated(self._prefix, rows, batch)
+                on_tokens(sum(len(one.completion_ids) for one in batch))
         return scores
 
-    def _score_batch(self, batch: Sequence[ToScore]) -> list[Scores]:
-        prompts, completions = [one.prompt_ids for one in batch], [one.completion_ids for one in batch]
-        longest = max(len(one.prompt_ids) + len(one.completion_ids) for one in batch)
-        lm.check_context(self._limit, longest, where="scoring")
-        hidden_ND = lm.completion_hidden(self._model, prompts, completions)
+    def _truncated(self, prefix: lm.Prefix, rows: list[int], batch: Sequence[ToScore]) -> list[Scores]:
+        completions = [one.completion_ids for one in batch]
+        hidden_ND = lm.go_on(self._model, prefix, rows, completions)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
         return [
             truncate(self._head(hidden_TD), one.completion_ids, one.support_ids, self._support, seed=_draw_seed(one))

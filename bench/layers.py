@@ -1,0 +1,86 @@
+"""Which layers a depth-pruned student should keep: greedy backward elimination by the forward KL from the whole model.
+
+    python -m bench.layers --keep 13 --json FILE
+
+Again and again the layer goes whose absence hurts least, measured before any training on the teacher's own completions
+of training prompts (work/corpus). One forward pass for each layer that could go: 6 minutes for the default teacher on
+two slow cores. The default job's `student.small.layers` came from here.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from pipeline import lm
+from pipeline.records import Rollout
+from pipeline.report import markdown
+from pipeline.text import load_tokenizer, shared_vocab
+from stages.command import TEACHER
+from stages.inputs import read_rollouts
+
+CORPUS = Path("work/corpus/rollouts.parquet")
+
+
+@click.command(help=__doc__)
+@click.option("--keep", default=13, show_default=True, help="Layers to end with.")
+@click.option("--sequences", default=5, show_default=True, help="Completions to measure on, the shortest first.")
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+def main(keep: int, sequences: int, out: Path | None) -> None:
+    written = [one for one in read_rollouts(CORPUS) if one.source == "teacher"]
+    written.sort(key=lambda one: len(one.prompt_ids) + len(one.completion_ids))
+    cut = Cut(TEACHER, written[:sequences], vocab=shared_vocab(load_tokenizer(TEACHER)))
+    kept = list(range(cut.depth))
+    rows: list[dict[str, Any]] = []
+    while len(kept) > keep:
+        found = {one: cut.forward_kl([other for other in kept if other != one]) for one in kept}
+        gone = min(found, key=lambda one: found[one])
+        kept.remove(gone)
+        rows.append({"name": f"{len(kept)} layers", "without": gone, "forward_kl": found[gone], "layers": list(kept)})
+        click.echo(f"{len(kept)} layers, without {gone}: {found[gone]:.3f} nats")
+    table = [["layers", "without", "forward KL"]]
+    table += [[one["name"], str(one["without"]), f"{one['forward_kl']:.3f}"] for one in rows]
+    click.echo("\n".join([*markdown(table), "", f"layers: {kept}"]))
+    if out is not None:
+        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+
+
+class Cut:
+    """A model with some of its layers, against the whole of it, on given completions."""
+
+    def __init__(self, path: Path, rollouts: Sequence[Rollout], *, vocab: int) -> None:
+        self._texts = [one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts]
+        self._model: Any = lm.load_model(path)
+        self._head = lm.head_logits(self._model, vocab)
+        self.depth: int = self._model.config.num_hidden_layers
+        body = self._model.base_model
+        self._name, layers = next(
+            (name, child)
+            for name, child in body.named_children()
+            if isinstance(child, torch.nn.ModuleList) and len(child) == self.depth
+        )
+        self._layers = list(layers)
+        self._logp_NV = self._logp(list(range(self.depth)))
+
+    def forward_kl(self, layers: list[int]) -> float:
+        """Nats per token."""
+        return float((self._logp_NV.exp() * (self._logp_NV - self._logp(layers))).sum(-1).mean())
+
+    @torch.inference_mode()
+    def _logp(self, layers: list[int]) -> Tensor:
+        chosen = [self._layers[one] for one in layers]
+        for place, layer in enumerate(chosen):
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    module.__dict__["layer_idx"] = place  # where its keys and values are kept
+        setattr(self._model.base_model, self._name, torch.nn.ModuleList(chosen))
+        self._model.config.num_hidden_layers = len(chosen)
+        return self._head(lm.completion_hidden(self._model, *self._texts)).log_softmax(-1)
+
+
+if __name__ == "__main__":
+    main()
