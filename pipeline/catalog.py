@@ -45,6 +45,13 @@ _FIND = """
 """
 
 
+_UNNEEDED = """
+    SELECT DISTINCT filename FROM store
+    EXCEPT
+    SELECT filename FROM store SEMI JOIN needed USING (scorer, sequence_key, support_key)
+"""
+
+
 def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Location]:
     """Where the store holds each key that `scorer` has scored, ordered by segment and row; other keys are left out."""
     pairs = {"sequence_key": [sequence for sequence, _ in keys], "support_key": [support for _, support in keys]}
@@ -73,6 +80,19 @@ def _find(files: list[str], scorer: str, wanted: pa.Table) -> list[tuple[Any, ..
         connection.register("wanted", wanted)
         rows: list[tuple[Any, ...]] = connection.execute(_FIND, [files, scorer]).fetchall()
         return rows
+
+
+def unneeded(store_root: Path, works: Sequence[Path]) -> set[str]:
+    """Names of the store's segments that hold no score which is in a segment under one of the `works`."""
+    stored = _files(store_root, "segments/*/index.parquet")
+    if not stored:
+        return set()
+    with duckdb.connect() as connection:
+        _parquet_view(connection, "store", stored, INDEX.append(_FILENAME))
+        needed = [file for work in works for file in _files(work, "**/index.parquet")]
+        _parquet_view(connection, "needed", needed, INDEX.append(_FILENAME))
+        rows = connection.execute(_UNNEEDED).fetchall()
+    return {Path(file).parent.name for (file,) in rows}
 
 
 def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:

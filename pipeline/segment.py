@@ -198,7 +198,7 @@ def reveal(temporary: Path, path: Path, manifest: Manifest) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        found = _read_manifest(path).segment_id
+        found = read_manifest(path).segment_id
         if found != manifest.segment_id:
             raise StoreError(
                 path, expected=f"nothing or segment {manifest.segment_id}", got=f"segment {found}", remedy="remove it"
@@ -225,7 +225,7 @@ class Segment:
     @classmethod
     def open(cls, path: Path, *, expect_scorer: str | None = None) -> "Segment":
         """Open a segment after checking manifest, scorer, files, sizes, and the hashes of all but the payload."""
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         if expect_scorer not in (None, manifest.scorer):
             raise StoreError(
                 path / "manifest.json",
@@ -312,7 +312,8 @@ def _damaged(path: Path, expected: str, got: object) -> StoreError:
     return StoreError(path, expected=expected, got=got, remedy="delete the segment and score again")
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a segment; a StoreError where there is none, or one of another format."""
     file = path / "manifest.json"
     try:
         text = file.read_text()

@@ -7,11 +7,15 @@ import click
 
 from pipeline.errors import DataError
 from stages.command import PARAMS, run, store_root
+from stages.store_cli import store
 
 
 @click.group(help="Distil a language model from a teacher that is loaded once.")
 def commands() -> None:
     pass
+
+
+commands.add_command(store)
 
 
 @commands.command()

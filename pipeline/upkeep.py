@@ -1,0 +1,118 @@
+"""Looking after a store: what it holds, whether it is whole, and what nobody needs.
+
+Guarantee: nothing is deleted but by `collect`, and what `quarantine` takes away lies beside the segments. A segment
+that goes costs the teacher's time and nothing else: the next score stage that misses it scores its sequences again.
+Cost: `facts` reads manifests only, `check` every byte.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.catalog import unneeded
+from pipeline.errors import StoreError
+from pipeline.segment import Segment, read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One segment as its manifest tells it."""
+
+    segment: str
+    written: str  # UTC, ISO 8601
+    teacher: str
+    scorer: str
+    codec: str
+    sequences: int
+    positions: int
+    bytes: int  # all files but the manifest
+    bytes_per_position: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A segment that cannot be read as it was written."""
+
+    segment: str
+    error: StoreError
+    rollouts: list[str] | None  # what has to be scored again, None where the index is gone too
+
+
+def segments(root: Path) -> list[Path]:
+    """The store's segments, without those of unfinished writes."""
+    return sorted(one for one in (root / "segments").glob("*") if one.is_dir() and not one.name.startswith("."))
+
+
+def find_segment(root: Path, name: str) -> Path:
+    """The segment whose id begins with `name`; a StoreError unless there is exactly one."""
+    found = [one for one in segments(root) if one.name.startswith(name)]
+    if len(found) != 1:
+        raise StoreError(
+            root / "segments",
+            expected=f"one segment whose id begins with {name}",
+            got=f"{len(found)}",
+            remedy="`stillroom store ls` lists them",
+        )
+    return found[0]
+
+
+def facts(path: Path) -> Facts:
+    """What the manifest says; a StoreError where there is none."""
+    manifest = read_manifest(path)
+    size = sum(one.size_bytes for one in manifest.files.values())
+    written = datetime.fromtimestamp((path / "manifest.json").stat().st_mtime, UTC)
+    return Facts(
+        segment=path.name,
+        written=written.isoformat(timespec="seconds"),
+        teacher=manifest.teacher,
+        scorer=manifest.scorer,
+        codec=manifest.codec,
+        sequences=manifest.sequences,
+        positions=manifest.positions,
+        bytes=size,
+        bytes_per_position=size / manifest.positions if manifest.positions else 0.0,
+    )
+
+
+def check(paths: Sequence[Path]) -> Iterator[Damage | None]:
+    """Read and hash every file of each segment: its damage, or None."""
+    for path in paths:
+        try:
+            Segment.open(path).verify()
+        except StoreError as error:
+            yield Damage(segment=path.name, error=error, rollouts=_rollouts(path))
+        else:
+            yield None
+
+
+def _rollouts(path: Path) -> list[str] | None:
+    try:
+        column = pq.read_table(path / "index.parquet", columns=["rollout_id"])["rollout_id"]
+    except (OSError, pa.ArrowException):
+        return None
+    return [str(one) for one in column.to_pylist()]
+
+
+def quarantine(root: Path, damage: Damage) -> Path:
+    """Take a segment out of the store, to <store>/quarantine; returns where it lies."""
+    place = root / "quarantine" / damage.segment
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier repair
+    return (root / "segments" / damage.segment).rename(place)
+
+
+def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
+    """Segments that hold no score which a checkout, by its work directory, has in use."""
+    names = unneeded(root, works)
+    return [one for one in segments(root) if one.name in names]
+
+
+def collect(paths: Sequence[Path]) -> None:
+    """Delete segments."""
+    for path in paths:
+        shutil.rmtree(path)
