@@ -87,11 +87,16 @@ def unneeded(store_root: Path, works: Sequence[Path]) -> set[str]:
     stored = _files(store_root, "segments/*/index.parquet")
     if not stored:
         return set()
+    needed = [file for work in works for file in _files(work, "**/index.parquet")]
     with duckdb.connect() as connection:
-        _parquet_view(connection, "store", stored, INDEX.append(_FILENAME))
-        needed = [file for work in works for file in _files(work, "**/index.parquet")]
-        _parquet_view(connection, "needed", needed, INDEX.append(_FILENAME))
-        rows = connection.execute(_UNNEEDED).fetchall()
+        try:
+            _parquet_view(connection, "store", stored, INDEX.append(_FILENAME))
+            _parquet_view(connection, "needed", needed, INDEX.append(_FILENAME))
+            rows = connection.execute(_UNNEEDED).fetchall()
+        except duckdb.Error as error:
+            raise StoreError(
+                store_root, expected="readable indexes", got=_first_line(error), remedy="run `stillroom store repair`"
+            ) from error
     return {Path(file).parent.name for (file,) in rows}
 
 

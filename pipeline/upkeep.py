@@ -1,7 +1,8 @@
 """Looking after a store: what it holds, whether it is whole, and what nobody needs.
 
-Guarantee: nothing is deleted but by `collect`, and what `quarantine` takes away lies beside the segments. A segment
-that goes costs the teacher's time and nothing else: the next score stage that misses it scores its sequences again.
+Guarantee: only `collect` deletes a segment; what `quarantine` takes away lies beside the others, in place of an older
+copy of the same id. A segment that goes costs the teacher's time and nothing else: the next score stage that misses it
+scores its sequences again.
 Cost: `facts` reads manifests only, `check` every byte.
 """
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.catalog import unneeded
-from pipeline.errors import StoreError
+from pipeline.errors import DataError, StoreError
 from pipeline.segment import Segment, read_manifest
 
 
@@ -107,7 +108,18 @@ def quarantine(root: Path, damage: Damage) -> Path:
 
 
 def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
-    """Segments that hold no score which a checkout, by its work directory, has in use."""
+    """Segments that hold no score which a checkout, by its work directory, has in use.
+
+    A DataError for a directory without any segment: taken for a checkout that needs nothing, it would cost the store.
+    """
+    for work in works:
+        if not any(work.rglob("index.parquet")):
+            raise DataError(
+                work,
+                expected="the work directory of a checkout that has scores",
+                got="no segment",
+                remedy="name it with --work, or run `make repro` there first",
+            )
     names = unneeded(root, works)
     return [one for one in segments(root) if one.name in names]
 

@@ -82,7 +82,7 @@ def repair() -> None:
 @click.option("--work", "works", type=Path, multiple=True, help="Work directory of a checkout in use; several times.")
 @click.option("--force", is_flag=True, help="Delete; without it nothing is touched.")
 def gc(works: tuple[Path, ...], force: bool) -> None:
-    """Drop segments whose scores no checkout has in use (default: the one here)."""
+    """Drop segments whose scores none of the checkouts has in use (default: only the one here)."""
     from pipeline.upkeep import collect, collectable, facts
 
     paths = collectable(store_root(), works or (Path("work"),))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec import CODECS, config_of
-from pipeline.errors import StoreError
+from pipeline.errors import DataError, StoreError
 from pipeline.records import Rollout, Scores
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
@@ -145,8 +145,16 @@ def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_pat
     write_segment(there / "other/segment", [sequence(2)], replace(HEADER, scorer="another"), RANKS)
     assert collectable(store.root, [here, there]) == [holding(store, 2)]
     assert set(collectable(store.root, [here])) == {holding(store, 2), holding(store, 4)}
-    assert collectable(store.root, [empty]) == segments(store.root)
     assert collectable(tmp_path / "no store", [here]) == []
+    with pytest.raises(DataError, match=r"nothing: expected the work directory of a checkout .*, got no segment"):
+        collectable(store.root, [here, empty])  # else a wrong directory would cost everything
+
+
+def test_an_index_that_cannot_be_read_stops_the_collection(store: Store, tmp_path: Path) -> None:
+    write_segment(tmp_path / "work/segment", [sequence(1)], HEADER, RANKS)
+    (holding(store, 4) / "index.parquet").write_bytes(b"rubbish")
+    with pytest.raises(StoreError, match=r"expected readable indexes, got .*; run `stillroom store repair`"):
+        collectable(store.root, [tmp_path / "work"])
 
 
 # The commands
