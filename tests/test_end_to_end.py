@@ -54,10 +54,10 @@ PARAMS: dict[str, Any] = {
     "teacher": {"model": "models/teacher", "revision": None, "dtype": "float32"},
     "students": ["small"],
     "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None}},
-    "corpus": {"references": 3, "generations": 3, "samples_per_prompt": 1},
+    "corpus": {"references": 3, "generations": 3, "samples_per_prompt": 2},
     "rollout": {
-        "prompts": 6,
-        "samples_per_prompt": 1,
+        "prompts": 3,
+        "samples_per_prompt": 2,
         "batch_size": 3,
         "precision": "float32",
         "sampling": {
@@ -412,7 +412,7 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
     project = copy_of(fresh, tmp_path)
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     project.write_params(params)
-    project.change("rollout", "prompts", to=4)
+    project.change("rollout", "prompts", to=2)
     output = project.repro("score@small-round0")
     stages = ["plan", "teacher", "prepare", "init@small", "rollout@small-round0", "score@small-round0"]
     assert executed(output) == sorted(stages)
@@ -424,8 +424,11 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
     rollouts = read_rollouts(project.path / "work/small/r1/rollouts.parquet")
     segment = Segment.open(project.path / "work/small/r1/segment")
     segment.verify()
-    assert [segment.tokens(row) for row in range(4)] == [(one.prompt_ids, one.completion_ids) for one in rollouts]
-    scores = segment.read(0, 4)
+    assert len(segment) == len(rollouts) == 2 * params["rollout"]["samples_per_prompt"]
+    assert [segment.tokens(row) for row in range(len(segment))] == [
+        (one.prompt_ids, one.completion_ids) for one in rollouts
+    ]
+    scores = segment.read(0, len(segment))
     mass = sum(float(np.exp(one.head_logp).sum() + one.tail_NH[:, 0].sum()) for one in scores)
     positions = sum(len(one.head_n) for one in scores)
     assert mass / positions == pytest.approx(1, abs=0.02)  # one-byte probabilities
