@@ -7,6 +7,7 @@ of training prompts (work/corpus). One forward pass for each layer that could go
 two slow cores. The default job's `student.small.layers` came from here.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from pipeline import lm
+from pipeline.divergence import forward_kl
+from pipeline.pretrained import keep_layers
 from pipeline.records import Rollout
 from pipeline.report import markdown
 from pipeline.text import load_tokenizer, shared_vocab
@@ -57,29 +60,18 @@ class Cut:
         self._model: Any = lm.load_model(path)
         self._head = lm.head_logits(self._model, vocab)
         self.depth: int = self._model.config.num_hidden_layers
-        body = self._model.base_model
-        self._name, layers = next(
-            (name, child)
-            for name, child in body.named_children()
-            if isinstance(child, torch.nn.ModuleList) and len(child) == self.depth
-        )
-        self._layers = list(layers)
-        self._logp_NV = self._logp(list(range(self.depth)))
+        self._logp_NV = self._logp(self._model)
 
     def forward_kl(self, layers: list[int]) -> float:
         """Nats per token."""
-        return float((self._logp_NV.exp() * (self._logp_NV - self._logp(layers))).sum(-1).mean())
+        weights = {id(one): one for one in (*self._model.parameters(), *self._model.buffers())}
+        shell = copy.deepcopy(self._model, weights)  # modules and configuration of its own, the same weights
+        logq_NV = self._logp(keep_layers(shell, tuple(layers), where="layers"))
+        return float(forward_kl(self._logp_NV, logq_NV).mean())
 
     @torch.inference_mode()
-    def _logp(self, layers: list[int]) -> Tensor:
-        chosen = [self._layers[one] for one in layers]
-        for place, layer in enumerate(chosen):
-            for module in layer.modules():
-                if hasattr(module, "layer_idx"):
-                    module.__dict__["layer_idx"] = place  # where its keys and values are kept
-        setattr(self._model.base_model, self._name, torch.nn.ModuleList(chosen))
-        self._model.config.num_hidden_layers = len(chosen)
-        return self._head(lm.completion_hidden(self._model, *self._texts)).log_softmax(-1)
+    def _logp(self, model: Any) -> Tensor:
+        return self._head(lm.completion_hidden(model, *self._texts)).log_softmax(-1)
 
 
 if __name__ == "__main__":

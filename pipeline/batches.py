@@ -22,7 +22,7 @@ from pipeline.fingerprint import derive_seed
 from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Rollout, Scores
 from pipeline.segment import Segment
-from pipeline.shared import tokens_read
+from pipeline.shared import tokens_to_read
 
 Pair: TypeAlias = tuple[Rollout, Scores]
 
@@ -113,13 +113,9 @@ def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object]
     return [_cut(window, p.micro_batch_size) for window in windows]
 
 
-def tokens_to_read(planned: Sequence[Sequence[Sequence[Pair]]]) -> int:
+def planned_tokens(planned: Sequence[Sequence[Sequence[Pair]]]) -> int:
     """Tokens that the student reads in these steps: a prompt once in a micro-batch."""
-    micro_batches = [[rollout for rollout, _ in pairs] for step in planned for pairs in step]
-    return sum(
-        tokens_read([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])
-        for rollouts in micro_batches
-    )
+    return sum(tokens_to_read([rollout for rollout, _ in pairs]) for step in planned for pairs in step)
 
 
 def iter_batches(

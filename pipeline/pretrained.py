@@ -145,7 +145,12 @@ def keep_layers(model: Any, layers: tuple[int, ...], *, where: str) -> Any:
     name = next(
         name for name, child in body.named_children() if isinstance(child, torch.nn.ModuleList) and len(child) == count
     )
-    setattr(body, name, torch.nn.ModuleList([getattr(body, name)[one] for one in layers]))
+    kept = torch.nn.ModuleList([getattr(body, name)[one] for one in layers])
+    for place, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.__dict__["layer_idx"] = place  # where its keys and values are kept
+    setattr(body, name, kept)
     model.config.num_hidden_layers = len(layers)
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[one] for one in layers]

@@ -13,7 +13,7 @@ from pipeline.params import Positive
 from pipeline.progress import bar
 from pipeline.records import Rollout, Scores
 from pipeline.sequences import ScoredSequence, sequence_key, support_key
-from pipeline.shared import tokens_read
+from pipeline.shared import tokens_to_read
 from pipeline.topk import SupportParams
 
 Key = tuple[str, str]
@@ -65,13 +65,8 @@ def score_rollouts(
 
 def unknown(rollouts: Sequence[Rollout], known: Container[Key]) -> list[Rollout]:
     """Those that the teacher must score, each once, the completions of one prompt side by side."""
-    missing = {key_of(one): one for one in rollouts if key_of(one) not in known}
-    return sorted(missing.values(), key=lambda one: (len(one.prompt_ids), one.prompt_ids))
-
-
-def tokens_to_read(rollouts: Sequence[Rollout]) -> int:
-    """What the teacher reads to score them: each prompt once."""
-    return tokens_read([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])
+    missing = [one for key, one in {key_of(one): one for one in rollouts}.items() if key not in known]
+    return sorted(missing, key=lambda one: (len(one.prompt_ids), one.prompt_ids))
 
 
 def _to_score(rollout: Rollout) -> ToScore:

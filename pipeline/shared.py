@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from pipeline.records import Rollout
+
 
 def distinct_prompts(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
     """The prompts without repetition, and for each of the B given ones its place among them."""
@@ -13,3 +15,8 @@ def distinct_prompts(prompts: Sequence[list[int]]) -> tuple[list[list[int]], lis
 def tokens_read(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> int:
     """Tokens that a model reads for these sequences."""
     return sum(map(len, distinct_prompts(prompts)[0])) + sum(map(len, completions))
+
+
+def tokens_to_read(rollouts: Sequence[Rollout]) -> int:
+    """Tokens that a model reads for these rollouts."""
+    return tokens_read([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])

@@ -14,9 +14,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
-    for option, size in (
-        (_M_MMAP_THRESHOLD, 1 << 30),
-        (_M_TRIM_THRESHOLD, (1 << 31) - 1),
-        (_M_TOP_PAD, 1 << 26),
-    ):
-        ctypes.CDLL("libc.so.6").mallopt(option, size)
+    _libc = ctypes.CDLL("libc.so.6")
+    _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    _libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    _libc.mallopt(_M_TOP_PAD, 1 << 26)

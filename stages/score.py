@@ -13,9 +13,10 @@ from pipeline.catalog import find_known
 from pipeline.codec import CODECS, config_of
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
 from pipeline.params import section
-from pipeline.scoring import ScoringParams, key_of, score_rollouts, tokens_to_read, unknown
+from pipeline.scoring import ScoringParams, key_of, score_rollouts, unknown
 from pipeline.segment import write_segment
 from pipeline.sequences import SegmentHeader
+from pipeline.shared import tokens_to_read
 from pipeline.store import Store
 from pipeline.text import load_tokenizer, shared_vocab, tokenizer_fingerprint
 from stages.command import PARAMS, RANKS, TEACHER, cost, run, store_root

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, require_one_teacher, tokens_to_read
+from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens, require_one_teacher
 from pipeline.fingerprint import digest, tree_digest
 from pipeline.journal import DONE, resumable
 from pipeline.objective import ObjectiveParams, check, temperature_column
@@ -78,7 +78,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                 key=key,
                 scratch=scratch,
                 title=f"train {student} {round_id}",
-                total_tokens=tokens_to_read(planned),
+                total_tokens=planned_tokens(planned),
             )
             last = checkpoints(scratch)[-1]
             tokenizer.save_pretrained(last / "model")

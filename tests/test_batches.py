@@ -17,8 +17,8 @@ from pipeline.batches import (
     iter_batches,
     make_pool,
     plan_steps,
+    planned_tokens,
     require_one_teacher,
-    tokens_to_read,
 )
 from pipeline.errors import ParameterError, StoreError
 from pipeline.records import Batch, Rollout, Scores, Source
@@ -222,7 +222,7 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
     p = BatchParams(batch_size=8, micro_batch_size=4, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(0,), steps=6)
     assert all(len({one.prompt_id for one, _ in micro}) == 1 for step in planned for micro in step)
-    assert tokens_to_read(planned) == 6 * (2 * 5 + 8 * 2)
+    assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
     steps = [[one.rollout_id for micro in step for one, _ in micro] for step in planned]
     epochs = [steps[at] + steps[at + 1] for at in (0, 2, 4)]
     assert all(sorted(epoch) == sorted(one.rollout_id for one in rollouts) for epoch in epochs)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.codec import CODECS, config_of
-from pipeline.records import Rollout, Scores
+from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
+from tests.scores import head_only
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,23 +21,8 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
     n = len(completion)
     counts = generator.integers(1, 9, n)
     ids = np.concatenate([generator.choice(300, count, replace=False) for count in counts]).astype(np.int32)
-    none, zeros = np.zeros(0, np.int32), np.zeros(n, np.int32)
-    scores = Scores(
-        head_ids=ids,
-        head_logp=np.log(generator.uniform(1e-5, 0.9, len(ids))).astype(np.float32),
-        head_n=counts.astype(np.int32),
-        tail_NH=np.full((n, 1), 0.1, np.float32),
-        lse_NH=np.zeros((n, 1), np.float32),
-        token_logp_N=np.full(n, -1.0, np.float32),
-        entropy_N=np.ones(n, np.float32),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=zeros,
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=zeros,
-        union_tail_NH=np.full((n, 1), 0.1, np.float32),
-    )
+    logp = np.log(generator.uniform(1e-5, 0.9, len(ids)))
+    scores = head_only(ids, logp, counts, tail=0.1, token_logp=-1.0)
     rollout = Rollout(
         rollout_id=str(completion),
         prompt_id="p",

@@ -8,9 +8,11 @@ import pytest
 
 from pipeline.engines.base import ToScore
 from pipeline.records import Rollout, Scores
-from pipeline.scoring import ScoringParams, key_of, score_rollouts, tokens_to_read
+from pipeline.scoring import ScoringParams, key_of, score_rollouts
 from pipeline.sequences import ScoredSequence
+from pipeline.shared import tokens_to_read
 from pipeline.topk import SupportParams
+from tests.scores import head_only
 
 PARAMS = ScoringParams(
     precision="float32",
@@ -38,24 +40,7 @@ def rollout(name: str, completion: list[int], support: Sequence[list[int]] = ())
 
 def scores_of(completion: list[int]) -> Scores:
     """Scores that can be told apart: the realised token's log-prob is minus the token."""
-    n = len(completion)
-    none = np.zeros(0, np.int32)
-    return Scores(
-        head_ids=np.array(completion, np.int32),
-        head_logp=np.zeros(n, np.float32),
-        head_n=np.ones(n, np.int32),
-        tail_NH=np.zeros((n, 1), np.float32),
-        lse_NH=np.zeros((n, 1), np.float32),
-        token_logp_N=-np.array(completion, np.float32),
-        entropy_N=np.zeros(n, np.float32),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=np.zeros(n, np.int32),
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=np.zeros(n, np.int32),
-        union_tail_NH=np.zeros((n, 1), np.float32),
-    )
+    return head_only(completion, 0.0, [1] * len(completion), tail=0.0, token_logp=-np.array(completion))
 
 
 class Teacher:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.codec import CODECS, config_of
 from pipeline.errors import DataError, StoreError
-from pipeline.records import Rollout, Scores
+from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
 from pipeline.store import Store
@@ -19,6 +19,7 @@ from pipeline.upkeep import check, collectable, facts, find_segment, quarantine,
 from stages import command
 from stages.cli import commands
 from stages.command import run
+from tests.scores import head_only
 
 VOCAB = 50
 HEADER = SegmentHeader(
@@ -48,23 +49,7 @@ def sequence(name: int, tokens: int = 4) -> ScoredSequence:
         ended=True,
         text="",
     )
-    none, zeros = np.zeros(0, np.int32), np.zeros(tokens, np.int32)
-    scores = Scores(
-        head_ids=np.array(completion, np.int32),
-        head_logp=np.full(tokens, -0.5, np.float32),
-        head_n=np.ones(tokens, np.int32),
-        tail_NH=np.full((tokens, 1), 0.4, np.float32),
-        lse_NH=np.zeros((tokens, 1), np.float32),
-        token_logp_N=np.full(tokens, -0.5, np.float32),
-        entropy_N=np.ones(tokens, np.float32),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=zeros,
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=zeros,
-        union_tail_NH=np.full((tokens, 1), 0.4, np.float32),
-    )
+    scores = head_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
     return ScoredSequence(rollout=rollout, scores=scores)
 
 
