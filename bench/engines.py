@@ -87,7 +87,7 @@ def _scoring(prompts: list[list[int]], vocab: int) -> list[Row]:
     p = section(PARAMS, ScoringParams, "scoring")
     scorer = HFScorer(TEACHER, precision=p.precision, vocab=vocab, support=p.support, batch_size=p.batch_size)
     model = lm.load_model(TEACHER)
-    head = lm.head_logits(model, vocab)
+    head = lm.head_of(model, vocab)
     sequences = [ToScore(prompt_ids=one[:-32], completion_ids=one[-32:], support_ids=[]) for one in prompts]
 
     def forward() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline import lm
-from pipeline.divergence import forward_kl
+from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.pretrained import keep_layers
 from pipeline.records import Rollout
 from pipeline.report import markdown
@@ -27,6 +27,8 @@ from stages.command import TEACHER
 from stages.inputs import read_rollouts
 
 CORPUS = Path("work/corpus/rollouts.parquet")
+
+_FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False))
 
 
 @click.command(help=__doc__)
@@ -58,7 +60,7 @@ class Cut:
     def __init__(self, path: Path, rollouts: Sequence[Rollout], *, vocab: int) -> None:
         self._texts = [one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts]
         self._model: Any = lm.load_model(path)
-        self._head = lm.head_logits(self._model, vocab)
+        self._head = lm.head_of(self._model, vocab)
         self.depth: int = self._model.config.num_hidden_layers
         self._logp_NV = self._logp(self._model)
 
@@ -67,7 +69,7 @@ class Cut:
         weights = {id(one): one for one in (*self._model.parameters(), *self._model.buffers())}
         shell = copy.deepcopy(self._model, weights)  # modules and configuration of its own, the same weights
         logq_NV = self._logp(keep_layers(shell, tuple(layers), where="layers"))
-        return float(forward_kl(self._logp_NV, logq_NV).mean())
+        return float(_FORWARD_KL(self._logp_NV, logq_NV).mean())
 
     @torch.inference_mode()
     def _logp(self, model: Any) -> Tensor:

@@ -101,7 +101,7 @@ def compare(
     """Forward and reverse KL (nats per token) and top-1 agreement over all positions of the completions."""
     dtype = lm.resolve_dtype(p.precision)
     models = {"p": lm.load_model(teacher), "q": lm.load_model(student)}
-    heads = {name: lm.head_logits(model, vocab) for name, model in models.items()}
+    heads = {name: lm.head_of(model, vocab) for name, model in models.items()}
     sums = {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 0.0}
     positions = sum(len(one.token_ids) for one in completions)
     pairs = sorted(zip(prompts, completions, strict=True), key=lambda pair: len(pair[0].prompt_ids))

@@ -1,16 +1,16 @@
 """Language models behind one face: the only module that shifts, pads or knows transformers' model classes.
 
 `completion_hidden` gives the hidden state that predicts each completion token, for many sequences end to end, and
-`head_logits` the fp32 logits over the vocabulary that both models share. A model reads each distinct prompt once
-(`read`), whatever the number of its completions, which then go on from its keys and values (`go_on`): with prompts
-longer than completions that is most of the work. Prompts are padded on the left, completions on the right, and masks
-come from lengths, never from token ids (many tokenizers use one id for pad and eos).
+`head_of` the projection onto the vocabulary that both models share. A model reads each distinct prompt once (`read`),
+whatever the number of its completions, which then go on from its keys and values (`go_on`): with prompts longer than
+completions that is most of the work. Prompts are padded on the left, completions on the right, and masks come from
+lengths, never from token ids (many tokenizers use one id for pad and eos).
 
 Under autocast the body runs in bf16; the head always runs in fp32, because bf16 logits alone differ by .05 nats.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from pipeline.errors import DataError, ModelError
 from pipeline.fingerprint import digest, file_digest
+from pipeline.head import Head
 from pipeline.shared import distinct_prompts
 
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
@@ -163,27 +164,19 @@ def _select(cache: Cache, rows: Tensor) -> Cache:
     return taken
 
 
-def head_logits(model: Model, vocab: int) -> Callable[[Tensor], Tensor]:
-    """A function from hidden states [N, D] to fp32 logits [N, V] over the first `vocab` ids."""
+def head_of(model: Model, vocab: int) -> Head:
+    """The projection onto the first `vocab` ids."""
     head = model.get_output_embeddings()
-    softcap = getattr(model.config, "final_logit_softcapping", None)
     for name in _UNKNOWN_SCALES:
         if (scale := getattr(model.config, name, None)) not in {None, 1.0}:
             raise ModelError(
                 model.config.model_type,
                 expected="logits that are a linear map of the hidden state, soft-capped or not",
                 got=f"{name} = {scale}",
-                remedy="use another family; head_logits in pipeline/lm.py is where to add this one",
+                remedy="use another family; head_of in pipeline/lm.py is where to add this one",
             )
-
-    def logits(hidden_ND: Tensor) -> Tensor:
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            weight_VD = head.weight[:vocab].float()
-            bias_V = None if head.bias is None else head.bias[:vocab].float()
-            logits_NV = torch.nn.functional.linear(hidden_ND.float(), weight_VD, bias_V)
-            return logits_NV if softcap is None else torch.tanh(logits_NV / softcap) * softcap
-
-    return logits
+    weight_VD, bias_V = (one if one is None or len(one) == vocab else one[:vocab] for one in (head.weight, head.bias))
+    return Head(weight_VD=weight_VD, bias_V=bias_V, softcap=getattr(model.config, "final_logit_softcapping", None))
 
 
 def check_vocabulary(model: Model, vocab: int, *, where: Path) -> None:

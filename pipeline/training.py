@@ -67,7 +67,7 @@ def train(
 
     `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
     """
-    dtype, head = lm.resolve_dtype(p.precision), lm.head_logits(model, vocab)
+    dtype, head = lm.resolve_dtype(p.precision), lm.head_of(model, vocab)
     schedule = get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps).lr_lambdas[0]
     model.train()
     with bar(title, total_tokens) as meter:

@@ -33,7 +33,7 @@ def rollout(prompt: list[int], completion: list[int]) -> Rollout:
 def logp(path: Path) -> torch.Tensor:
     model = lm.load_model(path)
     hidden_ND = lm.completion_hidden(model, [one[0] for one in TEXTS], [one[1] for one in TEXTS])
-    return lm.head_logits(model, 260)(hidden_ND).log_softmax(-1)
+    return lm.head_of(model, 260)(hidden_ND).log_softmax(-1)
 
 
 def test_a_cut_is_as_far_off_as_the_student_made_of_it(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:

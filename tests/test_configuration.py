@@ -91,9 +91,10 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
     assert mistake(where).endswith(", got nothing; add it to params.yaml")
 
 
-def test_tail_draws_belong_to_forward_kl(mistake: Callable[..., str]) -> None:
+def test_tail_draws_do_not_go_with_every_divergence(mistake: Callable[..., str]) -> None:
     assert mistake("objective.divergence.name", "reverse_kl") == (
-        "objective.tail_draws: expected false unless objective.divergence.name is forward_kl, "
+        "objective.tail_draws: expected false unless objective.divergence.name is one of "
+        "forward_kl, jsd, skew_forward_kl, "
         "got true with reverse_kl; set objective.tail_draws: false"
     )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.divergence import DIVERGENCES, Divergence, DivergenceParams, forward_kl, jsd, reverse_kl
+from pipeline.divergence import DIVERGENCES, Divergence, DivergenceParams
 
 BETAS = (0.001, 0.1, 0.5, 0.9, 0.999)
 Formula = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.float64]]
@@ -20,18 +20,39 @@ F: dict[str, Formula] = {
     "forward_kl": lambda p, q, _: -np.log(q / p),
     "reverse_kl": lambda p, q, _: q / p * np.log(q / p),
     "jsd": lambda p, q, b: -b * np.log(b + (1 - b) * q / p) + (1 - b) * q / p * np.log(q / p / (b + (1 - b) * q / p)),
+    "skew_forward_kl": lambda p, q, a: -np.log(a + (1 - a) * q / p),
+    "skew_reverse_kl": lambda p, q, a: q / p * np.log(q / p / ((1 - a) + a * q / p)),
+    "tvd": lambda p, q, _: np.abs(q / p - 1) / 2,
 }
 F_PRIME: dict[str, Formula] = {
     "forward_kl": lambda p, q, _: -p / q,
     "reverse_kl": lambda p, q, _: np.log(q / p) + 1,
     "jsd": lambda p, q, b: (1 - b) * np.log(q / (b * p + (1 - b) * q)),
+    "skew_forward_kl": lambda p, q, a: -(1 - a) / (a + (1 - a) * q / p),
+    "skew_reverse_kl": lambda p, q, a: np.log(q / ((1 - a) * p + a * q)) + 1 - a * q / ((1 - a) * p + a * q),
+    "tvd": lambda p, q, _: np.sign(q - p) / 2,
 }
-CASES = [(name, beta) for name in DIVERGENCES for beta in (BETAS if name == "jsd" else (0.5,))]
+PARAMETERS = {"jsd": BETAS, "skew_forward_kl": BETAS[:-1], "skew_reverse_kl": BETAS[:-1]}
+CASES = [(name, beta) for name in DIVERGENCES for beta in PARAMETERS.get(name, (0.5,))]
 every_divergence = pytest.mark.parametrize(("name", "beta"), CASES)
 
 
-def build(name: str, beta: float) -> Divergence:
-    return DIVERGENCES[name](DivergenceParams(name=name, beta=beta))  # type: ignore[arg-type]
+def build(name: str, beta: float, *, normalise: bool = False) -> Divergence:
+    """With this beta, or for the skewed ones this skew."""
+    p = DivergenceParams(name=name, beta=beta, skew=beta, normalise=normalise)  # type: ignore[arg-type]
+    return DIVERGENCES[name](p)
+
+
+def forward_kl(logp: Tensor, logq: Tensor) -> Tensor:
+    return build("forward_kl", 0.5)(logp, logq)
+
+
+def reverse_kl(logp: Tensor, logq: Tensor) -> Tensor:
+    return build("reverse_kl", 0.5)(logp, logq)
+
+
+def jsd(beta: float) -> Divergence:
+    return build("jsd", beta)
 
 
 def distributions(seed: int, outcomes: int, *, spread: float = 2.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -88,6 +109,7 @@ def test_gradient_is_the_derivative_of_f(name: str, beta: float, seed: int, outc
     assert q.grad is not None
     expected = F_PRIME[name](logp.exp().numpy(), q.detach().numpy(), beta)
     assert q.grad.numpy() == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    assert build(name, beta).slope(logp, logq).numpy() == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 @every_divergence
@@ -136,6 +158,22 @@ def test_small_beta_tends_to_forward_kl_and_large_beta_to_reverse_kl() -> None:
     logp, logq = distributions(3, 7)
     assert jsd(1e-6)(logp, logq).item() / 1e-6 == pytest.approx(forward_kl(logp, logq).item(), rel=1e-4)
     assert jsd(1 - 1e-6)(logp, logq).item() / 1e-6 == pytest.approx(reverse_kl(logp, logq).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+def test_without_skew_the_skewed_divergences_are_the_plain_ones(kind: str) -> None:
+    logp, logq = distributions(3, 7)
+    p = DivergenceParams(name=f"skew_{kind}_kl", beta=0.5, skew=0.0, normalise=False)  # type: ignore[arg-type]
+    plain = build(f"{kind}_kl", 0.5)
+    assert DIVERGENCES[p.name](p)(logp, logq).item() == pytest.approx(plain(logp, logq).item(), rel=1e-12)
+    assert torch.allclose(DIVERGENCES[p.name](p).slope(logp, logq), plain.slope(logp, logq), rtol=1e-12)
+
+
+def test_normalised_jsd_is_divided_by_beta_and_its_complement() -> None:
+    logp, logq = distributions(3, 7)
+    plain, normalised = (build("jsd", 0.1, normalise=on) for on in (False, True))
+    assert normalised(logp, logq).item() == pytest.approx(plain(logp, logq).item() / 0.09, rel=1e-12)
+    assert torch.allclose(normalised.slope(logp, logq), plain.slope(logp, logq) / 0.09, rtol=1e-12)
 
 
 @pytest.mark.parametrize("beta", BETAS)

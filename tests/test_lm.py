@@ -64,7 +64,7 @@ def plain(model: Any, prompt: list[int], completion: list[int]) -> Tensor:
 
 def aligned(model: Any, prompts: list[list[int]], completions: list[list[int]]) -> Tensor:
     """The same through `lm`."""
-    return lm.head_logits(model, VOCAB)(lm.completion_hidden(model, prompts, completions))
+    return lm.head_of(model, VOCAB)(lm.completion_hidden(model, prompts, completions))
 
 
 @torch.inference_mode()
@@ -146,7 +146,7 @@ def test_families_with_a_cap_or_a_bias_are_among_those_tested() -> None:
     torch.manual_seed(0)
     gemma, phi = (transformers.AutoModelForCausalLM.from_config(FAMILIES[name]()) for name in ("gemma2", "phi"))
     hidden_ND = torch.randn(2, 16) * 50
-    assert lm.head_logits(gemma, VOCAB)(hidden_ND).abs().max() <= 3.0
+    assert lm.head_of(gemma, VOCAB)(hidden_ND).abs().max() <= 3.0
     assert phi.get_output_embeddings().bias is not None
 
 
@@ -154,7 +154,7 @@ def test_head_runs_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(FAMILIES["llama"]())
     hidden_ND = torch.randn(5, 16)
-    head = lm.head_logits(made, VOCAB)
+    head = lm.head_of(made, VOCAB)
     with lm.autocast(torch.bfloat16):
         inside = head(hidden_ND)
     assert inside.dtype == torch.float32

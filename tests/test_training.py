@@ -128,7 +128,11 @@ def optimizer(**changes: Any) -> OptimizerParams:
 
 
 OBJECTIVE = ObjectiveParams(
-    divergence=DivergenceParams(name="forward_kl", beta=0.5), temperature=1.0, tail_draws=True, chunk_tokens=7
+    divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
+    temperature=1.0,
+    tail_draws=True,
+    cross_entropy=0.0,
+    chunk_tokens=7,
 )
 
 

@@ -141,7 +141,7 @@ class HFScorer:
         self._model = lm.load_model(path)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._limit = lm.context_length(path)
-        self._head = lm.head_logits(self._model, vocab)
+        self._head = lm.head_of(self._model, vocab)
         self._support, self._batch_size = support, batch_size
         self._prompts: list[list[int]] = []
         self._prefix: lm.Prefix | None = None  # of those prompts
@@ -171,12 +171,13 @@ class HFScorer:
         hidden_ND = lm.go_on(self._model, prefix, rows, completions)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
         return [
-            truncate(self._head(hidden_TD), one.completion_ids, one.support_ids, self._support, seed=_draw_seed(one))
+            truncate(self._head(hidden_TD), one.completion_ids, one.support_ids, self._support, seed=draw_seed(one))
             for hidden_TD, one in zip(spans, batch, strict=True)
         ]
 
 
-def _draw_seed(one: ToScore) -> int:
+def draw_seed(one: ToScore) -> int:
+    """Seeds the tail draws of a sequence by its content."""
     return derive_seed("tail draws", one.prompt_ids, one.completion_ids)
 
 

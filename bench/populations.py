@@ -1,0 +1,121 @@
+"""Three students and the texts on which `bench.store` looks at them, from the teacher of the last run and GSM8K.
+
+near     the teacher with noise on the weights of its layers
+far      the teacher without one of its layers
+pruned   thirteen evenly spread layers of the teacher: it writes garbage, on which the teacher is flat
+
+The near and the far student are looked at on ground truth and on their own rollouts, half and half, the pruned one on
+its own rollouts alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline import lm
+from pipeline.engines.base import Sampling
+from pipeline.engines.hf import HFSampler
+from pipeline.head import Head
+from pipeline.pretrained import keep_layers
+from pipeline.prompts import PromptParams, find_cases, render_prompts
+from pipeline.records import Prompt, Rollout
+from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
+from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
+
+STUDENTS = ("near", "far", "pruned")
+_PRUNED = (0, 1, 3, 5, 8, 10, 13, 16, 18, 21, 24, 27, 29)
+_DROPPED = 14
+_NOISE = 0.1
+_SAMPLING = Sampling(max_new_tokens=128, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """Texts with N positions, and what teacher and student predict them from."""
+
+    student: str
+    rollouts: list[Rollout]
+    teacher_ND: Tensor  # hidden states
+    rounded_ND: Tensor  # the teacher's, its body in bfloat16
+    student_ND: Tensor
+    teacher_head: Head
+    student_head: Head
+
+
+def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
+    """Training prompts of GSM8K."""
+    settings: dict[str, object] = {
+        "data": str(data / "gsm8k"),
+        "config": None,
+        "train_split": "train",
+        "heldout_split": "test",
+    }
+    settings |= {"question_column": "question", "answer_column": "answer"}
+    p = PromptParams(name="gsm8k", train=count, heldout=1, max_prompt_tokens=160, settings=settings)
+    prompts, _ = render_prompts(find_cases(p), load_tokenizer(teacher), p, seed=0)
+    return prompts[:-1]
+
+
+def make_student(name: str, teacher: Path, out: Path) -> None:
+    """A model directory of the student."""
+    model = lm.load_model(teacher)
+    if name == "near":
+        _disturb(model)
+    else:
+        layers = (
+            _PRUNED if name == "pruned" else [one for one in range(len(model.base_model.layers)) if one != _DROPPED]
+        )
+        model = keep_layers(model, tuple(layers), where=name)
+    model.save_pretrained(out)
+    load_tokenizer(teacher).save_pretrained(out)
+
+
+@torch.no_grad()
+def _disturb(model: lm.Model) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.base_model.layers.parameters():
+        if weight.ndim == 2:
+            weight += _NOISE * weight.std() * torch.randn(weight.shape, generator=generator)
+
+
+def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
+    """The texts of one student's population: own rollouts, each beside the ground truth of another prompt."""
+    tokenizer = load_tokenizer(student)
+    sampler = HFSampler(student, precision="auto", vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=0)
+    half = len(prompts) // 2
+    own: list[Rollout] = []
+    for batch in plan_batches(prompts[:half], 1, 32, name=name):
+        own += collect_rollouts(batch, sampler, _SAMPLING, lambda ids: decode(tokenizer, ids), source="student")
+    if name == "pruned":
+        return own
+    return [one for pair in zip(own, reference_rollouts(prompts[half:]), strict=False) for one in pair]
+
+
+@torch.inference_mode()
+def hidden(model: lm.Model, rollouts: Sequence[Rollout], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Hidden states [N, D] of all completion positions, end to end, with the model's body in `dtype`."""
+    with lm.autocast(dtype):
+        parts = [lm.completion_hidden(model, [one.prompt_ids], [one.completion_ids]) for one in rollouts]
+    return torch.cat(parts).float()
+
+
+def populations(teacher: Path, prompts: Sequence[Prompt], scratch: Path) -> Iterator[Population]:
+    """One population a student; two models are in memory at once."""
+    vocab = shared_vocab(load_tokenizer(teacher))
+    scorer = lm.load_model(teacher)
+    for name in STUDENTS:
+        make_student(name, teacher, scratch / name)
+        texts = write_texts(name, scratch / name, prompts)
+        student = lm.load_model(scratch / name)
+        yield Population(
+            student=name,
+            rollouts=texts,
+            teacher_ND=hidden(scorer, texts),
+            rounded_ND=hidden(scorer, texts, torch.bfloat16),
+            student_ND=hidden(student, texts),
+            teacher_head=lm.head_of(scorer, vocab),
+            student_head=lm.head_of(student, vocab),
+        )

@@ -1,0 +1,281 @@
+"""Bytes a position, and how far the gradient from stored scores is from the dense one, for ways to store them.
+
+    python -m bench.store --json FILE
+
+Error: |g - g_dense| / |g_dense| over all positions, g the gradient of the divergence with respect to the student's
+logits; and the same for the gradient of the head's weights over batches of 1,024 positions, where what is noise from
+position to position averages out. Bytes: the Zarr payload, metadata included. Everything that is stored goes through a
+segment on disk. Needs a run of the default job (its teacher) and GSM8K under STILLROOM_DATA.
+"""
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.populations import Population, load_prompts, populations
+from pipeline.batches import collate
+from pipeline.codec import CODECS, config_of
+from pipeline.divergence import DIVERGENCES, DivergenceParams
+from pipeline.fingerprint import derive_seed
+from pipeline.head import Seen
+from pipeline.objective import Rows, distance
+from pipeline.params import section
+from pipeline.prompts import rank_tokens
+from pipeline.records import Batch
+from pipeline.report import markdown
+from pipeline.scoring import ScoringParams
+from pipeline.segment import Segment, write_segment
+from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.text import load_tokenizer, shared_vocab
+from pipeline.topk import SupportParams, truncate
+from pipeline.training import to_torch
+from stages.command import PARAMS, TEACHER
+
+Row = dict[str, Any]
+Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] to nats [N]
+
+_CHUNK = 256  # positions whose dense distributions exist at once
+_BATCH = 1024  # positions of one gradient of the head
+_DIVERGENCES = {
+    name: DIVERGENCES[name](DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False))
+    for name in ("forward_kl", "reverse_kl", "jsd")
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What losses may know of N positions beside the student's logits."""
+
+    ids_NK: Tensor
+    draw_ids_NJ: Tensor
+    rows: Rows
+    g_N: Tensor  # mean log-prob that the teacher gives the student's tail
+    rounded_ND: Tensor  # the hidden states of the teacher in bfloat16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to store scores, and the rule that makes a loss of them."""
+
+    name: str
+    support: SupportParams
+    union: bool  # with the author's likely tokens
+    codec: str
+    losses: Mapping[str, Loss]  # by divergence
+
+
+def see(z_NV: Tensor, chunk: Chunk) -> Seen:
+    """What the pipeline's loss sees of these logits."""
+    padding_NK = torch.isneginf(chunk.rows.logp_NK)
+    return Seen(
+        stored_NK=z_NV.gather(-1, chunk.ids_NK).masked_fill(padding_NK, -torch.inf),
+        others_N=z_NV.scatter(-1, chunk.ids_NK, -torch.inf).logsumexp(-1),
+        drawn_NJ=z_NV.gather(-1, chunk.draw_ids_NJ),
+        token_N=z_NV[:, 0],
+    )
+
+
+def pipelines(name: str, *, tail_draws: bool = False) -> Loss:
+    """The pipeline's own: stored tokens and "any other", or with tail draws."""
+    return lambda z_NV, chunk: distance(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows, tail_draws=tail_draws)
+
+
+def with_g(z_NV: Tensor, chunk: Chunk) -> Tensor:
+    """Reverse KL whose tail has E_q[log q] - G for its log-ratio."""
+    logq_NV = z_NV.log_softmax(-1)
+    logq_NK = logq_NV.gather(-1, chunk.ids_NK).masked_fill(torch.isneginf(chunk.rows.logp_NK), -torch.inf)
+    others_NV = logq_NV.scatter(-1, chunk.ids_NK, -torch.inf)
+    q_NV = others_NV.exp()
+    own_N = (q_NV * others_NV.masked_fill(torch.isneginf(others_NV), 0.0)).sum(-1)
+    return _DIVERGENCES["reverse_kl"](chunk.rows.logp_NK, logq_NK) + own_N - q_NV.sum(-1) * chunk.g_N
+
+
+def rounded(name: str, texts: Population) -> Loss:
+    """The dense divergence from the teacher in bfloat16: what its own rounding does."""
+
+    def loss(z_NV: Tensor, chunk: Chunk) -> Tensor:
+        logp_NV = texts.teacher_head(chunk.rounded_ND).log_softmax(-1)
+        return _DIVERGENCES[name](logp_NV, z_NV.log_softmax(-1))
+
+    return loss
+
+
+def renormalised(name: str) -> Loss:
+    """What is usual: the stored tokens alone, the teacher's made to add up to one."""
+
+    def loss(z_NV: Tensor, chunk: Chunk) -> Tensor:
+        logq_NK = z_NV.log_softmax(-1).gather(-1, chunk.ids_NK)
+        logq_NK = logq_NK.masked_fill(torch.isneginf(chunk.rows.logp_NK), -torch.inf)
+        return _DIVERGENCES[name](chunk.rows.logp_NK.log_softmax(-1), logq_NK)
+
+    return loss
+
+
+def ways(p: ScoringParams) -> list[Way]:
+    """The default of params.yaml first."""
+
+    def way(name: str, losses: Mapping[str, Loss], *, union: bool = True, codec: str = p.codec, **changes: Any) -> Way:
+        kept = {field: getattr(p.support, field) for field in SupportParams.__slots__}
+        return Way(name=name, support=SupportParams(**kept | changes), union=union, codec=codec, losses=losses)
+
+    plain = {name: pipelines(name) for name in _DIVERGENCES}
+    drawn = {"forward_kl": pipelines("forward_kl", tail_draws=True)}
+    usual = {name: renormalised(name) for name in _DIVERGENCES}
+    top64: dict[str, Any] = {
+        "threshold": 0.0,
+        "max_entries": 64,
+        "draws_per_tail": 0.0,
+        "union": False,
+        "codec": "topk",
+    }
+    return [
+        way(
+            "default",
+            plain | drawn | {"reverse_kl": with_g},
+        ),
+        way("no draws, no G", plain, draws_per_tail=0.0),
+        way("teacher's tokens only", plain, draws_per_tail=0.0, union=False),
+        way("p > .002", plain, draws_per_tail=0.0, threshold=0.002),
+        way("p > .01", plain, draws_per_tail=0.0, threshold=0.01),
+        way("top-64 fp16, bucket", plain, **top64),
+        way("top-64 fp16, renormalised", usual, **top64),
+        *(way(f"{count} draws", drawn, draws_per_tail=float(count)) for count in (2, 4, 8, 16, 32)),
+    ]
+
+
+def stored(one: Way, texts: Population, ranks: np.ndarray, scratch: Path) -> tuple[list[ScoredSequence], float]:
+    """The population's scores after a round trip through a segment, and the payload's bytes a position."""
+    sequences = list(_scored(one, texts))
+    header = SegmentHeader(
+        scorer=one.name,
+        teacher="",
+        tokenizer="",
+        vocab_size=len(ranks),
+        temperatures=(1.0,),
+        scoring={},
+        codec=one.codec,
+        codec_config=config_of(CODECS[one.codec]),
+    )
+    path = scratch / f"{texts.student} {one.name}"
+    manifest = write_segment(path, sequences, header, ranks)
+    size = sum(entry.size_bytes for name, entry in manifest.files.items() if name.startswith("payload.zarr"))
+    read = Segment.open(path).read(0, len(sequences))
+    pairs = zip(sequences, read, strict=True)
+    return [ScoredSequence(rollout=old.rollout, scores=scores) for old, scores in pairs], size / manifest.positions
+
+
+@torch.inference_mode()
+def _scored(one: Way, texts: Population) -> Iterator[ScoredSequence]:
+    spans = torch.split(texts.teacher_ND, [len(rollout.completion_ids) for rollout in texts.rollouts])
+    for rollout, hidden_TD in zip(texts.rollouts, spans, strict=True):
+        likely = rollout.support_ids if one.union else []
+        seed = derive_seed(rollout.rollout_id)
+        scores = truncate(texts.teacher_head(hidden_TD), rollout.completion_ids, likely, one.support, seed=seed)
+        yield ScoredSequence(rollout=rollout, scores=scores)
+
+
+def errors(losses: Mapping[str, Loss], texts: Population, batch: Batch) -> Row:
+    """Relative errors of the gradient, at the logits and of the head's weights, by divergence."""
+    row: Row = {}
+    for name, loss in losses.items():
+        batches = range(0, len(texts.teacher_ND) - _BATCH + 1, _BATCH)
+        sums = sum(_of_batch(name, loss, texts, batch, range(one, one + _BATCH, _CHUNK)) for one in batches)
+        logits, dense_logits, head, dense_head = np.sqrt(sums)
+        row |= {f"{name}_{texts.student}": logits / dense_logits, f"{name}_head_{texts.student}": head / dense_head}
+    return row
+
+
+def _of_batch(name: str, loss: Loss, texts: Population, batch: Batch, starts: range) -> NDArray[np.float64]:
+    """Squared norms: error and gradient at the logits, error and gradient of the head's weights."""
+    squares = np.zeros(2)
+    weights: list[Tensor | float] = [0.0, 0.0]
+    for start in starts:
+        places = slice(start, start + _CHUNK)
+        dense_NV, found_NV = _gradients(name, loss, texts, batch, places)
+        for side, gradient_NV in enumerate((found_NV - dense_NV, dense_NV)):
+            squares[side] += gradient_NV.square().sum().item()
+            weights[side] = weights[side] + gradient_NV.T @ texts.student_ND[places]
+    return np.append(squares, [torch.as_tensor(one).square().sum().item() for one in weights])
+
+
+def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: slice) -> tuple[Tensor, Tensor]:
+    """With respect to the student's logits [N, V]: of the dense divergence, and of the stored one."""
+    ids_NK = batch.ids_NK[places]
+    with torch.no_grad():
+        logp_NV = texts.teacher_head(texts.teacher_ND[places]).log_softmax(-1)
+        z_NV = texts.student_head(texts.student_ND[places])
+        g_N = (z_NV.scatter(-1, ids_NK, -torch.inf).softmax(-1) * logp_NV).sum(-1)
+    chunk = Chunk(
+        ids_NK=ids_NK,
+        draw_ids_NJ=batch.draw_ids_NJ[places],
+        rows=Rows.of(batch, places),
+        g_N=g_N,
+        rounded_ND=texts.rounded_ND[places],
+    )
+    z_NV.requires_grad_()
+    dense_N, found_N = _DIVERGENCES[name](logp_NV, z_NV.log_softmax(-1)), loss(z_NV, chunk)
+    (dense_NV,), (found_NV,) = (torch.autograd.grad(one.sum(), z_NV) for one in (dense_N, found_N))
+    return dense_NV, found_NV
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option("--prompts", default=48, show_default=True, help="Prompts of each student's texts.")
+def main(out: Path | None, prompts: int) -> None:
+    p = section(PARAMS, ScoringParams, "scoring")
+    texts = load_prompts(TEACHER, Path(os.environ.get("STILLROOM_DATA", "../shared/data")), prompts)
+    ranks = rank_tokens(texts, shared_vocab(load_tokenizer(TEACHER)))
+    rows: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for population in populations(TEACHER, texts, Path(folder)):
+            for name, found in measure(p, population, ranks, Path(folder)):
+                rows[name] = rows.get(name, {"name": name}) | found
+                click.echo(f"{population.student}: {name}: {found}", err=True)
+    for one in rows.values():
+        if "bytes_near" in one:
+            one["bytes_per_position"] = (one["bytes_near"] + one["bytes_far"]) / 2
+    click.echo("\n".join(_table(list(rows.values()))))
+    if out is not None:
+        out.write_text(json.dumps({"rows": list(rows.values())}, indent=2) + "\n")
+
+
+def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: Path) -> Iterator[tuple[str, Row]]:
+    """Rows of one population: how far the student is from its teacher, and each way."""
+    yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
+    for one in ways(p):
+        sequences, size = stored(one, texts, ranks, scratch)
+        pairs = [(sequence.rollout, sequence.scores) for sequence in sequences]
+        batch = to_torch(collate(pairs, temperature=1.0, column=0), torch.device("cpu"))
+        yield one.name, {f"bytes_{texts.student}": size} | errors(one.losses, texts, batch)
+    yield "teacher in bf16, dense", errors({name: rounded(name, texts) for name in _DIVERGENCES}, texts, batch)
+
+
+@torch.inference_mode()
+def _distance(texts: Population) -> float:
+    """Mean dense forward KL over all positions."""
+    total = 0.0
+    for p_ND, q_ND in zip(torch.split(texts.teacher_ND, _CHUNK), torch.split(texts.student_ND, _CHUNK), strict=True):
+        logp_NV, logq_NV = texts.teacher_head(p_ND).log_softmax(-1), texts.student_head(q_ND).log_softmax(-1)
+        total += _DIVERGENCES["forward_kl"](logp_NV, logq_NV).sum().item()
+    return total / len(texts.teacher_ND)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    columns = [key for key in dict.fromkeys(itertools.chain.from_iterable(rows)) if key != "name"]
+    cells = [[f"{row[key]:.3g}" if key in row else "" for key in columns] for row in rows]
+    return markdown([["way", *columns], *([row["name"], *line] for row, line in zip(rows, cells, strict=True))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The head's projection onto the vocabulary, and losses taken on it without keeping [N, V].
+
+A loss from a truncated teacher sees few numbers of the student's row of V logits: those of the stored, the drawn and
+the realised tokens, and a log-sum-exp of all others. `project` hands these to the loss, lets autograd differentiate
+that small function, and spreads the result over V in the buffer that held the logits: the others share theirs by
+softmax, the rest is a scatter. So any loss of these numbers gets its gradients with respect to hidden states and
+weights within the forward pass.
+
+Guarantee: value and gradients are those of autograd on the dense formula, up to rounding. Cost: three matrix products,
+as for any head that is trained, and one buffer of [chunk, V] in float32; nothing is computed twice.
+Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
+formula by hand for every divergence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Hidden states [N, D] to logits [N, V], in float32 or better."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    softcap: float | None  # logits are softcap * tanh(logits / softcap)
+
+    def __call__(self, hidden_ND: Tensor) -> Tensor:
+        """Logits [N, V]."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            dtype = torch.promote_types(self.weight_VD.dtype, torch.float32)
+            bias_V = None if self.bias_V is None else self.bias_V.to(dtype)
+            logits_NV = torch.nn.functional.linear(hidden_ND.to(dtype), self.weight_VD.to(dtype), bias_V)
+            return logits_NV if self.softcap is None else torch.tanh(logits_NV / self.softcap) * self.softcap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Token ids at which a loss looks; stored ids of a row are distinct but for padding, which repeats one of them."""
+
+    ids_NK: Tensor
+    padding_NK: Tensor  # bool
+    draw_ids_NJ: Tensor
+    token_ids_N: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a loss sees of the student's logits; padding is -inf, and so is `others_N` where K covers V."""
+
+    stored_NK: Tensor
+    others_N: Tensor  # log-sum-exp of the logits that are not stored
+    drawn_NJ: Tensor
+    token_N: Tensor
+
+    def log_normaliser(self) -> Tensor:
+        """Log-sum-exp over the vocabulary [N]."""
+        return torch.cat([self.stored_NK, self.others_N[:, None]], -1).logsumexp(-1)
+
+
+Metrics: TypeAlias = dict[str, Tensor]
+Loss: TypeAlias = Callable[[Seen, slice], tuple[Tensor, Metrics]]  # rows of a chunk -> nats [n], sums of metrics
+
+
+def project(
+    head: Head, hidden_ND: Tensor, targets: Targets, loss: Loss, *, temperature: float, chunk: int
+) -> tuple[Tensor, Metrics]:
+    """Sum of the loss over N positions, differentiable in hidden states, weights and bias; and sums of its metrics.
+
+    `chunk` positions have their logits, divided by `temperature`, in memory at once.
+    """
+    metrics: Metrics = {}
+    work = _Work(head=head, targets=targets, loss=loss, temperature=temperature, chunk=chunk, metrics=metrics)
+    total: Tensor = _Projected.apply(hidden_ND, head.weight_VD, head.bias_V, work)  # type: ignore[no-untyped-call]
+    return total, metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    head: Head
+    targets: Targets
+    loss: Loss
+    temperature: float
+    chunk: int
+    metrics: Metrics  # filled
+
+
+class _Projected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, work: _Work) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        like = [one if want else None for one, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)]
+        sums = [None if one is None else torch.zeros_like(one, dtype=_wide(one)) for one in like]
+        total = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
+        work = replace(work, head=replace(work.head, weight_VD=weight_VD.to(_wide(weight_VD))))
+        for start in range(0, len(hidden_ND), work.chunk):
+            places = slice(start, start + work.chunk)
+            total += _chunk(work, hidden_ND[places], places, sums)
+        ctx.gradients = [None if one is None else one.to(of.dtype) for one, of in zip(sums, like, strict=True)]  # type: ignore[union-attr]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # as large as the head: scaled where they lie, and let go
+        return *(None if one is None else one.mul_(scale) for one in gradients), None
+
+
+def _wide(one: Tensor) -> torch.dtype:
+    return torch.promote_types(one.dtype, torch.float32)
+
+
+def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | None]) -> Tensor:
+    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias)."""
+    logits_NV = work.head(hidden_ND)
+    bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
+    loss, metrics = _spread(work, logits_NV.div_(work.temperature), places)
+    for name, value in metrics.items():
+        work.metrics[name] = work.metrics.get(name, 0.0) + value.detach()
+    gradient_NV = (
+        logits_NV.div_(work.temperature) if bend_NV is None else logits_NV.mul_(bend_NV.div_(work.temperature))
+    )
+    hidden, weight, bias = sums
+    if hidden is not None:
+        hidden[places] = gradient_NV @ work.head.weight_VD
+    if weight is not None:
+        weight.addmm_(gradient_NV.T, hidden_ND.to(gradient_NV.dtype))
+    if bias is not None:
+        bias += gradient_NV.sum(0)
+    return loss
+
+
+def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metrics]:
+    """The loss; the logits give way to its gradient."""
+    ids_NK, draw_ids_NJ = work.targets.ids_NK[places], work.targets.draw_ids_NJ[places]
+    token_ids_N1 = work.targets.token_ids_N[places, None]
+    stored_NK, drawn_NJ, token_N1 = (logits_NV.gather(-1, ids) for ids in (ids_NK, draw_ids_NJ, token_ids_N1))
+    stored_NK.masked_fill_(work.targets.padding_NK[places], -torch.inf)
+    others_N = logits_NV.scatter_(-1, ids_NK, -torch.inf).logsumexp(-1)
+    logits_NV.sub_(others_N.masked_fill(torch.isneginf(others_N), 0.0)[:, None]).exp_()
+    with torch.enable_grad():
+        leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1)]
+        seen = Seen(stored_NK=stored_NK, others_N=others_N, drawn_NJ=drawn_NJ, token_N=token_N1[:, 0])
+        loss_N, metrics = work.loss(seen, places)
+        loss = loss_N.sum()
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    stored, others, drawn, token = found
+    logits_NV.mul_(0.0 if others is None else others[:, None])
+    for ids, gradient in ((ids_NK, stored), (draw_ids_NJ, drawn), (token_ids_N1, token)):
+        if gradient is not None:
+            logits_NV.scatter_add_(-1, ids, gradient)
+    return loss.detach(), metrics
