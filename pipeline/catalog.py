@@ -2,9 +2,11 @@
 
 Guarantee: nothing is written and nothing is kept; a question reads the files that exist now. `find_known` is one query,
 however many keys there are.
-Cost: COST
+Cost: among a million stored sequences in 50 segments .12 s of CPU time for 1,000 keys and .7 s for 100,000, three
+quarters of the latter in Python (`python -m bench.lookup`), and about .5 ms for each further file to open: ask once a
+stage and never once a step.
 Not taken: a database or Arrow file beside the segments (a second truth, which two writers would have to share);
-joining on the sequence's and the support's key, 64 characters each.
+joining on the sequence's and the support's key, 64 characters each (three times the CPU time for 1,000 keys).
 """
 
 from collections.abc import Sequence
