@@ -79,7 +79,7 @@ def fill(
     codec = build_codec(header.codec, header.codec_config)
     arrays, index = _pack(sequences, header, codec, token_of_rank)
     _write_payload(root / "payload.zarr", arrays)
-    pq.write_table(index, root / "index.parquet", compression="zstd", write_statistics=False)
+    write_index(root / "index.parquet", index)
     rollouts = [one.rollout for one in sequences]
     tokens = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
     with pa.OSFile(str(root / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, TOKENS) as writer:
@@ -127,6 +127,11 @@ def _pack(
     entropy_B = sequence_means(scores.entropy_N, positions_B).astype(np.float32)
     decoded = codec.decode(arrays, token_of_rank, entropy_N=np.repeat(entropy_B, positions_B))
     return arrays, index_table([one.rollout for one in sequences], decoded, positions_B, header.scorer)
+
+
+def write_index(path: Path, index: pa.Table) -> None:
+    """Without statistics: keys are random, so none of them could tell that a key is not there."""
+    pq.write_table(index, path, compression="zstd", write_statistics=False)
 
 
 def _write_payload(root: Path, arrays: Arrays) -> None:

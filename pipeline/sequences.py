@@ -56,13 +56,20 @@ def support_key(rollout: Rollout) -> str:
     return hashlib.sha256(ids_digest([len(ids) for ids in lists]) + ids_digest(flat)).hexdigest()
 
 
+def score_key(scorer: str, key: Key) -> bytes:
+    """16 bytes for scorer, sequence and support together: the narrow column that a look-up scans."""
+    return hashlib.blake2b("/".join((scorer, *key)).encode(), digest_size=16).digest()
+
+
 def index_table(rollouts: Sequence[Rollout], decoded: Scores, positions_B: NDArray[Any], scorer: str) -> pa.Table:
     """The index of a segment, one row a sequence; `decoded` holds all positions, `positions_B` how many are whose."""
     start_B = np.cumsum(positions_B) - positions_B
     realised_N = np.array([token for one in rollouts for token in one.completion_ids], dtype=np.int64)
+    keys = [(sequence_key(one), support_key(one)) for one in rollouts]
     columns = {
-        "sequence_key": [sequence_key(one) for one in rollouts],
-        "support_key": [support_key(one) for one in rollouts],
+        "score_key": [score_key(scorer, key) for key in keys],
+        "sequence_key": [sequence for sequence, _ in keys],
+        "support_key": [support for _, support in keys],
         "scorer": [scorer] * len(rollouts),
         **{name: [getattr(one, name) for one in rollouts] for name in _COPIED},
         "position_offset": start_B,

@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-FORMAT = "stillroom.segment/1"
+FORMAT = "stillroom.segment/2"
 
 _INDEX_FIELDS: list[Any] = [
+    pa.field("score_key", pa.binary(16), nullable=False),  # blake2b of "scorer/sequence_key/support_key"; found by this
     pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
     pa.field("support_key", pa.string(), nullable=False),  # identity of what the author found likely
     pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher and scoring
@@ -53,7 +54,7 @@ _INDEX_FIELDS: list[Any] = [
     pa.field("ended", pa.bool_(), nullable=False),
 ]
 
-INDEX = pa.schema(_INDEX_FIELDS, metadata={"schema": "stillroom.segment.index/1"})
+INDEX = pa.schema(_INDEX_FIELDS, metadata={"schema": "stillroom.segment.index/2"})
 
 TOKENS = pa.schema(
     [

@@ -40,11 +40,11 @@ def table() -> None:
 @click.argument("sql")
 @click.option("--json", "as_json", is_flag=True, help="One object a row, for scripts.")
 def query(sql: str, as_json: bool) -> None:
-    """Ask DuckDB over the views prompts, rollouts, scores, store and runs, such as "select * from runs"."""
-    from pipeline import catalog
+    """Ask DuckDB over the files of a run and the store; the README lists the views, such as "select * from runs"."""
+    from pipeline import views
     from pipeline.report import markdown
 
-    columns, rows = catalog.query(catalog.connect(Path("work"), Path("logs"), store_root()), sql)
+    columns, rows = views.query(views.connect(Path("work"), Path("logs"), store_root()), sql)
     if as_json:
         click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
     else:

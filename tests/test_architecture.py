@@ -20,21 +20,8 @@ PLUMBING = {
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "shared"},
-    {
-        "tables",
-        "text",
-        "lm",
-        "topk",
-        "codec",
-        "sequences",
-        "segment",
-        "store",
-        "catalog",
-        "upkeep",
-        "divergence",
-        "head",
-    }
-    | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
+    {"tables", "text", "lm", "topk", "codec", "sequences", "segment", "store", "catalog", "upkeep", "views"}
+    | {"divergence", "head", "schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
     {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report", "picture"},
     {"configuration"},
@@ -150,10 +137,15 @@ def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "owner"), [("zarr", "pipeline.segment"), ("duckdb", "pipeline.catalog"), ("ruamel", "pipeline.params")]
+    ("library", "owners"),
+    [
+        ("zarr", ["pipeline.segment"]),
+        ("duckdb", ["pipeline.catalog", "pipeline.views"]),  # what stages depend on, and what they do not
+        ("ruamel", ["pipeline.params"]),
+    ],
 )
-def test_a_library_is_known_to_one_module(library: str, owner: str) -> None:
+def test_a_library_is_known_to_its_owners(library: str, owners: list[str]) -> None:
     for name, path in MODULES.items():
         text = path.read_text()
         if f"import {library}" in text or f"from {library}" in text:
-            assert name == owner, f"{name} imports {library}, which only {owner} may"
+            assert name in owners, f"{name} imports {library}, which only {owners} may"

@@ -11,6 +11,7 @@ from pipeline.codec import CODECS, config_of
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.views import VIEWS, connect, query
 from tests.scores import head_only
 
 ROOT = Path(__file__).parent.parent
@@ -66,3 +67,12 @@ def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:pipeline|stages|schemas|docs|tests)/[\w./]*)`", README))))
 def test_files_that_the_readme_names_exist(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_the_readme_has_a_query_for_each_view() -> None:
+    assert re.findall(r"^\| `(\w+)` \|.*`select ", README, re.MULTILINE) == list(VIEWS)
+
+
+@pytest.mark.parametrize("sql", re.findall(r"[`\"](select [^`\"]*)[`\"]", README))
+def test_queries_in_the_readme_run(tmp_path: Path, sql: str) -> None:
+    query(connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store"), sql)

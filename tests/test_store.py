@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import os
 import random
 import shutil
@@ -170,6 +171,9 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
     rows = segment.index.to_pylist()
     assert [row["sequence_key"] for row in rows] == [sequence_key(one.rollout) for one in sequences]
     assert [row["support_key"] for row in rows] == [support_key(one.rollout) for one in sequences]
+    for row in rows:
+        named = f"scorer-a/{row['sequence_key']}/{row['support_key']}"
+        assert row["score_key"] == hashlib.blake2b(named.encode(), digest_size=16).digest()
     assert [row["ended"] for row in rows] == [one.rollout.ended for one in sequences]
     for row, (one, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
         assert segment.tokens(row) == (one.rollout.prompt_ids, one.rollout.completion_ids)
@@ -344,8 +348,8 @@ def test_another_teachers_segment_is_refused_naming_both(tmp_path: Path) -> None
 def test_another_format_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(2))
     file = tmp_path / "one/manifest.json"
-    file.write_text(file.read_text().replace("segment/1", "segment/2"))
-    with pytest.raises(StoreError, match=r"expected stillroom.segment/1, got stillroom.segment/2"):
+    file.write_text(file.read_text().replace("segment/2", "segment/3"))
+    with pytest.raises(StoreError, match=r"expected stillroom.segment/2, got stillroom.segment/3"):
         Segment.open(tmp_path / "one")
 
 
