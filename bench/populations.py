@@ -5,11 +5,12 @@ far      the teacher without one of its layers
 pruned   thirteen evenly spread layers of the teacher: it writes garbage, on which the teacher is flat
 
 The near and the far student are looked at on ground truth and on their own rollouts, half and half, the pruned one on
-its own rollouts alone.
+its own rollouts alone. The ground truth, which has no author, carries the student's likely tokens as if it had: a way
+to store scores may use them or not.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pipeline import lm
 from pipeline.engines.base import Sampling
-from pipeline.engines.hf import HFSampler
+from pipeline.engines.hf import HFSampler, likely
 from pipeline.head import Head
 from pipeline.pretrained import keep_layers
 from pipeline.prompts import PromptParams, find_cases, render_prompts
@@ -28,7 +29,7 @@ from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
 STUDENTS = ("near", "far", "pruned")
 _PRUNED = (0, 1, 3, 5, 8, 10, 13, 16, 18, 21, 24, 27, 29)
 _DROPPED = 14
-_NOISE = 0.1
+_NOISE = 0.035
 _SAMPLING = Sampling(max_new_tokens=128, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64)
 
 
@@ -82,7 +83,7 @@ def _disturb(model: lm.Model) -> None:
 
 
 def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
-    """The texts of one student's population: own rollouts, each beside the ground truth of another prompt."""
+    """Own rollouts, each beside the ground truth of another prompt."""
     tokenizer = load_tokenizer(student)
     sampler = HFSampler(student, precision="auto", vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=0)
     half = len(prompts) // 2
@@ -94,7 +95,17 @@ def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rol
     return [one for pair in zip(own, reference_rollouts(prompts[half:]), strict=False) for one in pair]
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def with_likely_tokens(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tensor) -> list[Rollout]:
+    """The ground truth with what the student finds likely there."""
+    spans = torch.split(hidden_ND, [len(one.completion_ids) for one in rollouts])
+    return [
+        one if one.source == "student" else replace(one, support_ids=likely(head(hidden_TD), _SAMPLING))
+        for one, hidden_TD in zip(rollouts, spans, strict=True)
+    ]
+
+
+@torch.no_grad()
 def hidden(model: lm.Model, rollouts: Sequence[Rollout], dtype: torch.dtype = torch.float32) -> Tensor:
     """Hidden states [N, D] of all completion positions, end to end, with the model's body in `dtype`."""
     with lm.autocast(dtype):
@@ -110,12 +121,13 @@ def populations(teacher: Path, prompts: Sequence[Prompt], scratch: Path) -> Iter
         make_student(name, teacher, scratch / name)
         texts = write_texts(name, scratch / name, prompts)
         student = lm.load_model(scratch / name)
+        student_ND, student_head = hidden(student, texts), lm.head_of(student, vocab)
         yield Population(
             student=name,
-            rollouts=texts,
+            rollouts=with_likely_tokens(texts, student_head, student_ND),
             teacher_ND=hidden(scorer, texts),
             rounded_ND=hidden(scorer, texts, torch.bfloat16),
-            student_ND=hidden(student, texts),
+            student_ND=student_ND,
             teacher_head=lm.head_of(scorer, vocab),
-            student_head=lm.head_of(student, vocab),
+            student_head=student_head,
         )

@@ -4,15 +4,16 @@
 
 Error: |g - g_dense| / |g_dense| over all positions, g the gradient of the divergence with respect to the student's
 logits; and the same for the gradient of the head's weights over batches of 1,024 positions, where what is noise from
-position to position averages out. Bytes: the Zarr payload, metadata included. Everything that is stored goes through a
-segment on disk. Needs a run of the default job (its teacher) and GSM8K under STILLROOM_DATA.
+position to position averages out. Bytes: the chunks of the Zarr payload; a segment's metadata, about 20 kB, comes on
+top. Everything that is stored goes through a segment on disk. Needs a run of the default job (its teacher) and GSM8K
+under STILLROOM_DATA.
 """
 
 import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from pipeline.head import Seen
 from pipeline.objective import Rows, distance
 from pipeline.params import section
 from pipeline.prompts import rank_tokens
-from pipeline.records import Batch
+from pipeline.records import Batch, Source
 from pipeline.report import markdown
 from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
@@ -70,7 +71,7 @@ class Way:
 
     name: str
     support: SupportParams
-    union: bool  # with the author's likely tokens
+    union: Container[Source]  # texts stored with the student's likely tokens
     codec: str
     losses: Mapping[str, Loss]  # by divergence
 
@@ -125,7 +126,14 @@ def renormalised(name: str) -> Loss:
 def ways(p: ScoringParams) -> list[Way]:
     """The default of params.yaml first."""
 
-    def way(name: str, losses: Mapping[str, Loss], *, union: bool = True, codec: str = p.codec, **changes: Any) -> Way:
+    def way(
+        name: str,
+        losses: Mapping[str, Loss],
+        *,
+        union: Container[Source] = ("student",),
+        codec: str = p.codec,
+        **changes: Any,
+    ) -> Way:
         kept = {field: getattr(p.support, field) for field in SupportParams.__slots__}
         return Way(name=name, support=SupportParams(**kept | changes), union=union, codec=codec, losses=losses)
 
@@ -136,7 +144,7 @@ def ways(p: ScoringParams) -> list[Way]:
         "threshold": 0.0,
         "max_entries": 64,
         "draws_per_tail": 0.0,
-        "union": False,
+        "union": (),
         "codec": "topk",
     }
     return [
@@ -144,10 +152,11 @@ def ways(p: ScoringParams) -> list[Way]:
             "default",
             plain | drawn | {"reverse_kl": with_g},
         ),
-        way("no draws, no G", plain, draws_per_tail=0.0),
-        way("teacher's tokens only", plain, draws_per_tail=0.0, union=False),
-        way("p > .002", plain, draws_per_tail=0.0, threshold=0.002),
-        way("p > .01", plain, draws_per_tail=0.0, threshold=0.01),
+        way("default, ground truth too", plain | drawn | {"reverse_kl": with_g}, union=("student", "dataset")),
+        way("no draws, no G", plain, union=("student", "dataset"), draws_per_tail=0.0),
+        way("teacher's tokens only", plain, draws_per_tail=0.0, union=()),
+        way("p > .002", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.002),
+        way("p > .01", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.01),
         way("top-64 fp16, bucket", plain, **top64),
         way("top-64 fp16, renormalised", usual, **top64),
         *(way(f"{count} draws", drawn, draws_per_tail=float(count)) for count in (2, 4, 8, 16, 32)),
@@ -169,17 +178,19 @@ def stored(one: Way, texts: Population, ranks: np.ndarray, scratch: Path) -> tup
     )
     path = scratch / f"{texts.student} {one.name}"
     manifest = write_segment(path, sequences, header, ranks)
-    size = sum(entry.size_bytes for name, entry in manifest.files.items() if name.startswith("payload.zarr"))
+    chunks = [entry.size_bytes for name, entry in manifest.files.items() if "/c." in name]
     read = Segment.open(path).read(0, len(sequences))
     pairs = zip(sequences, read, strict=True)
-    return [ScoredSequence(rollout=old.rollout, scores=scores) for old, scores in pairs], size / manifest.positions
+    return [ScoredSequence(rollout=old.rollout, scores=scores) for old, scores in pairs], sum(
+        chunks
+    ) / manifest.positions
 
 
 @torch.inference_mode()
 def _scored(one: Way, texts: Population) -> Iterator[ScoredSequence]:
     spans = torch.split(texts.teacher_ND, [len(rollout.completion_ids) for rollout in texts.rollouts])
     for rollout, hidden_TD in zip(texts.rollouts, spans, strict=True):
-        likely = rollout.support_ids if one.union else []
+        likely = rollout.support_ids if rollout.source in one.union else []
         seed = derive_seed(rollout.rollout_id)
         scores = truncate(texts.teacher_head(hidden_TD), rollout.completion_ids, likely, one.support, seed=seed)
         yield ScoredSequence(rollout=rollout, scores=scores)
@@ -191,7 +202,7 @@ def errors(losses: Mapping[str, Loss], texts: Population, batch: Batch) -> Row:
     for name, loss in losses.items():
         batches = range(0, len(texts.teacher_ND) - _BATCH + 1, _BATCH)
         sums = sum(_of_batch(name, loss, texts, batch, range(one, one + _BATCH, _CHUNK)) for one in batches)
-        logits, dense_logits, head, dense_head = np.sqrt(sums)
+        logits, dense_logits, head, dense_head = np.sqrt(sums).tolist()
         row |= {f"{name}_{texts.student}": logits / dense_logits, f"{name}_head_{texts.student}": head / dense_head}
     return row
 
