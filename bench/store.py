@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.populations import Population, load_prompts, populations
 from pipeline.batches import collate
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, config_of
 from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
@@ -170,6 +170,9 @@ def stored(one: Way, texts: Population, ranks: np.ndarray, scratch: Path) -> tup
         scorer=one.name,
         teacher="",
         tokenizer="",
+        template="",
+        engine="",
+        dtype="",
         vocab_size=len(ranks),
         temperatures=(1.0,),
         scoring={},

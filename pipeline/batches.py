@@ -50,25 +50,6 @@ class Pool:
     scores: Sequence[Scores]
 
 
-def require_one_teacher(own: Segment, corpus: Segment, *, tokenizer: str) -> None:
-    """A StoreError unless both segments hold scores of one scorer, for the student's tokenizer."""
-    sides = own.manifest, corpus.manifest
-    if sides[0].scorer != sides[1].scorer:
-        raise StoreError(
-            own.path,
-            expected=f"scores by {sides[1].scorer} (teacher {sides[1].teacher}), as in {corpus.path}",
-            got=f"scores by {sides[0].scorer} (teacher {sides[0].teacher})",
-            remedy="score both with one teacher: delete them and run `make repro`",
-        )
-    if sides[0].tokenizer != tokenizer:
-        raise StoreError(
-            own.path,
-            expected=f"scores for the student's tokenizer {tokenizer}",
-            got=f"scores for tokenizer {sides[0].tokenizer}",
-            remedy="use a student with the teacher's tokenizer",
-        )
-
-
 def open_pool(rollouts: Sequence[Rollout], segment: Segment) -> Pool:
     """Rollouts with what a segment holds of them, all of it decoded (about 200 bytes a position)."""
     tokens = [segment.tokens(row) for row in range(len(segment))]

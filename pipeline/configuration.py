@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import objective
 from pipeline.batches import BatchParams
-from pipeline.codec import CODECS
+from pipeline.codecs import CODECS
 from pipeline.errors import ParameterError
 from pipeline.evaluation import EvaluationParams
 from pipeline.objective import ObjectiveParams

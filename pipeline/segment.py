@@ -34,35 +34,32 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from pipeline.codec import Arrays, Codec, build_codec, cut_scores, join_scores
+from pipeline.codecs import Arrays, Codec, build_codec
+from pipeline.codecs.accuracy import measure
 from pipeline.errors import StoreError
 from pipeline.fingerprint import file_digest
+from pipeline.ragged import GROUPS, join_scores, split_scores
 from pipeline.records import Floats, Scores
 from pipeline.sequences import ScoredSequence, SegmentHeader, index_table, sequence_means
-from schemas.manifest import FileEntry, Manifest
+from schemas.manifest import FileEntry, Manifest, Measured
 from schemas.segment import FORMAT, PAYLOAD, TOKENS
 
 _CHUNK = 1 << 16  # rows; what one random access decodes
 _SHARD = 1 << 22  # rows; what one file holds at most
 _ZSTD_LEVEL = 3  # 19 saves 3 % and costs a third of the writing speed
+_NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max=0.0, forward_kl=0.0)
 _AXES = {"E": "head", "R": "draw", "U": "union", "N": "position", "NH": "position"}
 
 
 def write_segment(
-    path: Path,
-    sequences: Sequence[ScoredSequence],
-    header: SegmentHeader,
-    token_of_rank: NDArray[Any],
-    *,
-    self_contained: bool = True,
+    path: Path, sequences: Sequence[ScoredSequence], header: SegmentHeader, token_of_rank: NDArray[Any]
 ) -> Manifest:
-    """Write a sealed segment at `path`, or nothing.
+    """Write a sealed segment at `path`, or nothing; `token_of_rank` [V] is a permutation.
 
-    `token_of_rank` [V] is a permutation. With `self_contained` its file is part of the segment, otherwise it lies in
-    `ranks/` beside the segment's parent. A segment of the same content at `path` stays; another is a StoreError.
+    A segment of the same content at `path` stays; another is a StoreError.
     """
     with temporary_directory(path.parent) as temporary:
-        manifest = fill(temporary, sequences, header, token_of_rank, self_contained=self_contained)
+        manifest = fill(temporary, sequences, header, token_of_rank, in_store=False)
         reveal(temporary, path, manifest)
     return manifest
 
@@ -73,18 +70,23 @@ def fill(
     header: SegmentHeader,
     token_of_rank: NDArray[Any],
     *,
-    self_contained: bool,
+    in_store: bool,
 ) -> Manifest:
-    """All files of a segment, synced, the manifest last."""
+    """All files of a segment, synced, the manifest last.
+
+    In a store the ranks lie in `ranks/` beside the segment's parent, and the manifest tells the errors that were
+    measured. Elsewhere they are part of the segment; its scores may have been read from a store, where the error is
+    nil the second time, so that telling it would make warm and cold runs differ.
+    """
     codec = build_codec(header.codec, header.codec_config)
-    arrays, index = _pack(sequences, header, codec, token_of_rank)
+    arrays, index, measured = _pack(sequences, header, codec, token_of_rank)
     _write_payload(root / "payload.zarr", arrays)
     write_index(root / "index.parquet", index)
     rollouts = [one.rollout for one in sequences]
     tokens = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
     with pa.OSFile(str(root / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, TOKENS) as writer:
         writer.write_table(pa.Table.from_pydict(tokens, schema=TOKENS))
-    ranks = _write_ranks(root, token_of_rank, self_contained=self_contained)
+    ranks = _write_ranks(root, token_of_rank, in_store=in_store)
     files = {}
     for file in sorted(file for file in root.rglob("*") if file.is_file()):
         _sync(file)
@@ -94,12 +96,13 @@ def fill(
         format=FORMAT,
         **asdict(header),
         error_bounds=asdict(codec.bounds),
+        measured=measured if in_store else _NOT_MEASURED,
         ranks=ranks,
         sequences=len(sequences),
         positions=len(arrays["head_n"]),
-        head_entries=len(arrays["head_id"]),
-        draws=len(arrays["draw_id"]),
-        union_entries=len(arrays["union_id"]),
+        head_entries=int(arrays["head_n"].sum()),
+        draws=int(arrays["draw_n"].sum()),
+        union_entries=int(arrays["union_n"].sum()),
         files=files,
     )
     text = described.to_text()
@@ -113,8 +116,8 @@ def fill(
 
 def _pack(
     sequences: Sequence[ScoredSequence], header: SegmentHeader, codec: Codec, token_of_rank: NDArray[Any]
-) -> tuple[Arrays, pa.Table]:
-    """The encoded arrays, and the index with statistics of what they decode to."""
+) -> tuple[Arrays, pa.Table, Measured]:
+    """The encoded arrays, the index with statistics of what they decode to, and how far that is from the scores."""
     vocab, temperatures = header.vocab_size, header.temperatures
     assert temperatures[:1] == (1.0,), "the first temperature is 1"
     assert np.array_equal(np.sort(token_of_rank), np.arange(vocab)), "token_of_rank is no permutation of V"
@@ -126,7 +129,9 @@ def _pack(
     arrays = codec.encode(scores, rank_of_token)
     entropy_B = sequence_means(scores.entropy_N, positions_B).astype(np.float32)
     decoded = codec.decode(arrays, token_of_rank, entropy_N=np.repeat(entropy_B, positions_B))
-    return arrays, index_table([one.rollout for one in sequences], decoded, positions_B, header.scorer)
+    stored_n = {group: arrays[f"{group}_n"] for group in GROUPS}
+    index = index_table([one.rollout for one in sequences], stored_n, decoded, positions_B, header.scorer)
+    return arrays, index, measure(scores, decoded, codec)
 
 
 def write_index(path: Path, index: pa.Table) -> None:
@@ -157,12 +162,12 @@ def _write_payload(root: Path, arrays: Arrays) -> None:
             stored[...] = array
 
 
-def _write_ranks(root: Path, token_of_rank: NDArray[Any], *, self_contained: bool) -> str:
+def _write_ranks(root: Path, token_of_rank: NDArray[Any], *, in_store: bool) -> str:
     """Write the ranks into the segment or, once, into the store; returns the blake2b of the file."""
     buffer = io.BytesIO()
     np.save(buffer, token_of_rank.astype("<u2" if len(token_of_rank) <= 1 << 16 else "<u4"))
     name = hashlib.blake2b(buffer.getvalue(), digest_size=32).hexdigest()
-    if self_contained:
+    if not in_store:
         (root / "ranks.npy").write_bytes(buffer.getvalue())
         return name
     path = root.parent.parent / "ranks" / f"{name}.npy"
@@ -228,16 +233,13 @@ class Segment:
     _bounds: Mapping[str, NDArray[np.int64]]  # [B + 1] of each axis
 
     @classmethod
-    def open(cls, path: Path, *, expect_scorer: str | None = None) -> "Segment":
-        """Open a segment after checking manifest, scorer, files, sizes, and the hashes of all but the payload."""
+    def open(cls, path: Path, *, expect: Mapping[str, object] = {}) -> "Segment":
+        """Open a segment after checking manifest, files, sizes, and the hashes of all but the payload.
+
+        `expect` has values that fields of the manifest must have.
+        """
         manifest = read_manifest(path)
-        if expect_scorer not in (None, manifest.scorer):
-            raise StoreError(
-                path / "manifest.json",
-                expected=f"scores of {expect_scorer}",
-                got=f"scores of {manifest.scorer} (teacher {manifest.teacher})",
-                remedy="score again, or read it with the configuration that wrote it",
-            )
+        _check_fields(path, manifest, expect)
         _check_files(path, manifest)
         for name, entry in manifest.files.items():
             if not _is_chunk(name):
@@ -277,14 +279,7 @@ class Segment:
         rows = self.index.slice(start, stop - start)
         entropy_N: Floats = np.repeat(rows["mean_entropy"].to_numpy(), rows["positions"].to_numpy())
         scores = self._codec.decode(arrays, self.token_of_rank, entropy_N=entropy_N)
-        return [self._one(scores, window, row) for row in range(start, stop)]
-
-    def _one(self, scores: Scores, window: Mapping[str, slice], row: int) -> Scores:
-        part = {
-            axis: slice(int(ends[row]) - window[axis].start, int(ends[row + 1]) - window[axis].start)
-            for axis, ends in self._bounds.items()
-        }
-        return cut_scores(scores, part)
+        return split_scores(scores, rows["positions"].to_numpy())
 
     def _read_array(self, name: str, window: slice) -> NDArray[Any]:
         try:
@@ -328,11 +323,25 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(file, "a manifest", error) from error
     if found != FORMAT:
-        raise StoreError(file, expected=FORMAT, got=found, remedy="read it with the version that wrote it")
+        raise StoreError(
+            file, expected=FORMAT, got=found, remedy="read it with the version that wrote it, or delete it"
+        )
     try:
         return Manifest.from_text(text)
     except ValueError as error:
         raise _damaged(file, "a manifest as written", error) from error
+
+
+def _check_fields(path: Path, manifest: Manifest, expect: Mapping[str, object]) -> None:
+    for name, wanted in expect.items():
+        found = getattr(manifest, name)
+        if found != wanted:
+            raise StoreError(
+                path / "manifest.json",
+                expected=f"{name} {wanted}",
+                got=f"{name} {found}",
+                remedy="delete the segment and score again, or use what it was written with",
+            )
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:

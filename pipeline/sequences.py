@@ -5,7 +5,7 @@ those of the decoded scores, so that writing what was read gives the same bytes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.fingerprint import ids_digest
+from pipeline.ragged import offsets, owners
 from pipeline.records import Rollout, Scores
 from schemas.segment import INDEX
 
@@ -34,12 +35,15 @@ class ScoredSequence:
 class SegmentHeader:
     """What all sequences of a segment have in common; ends up in the manifest."""
 
-    scorer: str  # fingerprint of teacher and scoring parameters
+    scorer: str  # fingerprint of teacher, scoring parameters and codec
     teacher: str
     tokenizer: str
+    template: str  # fingerprint of the chat template, "" where there is none
+    engine: str
+    dtype: str  # of the teacher's body
     vocab_size: int
     temperatures: tuple[float, ...]  # the first is 1
-    scoring: dict[str, Any]  # the parameters behind `scorer`, for people; JSON
+    scoring: dict[str, Any]  # the other parameters behind `scorer`, for people; JSON
     codec: str
     codec_config: dict[str, Any]
 
@@ -61,8 +65,18 @@ def score_key(scorer: str, key: Key) -> bytes:
     return hashlib.blake2b("/".join((scorer, *key)).encode(), digest_size=16).digest()
 
 
-def index_table(rollouts: Sequence[Rollout], decoded: Scores, positions_B: NDArray[Any], scorer: str) -> pa.Table:
-    """The index of a segment, one row a sequence; `decoded` holds all positions, `positions_B` how many are whose."""
+def index_table(
+    rollouts: Sequence[Rollout],
+    stored_n: Mapping[str, NDArray[Any]],
+    decoded: Scores,
+    positions_B: NDArray[Any],
+    scorer: str,
+) -> pa.Table:
+    """The index of a segment, one row a sequence.
+
+    `stored_n` [N] counts the stored entries of each group, `decoded` holds all positions, `positions_B` how many are
+    whose.
+    """
     start_B = np.cumsum(positions_B) - positions_B
     realised_N = np.array([token for one in rollouts for token in one.completion_ids], dtype=np.int64)
     keys = [(sequence_key(one), support_key(one)) for one in rollouts]
@@ -73,10 +87,7 @@ def index_table(rollouts: Sequence[Rollout], decoded: Scores, positions_B: NDArr
         "scorer": [scorer] * len(rollouts),
         **{name: [getattr(one, name) for one in rollouts] for name in _COPIED},
         "position_offset": start_B,
-        **{
-            f"{group}_offset": np.append(0, np.cumsum(getattr(decoded, f"{group}_n"), dtype=np.int64))[start_B]
-            for group in ("head", "draw", "union")
-        },
+        **{f"{group}_offset": offsets(n_N)[start_B] for group, n_N in stored_n.items()},
         "positions": positions_B,
         "mean_entropy": sequence_means(decoded.entropy_N, positions_B),
         "mean_tail": sequence_means(decoded.tail_NH[:, 0], positions_B),
@@ -97,7 +108,7 @@ def sequence_means(values_N: NDArray[Any], positions_B: NDArray[Any]) -> NDArray
 
 def _agrees(scores: Scores, realised_N: NDArray[Any]) -> NDArray[np.bool_]:
     """True where no head token is likelier than the realised one, as far as the codec tells them apart."""
-    owner_E = np.repeat(np.arange(len(scores.head_n)), scores.head_n)
+    owner_E = owners(scores.head_n)
     best_N = np.full(len(scores.head_n), -np.inf, dtype=np.float32)
     np.maximum.at(best_N, owner_E, scores.head_logp)
     hit_E = (scores.head_ids == realised_N[owner_E]) & (scores.head_logp == best_N[owner_E])

@@ -47,7 +47,7 @@ class Store:
         if not sequences:
             return None
         with temporary_directory(self.root / "segments") as temporary:
-            manifest = fill(temporary, sequences, header, token_of_rank, self_contained=False)
+            manifest = fill(temporary, sequences, header, token_of_rank, in_store=True)
             path = self.root / "segments" / manifest.segment_id
             reveal(temporary, path, manifest)
         return path

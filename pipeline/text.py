@@ -85,6 +85,11 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return digest(sorted(tokenizer.get_vocab().items()), special)
 
 
+def template_fingerprint(tokenizer: Tokenizer) -> str:
+    """Identity of the chat template, which decides what a prompt's ids are; "" where there is none."""
+    return digest(tokenizer.chat_template) if tokenizer.chat_template else ""
+
+
 def shared_vocab(tokenizer: Tokenizer) -> int:
     """How many ids have a token: the highest id + 1. Models pad their vocabulary beyond it, each as it likes."""
     return max(map(int, tokenizer.get_vocab().values())) + 1

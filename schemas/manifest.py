@@ -21,19 +21,34 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How far what a reader decodes is from what the teacher said, over some of the positions."""
+
+    positions: int  # compared; 0 in a checkout's segment, which must not depend on what came from the store
+    sqrt_p_max: float  # error of the root of a probability, entries and masses alike
+    sqrt_p_mean: float
+    log_p_max: float  # nats, of those with p >= 0.001
+    forward_kl: float  # mean nats from the row as it was, head, union and any other token, to the row as it is read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Who scored what, how it is packed, how much there is, and the files that hold it."""
 
     format: str  # `schemas.segment.FORMAT` of the writer
-    scorer: str  # fingerprint of teacher and scoring parameters
+    scorer: str  # fingerprint of teacher, scoring parameters and codec
     teacher: str
     tokenizer: str
+    template: str  # fingerprint of the chat template, "" where there is none
+    engine: str
+    dtype: str  # of the teacher's body
     vocab_size: int
     temperatures: tuple[float, ...]  # the first is 1
     scoring: dict[str, Any]
     codec: str
     codec_config: dict[str, Any]
     error_bounds: dict[str, Any]  # what the codec promises, by quantity
+    measured: Measured
     ranks: str  # blake2b of the file of ranks, wherever it lies
     sequences: int
     positions: int
@@ -72,6 +87,7 @@ class Manifest:
         """The manifest that `to_json` described; a ValueError says what differs."""
         fields = _checked(cls, value, "manifest", also={"segment_id"})
         fields["temperatures"] = tuple(fields["temperatures"])
+        fields["measured"] = Measured(**_checked(Measured, fields["measured"], "measured"))
         fields["files"] = {
             name: FileEntry(**_checked(FileEntry, entry, f"files[{name!r}]")) for name, entry in fields["files"].items()
         }
@@ -94,7 +110,7 @@ def _checked(cls: type, value: Any, where: str, also: frozenset[str] | set[str] 
         raise ValueError(f"{where}: expected a field {missing[0]!r}, got none")
     for name, hint in hints.items():
         kind = get_origin(hint) or hint
-        kind = list if kind is tuple else kind
+        kind = {tuple: list, Measured: dict}.get(kind, kind)
         if type(value[name]) is not kind:
             got = type(value[name]).__name__
             raise ValueError(f"{where}.{name}: expected {kind.__name__}, got {value[name]!r} ({got})")

@@ -8,12 +8,16 @@ ranks.npy       token_of_rank [V], u2 if V <= 65536 else u4; may live in <store>
 payload.zarr/   a Zarr v3 group with the arrays of PAYLOAD, little-endian, zstd and then crc32c on every chunk
 ```
 
-Axes: N positions of all sequences end to end, E head entries, U union entries, R draws, H temperatures (the first
-is 1). Sequence b owns positions `position_offset[b]` to `position_offset[b] + positions[b]`; its entries start at
-`head_offset[b]`, `draw_offset[b]` and `union_offset[b]`. Position t owns the next `head_n[t]` entries of `head_id`
-and `head_p`, and so on.
+Axes: N positions of all sequences end to end, E head entries, U union entries, R draws as they are stored,
+H temperatures (the first is 1). Sequence b owns positions `position_offset[b]` to `position_offset[b] + positions[b]`;
+its entries start at `head_offset[b]`, `draw_offset[b]` and `union_offset[b]`. Position t owns the next `head_n[t]`
+entries of every array along E, and so on.
 
-Codec "sqrt8":
+With every codec:
+* `token_logp`: IEEE half precision, nats. `lse`: float32, temperatures 2 to H; absent when H is 1.
+* log p_h(i) = log p(i) / temperature_h - lse_h.
+
+Codec "sqrt8" (`levels`, `floor_nats`):
 * `head_id`, `union_id`: ranks of a position ascend without repetition; the first is stored as it is, each later one
   as rank - previous rank - 1. `draw_id`: ranks ascend and may repeat, stored as rank - previous rank.
   token id = ranks.npy[rank].
@@ -22,8 +26,17 @@ Codec "sqrt8":
   0 < c < b means exp(-F + (c - 1) * (F + 2 * log(k / L)) / (b - 1)); c >= b means ((k + c - b) / L) ** 2.
   For L = 128: k = 4 and b = 131.
 * `union_tail`: (code of tail - code of union tail) mod 256, because the two are equal wherever the union is empty.
-* `token_logp`: IEEE half precision, nats. `lse`: float32, temperatures 2 to H; absent when H is 1.
-* log p_h(i) = log p(i) / temperature_h - lse_h.
+
+Codec "topk" (no configuration):
+* `head_token`, `draw_token`, `union_token`: token ids, by descending log-prob within a position, equal ones by
+  ascending rank.
+* `head_logp`, `draw_logp`, `union_logp`: IEEE half precision, nats, -64 to 0. `log_tail`, `log_union_tail`: the same of
+  a mass, and -inf for none.
+
+Codec "rskd" (`levels`, `floor_nats`): as "sqrt8", but for the draws, which have no `draw_p`.
+* `draw_id`: ranks of the distinct tokens that were drawn, coded as `head_id` is; `draw_n` counts these.
+* `draw_count`: how often each was drawn, 1 to 255. With m draws at a position, the sum of its counts, a token drawn c
+  times has the estimated probability c / m * max(tail at temperature 1, exp(-floor_nats)).
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +49,7 @@ _INDEX_FIELDS: list[Any] = [
     pa.field("score_key", pa.binary(16), nullable=False),  # blake2b of "scorer/sequence_key/support_key"; found by this
     pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
     pa.field("support_key", pa.string(), nullable=False),  # identity of what the author found likely
-    pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher and scoring
+    pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher, scoring and codec
     pa.field("rollout_id", pa.string(), nullable=False),
     pa.field("prompt_id", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
@@ -75,6 +88,7 @@ class PayloadArray(NamedTuple):
 
 _ID = ("uint16", "uint32")
 
+# A segment has the arrays of its codec, named in the docstring above.
 PAYLOAD: dict[str, PayloadArray] = {
     "head_id": PayloadArray(_ID, "E", "gaps between the ranks of the head's tokens"),
     "head_p": PayloadArray(("uint8",), "E", "their probabilities"),
@@ -85,6 +99,15 @@ PAYLOAD: dict[str, PayloadArray] = {
     "union_id": PayloadArray(_ID, "U", "gaps between the ranks of the author's tokens outside the head"),
     "union_p": PayloadArray(("uint8",), "U", "their probabilities"),
     "union_n": PayloadArray(("uint16",), "N", "union entries of each position"),
+    "draw_count": PayloadArray(("uint8",), "R", "how often each of the tokens was drawn"),
+    "head_token": PayloadArray(_ID, "E", "ids of the head's tokens"),
+    "head_logp": PayloadArray(("float16",), "E", "their log-probs"),
+    "draw_token": PayloadArray(_ID, "R", "ids of the tokens drawn from outside the head"),
+    "draw_logp": PayloadArray(("float16",), "R", "their log-probs"),
+    "union_token": PayloadArray(_ID, "U", "ids of the author's tokens outside the head"),
+    "union_logp": PayloadArray(("float16",), "U", "their log-probs"),
+    "log_tail": PayloadArray(("float16",), "NH", "log of the mass outside the head"),
+    "log_union_tail": PayloadArray(("float16",), "NH", "log of the mass outside head and union"),
     "tail": PayloadArray(("uint8",), "NH", "mass outside the head"),
     "union_tail": PayloadArray(("uint8",), "NH", "mass outside head and union, as a difference from tail"),
     "token_logp": PayloadArray(("float16",), "N", "log-prob of the realised token"),

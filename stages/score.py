@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import lm
 from pipeline.catalog import find_known
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, config_of, stored_fingerprint
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
 from pipeline.params import section
 from pipeline.scoring import ScoringParams, key_of, score_rollouts, unknown
@@ -18,7 +18,7 @@ from pipeline.segment import write_segment
 from pipeline.sequences import SegmentHeader
 from pipeline.shared import tokens_to_read
 from pipeline.store import Store
-from pipeline.text import load_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.text import load_tokenizer, shared_vocab, template_fingerprint, tokenizer_fingerprint
 from stages.command import PARAMS, RANKS, TEACHER, cost, run, store_root
 from stages.inputs import read_rollouts
 
@@ -53,16 +53,19 @@ def main(source: Path, out: Path, name: str) -> None:
 
 
 def _header(p: ScoringParams, tokenizer: object) -> SegmentHeader:
-    teacher, support = lm.model_fingerprint(TEACHER), asdict(p.support)
+    teacher, support, codec = lm.model_fingerprint(TEACHER), asdict(p.support), CODECS[p.codec]
     return SegmentHeader(
-        scorer=scorer_fingerprint(teacher, precision=p.precision, support=support),
+        scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, support=support), codec),
         teacher=teacher,
         tokenizer=tokenizer_fingerprint(tokenizer),
+        template=template_fingerprint(tokenizer),
+        engine="transformers",
+        dtype=str(lm.resolve_dtype(p.precision)),
         vocab_size=shared_vocab(tokenizer),
         temperatures=p.support.temperatures,
-        scoring={"engine": "transformers", "dtype": str(lm.resolve_dtype(p.precision)), "support": support},
+        scoring={"support": support},
         codec=p.codec,
-        codec_config=config_of(CODECS[p.codec]),
+        codec_config=config_of(codec),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens, require_one_teacher
+from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens
 from pipeline.fingerprint import digest, tree_digest
 from pipeline.journal import DONE, resumable
 from pipeline.objective import ObjectiveParams, check, temperature_column
@@ -31,9 +31,10 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     p, mix = section(PARAMS, OptimizerParams, "optimizer"), section(PARAMS, BatchParams, "batches")
     seed, home, before = lookup(PARAMS, "seed"), Path(f"work/{student}/{round_id}"), Path(f"work/{student}/{prev}")
     check(objective)
-    own_segment, corpus_segment = Segment.open(home / "segment"), Segment.open(CORPUS / "segment")
     tokenizer = load_tokenizer(before / "model")
-    require_one_teacher(own_segment, corpus_segment, tokenizer=tokenizer_fingerprint(tokenizer))
+    readable = {"tokenizer": tokenizer_fingerprint(tokenizer)}
+    corpus_segment = Segment.open(CORPUS / "segment", expect=readable)
+    own_segment = Segment.open(home / "segment", expect=readable | {"scorer": corpus_segment.manifest.scorer})
     own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment)
     corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment)
     column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)

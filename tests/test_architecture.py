@@ -20,8 +20,9 @@ PLUMBING = {
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "shared"},
-    {"tables", "text", "lm", "topk", "codec", "sequences", "segment", "store", "catalog", "upkeep", "views"}
-    | {"divergence", "head", "schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
+    {"tables", "text", "lm", "head", "topk", "ragged", "sequences", "segment", "store", "catalog", "upkeep", "views"}
+    | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
+    | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
     {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report", "picture"},
     {"configuration"},

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from pipeline.batches import (
     make_pool,
     plan_steps,
     planned_tokens,
-    require_one_teacher,
 )
 from pipeline.errors import ParameterError, StoreError
 from pipeline.records import Batch, Rollout, Scores, Source
@@ -133,20 +131,6 @@ def test_a_missing_sequence_is_an_error() -> None:
     one, other = rollout("a", [1], [3]), rollout("b", [1], [4])
     with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got 1"):
         make_pool([one, other], stored(one), [scores([{3: 0.5}])], where="segment")
-
-
-def segment(path: str, *, scorer: str = "t", tokenizer: str = "k") -> Any:
-    return SimpleNamespace(
-        path=path, manifest=SimpleNamespace(scorer=scorer, teacher=f"of {scorer}", tokenizer=tokenizer)
-    )
-
-
-def test_own_rollouts_and_corpus_have_one_teacher_and_the_students_tokenizer() -> None:
-    require_one_teacher(segment("own"), segment("corpus"), tokenizer="k")
-    with pytest.raises(StoreError, match=r"own: expected scores by t .* as in corpus, got scores by other"):
-        require_one_teacher(segment("own", scorer="other"), segment("corpus"), tokenizer="k")
-    with pytest.raises(StoreError, match=r"own: expected .* student's tokenizer mine, got .* tokenizer k"):
-        require_one_teacher(segment("own"), segment("corpus"), tokenizer="mine")
 
 
 # Choice

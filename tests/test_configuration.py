@@ -75,7 +75,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("task.settings.colour", "red", "task.settings.colour: expected one of: train_packages, heldout_packages, min"),
         ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); mend"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
-        ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, got 'zip'; mend"),
+        ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; mend"),
         ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
     ],
 )

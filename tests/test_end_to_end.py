@@ -403,7 +403,7 @@ def test_scores_of_two_teachers_are_refused(
     refused = subprocess.run([sys.executable, "-m", "stages.train", *train], check=False, **run)
     assert refused.returncode == 1
     (line,) = refused.stderr.strip().splitlines()
-    assert re.match(r"error: work/small/r1/segment: expected scores by \w+ \(teacher \w+\), as in work/corpus", line)
+    assert re.match(r"error: work/small/r1/segment/manifest.json: expected scorer \w+, got scorer \w+;", line)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, config_of
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
@@ -46,6 +46,9 @@ def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
         scorer="s",
         teacher="t",
         tokenizer="k",
+        template="",
+        engine="transformers",
+        dtype="float32",
         vocab_size=300,
         temperatures=(1.0,),
         scoring={},

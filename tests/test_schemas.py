@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from schemas.manifest import FileEntry, Manifest
+from schemas.manifest import FileEntry, Manifest, Measured
 from schemas.segment import FORMAT, INDEX, PAYLOAD, TOKENS
 
 
@@ -15,12 +15,16 @@ def _manifest() -> Manifest:
         scorer="s",
         teacher="é teacher",
         tokenizer="t",
+        template="",
+        engine="transformers",
+        dtype="float32",
         vocab_size=300,
         temperatures=(1.0, 2.0),
         scoring={"threshold": 0.005},
         codec="sqrt8",
         codec_config={"levels": 128, "floor_nats": 20.0},
         error_bounds={"sqrt_p": 0.004},
+        measured=Measured(positions=2, sqrt_p_max=0.001, sqrt_p_mean=0.0005, log_p_max=0.01, forward_kl=1e-6),
         ranks="00",
         sequences=1,
         positions=2,
@@ -51,6 +55,8 @@ def test_manifest_round_trip() -> None:
         ({"temperatures": "12"}, "temperatures: expected list"),
         ({"files": {"index.parquet": {"size_bytes": 3}}}, "expected a field 'blake2b', got none"),
         ({"files": {"index.parquet": 3}}, "expected a mapping, got int"),
+        ({"measured": 0.1}, "measured: expected dict, got 0.1 (float)"),
+        ({"measured": {"positions": 2}}, "measured: expected a field 'forward_kl', got none"),
         ({"teacher": "other"}, "segment_id: expected"),
         ({"segment_id": "0"}, "segment_id: expected"),
     ],

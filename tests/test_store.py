@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import segment as segment_module
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, ErrorBounds, config_of
+from pipeline.codecs.sqrt8 import Sqrt8
 from pipeline.errors import StoreError
 from pipeline.records import Rollout, Scores
 from pipeline.segment import Segment, write_segment
@@ -67,7 +68,7 @@ def _sequence(seed: int, tokens: int, vocab: int, temperatures: int) -> ScoredSe
         others = others[others != token]
         heads.append(np.append(others[: rng.integers(0, 4)], token))
         unions.append(others[4 : 4 + rng.integers(0, 3)])
-        draws.append(rng.integers(0, vocab, rng.integers(0, 3)))
+        draws.append(rng.integers(0, vocab, 2)[rng.integers(0, 2, rng.integers(0, 5))])  # some come twice
 
     def flat(name: str, rows: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         ids = np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
@@ -95,16 +96,21 @@ def _sequences(count: int, *, vocab: int = 300, temperatures: int = 1, seed: int
     return [_sequence(seed * 1000 + i, (i * 3) % 8 + (i % 5 > 0), vocab, temperatures) for i in range(count)]
 
 
-def _header(*, vocab: int = 300, temperatures: int = 1, scorer: str = "scorer-a") -> SegmentHeader:
+def _header(
+    *, vocab: int = 300, temperatures: int = 1, scorer: str = "scorer-a", codec: str = "sqrt8"
+) -> SegmentHeader:
     return SegmentHeader(
         scorer=scorer,
         teacher="teacher-a",
         tokenizer="tokenizer",
+        template="",
+        engine="transformers",
+        dtype="float32",
         vocab_size=vocab,
         temperatures=(1.0, 2.0, 4.0)[:temperatures],
         scoring={"threshold": 0.005, "temperatures": (1.0,)},
-        codec="sqrt8",
-        codec_config=config_of(CODECS["sqrt8"]),
+        codec=codec,
+        codec_config=config_of(CODECS[codec]),
     )
 
 
@@ -142,16 +148,16 @@ def _rewritten(segment: Segment, sequences: Iterable[ScoredSequence]) -> list[Sc
     lengths=st.lists(st.integers(0, 6), max_size=5),
     temperatures=st.integers(1, 3),
     vocab=st.sampled_from([300, 70_000]),
+    codec=st.sampled_from([*CODECS]),
 )
 def test_what_was_read_writes_the_same_bytes(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: list[int], temperatures: int, vocab: int
+    tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: list[int], temperatures: int, vocab: int, codec: str
 ) -> None:
     root = tmp_path_factory.mktemp("warm")
     sequences = [_sequence(seed + i, tokens, vocab, temperatures) for i, tokens in enumerate(lengths)]
-    cold = _write(root / "cold", sequences, vocab=vocab, temperatures=temperatures)
-    warm = _write(
-        root / "warm", _rewritten(Segment.open(root / "cold"), sequences), vocab=vocab, temperatures=temperatures
-    )
+    header = {"vocab": vocab, "temperatures": temperatures, "codec": codec}
+    cold = _write(root / "cold", sequences, **header)
+    warm = _write(root / "warm", _rewritten(Segment.open(root / "cold"), sequences), **header)
     assert warm == cold
     assert _bytes(root / "warm") == _bytes(root / "cold")
     shutil.rmtree(root)
@@ -162,7 +168,7 @@ def test_what_was_read_writes_the_same_bytes(
 def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
     sequences = _sequences(9, vocab=vocab, temperatures=temperatures)
     manifest = _write(tmp_path / "one", sequences, vocab=vocab, temperatures=temperatures)
-    segment = Segment.open(tmp_path / "one", expect_scorer="scorer-a")
+    segment = Segment.open(tmp_path / "one", expect={"scorer": "scorer-a", "temperatures": manifest.temperatures})
     segment.verify()
 
     assert segment.manifest == manifest
@@ -188,8 +194,9 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
             assert rows[row]["mean_tail"] == pytest.approx(got.tail_NH[:, 0].mean(), rel=1e-6)
 
 
-def test_any_window_equals_the_whole(tmp_path: Path) -> None:
-    _write(tmp_path / "one", _sequences(7, temperatures=2), temperatures=2)
+@pytest.mark.parametrize("codec", CODECS)
+def test_any_window_equals_the_whole(tmp_path: Path, codec: str) -> None:
+    _write(tmp_path / "one", _sequences(7, temperatures=2), temperatures=2, codec=codec)
     segment = Segment.open(tmp_path / "one")
     whole = segment.read(0, 7)
     for start in range(8):
@@ -338,18 +345,22 @@ def test_a_stray_file_is_an_error(tmp_path: Path) -> None:
         Segment.open(tmp_path / "one")
 
 
-def test_another_teachers_segment_is_refused_naming_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "wanted", "found"),
+    [("scorer", "scorer-a", "scorer-b"), ("codec", "topk", "sqrt8"), ("dtype", "bfloat16", "float32")],
+)
+def test_a_segment_of_another_make_is_refused_naming_both(tmp_path: Path, field: str, wanted: str, found: str) -> None:
     _write(tmp_path / "one", _sequences(2), scorer="scorer-b")
-    with pytest.raises(StoreError) as caught:
-        Segment.open(tmp_path / "one", expect_scorer="scorer-a")
-    assert all(part in str(caught.value) for part in ("scorer-a", "scorer-b", "teacher-a", "manifest.json"))
+    told = rf"manifest.json: expected {field} {wanted}, got {field} {found};"
+    with pytest.raises(StoreError, match=told):
+        Segment.open(tmp_path / "one", expect={"teacher": "teacher-a", field: wanted})
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(2))
     file = tmp_path / "one/manifest.json"
-    file.write_text(file.read_text().replace("segment/2", "segment/3"))
-    with pytest.raises(StoreError, match=r"expected stillroom.segment/2, got stillroom.segment/3"):
+    file.write_text(file.read_text().replace("segment/2", "segment/1"))
+    with pytest.raises(StoreError, match=r"expected stillroom.segment/2, got stillroom.segment/1"):
         Segment.open(tmp_path / "one")
 
 
@@ -482,6 +493,32 @@ def test_publish_names_segments_by_content(tmp_path: Path) -> None:
     assert len(list((tmp_path / "ranks").iterdir())) == 1
     assert not (first / "ranks.npy").exists()
     assert _leftovers(tmp_path) == []
+
+
+def test_what_is_published_was_measured_and_a_checkouts_copy_does_not_depend_on_it(tmp_path: Path) -> None:
+    store, sequences = Store(root=tmp_path), _sequences(9)
+    published = Segment.open(_published(store, sequences))
+    measured, bounds = published.manifest.measured, published.manifest.error_bounds
+    assert measured.positions == published.manifest.positions
+    assert 0 < measured.sqrt_p_mean < measured.sqrt_p_max <= bounds["sqrt_p"]
+    assert 0 < measured.log_p_max <= bounds["log_p"]
+    assert 0 < measured.forward_kl < 0.01
+    assert _write(tmp_path / "copy", sequences).measured.positions == 0
+
+
+def test_a_codec_that_breaks_its_promise_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CODECS, "sqrt8", _Boaster(levels=128, floor_nats=20.0))
+    with pytest.raises(StoreError, match=r"codec sqrt8: expected an error of sqrt_p of at most 0\.001, got 0\.00\d+;"):
+        _write(tmp_path / "one", _sequences(9))
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Boaster(Sqrt8):
+    """Promises more than it keeps."""
+
+    @property
+    def bounds(self) -> ErrorBounds:
+        return dataclasses.replace(Sqrt8(levels=self.levels, floor_nats=self.floor_nats).bounds, sqrt_p=0.001)
 
 
 def test_the_store_reads_a_plan(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.text import (
     render,
     require_same_tokenizer,
     shared_vocab,
+    template_fingerprint,
     tokenizer_fingerprint,
 )
 
@@ -91,6 +92,12 @@ def test_padding_and_template_are_no_part_of_the_fingerprint(make_tokenizer: Mak
     assert tokenizer_fingerprint(make_tokenizer(eos_token="<end>")) != plain
     assert tokenizer_fingerprint(make_tokenizer(bos_token="<end>")) != plain
     assert tokenizer_fingerprint(make_tokenizer(extra="<other>")) != plain
+
+
+def test_a_template_has_a_fingerprint_of_its_own(make_tokenizer: Maker) -> None:
+    found = {template_fingerprint(make_tokenizer(template=one)) for one in (TEMPLATE, TEMPLATE + " ")}
+    assert len(found - {""}) == 2
+    assert template_fingerprint(make_tokenizer()) == ""
 
 
 def test_the_shared_vocabulary_reaches_to_the_highest_id(make_tokenizer: Maker) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline import lm
 from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, config_of
 from pipeline.divergence import DivergenceParams
 from pipeline.engines.base import Sampled, Sampling
 from pipeline.engines.hf import HFSampler, HFScorer, scorer_fingerprint
@@ -61,6 +61,9 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
         scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
         teacher="t",
         tokenizer="k",
+        template="",
+        engine="transformers",
+        dtype="float32",
         vocab_size=VOCAB,
         temperatures=SUPPORT.temperatures,
         scoring={},

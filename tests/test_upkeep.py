@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codec import CODECS, config_of
+from pipeline.codecs import CODECS, config_of
 from pipeline.errors import DataError, StoreError
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
@@ -26,6 +26,9 @@ HEADER = SegmentHeader(
     scorer="scorer",
     teacher="teacher",
     tokenizer="tokenizer",
+    template="",
+    engine="transformers",
+    dtype="float32",
     vocab_size=VOCAB,
     temperatures=(1.0,),
     scoring={},

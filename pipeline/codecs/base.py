@@ -1,0 +1,119 @@
+"""What a codec promises, and what the codecs have in common: counts, rank gaps, half precision.
+
+Array suffixes: see `pipeline.records`; V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.ragged import owners
+from pipeline.records import Floats, Ints, Scores
+
+Arrays = dict[str, NDArray[Any]]
+
+SMALL_P = 1e-3  # from here on a codec promises its better accuracy of log(p)
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBounds:
+    """The most that decoding may differ from what was encoded. Nothing is promised below `floor_p`."""
+
+    sqrt_p: float  # absolute, of the root of any probability or mass
+    log_p: float  # nats, for p >= small_p
+    log_p_small: float  # nats, for floor_p <= p < small_p
+    small_p: float  # at most SMALL_P
+    floor_p: float  # smaller probabilities come back as this one, except a mass of exactly 0
+    token_logp: float  # relative, of the realised token's log-prob
+    draws_estimated: bool  # true: draws come back with an estimate of their log-prob, for which nothing is promised
+
+
+class Codec(Protocol):
+    """A frozen dataclass whose fields are its configuration. Arrays are those of `schemas.segment.PAYLOAD`."""
+
+    name: ClassVar[str]
+
+    @property
+    def bounds(self) -> ErrorBounds:
+        """The promised accuracy, written into the manifest."""
+
+    def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
+        """Pack scores; `rank_of_token` [V] gives each token id its frequency rank. The entropy is left out.
+
+        `head_n`, `draw_n` and `union_n` count what is stored, which need not be what comes back.
+        """
+
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any], *, entropy_N: Floats) -> Scores:
+        """The scores of any window of whole positions; `entropy_N` is passed through."""
+
+
+def encode_counts(n_N: Ints, group: str) -> NDArray[Any]:
+    """One byte for draws and two for entries; a StoreError where they do not suffice."""
+    dtype = np.uint8 if group == "draw" else np.uint16
+    most, limit = int(n_N.max(initial=0)), int(np.iinfo(dtype).max)
+    if most > limit:
+        raise StoreError(
+            f"{group} entries",
+            expected=f"at most {limit} at a position",
+            got=most,
+            remedy="lower the cap in params.yaml",
+        )
+    return n_N.astype(dtype)
+
+
+def id_dtype(vocab: int) -> type[np.unsignedinteger[Any]]:
+    """Of token ids, ranks and their gaps."""
+    return np.uint16 if vocab <= 1 << 16 else np.uint32
+
+
+def places(ids: Ints, n_N: Ints, rank_of_token: NDArray[Any]) -> NDArray[np.int64]:
+    """position * V + rank of each entry: ascending places are positions in order, and ranks within each."""
+    vocab = len(rank_of_token)
+    assert int(n_N.sum()) == len(ids), "counts and entries differ"
+    assert not len(ids) or (ids.min() >= 0 and ids.max() < vocab), "a token id outside the vocabulary"
+    place: NDArray[np.int64] = owners(n_N) * vocab + rank_of_token[ids]
+    return place
+
+
+def to_gaps(place: NDArray[np.int64], n_N: Ints, vocab: int, *, distinct: bool) -> NDArray[Any]:
+    """Gaps of each position's ranks, from ascending places; less one where ranks are `distinct`."""
+    gaps = np.diff(place, prepend=0)
+    assert not distinct or (gaps[1:] > 0).all(), "a token twice at a position"
+    gaps -= distinct
+    starts = _starts(n_N)
+    gaps[starts] = place[starts] % vocab
+    return gaps.astype(id_dtype(vocab))
+
+
+def from_gaps(gaps: NDArray[Any], n_N: Ints, *, distinct: bool) -> NDArray[np.int64]:
+    """Ranks: a running sum that begins anew at every position."""
+    starts = _starts(n_N)
+    steps = gaps.astype(np.int64) + distinct
+    steps[starts] -= distinct
+    running = np.cumsum(steps)
+    base = running[starts] - steps[starts]
+    return running - np.repeat(base, n_N[n_N > 0])
+
+
+def _starts(n_N: Ints) -> NDArray[np.int64]:
+    """Index of the first entry of every position that has one."""
+    occupied = n_N[n_N > 0].astype(np.int64)
+    return np.cumsum(occupied) - occupied
+
+
+def encode_positions(scores: Scores) -> Arrays:
+    """The realised token's log-prob in half precision, and `lse`, which is absent when H is 1."""
+    arrays: Arrays = {"token_logp": np.maximum(scores.token_logp_N, -_LARGEST_HALF).astype(np.float16)}
+    if scores.lse_NH.shape[1] > 1:
+        arrays["lse"] = scores.lse_NH[:, 1:].astype(np.float32)
+    return arrays
+
+
+def decode_lse(arrays: Arrays) -> Floats:
+    """[N, H] Zeros at temperature 1, then what is stored."""
+    first_N1 = np.zeros((len(arrays["token_logp"]), 1), dtype=np.float32)
+    return np.concatenate([first_N1, arrays["lse"]], axis=1) if "lse" in arrays else first_N1

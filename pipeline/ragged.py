@@ -1,0 +1,68 @@
+"""Scores as ragged arrays: laid end to end, cut apart again, thinned out.
+
+Group by group: head, draw and union entries run along their own counts, everything else along positions. Cutting gives
+views and costs no copy.
+
+Array suffixes: see `pipeline.records`; B sequences.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import Ints, Scores
+
+GROUPS = ("head", "draw", "union")
+
+
+def _group_of(name: str) -> str:
+    """Along which counts a field of `Scores` runs."""
+    return next((one for one in GROUPS if name in (f"{one}_ids", f"{one}_logp")), "position")
+
+
+_GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
+
+
+def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
+    """Scores of sequences laid end to end; none give empty arrays."""
+    empty: dict[str, NDArray[Any]] = {}
+    for name in _GROUP_OF_FIELD:
+        dtype = np.int32 if name.endswith(("_ids", "_n")) else np.float32
+        empty[name] = np.zeros((0, temperatures) if name.endswith("_NH") else 0, dtype)
+    return Scores(
+        **{name: np.concatenate([first, *(getattr(one, name) for one in parts)]) for name, first in empty.items()}
+    )
+
+
+def split_scores(scores: Scores, positions_B: NDArray[Any]) -> list[Scores]:
+    """Views of the scores of each sequence: the inverse of `join_scores`."""
+    ends_B = np.append(0, np.cumsum(positions_B, dtype=np.int64))
+    assert ends_B[-1] == len(scores.head_n), "positions and scores differ"
+    ends = {group: offsets(getattr(scores, f"{group}_n"))[ends_B] for group in GROUPS} | {"position": ends_B}
+    return [
+        _pick(scores, {group: slice(int(end[b]), int(end[b + 1])) for group, end in ends.items()})
+        for b in range(len(positions_B))
+    ]
+
+
+def pick_positions(scores: Scores, chosen_N: NDArray[np.bool_]) -> Scores:
+    """Copies of the chosen positions with their entries."""
+    chosen = {group: np.repeat(chosen_N, getattr(scores, f"{group}_n")) for group in GROUPS}
+    return _pick(scores, chosen | {"position": chosen_N})
+
+
+def offsets(n_N: NDArray[Any]) -> NDArray[np.int64]:
+    """[N + 1] Where each position's entries begin, and the end of all."""
+    return np.append(0, np.cumsum(n_N, dtype=np.int64))
+
+
+def owners(n_N: Ints) -> NDArray[np.int64]:
+    """The position of every entry."""
+    return np.repeat(np.arange(len(n_N), dtype=np.int64), n_N)
+
+
+def _pick(scores: Scores, chosen: Mapping[str, slice | NDArray[np.bool_]]) -> Scores:
+    return Scores(**{name: getattr(scores, name)[chosen[group]] for name, group in _GROUP_OF_FIELD.items()})
