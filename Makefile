@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 IN_ENV := export PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" GOMP_SPINCOUNT=3000;
+# A file's tests share what they set up; two files run side by side, a core each.
+TESTS := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 .PHONY: setup repro test test-all check bench clean lock
 
@@ -26,10 +28,10 @@ repro: setup
 	@$(IN_ENV) stillroom table
 
 test: check
-	@$(IN_ENV) pytest
+	@$(IN_ENV) $(TESTS)
 
 test-all: check
-	@$(IN_ENV) pytest -m ''
+	@$(IN_ENV) $(TESTS) -m ''
 
 check: setup
 	@$(IN_ENV) ruff check .

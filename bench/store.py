@@ -48,6 +48,7 @@ Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] t
 
 _CHUNK = 256  # positions whose dense distributions exist at once
 _BATCH = 1024  # positions of one gradient of the head
+_BATCHES = 2  # of them, from the beginning of the texts
 _DIVERGENCES = {
     name: DIVERGENCES[name](DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False))
     for name in ("forward_kl", "reverse_kl", "jsd")
@@ -203,8 +204,8 @@ def errors(losses: Mapping[str, Loss], texts: Population, batch: Batch) -> Row:
     """Relative errors of the gradient, at the logits and of the head's weights, by divergence."""
     row: Row = {}
     for name, loss in losses.items():
-        batches = range(0, len(texts.teacher_ND) - _BATCH + 1, _BATCH)
-        sums = sum(_of_batch(name, loss, texts, batch, range(one, one + _BATCH, _CHUNK)) for one in batches)
+        batches = [range(one * _BATCH, (one + 1) * _BATCH, _CHUNK) for one in range(_BATCHES)]
+        sums = sum(_of_batch(name, loss, texts, batch, starts) for starts in batches)
         logits, dense_logits, head, dense_head = np.sqrt(sums).tolist()
         row |= {f"{name}_{texts.student}": logits / dense_logits, f"{name}_head_{texts.student}": head / dense_head}
     return row
@@ -245,7 +246,7 @@ def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: s
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
-@click.option("--prompts", default=48, show_default=True, help="Prompts of each student's texts.")
+@click.option("--prompts", default=64, show_default=True, help="Prompts of each student's texts.")
 def main(out: Path | None, prompts: int) -> None:
     p = section(PARAMS, ScoringParams, "scoring")
     texts = load_prompts(TEACHER, Path(os.environ.get("STILLROOM_DATA", "../shared/data")), prompts)
