@@ -12,6 +12,7 @@ from pipeline import lm
 from pipeline.catalog import find_known
 from pipeline.codec import CODECS, config_of
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
+from pipeline.fingerprint import model_fingerprint
 from pipeline.params import section
 from pipeline.scoring import ScoringParams, key_of, score_rollouts, unknown
 from pipeline.segment import write_segment
@@ -53,7 +54,7 @@ def main(source: Path, out: Path, name: str) -> None:
 
 
 def _header(p: ScoringParams, tokenizer: object) -> SegmentHeader:
-    teacher, support = lm.model_fingerprint(TEACHER), asdict(p.support)
+    teacher, support = model_fingerprint(TEACHER), asdict(p.support)
     return SegmentHeader(
         scorer=scorer_fingerprint(teacher, precision=p.precision, support=support),
         teacher=teacher,
