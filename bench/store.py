@@ -28,6 +28,7 @@ from bench.populations import Population, load_prompts, populations
 from pipeline.batches import collate
 from pipeline.codecs import CODECS, config_of
 from pipeline.divergence import DIVERGENCES, DivergenceParams
+from pipeline.engines.base import SupportParams
 from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
 from pipeline.objective import Rows, distance
@@ -39,7 +40,7 @@ from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence, SegmentHeader
 from pipeline.text import load_tokenizer, shared_vocab
-from pipeline.topk import SupportParams, truncate
+from pipeline.topk import truncate
 from pipeline.training import to_torch
 from stages.command import PARAMS, TEACHER
 

@@ -13,10 +13,9 @@ import torch
 
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampler, Sampling
-from pipeline.lm import Precision
 from pipeline.params import Positive
 from pipeline.progress import bar
-from pipeline.records import Prompt
+from pipeline.records import Precision, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

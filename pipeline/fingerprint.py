@@ -41,3 +41,9 @@ def tree_digest(root: Path) -> str:
         return digest(file_digest(root))
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return digest([(path.relative_to(root).as_posix(), file_digest(path)) for path in files])
+
+
+def model_fingerprint(path: Path) -> str:
+    """Identity of a model directory: its weight files and its configuration."""
+    files = sorted(one for one in path.iterdir() if one.suffix in {".safetensors", ".bin"} or one.name == "config.json")
+    return digest([(one.name, file_digest(one)) for one in files])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -23,11 +23,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from pipeline.errors import DataError, ModelError
-from pipeline.fingerprint import digest, file_digest
 from pipeline.head import Head
+from pipeline.records import Precision
 from pipeline.shared import distinct_prompts
 
-Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 _UNKNOWN_SCALES = ("logit_scale", "logits_scaling")  # Cohere, Granite
 Model: TypeAlias = Any  # a transformers causal language model
 
@@ -68,12 +67,6 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool
         got = f"none for {len(missing)} of them, such as {min(missing)}"
         raise ModelError(path, expected="a value for every weight", got=got, remedy="run `make repro`")
     return model.to(device()).eval()
-
-
-def model_fingerprint(path: Path) -> str:
-    """Identity of a model directory: its weight files and its configuration."""
-    files = sorted(one for one in path.iterdir() if one.suffix in {".safetensors", ".bin"} or one.name == "config.json")
-    return digest([(one.name, file_digest(one)) for one in files])
 
 
 def context_length(path: Path) -> int:

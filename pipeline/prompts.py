@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.fingerprint import digest
 from pipeline.params import Positive, parse
+from pipeline.ranks import rank_by_count
 from pipeline.records import Prompt
 from pipeline.tasks import Case, Split, find_task
 from pipeline.text import Tokenizer, completion_ids, render
@@ -114,5 +115,4 @@ def _no_case(split: Split, found: int, p: PromptParams) -> DataError:
 def rank_tokens(prompts: Iterable[Prompt], vocab: int) -> NDArray[np.int32]:
     """Token ids [V], the most frequent in prompts and references first: frequent ids get small numbers in the store."""
     ids = [one for prompt in prompts for one in (*prompt.prompt_ids, *prompt.reference_ids)]
-    counts_V = np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab)
-    return np.argsort(-counts_V, kind="stable").astype(np.int32)
+    return rank_by_count(np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Source: TypeAlias = Literal["student", "dataset", "teacher"]
+Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
 

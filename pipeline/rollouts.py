@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from pipeline.engines.base import Sampler, Sampling
 from pipeline.fingerprint import derive_seed
-from pipeline.lm import Precision
 from pipeline.params import Count, Positive
-from pipeline.records import Prompt, Rollout, Source
+from pipeline.records import Precision, Prompt, Rollout, Source
 
 Decode = Callable[[list[int]], str]
 

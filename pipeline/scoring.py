@@ -7,14 +7,12 @@ sequences, so a killed run finds its own work there; no other journal is needed.
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.engines.base import Scorer, ToScore
-from pipeline.lm import Precision
+from pipeline.engines.base import Scorer, SupportParams, ToScore
 from pipeline.params import Positive
 from pipeline.progress import bar
-from pipeline.records import Rollout, Scores
+from pipeline.records import Precision, Rollout, Scores
 from pipeline.sequences import ScoredSequence, sequence_key, support_key
 from pipeline.shared import tokens_to_read
-from pipeline.topk import SupportParams
 
 Key = tuple[str, str]
 

@@ -6,33 +6,14 @@ sequence's content, so neither batch nor order nor restart changes them. Cost: a
 one CPU core, against .9 ms for the 135M teacher's forward pass.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.params import AboveZero, Fraction, Positive, Range
+from pipeline.engines.base import SupportParams
 from pipeline.records import Scores
 
 _MAX_DRAWS = 255  # draw_n is one byte
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupportParams:
-    """Which of the teacher's V probabilities are kept at each position."""
-
-    threshold: Annotated[float, Range(0, 1)]
-    """Teacher tokens likelier than this form the head."""
-    max_entries: Positive
-    """At most so many of them, the likeliest first."""
-    draws_per_tail: Annotated[float, Range(0)]
-    """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
-    min_tail: Fraction
-    """No draws where the tail is lighter than this."""
-    temperatures: tuple[AboveZero, ...]
-    """Temperatures at which the loss may be taken, 1 first: the tail at another one cannot be recovered later."""
 
 
 def truncate(

@@ -19,11 +19,10 @@ from transformers import get_scheduler
 from pipeline import lm
 from pipeline.fingerprint import derive_seed
 from pipeline.journal import whole_directory
-from pipeline.lm import Precision
 from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.params import AboveZero, Count, Positive, Range
 from pipeline.progress import bar
-from pipeline.records import Batch
+from pipeline.records import Batch, Precision
 from pipeline.shared import tokens_read
 from pipeline.training_log import Row, read_log, write_log
 

@@ -12,6 +12,7 @@ from pipeline import lm
 from pipeline.catalog import find_known
 from pipeline.codecs import CODECS, config_of, stored_fingerprint
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
+from pipeline.fingerprint import model_fingerprint
 from pipeline.params import section
 from pipeline.scoring import ScoringParams, key_of, score_rollouts, unknown
 from pipeline.segment import write_segment
@@ -53,7 +54,7 @@ def main(source: Path, out: Path, name: str) -> None:
 
 
 def _header(p: ScoringParams, tokenizer: object) -> SegmentHeader:
-    teacher, support, codec = lm.model_fingerprint(TEACHER), asdict(p.support), CODECS[p.codec]
+    teacher, support, codec = model_fingerprint(TEACHER), asdict(p.support), CODECS[p.codec]
     return SegmentHeader(
         scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, support=support), codec),
         teacher=teacher,

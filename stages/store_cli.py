@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from stages.command import store_root
 
@@ -53,15 +54,20 @@ def show(segment: str) -> None:
 
 
 @store.command()
-@click.option("--json", "as_json", is_flag=True, help="One object a damaged segment, for scripts.")
-def verify(as_json: bool) -> None:
-    """Read every byte and compare it with the manifests; exit code 1 where something is damaged."""
+@click.option("--json", "as_json", is_flag=True, help="One object a damaged segment, or the agreement, for scripts.")
+@click.option("--rescore", "count", metavar="N", type=click.IntRange(1), help="Ask work/teacher about N sequences too.")
+def verify(as_json: bool, count: int | None) -> None:
+    """Read every byte and compare it with the manifests; exit code 1 where something is damaged.
+
+    With --rescore also compare N sequences, the same ones each time, with what work/teacher says now; exit code 1
+    where they differ by more than the codec's bounds and the engine's rounding.
+    """
     damages = _damages()
-    if as_json:
+    if as_json and (damages or not count):
         click.echo(json.dumps([_told(one) for one in damages]))
-    else:
+    elif not as_json:
         _say(damages)
-    if damages:
+    if damages or (count and not _agrees(count, as_json)):
         raise SystemExit(1)
 
 
@@ -94,9 +100,76 @@ def gc(works: tuple[Path, ...], force: bool) -> None:
         collect(paths)
 
 
-def _damages() -> list[Any]:
-    from tqdm import tqdm
+@store.command("import")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--tokenizer", type=Path, help="Parquet: model directory with the tokenizer of the ids.")
+@click.option("--teacher", help="Parquet: the teacher's name, by which its scores are told apart.")
+@click.option("--prompt-tokens", type=click.IntRange(1), help="Parquet with input_ids but no labels: prompt length.")
+@click.option("--json", "as_json", is_flag=True, help="The counts, for scripts.")
+def import_(as_json: bool, source: Path, **origin: Any) -> None:
+    """Take scores from SOURCE: segments, or Parquet.
 
+    A directory with segments (a checkout, its work directory, a store): each is verified and copied unless the store
+    has all its scores; exit code 1 where one is damaged.
+
+    Otherwise a Parquet file or a directory of them, as `stillroom store export` writes them or as raw top-k in
+    DistillKit's columns: input_ids, token_ids, top_values (natural log-probs). DistillKit's sampler writes no split
+    between prompt and completion: labels, where there are any, are negative at the prompt, else --prompt-tokens says.
+    """
+    from pipeline.transfer import find_sealed
+    from stages.importing import take_parquet, take_segments
+
+    paths = find_sealed(source)
+    counts = take_segments(paths) if paths else take_parquet(source, **origin)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()) + f" into {store_root()}")
+    if counts.get("damaged"):
+        raise SystemExit(1)
+
+
+@store.command()
+@click.argument("out", type=Path)
+@click.option("--segment", "names", multiple=True, help="Only this one; the beginning of its id is enough.")
+@click.option("--json", "as_json", is_flag=True, help="The files, for scripts.")
+def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Write scores to OUT as plain Parquet, one file a segment, one row a sequence; `import` reads it."""
+    from pipeline.export import export_segment
+    from pipeline.upkeep import find_segment, segments
+
+    paths = [find_segment(store_root(), name) for name in names] or segments(store_root())
+    files = [str(export_segment(one, out)) for one in tqdm(paths, desc="export", unit="segment", leave=False)]
+    click.echo(json.dumps(files) if as_json else f"{len(files)} segments to {out}")
+
+
+@store.command()
+@click.option("--json", "as_json", is_flag=True, help="One object a score stage, for scripts.")
+def forecast(as_json: bool) -> None:
+    """What the schedule still asks of the teacher: positions, bytes, seconds, and what they rest on."""
+    from pipeline.report import markdown
+    from stages.needs import needs
+
+    found = needs()
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found]))
+        return
+    rows = [["score stage", "positions", "known", "bytes", "seconds"]]
+    rows += [
+        [one.name, f"{one.positions:,}", f"{one.known:,}", _figure(one.bytes), _figure(one.seconds)] for one in found
+    ]
+    columns = [[getattr(one, name) for one in found] for name in ("positions", "known", "bytes", "seconds")]
+    totals = [None if None in column else sum(column) for column in columns]
+    click.echo("\n".join(markdown([*rows, ["in all", *map(_figure, totals)]])))
+    for one in found:
+        click.echo(f"{one.name}: {one.basis}")
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.0f}"
+
+
+def _damages() -> list[Any]:
     from pipeline.upkeep import check, segments
 
     paths = segments(store_root())
@@ -113,3 +186,22 @@ def _say(damages: Sequence[Any]) -> None:
 
 def _told(damage: Any) -> dict[str, Any]:
     return {"segment": damage.segment, "error": str(damage.error), "rollouts": damage.rollouts}
+
+
+def _agrees(count: int, as_json: bool) -> bool:
+    from pipeline.rescore import MIN_P
+    from stages.rescoring import rescore
+
+    found, unchecked = rescore(count)
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"holds": found.holds, "unchecked_segments": unchecked}))
+        return found.holds
+    click.echo(
+        f"{found.sequences} sequences, {found.positions:,} positions, {found.entries:,} entries of p >= {MIN_P:g}: "
+        f"log-probs differ by {found.largest:.4f} nats at most and {found.mean:.4f} on average; beyond the codec's "
+        f"bounds and {found.allowance:g} nats for the engine's rounding by {found.excess:.4f}"
+    )
+    click.echo(f"forward KL {found.mean_kl:.6f} nats, of which {found.allowed_kl:.6f} are explained")
+    click.echo(f"{unchecked} segments not compared: another teacher or configuration wrote them")
+    click.echo("the teacher agrees" if found.holds else "the teacher DISAGREES: was it the teacher that wrote them?")
+    return found.holds

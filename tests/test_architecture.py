@@ -19,13 +19,15 @@ PLUMBING = {
     "stages.command",
 }
 LAYERS = [
-    {"records", "errors", "params", "fingerprint", "journal", "progress", "shared"},
+    {"records", "errors", "params", "fingerprint", "journal", "progress", "ranks", "shared"},
     {"tables", "text", "lm", "head", "topk", "ragged", "sequences", "segment", "store", "catalog", "upkeep", "views"}
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
+    | {"export", "intake", "plain", "transfer"}
     | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
-    {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report", "picture"},
-    {"configuration"},
+    {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
+    | {"picture"},
+    {"configuration", "forecast"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 

@@ -12,11 +12,11 @@ import transformers
 from torch import Tensor
 
 from pipeline import lm
-from pipeline.engines.base import Sampled, Sampler, Sampling, ToScore
+from pipeline.engines.base import Sampled, Sampler, Sampling, SupportParams, ToScore
 from pipeline.engines.hf import HFSampler, HFScorer, draw, nucleus, scorer_fingerprint
 from pipeline.errors import DataError, ModelError
-from pipeline.records import Scores
-from pipeline.topk import SupportParams
+from pipeline.fingerprint import model_fingerprint
+from pipeline.records import Precision, Scores
 
 VOCAB = 260
 MANY_ENDS = list(range(200, 230))  # with so many end tokens, completions stop at all lengths
@@ -238,7 +238,7 @@ def to_score() -> list[ToScore]:
 
 
 def score(
-    engine: str, path: Path, sequences: Sequence[ToScore], *, batch_size: int = 1, precision: lm.Precision = "float32"
+    engine: str, path: Path, sequences: Sequence[ToScore], *, batch_size: int = 1, precision: Precision = "float32"
 ) -> list[Scores]:
     made = SCORERS[engine](path, precision=precision, vocab=VOCAB, support=support(), batch_size=batch_size)
     return made.score(sequences, lambda count: None)
@@ -265,7 +265,7 @@ def test_scores_are_those_of_a_plain_pass(engine: str, path: Path, batch_size: i
 @every_scorer
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_batch_of_one_gives_the_same_bits_in_any_company(
-    engine: str, teacher_dir: Path, precision: lm.Precision
+    engine: str, teacher_dir: Path, precision: Precision
 ) -> None:
     sequences = to_score()
     forward = score(engine, teacher_dir, sequences, precision=precision)
@@ -349,5 +349,5 @@ def test_scorer_fingerprint_follows_teacher_dtype_and_support() -> None:
 
 @every_sampler
 def test_sampler_fingerprint_is_the_models(engine: str, teacher_dir: Path, student_dir: Path) -> None:
-    assert sampler(engine, teacher_dir).fingerprint == lm.model_fingerprint(teacher_dir)
+    assert sampler(engine, teacher_dir).fingerprint == model_fingerprint(teacher_dir)
     assert sampler(engine, teacher_dir).fingerprint != sampler(engine, student_dir).fingerprint

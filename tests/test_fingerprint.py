@@ -1,13 +1,15 @@
 """pipeline.fingerprint: equal content has an equal name, other content another one, on every machine."""
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.fingerprint import derive_seed, digest, file_digest, ids_digest, tree_digest
+from pipeline.fingerprint import derive_seed, digest, file_digest, ids_digest, model_fingerprint, tree_digest
 
 
 def test_a_digest_is_a_function_of_content() -> None:
@@ -65,3 +67,15 @@ def test_a_directory_is_known_by_names_and_contents_and_not_by_place_or_time(tmp
     (copied / "c").rename(copied / "a")
     (copied / "deep" / "b").write_text("3")
     assert tree_digest(copied) != before
+
+
+def test_fingerprint_follows_weights_and_configuration_only(
+    make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    one, same, other = (make_model_dir(tmp_path / name, seed=seed) for name, seed in [("a", 0), ("b", 0), ("c", 1)])
+    assert model_fingerprint(one) == model_fingerprint(same) != model_fingerprint(other)
+    (same / "tokenizer.json").unlink()
+    assert model_fingerprint(same) == model_fingerprint(one)
+    config = json.loads((same / "config.json").read_text())
+    (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert model_fingerprint(same) != model_fingerprint(one)

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from pipeline.batches import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
+from pipeline.engines.base import SupportParams
 from pipeline.errors import ParameterError
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss, check, temperature_column
 from pipeline.records import Batch, Rollout, Scores
-from pipeline.topk import SupportParams, truncate
+from pipeline.topk import truncate
 from pipeline.training import to_torch
 
 TEMPERATURES = (1.0, 2.0)

@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.engines.base import ToScore
+from pipeline.engines.base import SupportParams, ToScore
 from pipeline.records import Rollout, Scores
 from pipeline.scoring import ScoringParams, key_of, score_rollouts
 from pipeline.sequences import ScoredSequence
 from pipeline.shared import tokens_to_read
-from pipeline.topk import SupportParams
 from tests.scores import head_only
 
 PARAMS = ScoringParams(

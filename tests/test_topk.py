@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.engines.base import SupportParams
 from pipeline.records import Scores
-from pipeline.topk import SupportParams, truncate
+from pipeline.topk import truncate
 
 VOCAB = 50
 

@@ -15,7 +15,7 @@ from pipeline import lm
 from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
 from pipeline.codecs import CODECS, config_of
 from pipeline.divergence import DivergenceParams
-from pipeline.engines.base import Sampled, Sampling
+from pipeline.engines.base import Sampled, Sampling, SupportParams
 from pipeline.engines.hf import HFSampler, HFScorer, scorer_fingerprint
 from pipeline.evaluation import EvaluationParams, compare
 from pipeline.objective import ObjectiveParams
@@ -24,7 +24,6 @@ from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
 from pipeline.scoring import ScoringParams, score_rollouts
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import SegmentHeader
-from pipeline.topk import SupportParams
 from pipeline.training import OptimizerParams, checkpoints, open_run, start, train
 from pipeline.training_log import read_log
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pipeline.params import Positive, Range
+from pipeline.params import AboveZero, Fraction, Positive, Range
 from pipeline.records import Scores
 
 
@@ -26,6 +26,22 @@ class Sampling:
     """Tokens that the sampler finds likelier than this are recorded, for the union support."""
     support_max: Annotated[int, Range(0, 255)]
     """At most so many of them a position, the likeliest first; 0 records none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportParams:
+    """Which of the teacher's V probabilities are kept at each position."""
+
+    threshold: Annotated[float, Range(0, 1)]
+    """Teacher tokens likelier than this form the head."""
+    max_entries: Positive
+    """At most so many of them, the likeliest first."""
+    draws_per_tail: Annotated[float, Range(0)]
+    """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
+    min_tail: Fraction
+    """No draws where the tail is lighter than this."""
+    temperatures: tuple[AboveZero, ...]
+    """Temperatures at which the loss may be taken, 1 first: the tail at another one cannot be recovered later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,11 @@ from torch import Tensor
 from transformers import Cache
 
 from pipeline import lm
-from pipeline.engines.base import Sampled, Sampling, ToScore
-from pipeline.fingerprint import derive_seed, digest
-from pipeline.lm import Precision
-from pipeline.records import Scores
+from pipeline.engines.base import Sampled, Sampling, SupportParams, ToScore
+from pipeline.fingerprint import derive_seed, digest, model_fingerprint
+from pipeline.records import Precision, Scores
 from pipeline.shared import distinct_prompts
-from pipeline.topk import SupportParams, truncate
+from pipeline.topk import truncate
 
 _VERSION = 2  # raise it when the numbers of a score change
 
@@ -30,7 +29,7 @@ class HFSampler:
     """Samples completions from a model directory."""
 
     def __init__(self, path: Path, *, precision: Precision, vocab: int, eos_ids: Sequence[int], seed: int) -> None:
-        self.fingerprint = lm.model_fingerprint(path)
+        self.fingerprint = model_fingerprint(path)
         self._limit = lm.context_length(path)
         self._model = lm.load_model(path, dtype=lm.resolve_dtype(precision))
         lm.check_vocabulary(self._model, vocab, where=path)

@@ -1,0 +1,49 @@
+"""The files and parameters behind `stillroom store forecast`."""
+
+from pathlib import Path
+
+from pipeline.fingerprint import model_fingerprint
+from pipeline.forecast import Grounds, Need, Work, find_scorer, forecast, store_rates, teacher_rate
+from pipeline.params import lookup, read_yaml, section
+from pipeline.rollouts import CorpusParams, RolloutParams
+from pipeline.schedule import ScheduleParams, check_rounds
+from pipeline.scoring import ScoringParams
+from pipeline.tables import read_json
+from pipeline.upkeep import segments
+from stages.command import COSTS, PARAMS, PROMPTS, TEACHER, store_root
+from stages.inputs import read_prompts, read_rollouts
+
+_ROUNDS = Path("rounds.yaml")
+
+
+def needs() -> list[Need]:
+    """What the corpus and every round of every student still ask of the teacher."""
+    check_rounds(_ROUNDS, section(PARAMS, ScheduleParams, "schedule"))
+    paths, scorer = segments(store_root()), None
+    if TEACHER.is_dir():
+        scorer = find_scorer(paths, model_fingerprint(TEACHER), section(PARAMS, ScoringParams, "scoring"))
+    grounds = Grounds(
+        prompts=read_prompts(PROMPTS, "train") if PROMPTS.is_file() else [],
+        max_prompt_tokens=lookup(PARAMS, "task", "max_prompt_tokens"),
+        corpus=section(PARAMS, CorpusParams, "corpus"),
+        rollout=section(PARAMS, RolloutParams, "rollout"),
+        store=store_root(),
+        scorer=scorer,
+        bytes_rates=store_rates(paths, scorer),
+        seconds_rate=teacher_rate({one.stem: read_json(one) for one in COSTS.glob("*.json")}),
+    )
+    return forecast(_works(), grounds)
+
+
+def _works() -> list[Work]:
+    rounds = [one["id"] for one in read_yaml(_ROUNDS)["rounds"]]
+    students = lookup(PARAMS, "students")
+    return [
+        _work("corpus", None, Path("work/corpus")),
+        *(_work(f"{student} {id_}", student, Path("work") / student / id_) for student in students for id_ in rounds),
+    ]
+
+
+def _work(name: str, student: str | None, directory: Path) -> Work:
+    path = directory / "rollouts.parquet"
+    return Work(name=name, student=student, rollouts=read_rollouts(path) if path.is_file() else None)
