@@ -34,8 +34,8 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     own_segment, corpus_segment = Segment.open(home / "segment"), Segment.open(CORPUS / "segment")
     tokenizer = load_tokenizer(before / "model")
     require_one_teacher(own_segment, corpus_segment, tokenizer=tokenizer_fingerprint(tokenizer))
-    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment)
-    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment)
+    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment, mix)
+    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment, mix)
     column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)

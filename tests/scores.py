@@ -1,11 +1,14 @@
-"""Scores for tests that ask for a head and nothing else."""
+"""Scores for tests that ask for a head and nothing else, and a source of scores that is no segment."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pipeline.codec import join_scores
 from pipeline.records import Scores
+from pipeline.windows import Stretch
 
 
 def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:
@@ -28,3 +31,18 @@ def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_
         union_n=np.zeros(n, np.int32),
         union_tail_NH=np.full((n, 1), tail, np.float32),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InMemory:
+    """A source of windows that holds the scores of each sequence, exact as a codec's are not."""
+
+    scores: Sequence[Scores]
+
+    def read_stretch(self, start: int, stop: int) -> Stretch:
+        """The scores of rows [start, stop)."""
+        parts = self.scores[start:stop]
+        ends = {"position": [len(one.head_n) for one in parts]}
+        ends |= {group: [int(getattr(one, f"{group}_n").sum()) for one in parts] for group in ("head", "draw", "union")}
+        bounds = {group: np.cumsum([0, *lengths]).tolist() for group, lengths in ends.items()}
+        return Stretch(first=start, scores=join_scores(parts, parts[0].tail_NH.shape[1]), bounds=bounds)

@@ -20,7 +20,21 @@ PLUMBING = {
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "shared"},
-    {"tables", "text", "lm", "topk", "codec", "sequences", "segment", "store", "catalog", "upkeep", "divergence"}
+    {
+        "tables",
+        "text",
+        "lm",
+        "topk",
+        "codec",
+        "sequences",
+        "windows",
+        "collation",
+        "segment",
+        "store",
+        "catalog",
+        "upkeep",
+        "divergence",
+    }
     | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
     {"prompts", "rollouts", "scoring", "batches", "objective", "training", "evaluation", "report", "picture"},
