@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.populations import Population, load_prompts, populations
-from pipeline.batches import collate
-from pipeline.codecs import CODECS, config_of
+from bench.segments import nameless
+from pipeline.collation import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.engines.base import SupportParams
 from pipeline.fingerprint import derive_seed
@@ -34,11 +34,11 @@ from pipeline.head import Seen
 from pipeline.objective import Rows, distance
 from pipeline.params import section
 from pipeline.prompts import rank_tokens
-from pipeline.records import Batch, Source
+from pipeline.records import Batch, Scores, Source
 from pipeline.report import markdown
 from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
-from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.sequences import ScoredSequence
 from pipeline.text import load_tokenizer, shared_vocab
 from pipeline.topk import truncate
 from pipeline.training import to_torch
@@ -165,30 +165,14 @@ def ways(p: ScoringParams) -> list[Way]:
     ]
 
 
-def stored(one: Way, texts: Population, ranks: np.ndarray, scratch: Path) -> tuple[list[ScoredSequence], float]:
+def stored(one: Way, texts: Population, ranks: NDArray[Any], scratch: Path) -> tuple[Scores, float]:
     """The population's scores after a round trip through a segment, and the payload's bytes a position."""
     sequences = list(_scored(one, texts))
-    header = SegmentHeader(
-        scorer=one.name,
-        teacher="",
-        tokenizer="",
-        template="",
-        engine="",
-        dtype="",
-        vocab_size=len(ranks),
-        temperatures=(1.0,),
-        scoring={},
-        codec=one.codec,
-        codec_config=config_of(CODECS[one.codec]),
-    )
     path = scratch / f"{texts.student} {one.name}"
-    manifest = write_segment(path, sequences, header, ranks)
+    manifest = write_segment(path, sequences, nameless(one.codec, len(ranks)), ranks)
     chunks = [entry.size_bytes for name, entry in manifest.files.items() if "/c." in name]
-    read = Segment.open(path).read(0, len(sequences))
-    pairs = zip(sequences, read, strict=True)
-    return [ScoredSequence(rollout=old.rollout, scores=scores) for old, scores in pairs], sum(
-        chunks
-    ) / manifest.positions
+    scores = Segment.open(path).read_stretch(0, len(sequences)).scores
+    return scores, sum(chunks) / manifest.positions
 
 
 @torch.inference_mode()
@@ -270,9 +254,8 @@ def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: P
     """Rows of one population: how far the student is from its teacher, and each way."""
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
     for one in ways(p):
-        sequences, size = stored(one, texts, ranks, scratch)
-        pairs = [(sequence.rollout, sequence.scores) for sequence in sequences]
-        batch = to_torch(collate(pairs, temperature=1.0, column=0), torch.device("cpu"))
+        scores, size = stored(one, texts, ranks, scratch)
+        batch = to_torch(collate(texts.rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
         yield one.name, {f"bytes_{texts.student}": size} | errors(one.losses, texts, batch)
     yield "teacher in bf16, dense", errors({name: rounded(name, texts) for name in _DIVERGENCES}, texts, batch)
 

@@ -1,32 +1,32 @@
-"""Scored rollouts to batches: who is in each step, and the teacher's rows as padded arrays.
+"""Scored rollouts to batches: who is in each step, and where the teacher's rows come from.
 
 Each place of a batch takes one of the student's own rollouts with probability `student_fraction` (the lambda of
-GKD) and a sequence of the corpus otherwise; both pools are walked in epochs of shuffled prompts. The choice is keyed by
-(seed, student, round), so a resumed run sees the same batches. Every loss position must have its teacher row: the pool
-checks that scores and rollouts hold the same tokens and that none is missing.
+GKD) and a sequence of the corpus otherwise; both pools are walked in epochs of shuffled prompts, window by window. The
+choice is keyed by (seed, student, round), so a resumed run sees the same batches. Every loss position must have its
+teacher row: the pool checks that scores and rollouts hold the same tokens and that none is missing.
+Cost: the scores of the windows in hand, about 200 bytes a position. `python -m bench.reading` measures the speed.
+Not taken: shuffling all sequences and reading one by one (a hundred times slower), decoding the whole segment (memory
+grows with the segment).
 
 Numpy only; training turns the arrays into tensors.
 """
 
 import itertools
-import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.collation import collate
 from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprint import derive_seed
 from pipeline.params import Fraction, Positive
-from pipeline.records import Batch, Rollout, Scores
+from pipeline.records import Batch, Rollout
 from pipeline.segment import Segment
 from pipeline.shared import tokens_to_read
-
-Pair: TypeAlias = tuple[Rollout, Scores]
-
-_TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
+from pipeline.windows import Source, WindowReader, gather
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,47 +40,50 @@ class BatchParams:
     come side by side, and a pass reads the prompt once."""
     student_fraction: Fraction
     """Chance that a place is taken by the student's own rollout (GKD's lambda); else by the corpus."""
+    window: Positive
+    """Sequences decoded and shuffled together; bounds memory, about 200 bytes a position. A segment of fewer is
+    shuffled as a whole."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
-    """Rollouts with their scores, aligned."""
+    """Rollouts, and a reader of their scores, row by row the same sequences."""
 
     rollouts: Sequence[Rollout]
-    scores: Sequence[Scores]
+    scores: WindowReader
 
 
-def open_pool(rollouts: Sequence[Rollout], segment: Segment) -> Pool:
-    """Rollouts with what a segment holds of them, all of it decoded (about 200 bytes a position)."""
-    tokens = [segment.tokens(row) for row in range(len(segment))]
-    return make_pool(rollouts, tokens, segment.read(0, len(segment)), where=segment.path)
+Pick: TypeAlias = tuple[Pool, int]  # a sequence: its pool, and its row there
 
 
-def make_pool(
-    rollouts: Sequence[Rollout],
-    stored: Sequence[tuple[list[int], list[int]]],
-    scores: Sequence[Scores],
-    *,
-    where: object,
-) -> Pool:
-    """Pair rollouts with their stored (prompt ids, completion ids) and scores; a StoreError unless all agree."""
-    if len(rollouts) != len(scores):
-        raise _mismatch(where, f"scores for {len(rollouts)} rollouts (coverage 100 %)", f"{len(scores)}")
-    for rollout, tokens, rows in zip(rollouts, stored, scores, strict=True):
-        if tokens != (rollout.prompt_ids, rollout.completion_ids):
-            raise _mismatch(where, f"the tokens of {rollout.rollout_id}", "other tokens in the segment")
-        if len(rows.head_n) != len(rollout.completion_ids):
-            raise _mismatch(
-                where, f"{len(rollout.completion_ids)} rows for {rollout.rollout_id}", f"{len(rows.head_n)}"
-            )
-    return Pool(rollouts=rollouts, scores=scores)
+def open_pool(rollouts: Sequence[Rollout], segment: Segment, p: BatchParams) -> Pool:
+    """Rollouts with what a segment holds of them; a StoreError unless it holds exactly their tokens."""
+    if len(rollouts) != len(segment):
+        raise _mismatch(segment, f"scores for {len(rollouts)} rollouts (coverage 100 %)", f"{len(segment)}")
+    if (row := segment.differs_from(rollouts)) is not None:
+        raise _mismatch(segment, f"the tokens of {rollouts[row].rollout_id}", "other tokens in the segment")
+    rows_B, tokens_B = segment.index["positions"].to_numpy(), [len(one.completion_ids) for one in rollouts]
+    if rows_B.tolist() != tokens_B:
+        row = int(np.flatnonzero(rows_B != tokens_B)[0])
+        raise _mismatch(segment, f"{tokens_B[row]} rows for {rollouts[row].rollout_id}", f"{rows_B[row]}")
+    return make_pool(rollouts, segment, p)
 
 
-def _mismatch(where: object, expected: str, got: str) -> StoreError:
-    return StoreError(where, expected=expected, got=got, remedy="delete it and run `make repro` to score again")
+def make_pool(rollouts: Sequence[Rollout], source: Source, p: BatchParams) -> Pool:
+    """Rollouts with a source of their scores, cut into windows that hold the completions of a prompt together."""
+    groups = _by_prompt(rollouts)
+    before = np.cumsum([0, *map(len, groups)])
+    window_B = np.zeros(len(rollouts), dtype=np.int64)
+    for rows, first in zip(groups, before.tolist(), strict=False):
+        window_B[rows] = first // p.window
+    return Pool(rollouts=rollouts, scores=WindowReader(source, window_B))
 
 
-def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object], steps: int) -> list[list[list[Pair]]]:
+def _mismatch(segment: Segment, expected: str, got: str) -> StoreError:
+    return StoreError(segment.path, expected=expected, got=got, remedy="delete it and run `make repro` to score again")
+
+
+def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object], steps: int) -> list[list[list[Pick]]]:
     """For each step of a round its micro-batches. `key` seeds the choice."""
     if (p.student_fraction < 1 and not corpus.rollouts) or (p.student_fraction > 0 and not own.rollouts):
         raise ParameterError(
@@ -94,100 +97,64 @@ def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object]
     return [_cut(window, p.micro_batch_size) for window in windows]
 
 
-def planned_tokens(planned: Sequence[Sequence[Sequence[Pair]]]) -> int:
+def planned_tokens(planned: Sequence[Sequence[Sequence[Pick]]]) -> int:
     """Tokens that the student reads in these steps: a prompt once in a micro-batch."""
-    return sum(tokens_to_read([rollout for rollout, _ in pairs]) for step in planned for pairs in step)
+    return sum(tokens_to_read([pool.rollouts[row] for pool, row in picks]) for step in planned for picks in step)
 
 
 def iter_batches(
-    planned: Sequence[Sequence[Sequence[Pair]]], *, temperature: float, column: int
+    planned: Sequence[Sequence[Sequence[Pick]]], *, temperature: float, column: int
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each step; `column` is the temperature's column in the scores."""
     for step in planned:
-        yield [collate(pairs, temperature=temperature, column=column) for pairs in step]
+        rows = defaultdict(list)
+        for pool, row in itertools.chain.from_iterable(step):
+            rows[pool].append(row)
+        for pool, wanted in rows.items():
+            pool.scores.hold(wanted)
+        yield [_collate_picks(picks, temperature, column) for picks in step]
 
 
-def _cut(sequences: list[Pair], size: int) -> list[list[Pair]]:
+def _collate_picks(picks: Sequence[Pick], temperature: float, column: int) -> Batch:
+    scores = gather([pool.scores.place(row) for pool, row in picks])
+    return collate([pool.rollouts[row] for pool, row in picks], scores, temperature=temperature, column=column)
+
+
+def _cut(sequences: list[Pick], size: int) -> list[list[Pick]]:
     return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 
 
-def _choose(own: Pool, corpus: Pool, p: BatchParams, key: Sequence[object], count: int) -> list[Pair]:
+def _choose(own: Pool, corpus: Pool, p: BatchParams, key: Sequence[object], count: int) -> list[Pick]:
     """The sequences of a round, in order."""
     is_own = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(count) < p.student_fraction
     walks = {True: _walk(own, *key, "own"), False: _walk(corpus, *key, "corpus")}
     return [next(walks[bool(one)]) for one in is_own]
 
 
-def _walk(pool: Pool, *key: object) -> Iterator[Pair]:
-    """The pool in epochs of prompts in random order, for ever; the completions of one prompt follow each other."""
-    prompts: dict[str, list[int]] = {}
-    for index, rollout in enumerate(pool.rollouts):
-        prompts.setdefault(rollout.prompt_id, []).append(index)
-    groups = list(prompts.values())
+def _walk(pool: Pool, *key: object) -> Iterator[Pick]:
+    """The pool in epochs of prompts in random order, for ever; the completions of one prompt follow each other.
+
+    Windows come in the order in which a shuffle of all prompts meets them first, and each window's prompts in the
+    order of that shuffle: with one window, the shuffle itself.
+    """
+    groups = _by_prompt(pool.rollouts)
+    window_G = np.array([pool.scores.window_B[rows[0]] for rows in groups], dtype=np.int64)
     for epoch in itertools.count():
         order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(groups))
-        for index in itertools.chain.from_iterable(groups[place] for place in order):
-            yield pool.rollouts[index], pool.scores[index]
+        turn = {window: place for place, window in enumerate(dict.fromkeys(window_G[order].tolist()))}
+        for index in sorted(order.tolist(), key=lambda group: turn[int(window_G[group])]):
+            yield from ((pool, row) for row in groups[index])
 
 
-def _neighbours(pair: Pair) -> tuple[int, str, int]:
+def _by_prompt(rollouts: Sequence[Rollout]) -> list[list[int]]:
+    """Rows of each prompt, prompts in the order of their first row."""
+    rows: dict[str, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        rows.setdefault(rollout.prompt_id, []).append(row)
+    return list(rows.values())
+
+
+def _neighbours(pick: Pick) -> tuple[int, str, int]:
     """Prompts of like length side by side, so that little is padded, and each one's completions together."""
-    rollout, _ = pair
+    rollout = pick[0].rollouts[pick[1]]
     return len(rollout.prompt_ids), rollout.prompt_id, len(rollout.completion_ids)
-
-
-def collate(pairs: Sequence[Pair], *, temperature: float, column: int) -> Batch:
-    """Sequences end to end, their rows padded to the widest, at the given temperature."""
-    rollouts, scores = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-    def flat(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(one, name) for one in scores])
-
-    lse_N1 = flat("lse_NH")[:, column : column + 1]
-    head_n, union_n, draw_n = flat("head_n"), flat("union_n"), flat("draw_n")
-    head_ids_NK = _padded(flat("head_ids"), head_n, -1)
-    head_ids_NK = np.where(head_ids_NK < 0, head_ids_NK[:, :1], head_ids_NK)
-    union_ids_NK = _padded(flat("union_ids"), union_n, -1)
-    logp_NK = np.concatenate(
-        [_padded(flat("head_logp"), head_n, -np.inf), _padded(flat("union_logp"), union_n, -np.inf)], axis=1
-    )
-    logp_NK = logp_NK / temperature - lse_N1
-    tail_N = np.maximum(flat("union_tail_NH")[:, column], _TAIL_FLOOR)
-    # one-byte values do not add up to one: make the bucketed row a distribution again
-    total_N = np.exp(logp_NK).sum(-1) + tail_N
-    draw_ids_NJ = _padded(flat("draw_ids"), draw_n, -1)
-    draw_logp_NJ = _padded(flat("draw_logp"), draw_n, 0.0)
-    # a draw counts tail / m, reweighted from temperature 1, and nothing if the union holds its token already
-    drawn_NJ = (draw_ids_NJ >= 0) & ~(draw_ids_NJ[:, :, None] == union_ids_NK[:, None, :]).any(-1)
-    share_N = np.log(np.maximum(flat("tail_NH")[:, 0], _TAIL_FLOOR) / np.maximum(draw_n, 1))
-    tempered_NJ = draw_logp_NJ / temperature - lse_N1
-    weight_NJ = share_N[:, None] + tempered_NJ - draw_logp_NJ
-    return Batch(
-        prompt_ids=[one.prompt_ids for one in rollouts],
-        completion_ids=[one.completion_ids for one in rollouts],
-        from_student_B=np.array([one.source == "student" for one in rollouts]),
-        token_ids_N=np.concatenate([np.asarray(one.completion_ids, np.int64) for one in rollouts]),
-        behaviour_logp_N=np.concatenate([_behaviour(one) for one in rollouts]),
-        ids_NK=np.concatenate([head_ids_NK, np.where(union_ids_NK < 0, head_ids_NK[:, :1], union_ids_NK)], 1).astype(
-            np.int64
-        ),
-        logp_NK=(logp_NK - np.log(total_N)[:, None]).astype(np.float32),
-        tail_N=(tail_N / total_N).astype(np.float32),
-        draw_ids_NJ=np.maximum(draw_ids_NJ, 0).astype(np.int64),
-        draw_logp_NJ=np.where(drawn_NJ, tempered_NJ - np.log(total_N)[:, None], 0.0).astype(np.float32),
-        draw_logweight_NJ=np.where(drawn_NJ, weight_NJ - np.log(total_N)[:, None], -np.inf).astype(np.float32),
-        has_draws_N=draw_n > 0,
-    )
-
-
-def _padded(flat: NDArray[Any], counts_N: NDArray[Any], fill: float) -> NDArray[Any]:
-    """Ragged rows as a rectangle [N, widest]."""
-    width = int(counts_N.max(initial=0))
-    rows = np.full((len(counts_N), width), fill, dtype=flat.dtype)
-    rows[np.arange(width) < counts_N[:, None]] = flat
-    return rows
-
-
-def _behaviour(rollout: Rollout) -> NDArray[np.float32]:
-    logp = rollout.behaviour_logp if rollout.source == "student" else [np.nan] * len(rollout.completion_ids)
-    return np.asarray(logp, np.float32)

@@ -23,13 +23,13 @@ def _group_of(name: str) -> str:
     return next((one for one in GROUPS if name in (f"{one}_ids", f"{one}_logp")), "position")
 
 
-_GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
+GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
 
 
 def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
     """Scores of sequences laid end to end; none give empty arrays."""
     empty: dict[str, NDArray[Any]] = {}
-    for name in _GROUP_OF_FIELD:
+    for name in GROUP_OF_FIELD:
         dtype = np.int32 if name.endswith(("_ids", "_n")) else np.float32
         empty[name] = np.zeros((0, temperatures) if name.endswith("_NH") else 0, dtype)
     return Scores(
@@ -39,13 +39,18 @@ def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
 
 def split_scores(scores: Scores, positions_B: NDArray[Any]) -> list[Scores]:
     """Views of the scores of each sequence: the inverse of `join_scores`."""
-    ends_B = np.append(0, np.cumsum(positions_B, dtype=np.int64))
-    assert ends_B[-1] == len(scores.head_n), "positions and scores differ"
-    ends = {group: offsets(getattr(scores, f"{group}_n"))[ends_B] for group in GROUPS} | {"position": ends_B}
+    ends = sequence_bounds(scores, positions_B)
     return [
         _pick(scores, {group: slice(int(end[b]), int(end[b + 1])) for group, end in ends.items()})
         for b in range(len(positions_B))
     ]
+
+
+def sequence_bounds(scores: Scores, positions_B: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+    """[B + 1] Where each sequence's entries of each group and its positions begin, and the end of all."""
+    ends_B = offsets(positions_B)
+    assert ends_B[-1] == len(scores.head_n), "positions and scores differ"
+    return {group: offsets(getattr(scores, f"{group}_n"))[ends_B] for group in GROUPS} | {"position": ends_B}
 
 
 def pick_positions(scores: Scores, chosen_N: NDArray[np.bool_]) -> Scores:
@@ -65,4 +70,4 @@ def owners(n_N: Ints) -> NDArray[np.int64]:
 
 
 def _pick(scores: Scores, chosen: Mapping[str, slice | NDArray[np.bool_]]) -> Scores:
-    return Scores(**{name: getattr(scores, name)[chosen[group]] for name, group in _GROUP_OF_FIELD.items()})
+    return Scores(**{name: getattr(scores, name)[chosen[group]] for name, group in GROUP_OF_FIELD.items()})

@@ -1,10 +1,13 @@
 """Rollouts to scored sequences: ask the store first, and the teacher for what is missing.
 
 The teacher is loaded only when something is missing. What it scores goes into the store every `publish_every`
-sequences, so a killed run finds its own work there; no other journal is needed.
+sequences, so a killed run finds its own work there; no other journal is needed. One part is written while the next is
+scored, never more: memory, and what a kill costs, stay at two parts.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.engines.base import Scorer, SupportParams, ToScore
@@ -26,7 +29,7 @@ class ScoringParams:
     batch_size: Positive
     """Sequences in one forward pass. 1 makes a score a function of its sequence alone, bit for bit."""
     publish_every: Positive
-    """Sequences between two publications to the store: what a kill can cost."""
+    """Sequences between two publications to the store; a kill can cost twice as many."""
     codec: str
     """How the store packs a score."""
     support: SupportParams
@@ -51,14 +54,33 @@ def score_rollouts(
     missing = unknown(rollouts, known)
     if missing:
         scorer = load_scorer()
-        with bar(title, tokens_to_read(missing)) as meter:
+        with bar(title, tokens_to_read(missing)) as meter, _in_background(publish) as publish_next:
             for start in range(0, len(missing), p.publish_every):
                 part = missing[start : start + p.publish_every]
                 scored = scorer.score([_to_score(one) for one in part], meter.update)
                 fresh = [ScoredSequence(rollout=one, scores=rows) for one, rows in zip(part, scored, strict=True)]
-                publish(fresh)
+                publish_next(fresh)
                 scores.update({key_of(one.rollout): one.scores for one in fresh})
     return [ScoredSequence(rollout=one, scores=scores[key_of(one)]) for one in rollouts]
+
+
+@contextmanager
+def _in_background(
+    publish: Callable[[Sequence[ScoredSequence]], object],
+) -> Iterator[Callable[[Sequence[ScoredSequence]], None]]:
+    """Publishes one part at a time in a thread, in order; the next call, or the end, raises what went wrong there."""
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        running: Future[object] | None = None
+
+        def submit(fresh: Sequence[ScoredSequence]) -> None:
+            nonlocal running
+            if running is not None:
+                running.result()
+            running = writer.submit(publish, fresh)
+
+        yield submit
+        if running is not None:
+            running.result()
 
 
 def unknown(rollouts: Sequence[Rollout], known: Container[Key]) -> list[Rollout]:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import Scores
 from pipeline.segment import Segment, fill, reveal, temporary_directory
 from pipeline.sequences import Key, ScoredSequence, SegmentHeader
+from pipeline.windows import stretches
 
-_JOIN_ROWS = 16  # wanted rows that lie this close are read in one window
 _ORPHAN_AGE_S = 24 * 3600.0
 
 
@@ -78,12 +77,10 @@ class Store:
 def _read_locations(segment: Segment, locations: list[Location]) -> dict[Key, Scores]:
     """Read rows that lie close together in one window."""
     by_row = {one.row: one.key for one in locations}
-    rows = np.array(sorted(by_row), dtype=np.int64)
     found: dict[Key, Scores] = {}
-    for group in np.split(rows, np.flatnonzero(np.diff(rows) > _JOIN_ROWS) + 1):
-        start = int(group[0])
-        scores = segment.read(start, int(group[-1]) + 1)
-        found |= {by_row[row]: scores[row - start] for row in group.tolist()}
+    for span in stretches(by_row):
+        scores = segment.read(span.start, span.stop)
+        found |= {by_row[row]: scores[row - span.start] for row in span if row in by_row}
     return found
 
 

@@ -35,8 +35,8 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     readable = {"tokenizer": tokenizer_fingerprint(tokenizer)}
     corpus_segment = Segment.open(CORPUS / "segment", expect=readable)
     own_segment = Segment.open(home / "segment", expect=readable | {"scorer": corpus_segment.manifest.scorer})
-    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment)
-    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment)
+    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment, mix)
+    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment, mix)
     column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)

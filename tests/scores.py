@@ -1,11 +1,16 @@
-"""Scores for tests that ask for a head and nothing else."""
+"""Scores for tests that ask for a head and nothing else, and a source of scores that is no segment."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pipeline.codecs import CODECS, config_of
+from pipeline.ragged import join_scores
 from pipeline.records import Scores
+from pipeline.sequences import SegmentHeader
+from pipeline.windows import Stretch
 
 
 def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:
@@ -28,3 +33,25 @@ def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_
         union_n=np.zeros(n, np.int32),
         union_tail_NH=np.full((n, 1), tail, np.float32),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InMemory:
+    """A source of windows that holds the scores of each sequence, exact as a codec's are not."""
+
+    scores: Sequence[Scores]
+
+    def read_stretch(self, start: int, stop: int) -> Stretch:
+        """The scores of rows [start, stop)."""
+        parts = self.scores[start:stop]
+        whole = join_scores(parts, parts[0].tail_NH.shape[1])
+        return Stretch.of(start, whole, np.array([len(one.head_n) for one in parts]))
+
+
+def header(vocab: int, **changes: Any) -> SegmentHeader:
+    """The header of a segment by nobody in particular, at temperature 1."""
+    codec = changes.get("codec", "sqrt8")
+    fields = {"scorer": "scorer", "teacher": "teacher", "tokenizer": "tokenizer", "template": "", "scoring": {}}
+    fields |= {"engine": "transformers", "dtype": "torch.float32", "temperatures": (1.0,)}
+    fields |= {"codec": codec, "codec_config": config_of(CODECS[codec])}
+    return SegmentHeader(vocab_size=vocab, **(fields | changes))

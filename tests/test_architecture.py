@@ -20,9 +20,9 @@ PLUMBING = {
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "ranks", "shared"},
-    {"tables", "text", "lm", "head", "topk", "ragged", "sequences", "segment", "store", "catalog", "upkeep", "views"}
+    {"tables", "text", "lm", "head", "topk", "ragged", "sequences", "windows", "segment", "store", "catalog"}
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
-    | {"export", "intake", "plain", "transfer"}
+    | {"upkeep", "views", "collation", "export", "intake", "plain", "transfer"}
     | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}

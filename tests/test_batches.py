@@ -2,24 +2,34 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.batches import (
     BatchParams,
     Pool,
-    collate,
     iter_batches,
     make_pool,
+    open_pool,
     plan_steps,
     planned_tokens,
 )
+from pipeline.collation import collate
 from pipeline.errors import ParameterError, StoreError
+from pipeline.fingerprint import derive_seed
+from pipeline.ragged import join_scores
 from pipeline.records import Batch, Rollout, Scores, Source
+from pipeline.segment import Segment, write_segment
+from pipeline.sequences import ScoredSequence
+from pipeline.windows import Stretch, gather, stretches
+from tests.scores import InMemory, header
 
 Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
 
@@ -50,8 +60,8 @@ def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any 
             f"{name}_n": np.array([len(row) for row in rows], np.int32),
         }
 
-    left = np.array([[1 - sum(row.values())] for row in head], np.float32)
-    taken = np.array([[sum(row.values())] for row in union or [{}] * len(head)], np.float32)
+    left = np.array([1 - sum(row.values()) for row in head], np.float32)[:, None]
+    taken = np.array([sum(row.values()) for row in union or [{}] * len(head)], np.float32)[:, None]
     tail_NH = left if tail is None else np.array(tail, np.float32)
     return Scores(
         **group("head", head),
@@ -73,10 +83,26 @@ def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
         rollout(f"{source}{i}", [1], [base + i, *range(int(rng.integers(0, longest)))], source=source)
         for i in range(count)
     ]
-    return Pool(rollouts=rollouts, scores=[scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
 
 
-NONE = Pool(rollouts=[], scores=[])
+def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int = 100) -> Pool:
+    """Rollouts with scores that are in memory."""
+    return make_pool(rollouts, InMemory(scores=rows), params(window=window))
+
+
+def params(**changes: Any) -> BatchParams:
+    settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "window": 100}
+    return BatchParams(**(settings | changes))
+
+
+def collated(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
+    """Sequences with their scores as one batch."""
+    whole = join_scores([rows for _, rows in pairs], pairs[0][1].tail_NH.shape[1])
+    return collate([one for one, _ in pairs], whole, temperature=temperature, column=column)
+
+
+NONE = pool_of([], [])
 
 
 def batches(
@@ -90,7 +116,7 @@ def batches(
     size: int = 8,
     micro: int = 3,
 ) -> list[list[Batch]]:
-    p = BatchParams(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
+    p = params(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
     start = steps.start if resume_at is None else resume_at
     planned = plan_steps(own, corpus, p, key=key, steps=len(steps))[start - steps.start :]
     return list(iter_batches(planned, temperature=1.0, column=0))
@@ -104,33 +130,44 @@ def names(windows: Sequence[Sequence[Batch]]) -> list[list[int]]:
 # Pools
 
 
-def stored(*rollouts: Rollout) -> list[tuple[list[int], list[int]]]:
-    return [(one.prompt_ids, one.completion_ids) for one in rollouts]
+def written(path: Path, *rollouts: Rollout) -> Segment:
+    """A segment with these rollouts and a head of one entry at each position."""
+    sequences = [
+        ScoredSequence(rollout=one, scores=scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts
+    ]
+    write_segment(path / "segment", sequences, header(100), np.arange(100))
+    return Segment.open(path / "segment")
 
 
-def test_a_pool_pairs_rollouts_with_their_scores() -> None:
-    one, rows = rollout("a", [1, 2], [3, 4]), scores([{3: 0.5}, {4: 0.5}])
-    found = make_pool([one], stored(one), [rows], where="segment")
-    assert (found.rollouts, found.scores) == ([one], [rows])
+def test_a_pool_pairs_rollouts_with_their_scores(tmp_path: Path) -> None:
+    rollouts = [rollout("a", [1, 2], [3, 4]), rollout("b", [1], [5])]
+    found = open_pool(rollouts, written(tmp_path, *rollouts), params())
+    batch = next(iter_batches([[[(found, 1), (found, 0)]]], temperature=1.0, column=0))[0]
+    assert batch.completion_ids == [[5], [3, 4]]
+    assert batch.ids_NK.tolist() == [[5], [3], [4]]
 
 
 @pytest.mark.parametrize("prompt, completion", [([1, 2], [3, 5]), ([1, 9], [3, 4]), ([1, 2, 3], [4])])
-def test_other_tokens_in_the_store_are_an_error(prompt: list[int], completion: list[int]) -> None:
-    one, rows = rollout("a", [1, 2], [3, 4]), scores([{3: 0.5}, {4: 0.5}])
+def test_other_tokens_in_the_store_are_an_error(tmp_path: Path, prompt: list[int], completion: list[int]) -> None:
+    same, one = rollout("same", [1], [3]), rollout("a", [1, 2], [3, 4])
+    segment = written(tmp_path, same, rollout("a", prompt, completion))
     with pytest.raises(StoreError, match="segment: expected the tokens of a, got other tokens"):
-        make_pool([one], [(prompt, completion)], [rows], where="segment")
+        open_pool([same, one], segment, params())
 
 
-def test_a_missing_row_is_an_error() -> None:
+def test_a_missing_row_is_an_error(tmp_path: Path) -> None:
     one = rollout("a", [1, 2], [3, 4])
+    segment = written(tmp_path, one)
+    shorter = segment.index.set_column(segment.index.column_names.index("positions"), "positions", [[1]])
     with pytest.raises(StoreError, match="segment: expected 2 rows for a, got 1"):
-        make_pool([one], stored(one), [scores([{3: 0.5}])], where="segment")
+        open_pool([one], replace(segment, index=shorter), params())
 
 
-def test_a_missing_sequence_is_an_error() -> None:
-    one, other = rollout("a", [1], [3]), rollout("b", [1], [4])
-    with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got 1"):
-        make_pool([one, other], stored(one), [scores([{3: 0.5}])], where="segment")
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_missing_sequence_is_an_error(tmp_path: Path, count: int) -> None:
+    rollouts = [rollout(str(token), [1], [token]) for token in range(3, 6)]
+    with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got [13];"):
+        open_pool(rollouts[:2], written(tmp_path, *rollouts[:count]), params())
 
 
 # Choice
@@ -202,17 +239,172 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
         for prompt in (1, 2, 3, 4)
         for i in range(4)
     ]
-    own = Pool(rollouts=rollouts, scores=[scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
-    p = BatchParams(batch_size=8, micro_batch_size=4, student_fraction=1.0)
+    own = pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    p = params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(0,), steps=6)
-    assert all(len({one.prompt_id for one, _ in micro}) == 1 for step in planned for micro in step)
+    assert all(len({own.rollouts[row].prompt_id for _, row in micro}) == 1 for step in planned for micro in step)
     assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
-    steps = [[one.rollout_id for micro in step for one, _ in micro] for step in planned]
+    steps = [[own.rollouts[row].rollout_id for micro in step for _, row in micro] for step in planned]
     epochs = [steps[at] + steps[at + 1] for at in (0, 2, 4)]
     assert all(sorted(epoch) == sorted(one.rollout_id for one in rollouts) for epoch in epochs)
 
 
+# Windows
+
+
+def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
+    """The rows that a walk over one pool takes, one after the other."""
+    p = params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
+    return [row for step in plan_steps(own, NONE, p, key=(7,), steps=steps) for micro in step for _, row in micro]
+
+
+@pytest.mark.parametrize("window", [8, 100])
+def test_with_one_window_the_order_is_a_shuffle_of_all_prompts(window: int) -> None:
+    own = pool_of(pool(8, "student").rollouts, [], window=window)
+    epochs = [np.random.Generator(np.random.Philox(derive_seed(7, "own", one))).permutation(8) for one in range(2)]
+    assert rows_of(own, steps=16) == np.concatenate(epochs).tolist()
+
+
+def prompts_of(*names: str) -> list[Rollout]:
+    """One rollout for each name; equal names answer the same prompt."""
+    return [replace(rollout(f"{name}{at}", [1], [at]), prompt_id=name) for at, name in enumerate(names)]
+
+
+def test_windows_follow_each_other_and_prompts_stay_whole() -> None:
+    own = pool_of(prompts_of(*"abbcdaeeffgghhh"), [], window=4)
+    windows = [{0, 1, 2, 5}, {3, 4, 6, 7}, {8, 9, 10, 11}, {12, 13, 14}]
+    orders = []
+    for epoch in range(20):
+        rows = rows_of(own, steps=15 * (epoch + 1))[15 * epoch :]
+        of_row = [next(at for at, window in enumerate(windows) if row in window) for row in rows]
+        orders.append(list(dict.fromkeys(of_row)))
+        assert sorted(rows) == list(range(15))
+        assert of_row == [at for at in orders[-1] for _ in windows[at]]
+        assert all(abs(rows.index(one) - rows.index(other)) == 1 for one, other in [(0, 5), (1, 2), (6, 7), (10, 11)])
+    assert {order[0] for order in orders} == {0, 1, 2, 3}
+
+
+def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, int]] = []
+    whole = InMemory.read_stretch
+
+    def watched(self: InMemory, start: int, stop: int) -> Stretch:
+        read.append((start, stop))
+        return whole(self, start, stop)
+
+    monkeypatch.setattr(InMemory, "read_stretch", watched)
+    own = pool_of(prompts_of(*map(str, range(12))), [scores([{token: 0.5}]) for token in range(12)], window=4)
+    for corpus, fraction in ((NONE, 1.0), (pool(5, "dataset"), 0.3)):
+        steps = batches(own, corpus, fraction=fraction, size=1, steps=range(12 if fraction == 1 else 30))
+        assert len(steps) in (12, 30)
+        found = [one for one in read if one[1] - one[0] == 4]
+        assert sorted(found[:3]) == [(0, 4), (4, 8), (8, 12)]
+        assert len(found) == 3
+        assert all(
+            batch.ids_NK.tolist() == [[batch.completion_ids[0][0]]] for (batch,) in steps if batch.from_student_B
+        )
+        read.clear()
+
+
+def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
+    reader = pool_of(prompts_of(*"abcdef"), [scores([{token: 0.5}]) for token in range(6)], window=2).scores
+    reader.hold([0, 3])
+    assert [reader.place(row)[1] for row in (0, 1, 2, 3)] == [0, 1, 2, 3]
+    reader.hold([3, 2])
+    with pytest.raises(KeyError):
+        reader.place(0)
+    assert gather([reader.place(3), reader.place(2)]).head_ids.tolist() == [3, 2]
+
+
+def test_rows_far_apart_are_read_apart() -> None:
+    assert stretches([]) == []
+    assert stretches([40, 3, 19, 4]) == [range(3, 20), range(40, 41)]
+
+
 # Rows
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> list[tuple[Rollout, Scores]]:
+    """A few scored sequences of every shape, some empty, with exact and rounded masses at two temperatures."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pairs = []
+    for at, length in enumerate(draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))):
+        ids = [rng.permutation(30) for _ in range(length)]
+        heads = [{int(one): float(rng.random()) / 9 for one in row[: rng.integers(1, 9)]} for row in ids]
+        unions = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 4)]} for row in ids]
+        draws = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 7)]} for row in ids]
+        tail = rng.random((length, 2)) * rng.integers(0, 2, (length, 1))
+        lse = np.stack([np.zeros(length), rng.normal(size=length)], 1)
+        rows = scores(heads, union=unions, draw=draws, tail=tail.reshape(length, 2), lse=lse)
+        rows = replace(rows, union_tail_NH=(tail * rng.random()).astype(np.float32).reshape(length, 2))
+        source: Source = ("student", "dataset", "teacher")[at % 3]  # type: ignore[assignment]
+        pairs.append((rollout(str(at), [1], rng.integers(0, 9, length).tolist(), source=source), rows))
+    return pairs
+
+
+def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column: int) -> dict[str, Any]:
+    """The teacher's rows of a batch, entry by entry."""
+    cut = [(rows, *spans) for _, rows in pairs for spans in positions(rows)]
+    width_head, width_union, width_draw = (
+        max((one[i].stop - one[i].start for one in cut), default=0) for i in (2, 3, 4)
+    )
+    made: dict[str, list[Any]] = {name: [] for name in ("ids", "logp", "tail", "draw_ids", "draw_logp", "weight")}
+    for rows, t, head, union, drawn in cut:
+        lse, floor = rows.lse_NH[t, column], math.exp(-20)
+        tail = max(rows.union_tail_NH[t, column], floor)
+        entries = [(rows.head_ids[head], rows.head_logp[head], width_head)]
+        entries += [(rows.union_ids[union], rows.union_logp[union], width_union)]
+        logp = [one / temperature - lse for _, one, _ in entries]
+        total = sum(np.exp(one.astype(np.float64)).sum() for one in logp) + tail
+        pad = [width - len(ids) for ids, _, width in entries]
+        first = rows.head_ids[head][0]
+        made["ids"].append([one for (ids, *_), n in zip(entries, pad, strict=True) for one in [*ids, *[first] * n]])
+        made["logp"].append(
+            [one for part, n in zip(logp, pad, strict=True) for one in [*(part - math.log(total)), *[-np.inf] * n]]
+        )
+        made["tail"].append(tail / total)
+        missing, ids = width_draw - (drawn.stop - drawn.start), rows.draw_ids[drawn].tolist()
+        share = math.log(max(rows.tail_NH[t, 0], floor) / max(len(ids), 1))
+        held = [one in rows.union_ids[union] for one in ids]
+        at_t = rows.draw_logp[drawn] / temperature - lse - math.log(total)
+        weight = share + at_t - rows.draw_logp[drawn]
+        made["draw_ids"].append([*ids, *[0] * missing])
+        made["draw_logp"].append([0 if no else one for one, no in zip(at_t, held, strict=True)] + [0] * missing)
+        made["weight"].append(
+            [-np.inf if no else one for one, no in zip(weight, held, strict=True)] + [-np.inf] * missing
+        )
+    return made
+
+
+def positions(rows: Scores) -> Iterator[tuple[int, slice, slice, slice]]:
+    """Each position, and its head, union and draws."""
+    ends = [np.cumsum([0, *counts]).tolist() for counts in (rows.head_n, rows.union_n, rows.draw_n)]
+    for t in range(len(rows.head_n)):
+        head, union, drawn = (slice(one[t], one[t + 1]) for one in ends)
+        yield t, head, union, drawn
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged(), st.sampled_from([1.0, 2.0]))
+def test_a_batch_is_its_entries_laid_out(pairs: list[tuple[Rollout, Scores]], temperature: float) -> None:
+    column = 0 if temperature == 1.0 else 1
+    batch, expected = collated(pairs, temperature=temperature, column=column), laid_out(pairs, temperature, column)
+    positions_N = len(expected["tail"])
+    assert batch.ids_NK.tolist() == expected["ids"]
+    assert batch.draw_ids_NJ.tolist() == expected["draw_ids"]
+    for name, found in (
+        ("logp", batch.logp_NK),
+        ("draw_logp", batch.draw_logp_NJ),
+        ("weight", batch.draw_logweight_NJ),
+    ):
+        assert found.dtype == np.float32
+        assert np.allclose(found, np.array(expected[name]).reshape(found.shape), rtol=1e-5, atol=1e-5)
+    assert batch.tail_N == pytest.approx(expected["tail"], rel=1e-5)
+    assert batch.has_draws_N.tolist() == [n > 0 for _, rows in pairs for n in rows.draw_n]
+    assert batch.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
+    assert len(batch.behaviour_logp_N) == len(batch.token_ids_N) == positions_N
+    assert batch.from_student_B.tolist() == [one.source == "student" for one, _ in pairs]
 
 
 def test_row_t_belongs_to_completion_token_t() -> None:
@@ -226,7 +418,7 @@ def test_row_t_belongs_to_completion_token_t() -> None:
 def test_masks_come_from_lengths_and_not_from_ids() -> None:
     """Token 0 pads inside `lm`, 2 is pad and eos: both count wherever a completion holds them."""
     one = rollout("a", [1], [2, 0, 2, 2])
-    batch = collate([(one, scores([{token: 0.5} for token in one.completion_ids]))], temperature=1.0, column=0)
+    batch = collated([(one, scores([{token: 0.5} for token in one.completion_ids]))], temperature=1.0, column=0)
     assert batch.token_ids_N.tolist() == [2, 0, 2, 2]
     assert batch.behaviour_logp_N.tolist() == [-0.5, -1.0, -1.5, -2.0]
     assert batch.logp_NK == pytest.approx(np.log(np.full((4, 1), 0.5)))
@@ -236,7 +428,7 @@ def test_padding_repeats_a_stored_id_of_its_row_and_has_no_probability() -> None
     wide = scores([{5: 0.4, 6: 0.3, 7: 0.1}], union=[{8: 0.05}])
     narrow = scores([{9: 0.9}], union=[{}])
     pairs = [(rollout("a", [1], [5]), wide), (rollout("b", [1], [9]), narrow)]
-    batch = collate(pairs, temperature=1.0, column=0)
+    batch = collated(pairs, temperature=1.0, column=0)
     assert batch.ids_NK.tolist() == [[5, 6, 7, 8], [9, 9, 9, 9]]
     assert np.exp(batch.logp_NK) == pytest.approx(np.array([[0.4, 0.3, 0.1, 0.05], [0.9, 0, 0, 0]]))
     assert batch.tail_N == pytest.approx([0.15, 0.1])
@@ -244,13 +436,13 @@ def test_padding_repeats_a_stored_id_of_its_row_and_has_no_probability() -> None
 
 def test_rows_of_rounded_probabilities_become_distributions() -> None:
     rounded = scores([{5: 0.61, 6: 0.3}], tail=[[0.12]])
-    batch = collate([(rollout("a", [1], [5]), rounded)], temperature=1.0, column=0)
+    batch = collated([(rollout("a", [1], [5]), rounded)], temperature=1.0, column=0)
     assert np.exp(batch.logp_NK).sum(-1) + batch.tail_N == pytest.approx([1.0])
     assert np.exp(batch.logp_NK)[0] == pytest.approx([0.61 / 1.03, 0.3 / 1.03])
 
 
 def test_a_tail_rounded_to_nothing_is_not_quite_nothing() -> None:
-    batch = collate([(rollout("a", [1], [5]), scores([{5: 1.0}], tail=[[0.0]]))], temperature=1.0, column=0)
+    batch = collated([(rollout("a", [1], [5]), scores([{5: 1.0}], tail=[[0.0]]))], temperature=1.0, column=0)
     assert batch.tail_N == pytest.approx([math.exp(-20)])
 
 
@@ -261,7 +453,7 @@ def test_the_column_and_the_temperature_choose_one_distribution() -> None:
     rows = scores([{0: 0.5, 1: 0.3}], tail=[[0.2, hot_V[2:].sum()]], lse=[[0.0, math.log(z)]])
     pair = rollout("a", [1], [0]), rows
     for temperature, column, expected_V in [(1.0, 0, p_V), (2.0, 1, hot_V)]:
-        batch = collate([pair], temperature=temperature, column=column)
+        batch = collated([pair], temperature=temperature, column=column)
         assert np.exp(batch.logp_NK)[0] == pytest.approx(expected_V[:2])
         assert batch.tail_N == pytest.approx([expected_V[2:].sum()])
 
@@ -269,7 +461,7 @@ def test_the_column_and_the_temperature_choose_one_distribution() -> None:
 def test_what_a_draw_counts() -> None:
     """Two draws of a tail of .2 count .1 each; one that the union holds counts nothing, and the row still has draws."""
     rows = scores([{0: 0.8}, {0: 0.8}, {0: 0.8}], union=[{}, {3: 0.05}, {}], draw=[{2: 0.1, 3: 0.05}, {3: 0.05}, {}])
-    batch = collate([(rollout("a", [1], [0, 0, 0]), rows)], temperature=1.0, column=0)
+    batch = collated([(rollout("a", [1], [0, 0, 0]), rows)], temperature=1.0, column=0)
     assert np.exp(batch.draw_logweight_NJ) == pytest.approx(np.array([[0.1, 0.1], [0, 0], [0, 0]]))
     assert batch.has_draws_N.tolist() == [True, True, False]
     assert batch.draw_ids_NJ[0].tolist() == [2, 3]
@@ -282,16 +474,16 @@ def test_only_students_have_a_behaviour() -> None:
         (rollout(source, [1], [5, 5], source=source), scores([{5: 0.5}] * 2))
         for source in ("student", "teacher", "dataset")
     ]
-    batch = collate(pairs, temperature=1.0, column=0)
+    batch = collated(pairs, temperature=1.0, column=0)
     assert np.isnan(batch.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
     assert batch.from_student_B.tolist() == [True, False, False]
 
 
 def test_sequences_keep_their_rows_in_any_company() -> None:
-    own = pool(6, "student")
-    pairs = list(zip(own.rollouts, own.scores, strict=True))
-    together = collate(pairs, temperature=1.0, column=0)
-    apart = [collate([one], temperature=1.0, column=0) for one in pairs]
+    rollouts = pool(6, "student").rollouts
+    pairs = [(one, scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts]
+    together = collated(pairs, temperature=1.0, column=0)
+    apart = [collated([one], temperature=1.0, column=0) for one in pairs]
     for name in ("token_ids_N", "behaviour_logp_N", "tail_N", "ids_NK", "logp_NK"):
         assert np.array_equal(getattr(together, name), np.concatenate([getattr(one, name) for one in apart]))
 
@@ -299,5 +491,5 @@ def test_sequences_keep_their_rows_in_any_company() -> None:
 def test_collating_leaves_the_scores_alone() -> None:
     rows = scores([{0: 0.8}], union=[{3: 0.05}], draw=[{2: 0.1}])
     before = replace(rows, **{name: getattr(rows, name).copy() for name in Scores.__slots__})
-    collate([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)
+    collated([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)
     assert all(np.array_equal(getattr(rows, name), getattr(before, name)) for name in Scores.__slots__)

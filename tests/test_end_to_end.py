@@ -87,7 +87,7 @@ PARAMS: dict[str, Any] = {
         "tail_draws": False,
         "chunk_tokens": 64,
     },
-    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5},
+    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5, "window": 4},
     "optimizer": {
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant_with_warmup",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codecs import CODECS, config_of
 from pipeline.engines.base import Sampling, SupportParams
 from pipeline.forecast import Grounds, Rate, Work, find_scorer, forecast, store_rates, teacher_rate
 from pipeline.records import Prompt, Rollout
@@ -18,24 +17,13 @@ from pipeline.scoring import ScoringParams
 from pipeline.sequences import ScoredSequence, SegmentHeader
 from pipeline.store import Store
 from pipeline.upkeep import facts, segments
+from tests.scores import header
 from tests.test_scoring import rollout, scores_of
 
 SUPPORT = SupportParams(threshold=0.005, max_entries=64, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0, 2.0))
 SCORING = ScoringParams(precision="auto", batch_size=1, publish_every=2, codec="sqrt8", support=SUPPORT)
 SAID = {"threshold": 0.005, "max_entries": 64, "draws_per_tail": 8.0, "min_tail": 0.02, "temperatures": [1.0, 2.0]}
-HEADER = SegmentHeader(
-    scorer="scorer",
-    teacher="teacher",
-    tokenizer="tokenizer",
-    template="",
-    engine="transformers",
-    dtype="torch.float32",
-    vocab_size=90,
-    temperatures=(1.0,),
-    scoring={"support": SAID},
-    codec="sqrt8",
-    codec_config=config_of(CODECS["sqrt8"]),
-)
+HEADER = header(90, scoring={"support": SAID})
 SAMPLING = Sampling(max_new_tokens=40, temperature=1.0, top_p=1.0, support_threshold=0.1, support_max=4)
 
 
@@ -70,9 +58,9 @@ def grounds(root: Path, **changes: Any) -> Grounds:
     return replace(made, **changes)
 
 
-def publish(root: Path, rollouts: list[Rollout], header: SegmentHeader = HEADER) -> Path:
+def publish(root: Path, rollouts: list[Rollout], said: SegmentHeader = HEADER) -> Path:
     sequences = [ScoredSequence(rollout=one, scores=scores_of(one.completion_ids)) for one in rollouts]
-    path = Store(root=root).publish(sequences, header, np.arange(90))
+    path = Store(root=root).publish(sequences, said, np.arange(90))
     assert path is not None
     return path
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.batches import collate
+from pipeline.collation import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.engines.base import SupportParams
 from pipeline.errors import ParameterError
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss, check, temperature_column
+from pipeline.ragged import join_scores
 from pipeline.records import Batch, Rollout, Scores
 from pipeline.topk import truncate
 from pipeline.training import to_torch
@@ -71,7 +72,8 @@ def pair(
 
 
 def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:
-    made = collate(pairs, temperature=temperature, column=TEMPERATURES.index(temperature))
+    whole = join_scores([scores for _, scores in pairs], pairs[0][1].tail_NH.shape[1])
+    made = collate([one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature))
     return to_torch(made, torch.device("cpu"))
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codecs import CODECS, config_of
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
-from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.sequences import ScoredSequence
 from pipeline.views import VIEWS, connect, query
-from tests.scores import head_only
+from tests.scores import head_only, header
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,20 +41,7 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
 def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     sequences = [_sequence(list(range(length)), generator) for length in (5, 1, 12)]
-    header = SegmentHeader(
-        scorer="s",
-        teacher="t",
-        tokenizer="k",
-        template="",
-        engine="transformers",
-        dtype="float32",
-        vocab_size=300,
-        temperatures=(1.0,),
-        scoring={},
-        codec="sqrt8",
-        codec_config=config_of(CODECS["sqrt8"]),
-    )
-    write_segment(tmp_path / "segment", sequences, header, generator.permutation(300))
+    write_segment(tmp_path / "segment", sequences, header(300), generator.permutation(300))
     namespace: dict[str, Any] = {}
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code, namespace)

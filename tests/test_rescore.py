@@ -8,32 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codecs import CODECS, config_of
 from pipeline.engines.base import Scorer, SupportParams, ToScore
 from pipeline.engines.hf import HFScorer
 from pipeline.records import Scores
 from pipeline.rescore import ROUNDING, Drawn, comparable, compare, draw
 from pipeline.scoring import key_of
-from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.sequences import ScoredSequence
 from pipeline.store import Store
 from pipeline.upkeep import segments
+from tests.scores import header
 from tests.test_scoring import rollout
 
 VOCAB = 260
 SUPPORT = SupportParams(threshold=0.005, max_entries=64, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
-HEADER = SegmentHeader(
-    scorer="scorer",
-    teacher="teacher",
-    tokenizer="tokenizer",
-    template="",
-    engine="transformers",
-    dtype="torch.float32",
-    vocab_size=VOCAB,
-    temperatures=(1.0,),
-    scoring={},
-    codec="sqrt8",
-    codec_config=config_of(CODECS["sqrt8"]),
-)
+HEADER = header(VOCAB)
 
 
 def engine(path: Path, batch_size: int = 1) -> HFScorer:

@@ -1,7 +1,9 @@
 """pipeline.scoring: what the store knows never reaches the teacher, and nothing is scored twice."""
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Semaphore
 
 import numpy as np
 import pytest
@@ -135,3 +137,54 @@ def test_what_was_published_before_an_interruption_is_known_afterwards() -> None
     again = Teacher()
     run(again, ROLLOUTS, kept)
     assert again.asked == [[9, 10], [7, 8], [1, 2]]
+
+
+def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
+    """Each publication waits until the teacher is asked again; were it waited for, the teacher never would be."""
+    teacher, asked = Teacher(), Semaphore(0)
+    ahead: list[int] = []  # parts that were not published when the next was asked for
+    score = teacher.score
+
+    def watched(sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+        ahead.append(len(ahead) - len(teacher.published))
+        if len(ahead) > 1:
+            asked.release()
+        return score(sequences, on_tokens)
+
+    def publish(fresh: Sequence[ScoredSequence]) -> None:
+        is_last = len(fresh) < PARAMS.publish_every
+        assert is_last or asked.acquire(timeout=20), "the teacher waits for the writer"
+        teacher.publish(fresh)
+
+    teacher.score = watched  # type: ignore[method-assign]
+    score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
+    assert teacher.published == [["r5", "r3"], ["r9", "r7"], ["r1"]]
+    assert max(ahead) == 1
+
+
+@pytest.mark.parametrize("failing, asked", [(0, 4), (2, 5)])
+def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: int, asked: int) -> None:
+    teacher, calls = Teacher(), iter(range(3))
+
+    def publish(fresh: Sequence[ScoredSequence]) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
+    assert len(teacher.asked) == asked
+
+
+def test_what_was_scored_is_published_when_the_teacher_fails_afterwards() -> None:
+    teacher = Teacher()
+    score = teacher.score
+
+    def fails_later(sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+        if teacher.asked:
+            raise RuntimeError("teacher")
+        return score(sequences, on_tokens)
+
+    teacher.score = fails_later  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="teacher"):
+        run(teacher, ROLLOUTS, {})
+    assert teacher.published == [["r5", "r3"]]

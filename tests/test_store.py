@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import os
 import random
 import shutil
@@ -242,6 +243,18 @@ def test_any_zarr_reader_opens_the_payload(tmp_path: Path) -> None:
     manifest = _write(tmp_path / "one", _sequences(5))
     group = zarr.open_group(str(tmp_path / "one/payload.zarr"), mode="r")
     assert group["head_n"][:].sum() == manifest.head_entries  # type: ignore[index, union-attr, call-overload]
+
+
+def test_zarrs_reads_the_same_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests of this file then show that it finds every damage."""
+    pytest.importorskip("zarrs", reason="the optional package zarrs is not installed")
+    _write(tmp_path / "one", _sequences(9, temperatures=2), temperatures=2)
+    fast = Segment.open(tmp_path / "one")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    plain = Segment.open(tmp_path / "one")
+    assert "zarrs" in type(fast._payload["head_id"]._async_array.codec_pipeline).__module__
+    assert "zarrs" not in type(plain._payload["head_id"]._async_array.codec_pipeline).__module__
+    assert all(_same(a, b) for a, b in zip(fast.read(0, 9), plain.read(0, 9), strict=True))
 
 
 # Identity

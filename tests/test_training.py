@@ -1,7 +1,7 @@
 """Training a tiny student from a tiny teacher, with the pipeline's own parts from rollout to checkpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
         return HFScorer(teacher, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=1)
 
     write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), header, np.arange(VOCAB))
-    return open_pool(rollouts, Segment.open(path))
+    return open_pool(rollouts, Segment.open(path), MIX)
 
 
 def written_by(student: Path, count: int, *, tokens: int, seed: int = 0) -> list[Rollout]:
@@ -113,6 +113,9 @@ def prompt_of(one: Rollout) -> Prompt:
     return next(prompt for prompt in PROMPTS if prompt.prompt_id == one.prompt_id)
 
 
+MIX = BatchParams(batch_size=6, micro_batch_size=3, student_fraction=0.7, window=3)
+
+
 def optimizer(**changes: Any) -> OptimizerParams:
     settings = {
         "learning_rate": 1e-2,
@@ -139,7 +142,7 @@ OBJECTIVE = ObjectiveParams(
 
 
 def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int = 3) -> Iterator[list[Batch]]:
-    p = BatchParams(batch_size=6, micro_batch_size=micro, student_fraction=0.7)
+    p = replace(MIX, micro_batch_size=micro)
     at = steps.start if resume_at is None else resume_at
     planned = plan_steps(job.own, job.corpus, p, key=KEY, steps=len(steps))[at - steps.start :]
     return iter_batches(planned, temperature=1.0, column=0)

@@ -9,29 +9,16 @@ import numpy as np
 import pytest
 
 from pipeline.catalog import find_known
-from pipeline.codecs import CODECS, config_of
 from pipeline.records import Rollout
 from pipeline.scoring import key_of, score_rollouts
 from pipeline.segment import Segment, write_segment
-from pipeline.sequences import SegmentHeader
 from pipeline.store import Store
 from pipeline.transfer import find_sealed, take
 from pipeline.upkeep import segments
+from tests.scores import header
 from tests.test_scoring import PARAMS, Teacher, rollout
 
-HEADER = SegmentHeader(
-    scorer="scorer",
-    teacher="teacher",
-    tokenizer="tokenizer",
-    template="",
-    engine="transformers",
-    dtype="torch.float32",
-    vocab_size=50,
-    temperatures=(1.0,),
-    scoring={},
-    codec="sqrt8",
-    codec_config=config_of(CODECS["sqrt8"]),
-)
+HEADER = header(50)
 RANKS = np.arange(50)[::-1].copy()
 ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7)]
 

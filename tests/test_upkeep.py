@@ -9,32 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.codecs import CODECS, config_of
 from pipeline.errors import DataError, StoreError
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
-from pipeline.sequences import ScoredSequence, SegmentHeader
+from pipeline.sequences import ScoredSequence
 from pipeline.store import Store
 from pipeline.upkeep import check, collectable, facts, find_segment, quarantine, segments
 from stages import command
 from stages.cli import commands
 from stages.command import run
-from tests.scores import head_only
+from tests.scores import head_only, header
 
 VOCAB = 50
-HEADER = SegmentHeader(
-    scorer="scorer",
-    teacher="teacher",
-    tokenizer="tokenizer",
-    template="",
-    engine="transformers",
-    dtype="float32",
-    vocab_size=VOCAB,
-    temperatures=(1.0,),
-    scoring={},
-    codec="sqrt8",
-    codec_config=config_of(CODECS["sqrt8"]),
-)
+HEADER = header(VOCAB)
 RANKS = np.arange(VOCAB)
 
 

@@ -89,14 +89,15 @@ def to_gaps(place: NDArray[np.int64], n_N: Ints, vocab: int, *, distinct: bool) 
     return gaps.astype(id_dtype(vocab))
 
 
-def from_gaps(gaps: NDArray[Any], n_N: Ints, *, distinct: bool) -> NDArray[np.int64]:
-    """Ranks: a running sum that begins anew at every position."""
+def from_gaps(gaps: NDArray[Any], n_N: Ints, *, distinct: bool) -> NDArray[np.uint32]:
+    """Ranks: a running sum that begins anew at every position. It may run over: differences are exact modulo 2^32."""
     starts = _starts(n_N)
-    steps = gaps.astype(np.int64) + distinct
-    steps[starts] -= distinct
-    running = np.cumsum(steps)
-    base = running[starts] - steps[starts]
-    return running - np.repeat(base, n_N[n_N > 0])
+    steps = gaps.astype(np.uint32)
+    steps += distinct
+    steps[starts] -= np.uint32(distinct)
+    ranks = np.cumsum(steps, dtype=np.uint32)
+    ranks -= np.repeat(ranks[starts] - steps[starts], n_N[n_N > 0])
+    return ranks
 
 
 def _starts(n_N: Ints) -> NDArray[np.int64]:

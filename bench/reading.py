@@ -1,0 +1,170 @@
+"""How fast scores come back from a segment on one core: decoded, as padded batches, and one sequence at a time.
+
+    python -m bench.reading --json FILE
+
+The segment is synthetic and lies in the page cache: 4,200 sequences of 40-200 positions, V = 49152, on average 18
+head entries, 3 of the union and 3 draws a position, as unevenly spread as a teacher's (batches are padded to the
+widest position, `widest`). Seconds are those of the processor, the best of five, so that a neighbour's work counts
+little. `zarrs` reads the chunks where it is installed; the first column says so.
+"""
+
+import importlib.util
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import zarr
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
+
+import torch
+
+import stages  # noqa: F401  sets up the process as a stage is
+from bench.segments import nameless
+from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
+from pipeline.ragged import split_scores
+from pipeline.records import Rollout, Scores
+from pipeline.report import markdown
+from pipeline.segment import Segment, write_segment
+from pipeline.sequences import ScoredSequence
+from pipeline.training import to_torch
+
+VOCAB = 49152
+Row = dict[str, Any]
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option("--sequences", default=4200, show_default=True)
+@click.option("--window", default=1024, show_default=True, help="Sequences decoded together.")
+def main(out: Path | None, sequences: int, window: int) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+        rollouts = _write(Path(folder) / "segment", sequences)
+        rows = _measure(rollouts, Segment.open(Path(folder) / "segment"), window)
+    table = [["reader", "name", "widest", "positions", "seconds", "positions/s"]]
+    table += [
+        [
+            one["reader"],
+            one["name"],
+            str(one.get("widest", "")),
+            f"{one['positions']:,}",
+            f"{one['seconds']:.2f}",
+            f"{one['positions_per_s']:,.0f}",
+        ]
+        for one in rows
+    ]
+    click.echo("\n".join(markdown(table)))
+    if out is not None:
+        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+
+
+def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list[Row]:
+    ends = [*range(0, len(segment), window), len(segment)]
+    positions = segment.manifest.positions
+
+    def decode() -> None:
+        for start, stop in itertools.pairwise(ends):
+            segment.read_stretch(start, stop)
+
+    rows = [_timed(f"windows of {window}, decoded", positions, decode)]
+    for size in (8, 64):
+        p = BatchParams(batch_size=size, micro_batch_size=size, student_fraction=1.0, window=window)
+        own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
+        planned = plan_steps(own, corpus, p, key=(0,), steps=len(segment) // size)
+        seen: list[tuple[int, int]] = []
+
+        def collate(planned: list[list[list[Pick]]] = planned, seen: list[tuple[int, int]] = seen) -> None:
+            seen.clear()
+            for (batch,) in iter_batches(planned, temperature=1.0, column=0):
+                seen.append(tuple(to_torch(batch, torch.device("cpu")).ids_NK.shape))
+
+        row = _timed(f"... in batches of {size}, as tensors", positions, collate)
+        rows.append(row | {"widest": max(width for _, width in seen)})
+    some = np.random.default_rng(0).permutation(len(segment))[:50].tolist()
+    few = sum(len(rollouts[row].completion_ids) for row in some)
+    rows.append(_timed("one sequence at a time", few, lambda: [segment.read(row, row + 1) for row in some]))
+    return rows
+
+
+def _timed(name: str, positions: int, act: Callable[[], object]) -> Row:
+    """The best of five, in seconds of the processor."""
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        act()
+        seconds.append(time.process_time() - started)
+    reader = "zarr" if importlib.util.find_spec("zarrs") is None else "zarrs"
+    rate = round(positions / min(seconds))
+    return {"reader": reader, "name": name, "positions": positions, "seconds": min(seconds), "positions_per_s": rate}
+
+
+def _write(path: Path, count: int) -> list[Rollout]:
+    rng = np.random.default_rng(0)
+    lengths_B = rng.integers(40, 201, count)
+    cut_B = np.cumsum(lengths_B)[:-1]
+    scores, tokens = _scores(rng, int(lengths_B.sum())), rng.integers(0, VOCAB, int(lengths_B.sum()))
+    rollouts = [
+        Rollout(
+            rollout_id=str(at),
+            prompt_id=str(at // 4),
+            source="student",
+            author="",
+            prompt_ids=[at // 4] * 60,
+            completion_ids=completion.tolist(),
+            behaviour_logp=[-1.0] * len(completion),
+            support_ids=[],
+            ended=False,
+            text="",
+        )
+        for at, completion in enumerate(np.split(tokens, cut_B))
+    ]
+    parts = split_scores(scores, lengths_B)
+    sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
+    write_segment(path, sequences, nameless("sqrt8", VOCAB), rng.permutation(VOCAB))
+    return rollouts
+
+
+def _scores(rng: np.random.Generator, n: int) -> Scores:
+    """Entries at tokens that mostly lie close together, counts from gamma distributions."""
+    head_n = 1 + np.minimum(rng.poisson(rng.gamma(4, 17 / 4, n)), 127)
+    union_n = rng.poisson(rng.gamma(4, 3 / 4, n))
+    tail_N1 = rng.beta(0.5, 3.5, (n, 1)).astype(np.float32)
+    draw_n = np.where(tail_N1 > 0.02, np.ceil(tail_N1 * 24), 0)[:, 0].astype(np.int32)
+    entries_N = head_n + union_n
+    steps = 1 + rng.lognormal(4, 2, entries_N.sum()).astype(np.int64) % 370
+    starts_N = np.cumsum(entries_N) - entries_N
+    ids = np.cumsum(steps)
+    ids = (ids - np.repeat(ids[starts_N] - steps[starts_N], entries_N)).astype(np.int32)
+    order = np.lexsort((rng.random(len(ids)), np.repeat(np.arange(n), entries_N)))
+    in_head = np.empty(len(ids), dtype=np.bool_)
+    in_head[order] = np.arange(len(ids)) - np.repeat(starts_N, entries_N) < np.repeat(head_n, entries_N)
+    logp = np.log(np.clip(rng.beta(0.3, 6, len(ids)), 1e-6, 1)).astype(np.float32)
+    draws = int(draw_n.sum())
+    return Scores(
+        head_ids=ids[in_head],
+        head_logp=logp[in_head],
+        head_n=head_n.astype(np.int32),
+        tail_NH=tail_N1,
+        lse_NH=np.zeros_like(tail_N1),
+        token_logp_N=-rng.exponential(1, n).astype(np.float32),
+        entropy_N=np.ones(n, np.float32),
+        draw_ids=rng.integers(0, VOCAB, draws).astype(np.int32),
+        draw_logp=(-7 - rng.exponential(2, draws)).astype(np.float32),
+        draw_n=draw_n,
+        union_ids=ids[~in_head],
+        union_logp=logp[~in_head],
+        union_n=union_n.astype(np.int32),
+        union_tail_NH=tail_N1 * np.float32(0.9),
+    )
+
+
+if __name__ == "__main__":
+    main()
