@@ -118,7 +118,14 @@ def _losses(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[str, Callabl
 
 def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch) -> Tensor:
     divergence = DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False)
-    p = ObjectiveParams(divergence=divergence, temperature=1.0, tail_draws=True, cross_entropy=0.0, chunk_tokens=chunk)
+    p = ObjectiveParams(
+        divergence=divergence,
+        temperature=1.0,
+        tail_draws=True,
+        tail_draws_scale=0.3,
+        cross_entropy=0.0,
+        chunk_tokens=chunk,
+    )
     return batch_loss(p, Head(weight_VD=weight_VD, bias_V=None, softcap=None), hidden_ND, batch)[0]
 
 

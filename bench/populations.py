@@ -9,6 +9,7 @@ its own rollouts alone. The ground truth, which has no author, carries the stude
 to store scores may use them or not.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +87,12 @@ def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rol
     """Own rollouts, each beside the ground truth of another prompt."""
     tokenizer = load_tokenizer(student)
     sampler = HFSampler(student, precision="auto", vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=0)
-    half = len(prompts) // 2
+    half = len(prompts) if name == "pruned" else len(prompts) // 2
     own: list[Rollout] = []
     for batch in plan_batches(prompts[:half], 1, 32, name=name):
         own += collect_rollouts(batch, sampler, _SAMPLING, lambda ids: decode(tokenizer, ids), source="student")
-    if name == "pruned":
-        return own
-    return [one for pair in zip(own, reference_rollouts(prompts[half:]), strict=False) for one in pair]
+    references = reference_rollouts(prompts[half:])
+    return [one for pair in itertools.zip_longest(own, references) for one in pair if one is not None]
 
 
 @torch.no_grad()

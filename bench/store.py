@@ -49,6 +49,7 @@ Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] t
 
 _CHUNK = 256  # positions whose dense distributions exist at once
 _BATCH = 1024  # positions of one gradient of the head
+_SCALE = 0.3  # nats; objective.tail_draws_scale
 _BATCHES = 2  # of them, from the beginning of the texts
 _DIVERGENCES = {
     name: DIVERGENCES[name](DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False))
@@ -89,9 +90,9 @@ def see(z_NV: Tensor, chunk: Chunk) -> Seen:
     )
 
 
-def pipelines(name: str, *, tail_draws: bool = False) -> Loss:
+def pipelines(name: str, *, draws_scale: float | None = None) -> Loss:
     """The pipeline's own: stored tokens and "any other", or with tail draws."""
-    return lambda z_NV, chunk: distance(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows, tail_draws=tail_draws)
+    return lambda z_NV, chunk: distance(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows, draws_scale=draws_scale)
 
 
 def with_g(z_NV: Tensor, chunk: Chunk) -> Tensor:
@@ -140,7 +141,8 @@ def ways(p: ScoringParams) -> list[Way]:
         return Way(name=name, support=SupportParams(**kept | changes), union=union, codec=codec, losses=losses)
 
     plain = {name: pipelines(name) for name in _DIVERGENCES}
-    drawn = {"forward_kl": pipelines("forward_kl", tail_draws=True)}
+    mixed = {"forward_kl": pipelines("forward_kl", draws_scale=_SCALE)}
+    drawn = {"forward_kl": pipelines("forward_kl", draws_scale=0.0)}
     usual = {name: renormalised(name) for name in _DIVERGENCES}
     top64: dict[str, Any] = {
         "threshold": 0.0,
@@ -152,16 +154,17 @@ def ways(p: ScoringParams) -> list[Way]:
     return [
         way(
             "default",
-            plain | drawn | {"reverse_kl": with_g},
+            plain | mixed | {"reverse_kl": with_g},
         ),
-        way("default, ground truth too", plain | drawn | {"reverse_kl": with_g}, union=("student", "dataset")),
+        way("default, ground truth too", plain | mixed | {"reverse_kl": with_g}, union=("student", "dataset")),
         way("no draws, no G", plain, union=("student", "dataset"), draws_per_tail=0.0),
         way("teacher's tokens only", plain, draws_per_tail=0.0, union=()),
         way("p > .002", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.002),
         way("p > .01", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.01),
         way("top-64 fp16, bucket", plain, **top64),
         way("top-64 fp16, renormalised", usual, **top64),
-        *(way(f"{count} draws", drawn, draws_per_tail=float(count)) for count in (2, 4, 8, 16, 32)),
+        *(way(f"{count} draws, mixed", mixed, draws_per_tail=float(count)) for count in (4, 8, 16)),
+        way("default, draws alone", drawn),
     ]
 
 

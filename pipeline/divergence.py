@@ -62,7 +62,7 @@ class Divergence:
         return self.terms(logp, logq).sum(-1)
 
 
-def _kl(logp: Tensor, logq: Tensor) -> Tensor:
+def kl_terms(logp: Tensor, logq: Tensor) -> Tensor:
     """p log(p / q), zero where p is."""
     empty = torch.isneginf(logp)
     ratio = torch.where(empty, 0.0, logp - logq.masked_fill(empty, 0.0))
@@ -79,11 +79,11 @@ def _mixture(logp: Tensor, logq: Tensor, share: float) -> Tensor:
 
 
 def _forward_kl(_: DivergenceParams) -> Divergence:
-    return Divergence(terms=_kl, slope=lambda logp, logq: -(logp - logq).exp())
+    return Divergence(terms=kl_terms, slope=lambda logp, logq: -(logp - logq).exp())
 
 
 def _reverse_kl(_: DivergenceParams) -> Divergence:
-    return Divergence(terms=lambda logp, logq: _kl(logq, logp), slope=lambda logp, logq: logq - logp + 1)
+    return Divergence(terms=lambda logp, logq: kl_terms(logq, logp), slope=lambda logp, logq: logq - logp + 1)
 
 
 def _jsd(params: DivergenceParams) -> Divergence:
@@ -92,7 +92,7 @@ def _jsd(params: DivergenceParams) -> Divergence:
 
     def terms(logp: Tensor, logq: Tensor) -> Tensor:
         logm = _mixture(logp, logq, b)
-        return scale * (b * _kl(logp, logm) + (1 - b) * _kl(logq, logm))
+        return scale * (b * kl_terms(logp, logm) + (1 - b) * kl_terms(logq, logm))
 
     return Divergence(terms=terms, slope=lambda logp, logq: scale * (1 - b) * (logq - _mixture(logp, logq, b)))
 
@@ -100,7 +100,7 @@ def _jsd(params: DivergenceParams) -> Divergence:
 def _skew_forward_kl(params: DivergenceParams) -> Divergence:
     a = params.skew
     return Divergence(
-        terms=lambda logp, logq: _kl(logp, _mixture(logp, logq, a)),
+        terms=lambda logp, logq: kl_terms(logp, _mixture(logp, logq, a)),
         slope=lambda logp, logq: -(1 - a) * (logp - _mixture(logp, logq, a)).exp(),
     )
 
@@ -112,7 +112,7 @@ def _skew_reverse_kl(params: DivergenceParams) -> Divergence:
         logm = _mixture(logq, logp, a)
         return logq - logm + 1 - a * (logq - logm).exp()
 
-    return Divergence(terms=lambda logp, logq: _kl(logq, _mixture(logq, logp, a)), slope=slope)
+    return Divergence(terms=lambda logp, logq: kl_terms(logq, _mixture(logq, logp, a)), slope=slope)
 
 
 def _tvd(_: DivergenceParams) -> Divergence:

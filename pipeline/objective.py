@@ -5,9 +5,11 @@ taken there. By the data-processing inequality that is a lower bound of the dens
 equal to it when K covers the vocabulary. Renormalising over K, conditioning on K or dropping the tail, which others
 do, move the optimum or stop penalising the student's mass outside K.
 
-Tail draws: where the teacher's tail is heavy, the bucket's last term is replaced by draws t_j from the teacher's own
-tail, sum_j w_j f(q(t_j) / p(t_j)): unbiased in value and gradient, and what a student far from its teacher needs
-(docs/decisions.md has the measurement). Only for divergences whose f grows slowly where q exceeds p.
+Tail draws: where the teacher's tail is heavy, the bucket's last term gives way to draws t_j from the teacher's own
+tail, sum_j w_j f(q(t_j) / p(t_j)): unbiased in value and gradient, and what a student far from its teacher needs. Near
+the teacher the bucket has hardly any bias left and the draws all of their noise, so each position mixes the two by its
+own distance (docs/decisions.md has the measurements). Only for divergences whose gradient stays bounded where q
+exceeds p.
 
 The student's tail is a log-sum-exp over the tokens outside K rather than 1 - sum q_K, which loses all its digits
 when K holds nearly everything. Cost: see `pipeline.head`; [N, V] never exists at once.
@@ -19,13 +21,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from pipeline.divergence import DIVERGENCES, Divergence, DivergenceParams
+from pipeline.divergence import DIVERGENCES, Divergence, DivergenceParams, kl_terms
 from pipeline.errors import ParameterError
 from pipeline.head import Head, Metrics, Seen, Targets, project
 from pipeline.params import AboveZero, Positive, Range
 from pipeline.records import Batch
 
-_DRAWN = ("forward_kl", "jsd", "skew_forward_kl")  # the others' f has too much weight where draws from p do not come
+_DRAWN = ("forward_kl", "skew_forward_kl")  # with the others a token that p hardly ever draws counts by q / p
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,10 @@ class ObjectiveParams:
     temperature: AboveZero
     """Of both distributions in the loss; must be one of scoring.temperatures."""
     tail_draws: bool
-    """Use the stored draws from the teacher's tail where there are any; not for reverse_kl, skew_reverse_kl and tvd."""
+    """Use the stored draws from the teacher's tail where there are any; forward_kl and skew_forward_kl only."""
+    tail_draws_scale: Annotated[float, Range(0)]
+    """Nats: at a position whose bucketed forward KL is d, draws count 1 - exp(-d / scale) and the bucket's tail the
+    rest. 0: draws alone, which is unbiased."""
     cross_entropy: Annotated[float, Range(0, 1)]
     """Share of -log q of the realised token in the loss (at the loss temperature), where not the student wrote it."""
     chunk_tokens: Positive
@@ -76,7 +81,7 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
 
     def loss(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
         rows = Rows.of(batch, places)
-        loss_N = distance(divergence, seen, rows, tail_draws=p.tail_draws)
+        loss_N = distance(divergence, seen, rows, draws_scale=p.tail_draws_scale if p.tail_draws else None)
         return _mixed(p, loss_N, seen, rows), _metrics(p, seen, rows)
 
     targets = Targets(
@@ -106,22 +111,30 @@ class Rows:
         return cls(**{name: getattr(batch, name)[rows] for name in names})
 
 
-def distance(divergence: Divergence, seen: Seen, rows: Rows, *, tail_draws: bool) -> Tensor:
+def distance(divergence: Divergence, seen: Seen, rows: Rows, *, draws_scale: float | None) -> Tensor:
     """The divergence [N] over the bucket, or with the tail's term from its draws in rows that have any.
 
-    Status: the bucket is a lower bound of the dense divergence, exact at K = V - 1; with draws the sum is unbiased
-    (importance sampling restricted to the complement of the stored set).
+    Status: the bucket (`draws_scale` None) is a lower bound of the dense divergence, exact at K = V - 1; with draws at
+    scale 0 the sum is unbiased (importance sampling restricted to the complement of the stored set), at another scale
+    it lies between the two.
     """
     logz_N1 = seen.log_normaliser()[:, None]
     logp_NC = torch.cat([rows.logp_NK, rows.tail_N.log()[:, None]], -1)
     logits_NC = torch.cat([seen.stored_NK, seen.others_N[:, None]], -1)
     logp_NC = logp_NC.masked_fill(torch.isneginf(logits_NC), -torch.inf)  # padding; and K = V: what is left is rounding
     terms_NC = divergence.terms(logp_NC, logits_NC - logz_N1)
-    if not tail_draws:
+    if draws_scale is None:
         return terms_NC.sum(-1)
     weight_NJ = (rows.draw_logweight_NJ - rows.draw_logp_NJ).exp()
     drawn_N = (weight_NJ * divergence.terms(rows.draw_logp_NJ, seen.drawn_NJ - logz_N1)).sum(-1)
-    return terms_NC[:, :-1].sum(-1) + torch.where(rows.has_draws_N, drawn_N, terms_NC[:, -1])
+    share_N = torch.where(rows.has_draws_N, _draws_share(logp_NC, logits_NC - logz_N1, draws_scale), 0.0)
+    return terms_NC[:, :-1].sum(-1) + share_N * drawn_N + (1 - share_N) * terms_NC[:, -1]
+
+
+@torch.no_grad()
+def _draws_share(logp_NC: Tensor, logq_NC: Tensor, scale: float) -> Tensor | float:
+    """How much draws count [N]; of the stored row alone, so that no draw decides about itself."""
+    return 1.0 if scale == 0.0 else -torch.expm1(-kl_terms(logp_NC, logq_NC).sum(-1) / scale)
 
 
 def _mixed(p: ObjectiveParams, loss_N: Tensor, seen: Seen, rows: Rows) -> Tensor:

@@ -25,14 +25,15 @@ from pipeline.training import to_torch
 
 TEMPERATURES = (1.0, 2.0)
 NAMES = list(DIVERGENCES)
-DRAWN = ["forward_kl", "jsd", "skew_forward_kl"]
+DRAWN = ["forward_kl", "skew_forward_kl"]
 every_divergence = pytest.mark.parametrize("name", NAMES)
 Pair = tuple[Rollout, Scores]
 
 
 def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
     divergence = DivergenceParams(name=name, beta=0.3, skew=0.2, normalise=False)  # type: ignore[arg-type]
-    settings = {"temperature": 1.0, "tail_draws": False, "cross_entropy": 0.0, "chunk_tokens": 1000}
+    settings = {"temperature": 1.0, "tail_draws": False, "tail_draws_scale": 0.0}
+    settings |= {"cross_entropy": 0.0, "chunk_tokens": 1000}
     return ObjectiveParams(divergence=divergence, **(settings | changes))
 
 
@@ -223,9 +224,24 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
     assert (mean_gradient - expected_gradient).abs().max() < 1e-6
 
 
-def test_a_row_without_draws_keeps_the_bucket() -> None:
+@pytest.mark.parametrize("scale", [0.01, 0.5])
+def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
+    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
+    bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
+    drawn, drawn_gradient = loss_and_gradient(objective(tail_draws=True), _STUDENT_TV, rows)
+    share = 1 - np.exp(-bucket / scale)
+    assert 0.1 < share <= 1
+    value, gradient = loss_and_gradient(objective(tail_draws=True, tail_draws_scale=scale), _STUDENT_TV, rows)
+    assert value == pytest.approx(share * drawn + (1 - share) * bucket, rel=1e-6)
+    assert (gradient - share * drawn_gradient - (1 - share) * bucket_gradient).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
     rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
-    drawn, bucket = (loss_and_gradient(objective(tail_draws=on), _STUDENT_TV, rows) for on in (True, False))
+    drawn, bucket = (
+        loss_and_gradient(objective(tail_draws=on, tail_draws_scale=scale), _STUDENT_TV, rows) for on in (True, False)
+    )
     assert drawn[0] == pytest.approx(bucket[0], abs=1e-12)
     assert torch.equal(drawn[1], bucket[1])
 

@@ -136,6 +136,7 @@ OBJECTIVE = ObjectiveParams(
     divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
     temperature=1.0,
     tail_draws=True,
+    tail_draws_scale=0.3,
     cross_entropy=0.0,
     chunk_tokens=7,
 )
