@@ -53,6 +53,7 @@ def check_params(path: Path) -> None:
     _check_students(parsed["students"], parsed["student"])
     _check_scoring(parsed["scoring"])
     _check_corpus(parsed["corpus"], parsed["batches"])
+    _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
     objective.check(parsed["objective"])
     objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
 
@@ -80,6 +81,16 @@ def _check_corpus(corpus: CorpusParams, mix: BatchParams) -> None:
             expected="1 without a corpus",
             got=mix.student_fraction,
             remedy="raise it, or corpus.references or corpus.generations",
+        )
+
+
+def _check_decay(p: OptimizerParams, total_steps: int) -> None:
+    if p.lr_scheduler_type != "constant_with_warmup" and total_steps > p.decay_steps:
+        raise ParameterError(
+            "optimizer.decay_steps",
+            expected=f"at least schedule.total_steps ({total_steps}) with {p.lr_scheduler_type}, which ends in 0",
+            got=p.decay_steps,
+            remedy="raise it, which trains the earlier rounds again, or take constant_with_warmup",
         )
 
 

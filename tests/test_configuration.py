@@ -98,6 +98,14 @@ def test_tail_draws_do_not_go_with_every_divergence(mistake: Callable[..., str])
     )
 
 
+def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[..., str], tmp_path: Path) -> None:
+    check_params(write(tmp_path, "schedule.total_steps", 40))
+    assert mistake("schedule.total_steps", 41) == (
+        "optimizer.decay_steps: expected at least schedule.total_steps (41) with linear, which ends in 0, "
+        "got 40; raise it, which trains the earlier rounds again, or take constant_with_warmup"
+    )
+
+
 def test_the_losss_temperature_has_to_be_scored(mistake: Callable[..., str]) -> None:
     assert mistake("objective.temperature", 2.0) == (
         "objective.temperature: expected one of the scored temperatures [1.0], got 2.0; "

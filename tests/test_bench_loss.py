@@ -1,0 +1,37 @@
+"""The benchmark of the loss at a size that takes no time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bench.loss import _batch, _ours, main
+
+SIZES = ["--tokens", "24", "--width", "8", "--vocab", "120"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is Linux's")
+def test_rows_name_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "loss.json"
+    done = CliRunner().invoke(main, [*SIZES, "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[0]["name"] == "the head's three matrix products"
+    assert rows[0]["of_matmuls"] == 1
+    assert all(row["seconds"] > 0 and row["extra_mb"] >= 0 for row in rows)
+    assert {(row["tokens"], row["width"], row["vocab"], row["dtype"]) for row in rows} == {(24, 8, 120, "float32")}
+
+
+def test_the_loss_that_is_timed_has_both_gradients_and_ignores_the_chunk() -> None:
+    torch.manual_seed(0)
+    batch, weight_VD = _batch(24, 120), torch.randn(120, 8).requires_grad_()
+    found = []
+    for chunk in (5, 100):
+        hidden_ND = torch.ones(24, 8).requires_grad_()
+        loss = _ours(chunk, hidden_ND, weight_VD, batch)
+        found.append((loss, *torch.autograd.grad(loss, (hidden_ND, weight_VD))))
+    for one, other in zip(*found, strict=True):
+        assert one.abs().max() > 0
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
