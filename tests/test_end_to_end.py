@@ -82,9 +82,11 @@ PARAMS: dict[str, Any] = {
         },
     },
     "objective": {
-        "divergence": {"name": "forward_kl", "beta": 0.5},
+        "divergence": {"name": "forward_kl", "beta": 0.5, "skew": 0.1, "normalise": False},
         "temperature": 1.0,
         "tail_draws": False,
+        "tail_draws_scale": 0.3,
+        "cross_entropy": 0.0,
         "chunk_tokens": 64,
     },
     "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5, "window": 4},
