@@ -255,6 +255,10 @@ def main(out: Path | None, prompts: int) -> None:
 
 def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: Path) -> Iterator[tuple[str, Row]]:
     """Rows of one population: how far the student is from its teacher, and each way."""
+    if len(texts.teacher_ND) < _BATCH * _BATCHES:
+        raise click.UsageError(
+            f"--prompts: {len(texts.teacher_ND)} positions, {_BATCH * _BATCHES} are needed; raise it"
+        )
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
     for one in ways(p):
         scores, size = stored(one, texts, ranks, scratch)
