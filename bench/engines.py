@@ -7,26 +7,22 @@ compared at equal length (eos off), so it shows the decode loop alone; the defau
 rows leave the batch.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
+from bench.output import Row, show
 from pipeline import lm
 from pipeline.engines.base import Sampling, ToScore
 from pipeline.engines.hf import HFSampler, HFScorer
 from pipeline.params import section
-from pipeline.report import markdown
 from pipeline.scoring import ScoringParams
 from pipeline.text import load_tokenizer, shared_vocab
 from stages.command import PARAMS, PROMPTS, TEACHER
 from stages.inputs import read_prompts
-
-Row = dict[str, Any]
 
 
 @click.command(help=__doc__)
@@ -41,9 +37,7 @@ def main(out: Path | None, prompts: int, tokens: int) -> None:
     table += [
         [one["name"], f"{one['tokens']:,}", f"{one['seconds']:.2f}", f"{one['tokens_per_s']:,.0f}"] for one in rows
     ]
-    click.echo("\n".join(markdown(table)))
-    if out is not None:
-        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    show(table, rows, out)
 
 
 def _timed(name: str, tokens: int, work: Callable[[], object]) -> Row:

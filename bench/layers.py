@@ -8,7 +8,6 @@ two slow cores. The default job's `student.small.layers` came from here.
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import click
 import torch
 from torch import Tensor
 
+from bench.output import Row, show
 from pipeline import lm
 from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.pretrained import keep_layers
 from pipeline.records import Rollout
-from pipeline.report import markdown
 from pipeline.text import load_tokenizer, shared_vocab
 from stages.command import TEACHER
 from stages.inputs import read_rollouts
@@ -40,7 +39,7 @@ def main(keep: int, sequences: int, out: Path | None) -> None:
     written.sort(key=lambda one: len(one.prompt_ids) + len(one.completion_ids))
     cut = Cut(TEACHER, written[:sequences], vocab=shared_vocab(load_tokenizer(TEACHER)))
     kept = list(range(cut.depth))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     while len(kept) > keep:
         found = {one: cut.forward_kl([other for other in kept if other != one]) for one in kept}
         gone = min(found, key=lambda one: found[one])
@@ -49,9 +48,8 @@ def main(keep: int, sequences: int, out: Path | None) -> None:
         click.echo(f"{len(kept)} layers, without {gone}: {found[gone]:.3f} nats")
     table = [["layers", "without", "forward KL"]]
     table += [[one["name"], str(one["without"]), f"{one['forward_kl']:.3f}"] for one in rows]
-    click.echo("\n".join([*markdown(table), "", f"layers: {kept}"]))
-    if out is not None:
-        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    show(table, rows, out)
+    click.echo(f"\nlayers: {kept}")
 
 
 class Cut:

@@ -7,7 +7,6 @@ known. Cold means that the kernel was told to forget the indexes before. CPU tim
 machine disturb least. A minute in all.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -22,13 +21,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from bench.output import Row, show
 from pipeline.catalog import INDEXES, find_known, visible_files
-from pipeline.report import markdown
 from pipeline.segment import write_index
 from pipeline.sequences import Key, score_key
 from schemas.segment import INDEX
 
-Row = dict[str, Any]
 _SCORER = "5c" * 16
 _HEX_KEYS = """
     SELECT sequence_key, support_key, min({'file': filename, 'row': file_row_number}) AS place
@@ -63,9 +61,7 @@ def main(out: Path | None, sequences: int, segments: int, counts: tuple[int, ...
     columns = {"seconds": "median ms", "least_seconds": "least ms", "cpu_seconds": "CPU ms"}
     table = [["name", *columns.values()]]
     table += [[one["name"], *(f"{one[column] * 1e3:,.0f}" for column in columns)] for one in rows]
-    click.echo("\n".join(markdown(table)))
-    if out is not None:
-        out.write_text(json.dumps({"sequences": sequences, "segments": segments, "rows": rows}, indent=2) + "\n")
+    show(table, rows, out, sequences=sequences, segments=segments)
 
 
 def _write(store: Path, segment: int, count: int) -> list[Key]:

@@ -8,23 +8,20 @@ with 64 entries and 8 draws. Extra memory is the rise of the process's peak, on 
 """
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from torch import Tensor
 
+from bench.output import Row, show
 from pipeline.divergence import DivergenceParams
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.records import Batch
-from pipeline.report import markdown
 
-Row = dict[str, Any]
 _ENTRIES, _DRAWS, _REPEATS = 64, 8, 3
 
 
@@ -47,9 +44,7 @@ def main(out: Path | None, tokens: int, width: int, vocab: int, dtype: str) -> N
     table += [
         [one["name"], f"{one['seconds']:.2f}", f"{one['of_matmuls']:.2f}", f"{one['extra_mb']:.0f}"] for one in rows
     ]
-    click.echo("\n".join(markdown(table)))
-    if out is not None:
-        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    show(table, rows, out)
 
 
 def _measured(name: str, loss: Callable[[], Tensor | None], hidden_ND: Tensor, weight_VD: Tensor) -> Row:

@@ -10,13 +10,11 @@ little. `zarrs` reads the chunks where it is installed; the first column says so
 
 import importlib.util
 import itertools
-import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -27,17 +25,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 import torch
 
 import stages  # noqa: F401  sets up the process as a stage is
+from bench.output import Row, show
 from bench.segments import nameless
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
 from pipeline.ragged import split_scores
 from pipeline.records import Rollout, Scores
-from pipeline.report import markdown
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
 from pipeline.training import to_torch
 
 VOCAB = 49152
-Row = dict[str, Any]
 
 
 @click.command(help=__doc__)
@@ -61,9 +58,7 @@ def main(out: Path | None, sequences: int, window: int) -> None:
         ]
         for one in rows
     ]
-    click.echo("\n".join(markdown(table)))
-    if out is not None:
-        out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    show(table, rows, out)
 
 
 def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list[Row]:

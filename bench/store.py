@@ -10,7 +10,6 @@ under STILLROOM_DATA.
 """
 
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.output import Row, show
 from bench.populations import Population, load_prompts, populations
 from bench.segments import nameless
 from pipeline.collation import collate
@@ -32,10 +32,9 @@ from pipeline.engines.base import SupportParams
 from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
 from pipeline.objective import Rows, distance
-from pipeline.params import section
+from pipeline.params import lookup, section
 from pipeline.prompts import rank_tokens
 from pipeline.records import Batch, Scores, Source
-from pipeline.report import markdown
 from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
@@ -44,12 +43,10 @@ from pipeline.topk import truncate
 from pipeline.training import to_torch
 from stages.command import PARAMS, TEACHER
 
-Row = dict[str, Any]
 Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] to nats [N]
 
 _CHUNK = 256  # positions whose dense distributions exist at once
 _BATCH = 1024  # positions of one gradient of the head
-_SCALE = 0.3  # nats; objective.tail_draws_scale
 _BATCHES = 2  # of them, from the beginning of the texts
 _DIVERGENCES = {
     name: DIVERGENCES[name](DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False))
@@ -126,8 +123,8 @@ def renormalised(name: str) -> Loss:
     return loss
 
 
-def ways(p: ScoringParams) -> list[Way]:
-    """The default of params.yaml first."""
+def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
+    """The default of params.yaml first, its draws mixed as there."""
 
     def way(
         name: str,
@@ -141,26 +138,19 @@ def ways(p: ScoringParams) -> list[Way]:
         return Way(name=name, support=SupportParams(**kept | changes), union=union, codec=codec, losses=losses)
 
     plain = {name: pipelines(name) for name in _DIVERGENCES}
-    mixed = {"forward_kl": pipelines("forward_kl", draws_scale=_SCALE)}
+    mixed = {"forward_kl": pipelines("forward_kl", draws_scale=draws_scale)}
     drawn = {"forward_kl": pipelines("forward_kl", draws_scale=0.0)}
     usual = {name: renormalised(name) for name in _DIVERGENCES}
-    top64: dict[str, Any] = {
-        "threshold": 0.0,
-        "max_entries": 64,
-        "draws_per_tail": 0.0,
-        "union": (),
-        "codec": "topk",
-    }
+    best = plain | mixed | {"reverse_kl": with_g}
+    everywhere: tuple[Source, ...] = ("student", "dataset")
+    top64: dict[str, Any] = {"threshold": 0.0, "max_entries": 64, "draws_per_tail": 0.0, "union": (), "codec": "topk"}
     return [
-        way(
-            "default",
-            plain | mixed | {"reverse_kl": with_g},
-        ),
-        way("default, ground truth too", plain | mixed | {"reverse_kl": with_g}, union=("student", "dataset")),
-        way("no draws, no G", plain, union=("student", "dataset"), draws_per_tail=0.0),
-        way("teacher's tokens only", plain, draws_per_tail=0.0, union=()),
-        way("p > .002", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.002),
-        way("p > .01", plain, union=("student", "dataset"), draws_per_tail=0.0, threshold=0.01),
+        way("default", best),
+        way("default, ground truth too", best, union=everywhere),
+        way("no draws, no G", plain, union=everywhere, draws_per_tail=0.0),
+        way("teacher's tokens only", plain, union=(), draws_per_tail=0.0),
+        way("p > .002", plain, union=everywhere, draws_per_tail=0.0, threshold=0.002),
+        way("p > .01", plain, union=everywhere, draws_per_tail=0.0, threshold=0.01),
         way("top-64 fp16, bucket", plain, **top64),
         way("top-64 fp16, renormalised", usual, **top64),
         *(way(f"{count} draws, mixed", mixed, draws_per_tail=float(count)) for count in (4, 8, 16)),
@@ -248,9 +238,8 @@ def main(out: Path | None, prompts: int) -> None:
     for one in rows.values():
         if "bytes_near" in one:
             one["bytes_per_position"] = (one["bytes_near"] + one["bytes_far"]) / 2
-    click.echo("\n".join(_table(list(rows.values()))))
-    if out is not None:
-        out.write_text(json.dumps({"rows": list(rows.values())}, indent=2) + "\n")
+    found_rows = list(rows.values())
+    show(_table(found_rows), found_rows, out)
 
 
 def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: Path) -> Iterator[tuple[str, Row]]:
@@ -260,7 +249,7 @@ def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: P
             f"--prompts: {len(texts.teacher_ND)} positions, {_BATCH * _BATCHES} are needed; raise it"
         )
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
-    for one in ways(p):
+    for one in ways(p, lookup(PARAMS, "objective", "tail_draws_scale")):
         scores, size = stored(one, texts, ranks, scratch)
         batch = to_torch(collate(texts.rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
         yield one.name, {f"bytes_{texts.student}": size} | errors(one.losses, texts, batch)
@@ -277,10 +266,10 @@ def _distance(texts: Population) -> float:
     return total / len(texts.teacher_ND)
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _table(rows: Sequence[Row]) -> list[list[str]]:
     columns = [key for key in dict.fromkeys(itertools.chain.from_iterable(rows)) if key != "name"]
     cells = [[f"{row[key]:.3g}" if key in row else "" for key in columns] for row in rows]
-    return markdown([["way", *columns], *([row["name"], *line] for row, line in zip(rows, cells, strict=True))])
+    return [["way", *columns], *([row["name"], *line] for row, line in zip(rows, cells, strict=True))]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.codecs import CODECS, config_of, stored_fingerprint
+from pipeline.codecs import CODECS, stored_fingerprint
 from pipeline.engines.base import ToScore
 from pipeline.engines.hf import HFScorer, scorer_fingerprint
 from pipeline.fingerprint import model_fingerprint
@@ -28,6 +28,7 @@ from schemas.rollout import ROLLOUT
 from stages import command
 from stages.cli import commands
 from stages.command import run
+from tests.scores import header
 from tests.test_scoring import rollout
 
 ROOT = Path(__file__).parent.parent
@@ -53,25 +54,16 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     asked = [ToScore(prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[]) for one in rollouts]
     scores = engine.score(asked, lambda count: None)
     made = [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
-    Store(root=STORE).publish(made[:2], header(p), np.arange(VOCAB))
+    Store(root=STORE).publish(made[:2], written_by(p), np.arange(VOCAB))
     return made
 
 
-def header(p: ScoringParams) -> SegmentHeader:
+def written_by(p: ScoringParams) -> SegmentHeader:
+    """What the score stage says of its segments."""
     teacher, support = model_fingerprint(Path("work/teacher")), asdict(p.support)
-    return SegmentHeader(
-        scorer=stored_fingerprint(scorer_fingerprint(teacher, precision="float32", support=support), CODECS["sqrt8"]),
-        teacher=teacher,
-        tokenizer="t",
-        template="",
-        engine="transformers",
-        dtype="torch.float32",
-        vocab_size=VOCAB,
-        temperatures=(1.0,),
-        scoring={"support": support},
-        codec="sqrt8",
-        codec_config=config_of(CODECS["sqrt8"]),
-    )
+    engine = scorer_fingerprint(teacher, precision="float32", support=support)
+    scorer = stored_fingerprint(engine, CODECS["sqrt8"])
+    return header(VOCAB, scorer=scorer, teacher=teacher, tokenizer="t", scoring={"support": support})
 
 
 def params() -> ScoringParams:
@@ -90,7 +82,7 @@ def test_import_takes_segments_and_counts(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = Path("elsewhere/work/small/r1/segment")
-    write_segment(theirs, sequences[1:], header(params()), np.arange(VOCAB))
+    write_segment(theirs, sequences[1:], written_by(params()), np.arange(VOCAB))
     assert stillroom(monkeypatch, "import", "--json", "elsewhere") == 0
     assert json.loads(capsys.readouterr().out) == {"imported": 1, "known": 0, "damaged": 0, "positions": 21}
     assert stillroom(monkeypatch, "import", "elsewhere") == 0
@@ -102,7 +94,7 @@ def test_import_tells_what_is_damaged_and_fails(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = Path("elsewhere/segment")
-    write_segment(theirs, sequences[2:], header(params()), np.arange(VOCAB))
+    write_segment(theirs, sequences[2:], written_by(params()), np.arange(VOCAB))
     (theirs / "tokens.arrow").unlink()
     assert stillroom(monkeypatch, "import", "elsewhere") == 1
     out, err = capsys.readouterr()
@@ -139,7 +131,7 @@ def test_import_of_nothing_is_a_mistake(
 def test_export_writes_a_file_a_segment_which_import_reads(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Store(root=STORE).publish(sequences[2:], header(params()), np.arange(VOCAB))
+    Store(root=STORE).publish(sequences[2:], written_by(params()), np.arange(VOCAB))
     one, other = segments(STORE)
     assert stillroom(monkeypatch, "export", "out", "--segment", other.name[:9], "--json") == 0
     assert json.loads(capsys.readouterr().out) == [f"out/{other.name}.parquet"]
@@ -154,7 +146,7 @@ def test_export_writes_a_file_a_segment_which_import_reads(
 def test_verify_asks_the_teacher_again(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    foreign = replace(header(params()), scorer="another")
+    foreign = replace(written_by(params()), scorer="another")
     Store(root=STORE).publish(sequences[2:], foreign, np.arange(VOCAB))
     assert stillroom(monkeypatch, "verify", "--rescore", "5") == 0
     out = capsys.readouterr().out
@@ -170,7 +162,7 @@ def test_verify_fails_where_the_teacher_disagrees(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swapped = [replace(one, scores=replace(one.scores, head_logp=one.scores.head_logp[::-1])) for one in sequences[2:]]
-    Store(root=STORE).publish(swapped, header(params()), np.arange(VOCAB))
+    Store(root=STORE).publish(swapped, written_by(params()), np.arange(VOCAB))
     assert stillroom(monkeypatch, "verify") == 0
     assert stillroom(monkeypatch, "verify", "--rescore", "3") == 1
     assert "the teacher DISAGREES" in capsys.readouterr().out

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline import lm
 from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
-from pipeline.codecs import CODECS, config_of
 from pipeline.divergence import DivergenceParams
 from pipeline.engines.base import Sampled, Sampling, SupportParams
 from pipeline.engines.hf import HFSampler, HFScorer, scorer_fingerprint
@@ -23,9 +22,9 @@ from pipeline.records import Batch, Prompt, Rollout
 from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
 from pipeline.scoring import ScoringParams, score_rollouts
 from pipeline.segment import Segment, write_segment
-from pipeline.sequences import SegmentHeader
 from pipeline.training import OptimizerParams, checkpoints, open_run, start, train
 from pipeline.training_log import read_log
+from tests.scores import header
 
 VOCAB, EOS = 40, 39  # few enough tokens that a few hundred positions teach something about all of them
 KEY = (0, "s", "r1")
@@ -56,24 +55,19 @@ class Job:
 def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
     """Through the scorer, the codec and a segment on disk."""
     p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec="sqrt8", support=SUPPORT)
-    header = SegmentHeader(
+    said = header(
+        VOCAB,
         scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
         teacher="t",
         tokenizer="k",
-        template="",
-        engine="transformers",
         dtype="float32",
-        vocab_size=VOCAB,
         temperatures=SUPPORT.temperatures,
-        scoring={},
-        codec="sqrt8",
-        codec_config=config_of(CODECS["sqrt8"]),
     )
 
     def load() -> HFScorer:
         return HFScorer(teacher, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=1)
 
-    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), header, np.arange(VOCAB))
+    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(VOCAB))
     return open_pool(rollouts, Segment.open(path), MIX)
 
 
