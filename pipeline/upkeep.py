@@ -80,6 +80,18 @@ def facts(path: Path) -> Facts:
     )
 
 
+def survey(paths: Sequence[Path]) -> tuple[list[Facts], list[StoreError]]:
+    """The facts of every segment whose manifest can be read, and what is wrong with the others."""
+    found: list[Facts] = []
+    damaged: list[StoreError] = []
+    for path in paths:
+        try:
+            found.append(facts(path))
+        except StoreError as error:
+            damaged.append(error)
+    return found, damaged
+
+
 def check(paths: Sequence[Path]) -> Iterator[Damage | None]:
     """Read and hash every file of each segment: its damage, or None."""
     for path in paths:

@@ -22,14 +22,23 @@ def store() -> None:
 @store.command()
 @click.option("--json", "as_json", is_flag=True, help="One object a segment, for scripts.")
 def ls(as_json: bool) -> None:
-    """List the segments, from their manifests."""
-    from pipeline.report import markdown
-    from pipeline.upkeep import facts, segments
+    """List the segments, from their manifests; exit code 1 where a manifest is damaged, which is told and left out."""
+    from pipeline.upkeep import segments, survey
 
-    found = [facts(path) for path in segments(store_root())]
+    found, damaged = survey(segments(store_root()))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
-        return
+    else:
+        _list(found)
+    for error in damaged:
+        click.echo(f"error: {error}", err=True)
+    if damaged:
+        raise SystemExit(1)
+
+
+def _list(found: Sequence[Any]) -> None:
+    from pipeline.report import markdown
+
     rows = [["segment", "written", "teacher", "codec", "sequences", "positions", "bytes", "B/position"]]
     rows += [
         [

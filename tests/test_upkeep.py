@@ -149,6 +149,24 @@ def test_ls_and_show(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "`stillroom store ls` lists them" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rubbish", [None, b"", b"{}", b"\xff", b"[1"])
+def test_ls_lists_the_rest_and_names_the_segment_whose_manifest_is_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rubbish: bytes | None
+) -> None:
+    broken, *whole = segments(store.root)
+    (broken / "manifest.json").unlink()
+    if rubbish is not None:
+        (broken / "manifest.json").write_bytes(rubbish)
+    assert stillroom(monkeypatch, "ls") == 1
+    out, err = capsys.readouterr()
+    assert "2 segments, " in out
+    assert all(one.name[:12] in out for one in whole)
+    assert err.startswith(f"error: {broken}/manifest.json: expected ")
+    assert err.count("\n") == 1
+    assert stillroom(monkeypatch, "ls", "--json") == 1
+    assert [one["segment"] for one in json.loads(capsys.readouterr().out)] == [one.name for one in whole]
+
+
 def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert stillroom(monkeypatch, "verify") == 0
     assert "0 damaged segments" in capsys.readouterr().out
