@@ -5,17 +5,24 @@ where it will be used, and what on-policy distillation minimises. The task metri
 is the one step that holds both models.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampler, Sampling
-from pipeline.params import Positive
+from pipeline.params import Count, Positive
 from pipeline.progress import bar
-from pipeline.records import Precision, Prompt
+from pipeline.records import Precision, Prompt, TokenComparison
+
+LIKELIEST = 5  # tokens of either model that a comparison keeps
+_POSITIONS = 256  # whose logits are in memory at once
+TokensOf: TypeAlias = Callable[[Sequence[int]], list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,8 @@ class EvaluationParams:
     """Tokens after which a completion is cut."""
     precision: Precision
     """Of the sampler, and of both models' bodies in the comparison."""
+    shown: Count
+    """Prompts, the first ones, whose completions are recorded token by token for the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,53 @@ class Completions:
     def tokens(self) -> int:
         """Tokens written in all."""
         return sum(len(one.token_ids) for one in [*self.sampled, *self.greedy])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far apart teacher and student are at N consecutive completion positions."""
+
+    forward_kl_N: Tensor  # nats
+    reverse_kl_N: Tensor
+    same_top1_N: Tensor
+    teacher_ids_NK: Tensor  # the LIKELIEST tokens, best first
+    teacher_p_NK: Tensor
+    student_ids_NK: Tensor
+    student_p_NK: Tensor
+
+    def means(self) -> dict[str, float]:
+        """Divergences in nats a token, and the share of positions with the same likeliest token."""
+        measured = {
+            "forward_kl": self.forward_kl_N,
+            "reverse_kl": self.reverse_kl_N,
+            "top1_agreement": self.same_top1_N,
+        }
+        return {name: values_N.double().mean().item() for name, values_N in measured.items()}
+
+    def rows(self, prompt_id: str, token_ids: Sequence[int], tokens_of: TokensOf) -> Iterator[TokenComparison]:
+        """One row a position of one completion; `tokens_of` gives ids as the texts of single tokens."""
+        columns = (
+            self.forward_kl_N,
+            self.reverse_kl_N,
+            self.teacher_ids_NK,
+            self.teacher_p_NK,
+            self.student_ids_NK,
+            self.student_p_NK,
+        )
+        tokens = tokens_of(token_ids)
+        for position, row in enumerate(zip(tokens, *(one.tolist() for one in columns), strict=True)):
+            token, forward, reverse, teacher_ids, teacher_p, student_ids, student_p = row
+            yield TokenComparison(
+                prompt_id=prompt_id,
+                position=position,
+                token=token,
+                forward_kl=forward,
+                reverse_kl=reverse,
+                teacher_tokens=tokens_of(teacher_ids),
+                teacher_p=teacher_p,
+                student_tokens=tokens_of(student_ids),
+                student_p=student_p,
+            )
 
 
 def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *, title: str) -> Completions:
@@ -96,25 +152,49 @@ def compare(
     *,
     vocab: int,
     title: str,
-) -> dict[str, float]:
-    """Forward and reverse KL (nats per token) and top-1 agreement over all positions of the completions."""
+) -> list[Agreement]:
+    """Both models' distributions at every position of each completion, in the order of the prompts."""
     dtype = lm.resolve_dtype(p.precision)
-    models = {"p": lm.load_model(teacher), "q": lm.load_model(student)}
-    heads = {name: lm.head_of(model, vocab) for name, model in models.items()}
-    sums = {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 0.0}
-    positions = sum(len(one.token_ids) for one in completions)
-    pairs = sorted(zip(prompts, completions, strict=True), key=lambda pair: len(pair[0].prompt_ids))
-    total = sum(len(prompt.prompt_ids) + len(one.token_ids) for prompt, one in pairs)
+    models = [lm.load_model(path) for path in (teacher, student)]
+    heads = [lm.head_of(model, vocab) for model in models]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].prompt_ids))
+    found: dict[int, Agreement] = {}
+    total = sum(len(prompt.prompt_ids) + len(one.token_ids) for prompt, one in zip(prompts, completions, strict=True))
     with bar(title, total) as meter, lm.autocast(dtype):
-        for start in range(0, len(pairs), p.batch_size):
-            chunk = pairs[start : start + p.batch_size]
-            texts = [prompt.prompt_ids for prompt, _ in chunk], [one.token_ids for _, one in chunk]
-            hidden = {name: lm.completion_hidden(model, *texts) for name, model in models.items()}
-            for p_ND, q_ND in zip(torch.split(hidden["p"], 256), torch.split(hidden["q"], 256), strict=True):
-                logp_NV, logq_NV = heads["p"](p_ND).log_softmax(-1), heads["q"](q_ND).log_softmax(-1)
-                ratio_NV = logp_NV - logq_NV
-                sums["forward_kl"] += (logp_NV.exp() * ratio_NV).sum().item()
-                sums["reverse_kl"] -= (logq_NV.exp() * ratio_NV).sum().item()
-                sums["top1_agreement"] += (logp_NV.argmax(-1) == logq_NV.argmax(-1)).sum().item()
+        for start in range(0, len(order), p.batch_size):
+            chunk = order[start : start + p.batch_size]
+            texts = [prompts[i].prompt_ids for i in chunk], [completions[i].token_ids for i in chunk]
+            hidden = [torch.split(lm.completion_hidden(model, *texts), _POSITIONS) for model in models]
+            parts = [_agreement(heads[0](p_ND), heads[1](q_ND)) for p_ND, q_ND in zip(*hidden, strict=True)]
+            whole, lengths = join(parts), [len(one) for one in texts[1]]
+            found.update(zip(chunk, _split(whole, lengths), strict=True))
             meter.update(sum(map(len, texts[0])) + sum(map(len, texts[1])))
-    return {name: value / positions for name, value in sums.items()}
+    return [found[index] for index in range(len(prompts))]
+
+
+def _agreement(p_NV: Tensor, q_NV: Tensor) -> Agreement:
+    """From the logits of teacher and student."""
+    logp_NV, logq_NV = p_NV.log_softmax(-1), q_NV.log_softmax(-1)
+    ratio_NV = logp_NV - logq_NV
+    likeliest = min(LIKELIEST, logp_NV.shape[-1])
+    top_p, top_q = logp_NV.topk(likeliest), logq_NV.topk(likeliest)
+    return Agreement(
+        forward_kl_N=(logp_NV.exp() * ratio_NV).sum(-1).cpu(),
+        reverse_kl_N=-(logq_NV.exp() * ratio_NV).sum(-1).cpu(),
+        same_top1_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
+        teacher_ids_NK=top_p.indices.cpu(),
+        teacher_p_NK=top_p.values.exp().cpu(),
+        student_ids_NK=top_q.indices.cpu(),
+        student_p_NK=top_q.values.exp().cpu(),
+    )
+
+
+def join(parts: Sequence[Agreement]) -> Agreement:
+    """All their positions, end to end."""
+    columns = {field.name: [getattr(one, field.name) for one in parts] for field in dataclasses.fields(Agreement)}
+    return Agreement(**{name: torch.cat(tensors) for name, tensors in columns.items()})
+
+
+def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:
+    columns = {field.name: torch.split(getattr(whole, field.name), lengths) for field in dataclasses.fields(Agreement)}
+    return [Agreement(**{name: parts[row] for name, parts in columns.items()}) for row in range(len(lengths))]

@@ -50,6 +50,21 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenComparison:
+    """Teacher and student at one position of a held-out completion, for people to look at."""
+
+    prompt_id: str
+    position: int
+    token: str  # what the student sampled there
+    forward_kl: float  # nats
+    reverse_kl: float
+    teacher_tokens: list[str]  # the likeliest, best first
+    teacher_p: list[float]
+    student_tokens: list[str]
+    student_p: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """The teacher's distribution at N consecutive completion positions, truncated.
 

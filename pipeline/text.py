@@ -6,6 +6,7 @@ Cost: importing transformers takes 2-3 s, loading a tokenizer about 1 s. Not tak
 (prompt and answer in one go), where the border between the two moves with the template.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from pipeline.fingerprint import digest
 
 Tokenizer: TypeAlias = Any  # a transformers tokenizer, which has no types
 
+_SENTENCEPIECE_SPACE = "\u2581"
 _ANSWER = "stillroom"  # stands for an answer when the template is asked how it closes a turn
 
 
@@ -56,6 +58,22 @@ def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     """The text of ids, special tokens left out."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
+
+
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """Each id as the text of that token alone, its leading space kept; special tokens by name.
+
+    SentencePiece drops a leading space when one token is decoded, but writes it into the token's name.
+    """
+    return [_token_text(tokenizer, int(one)) for one in ids]
+
+
+def _token_text(tokenizer: Tokenizer, one: int) -> str:
+    name: str | None = tokenizer.convert_ids_to_tokens(one)
+    if name and name.startswith(_SENTENCEPIECE_SPACE):
+        return name.replace(_SENTENCEPIECE_SPACE, " ")
+    text: str = tokenizer.decode([one], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text or name or f"<{one}>"
 
 
 def eos_ids(tokenizer: Tokenizer) -> list[int]:

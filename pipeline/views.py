@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.catalog import INDEXES, visible_files
 from pipeline.errors import UserError
+from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX
@@ -152,7 +153,16 @@ _DUPLICATES = """
     GROUP BY student, round
 """
 
+# One row a token of a shown held-out completion: work/evaluations/STUDENT/CHECKPOINT.parquet.
+_TOKENS = """
+    SELECT * EXCLUDE (filename),
+        split_part(filename, '/', -2) AS student,
+        parse_filename(filename, true) AS "round"
+    FROM tokens_files
+"""
+
 _DERIVED = {
+    "tokens": _TOKENS,
     "ages": _AGES,
     "coverage": _COVERAGE,
     "tails": _TAILS,
@@ -174,6 +184,7 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
         ("scores_files", visible_files(work, "**/index.parquet"), INDEX.append(_FILENAME), _PARQUET),
         ("store", indexes, INDEX.append(_FILENAME), _PARQUET),
         ("store_times", indexes, _TIMES, "read_blob(%s)"),
+        ("tokens_files", visible_files(work, "evaluations/*/*.parquet"), COMPARISON.append(_FILENAME), _PARQUET),
         ("runs", visible_files(logs, "**/train.csv"), RUNS, _CSV),
         ("costs_files", visible_files(work, "costs/*.json"), _COST_FILES, _JSON),
     ):

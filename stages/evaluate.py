@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from pipeline.engines.hf import HFSampler
-from pipeline.evaluation import EvaluationParams, compare, complete, task_metrics
+from pipeline.evaluation import EvaluationParams, compare, complete, join, task_metrics
 from pipeline.params import lookup, section
-from pipeline.tables import write_json
+from pipeline.tables import write_json, write_rows
 from pipeline.tasks import find_task
-from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
+from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
+from schemas.comparison import COMPARISON
 from stages.command import PARAMS, PROMPTS, TEACHER, cost, run
 from stages.inputs import read_prompts
 
@@ -27,6 +28,7 @@ def main(student: str | None, checkpoint: str) -> None:
     with cost(f"{student}-{checkpoint}-evaluate" if student else "teacher-evaluate") as entry:
         tokenizer = load_tokenizer(model)
         read, vocab = partial(decode, tokenizer), shared_vocab(tokenizer)
+        tokens = partial(token_texts, tokenizer)
         sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=seed)
         name = f"{student} {checkpoint}" if student else "teacher"
         completions = complete(prompts, sampler, p, title=f"complete {name}")
@@ -34,7 +36,11 @@ def main(student: str | None, checkpoint: str) -> None:
         metrics = task_metrics(prompts, completions, read, task.score)
         metrics[task.metric] = metrics.pop("score")
         if student:
-            metrics |= compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
+            compared = compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
+            metrics |= join(compared).means()
+            pairs = list(zip(prompts, completions.sampled, compared, strict=True))[: p.shown]
+            rows = [row for prompt, one, at in pairs for row in at.rows(prompt.prompt_id, one.token_ids, tokens)]
+            write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
         entry["tokens"] = completions.tokens
     texts = [
         {"prompt_id": prompt.prompt_id, "reference": prompt.reference_text, "greedy": read(one.token_ids)}

@@ -102,7 +102,7 @@ PARAMS: dict[str, Any] = {
         "precision": "float32",
         "save_steps": 1,
     },
-    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32"},
+    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32", "shown": 2},
 }
 
 

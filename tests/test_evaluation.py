@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampling
 from pipeline.engines.hf import HFSampler
-from pipeline.evaluation import Completions, EvaluationParams, compare, complete, task_metrics
+from pipeline.evaluation import LIKELIEST, Completions, EvaluationParams, compare, complete, join, task_metrics
 from pipeline.records import Prompt
 
 VOCAB = 260
-P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32")
+P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", shown=2)
 
 
 def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
@@ -45,7 +45,7 @@ def dense(path: Path, vocab: int) -> NDArray[np.float64]:
 
 
 def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int = VOCAB) -> dict[str, float]:
-    return compare(student, teacher, PROMPTS, COMPLETIONS, p, vocab=vocab, title="compare")
+    return join(compare(student, teacher, PROMPTS, COMPLETIONS, p, vocab=vocab, title="compare")).means()
 
 
 @pytest.mark.parametrize("vocab", [VOCAB, 258])
@@ -53,7 +53,7 @@ def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int =
 def test_compare_is_the_dense_mean_over_positions(
     student_dir: Path, teacher_dir: Path, batch_size: int, vocab: int
 ) -> None:
-    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32")
+    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", shown=2)
     logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
     assert len(logp_NV) == 12
     assert compared(student_dir, teacher_dir, p, vocab) == pytest.approx(
@@ -66,9 +66,37 @@ def test_compare_is_the_dense_mean_over_positions(
     )
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir: Path, batch_size: int) -> None:
+    """Completions come back in the order of the prompts, whatever the order in which they were read."""
+    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", shown=4)
+    compared = compare(student_dir, teacher_dir, PROMPTS, COMPLETIONS, p, vocab=VOCAB, title="compare")
+    rows = [
+        row
+        for one, written, at in zip(PROMPTS, COMPLETIONS, compared, strict=True)
+        for row in at.rows(one.prompt_id, written.token_ids, lambda ids: [f"<{i}>" for i in ids])
+    ]
+    logp_NV, logq_NV = (dense(path, VOCAB) for path in (teacher_dir, student_dir))
+    assert [(row.prompt_id, row.position, row.token) for row in rows] == [
+        (one.prompt_id, position, f"<{token}>")
+        for one, written in zip(PROMPTS, COMPLETIONS, strict=True)
+        for position, token in enumerate(written.token_ids)
+    ]
+    for row, p_V, q_V in zip(rows, logp_NV, logq_NV, strict=True):
+        assert row.forward_kl == pytest.approx((np.exp(p_V) * (p_V - q_V)).sum(), rel=1e-3)
+        assert row.reverse_kl == pytest.approx((np.exp(q_V) * (q_V - p_V)).sum(), rel=1e-3)
+        for logp_V, tokens, values in (
+            (p_V, row.teacher_tokens, row.teacher_p),
+            (q_V, row.student_tokens, row.student_p),
+        ):
+            best = np.argsort(-logp_V)[:LIKELIEST]
+            assert tokens == [f"<{i}>" for i in best]
+            assert values == pytest.approx(np.exp(logp_V[best]), rel=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
-    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision)
+    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, shown=0)
     assert compared(teacher_dir, teacher_dir, p) == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
 
 

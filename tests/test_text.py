@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
 from pipeline.text import (
@@ -16,6 +18,7 @@ from pipeline.text import (
     require_same_tokenizer,
     shared_vocab,
     template_fingerprint,
+    token_texts,
     tokenizer_fingerprint,
 )
 
@@ -98,6 +101,19 @@ def test_a_template_has_a_fingerprint_of_its_own(make_tokenizer: Maker) -> None:
     found = {template_fingerprint(make_tokenizer(template=one)) for one in (TEMPLATE, TEMPLATE + " ")}
     assert len(found - {""}) == 2
     assert template_fingerprint(make_tokenizer()) == ""
+
+
+def test_a_token_is_shown_with_its_space_and_a_special_one_by_name(make_tokenizer: Maker) -> None:
+    tokenizer = make_tokenizer()
+    ids = tokenizer("a b", add_special_tokens=False)["input_ids"]
+    assert token_texts(tokenizer, [*ids, 258]) == ["a", " ", "b", "<end>"]
+
+
+def test_a_sentencepiece_token_keeps_the_space_before_it() -> None:
+    vocab = {"<unk>": 0, "\u2581the": 1, "s": 2}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    core.decoder = decoders.Metaspace()
+    assert token_texts(PreTrainedTokenizerFast(tokenizer_object=core), [1, 2]) == [" the", "s"]
 
 
 def test_the_shared_vocabulary_reaches_to_the_highest_id(make_tokenizer: Maker) -> None:

@@ -16,7 +16,7 @@ from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_st
 from pipeline.divergence import DivergenceParams
 from pipeline.engines.base import Sampled, Sampling, SupportParams
 from pipeline.engines.hf import HFSampler, HFScorer, scorer_fingerprint
-from pipeline.evaluation import EvaluationParams, compare
+from pipeline.evaluation import EvaluationParams, compare, join
 from pipeline.objective import ObjectiveParams
 from pipeline.records import Batch, Prompt, Rollout
 from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
@@ -349,10 +349,10 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
     trained = run(job, tmp_path / "scratch", range(200), p) / "model"
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32")
+        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", shown=0)
         texts = [Sampled(token_ids=one.completion_ids, logp=[], support_ids=[], ended=one.ended) for one in rollouts]
         prompts = [prompt_of(one) for one in rollouts]
-        return compare(student, job.teacher, prompts, texts, p, vocab=VOCAB, title="compare")
+        return join(compare(student, job.teacher, prompts, texts, p, vocab=VOCAB, title="compare")).means()
 
     for before, after in (
         [distance(one, job.own.rollouts) for one in (job.student, trained)],

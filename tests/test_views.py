@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records import Prompt, Rollout, Source
+from pipeline.records import Prompt, Rollout, Source, TokenComparison
 from pipeline.segment import write_index
 from pipeline.tables import write_json, write_rows
 from pipeline.views import RUNS, VIEWS, connect, query
+from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX
@@ -27,6 +28,7 @@ COLUMNS = {
     "scores": [*INDEX.names, *PLACE],
     "store": [*INDEX.names, "filename"],
     "runs": RUNS.names,
+    "tokens": [*COMPARISON.names, "student", "round"],
     "ages": ["segment", "written", "age_hours", "sequences", "positions", "used"],
     "coverage": ["student", "round", "rollouts", "scored", "stored"],
     "tails": ["student", "round", "source", "measure", "sequences", "positions", "mean", "p50", "p90"],
@@ -142,6 +144,24 @@ def test_student_and_round_are_where_a_file_lies(run: duckdb.DuckDBPyConnection)
     places = [("", "corpus"), ("small", "r1")]
     for name in ("rollouts", "scores"):
         assert _rows(run, f"SELECT DISTINCT student, round FROM {name} ORDER BY ALL") == places
+
+
+def test_tokens_are_those_of_a_students_checkpoint(tmp_path: Path) -> None:
+    token = TokenComparison(
+        prompt_id="p",
+        position=3,
+        token=" a",
+        forward_kl=0.5,
+        reverse_kl=0.25,
+        teacher_tokens=[" the", " a"],
+        teacher_p=[0.5, 0.25],
+        student_tokens=[" a"],
+        student_p=[1.0],
+    )
+    write_rows(tmp_path / "evaluations/small/init.parquet", [token], COMPARISON)
+    assert _rows(connect(tmp_path, tmp_path, tmp_path), "SELECT * FROM tokens") == [
+        ("p", 3, " a", 0.5, 0.25, [" the", " a"], [0.5, 0.25], [" a"], [1.0], "small", "init")
+    ]
 
 
 def test_ages(run: duckdb.DuckDBPyConnection) -> None:
