@@ -25,6 +25,7 @@ from pipeline.pretrained import keep_layers
 from pipeline.prompts import PromptParams, find_cases, render_prompts
 from pipeline.records import Prompt, Rollout
 from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
+from pipeline.template import TemplateParams
 from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
 
 STUDENTS = ("near", "far", "pruned")
@@ -47,6 +48,11 @@ class Population:
     student_head: Head
 
 
+_TEMPLATE = TemplateParams(
+    text="{question}\n\nThink step by step, and end with the answer after ####.", chat=True, system=None
+)
+
+
 def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
     """Training prompts of GSM8K."""
     settings: dict[str, object] = {
@@ -56,7 +62,7 @@ def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
         "heldout_split": "test",
     }
     settings |= {"question_column": "question", "answer_column": "answer"}
-    p = PromptParams(name="gsm8k", train=count, heldout=1, max_prompt_tokens=160, settings=settings)
+    p = PromptParams(name="gsm8k", train=count, heldout=1, max_prompt_tokens=160, settings=settings, template=_TEMPLATE)
     prompts, _ = render_prompts(find_cases(p), load_tokenizer(teacher), p, seed=0)
     return prompts[:-1]
 

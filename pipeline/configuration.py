@@ -19,6 +19,7 @@ from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.schedule import ScheduleParams
 from pipeline.scoring import ScoringParams
 from pipeline.tasks import find_task
+from pipeline.template import check_template
 from pipeline.training import OptimizerParams
 
 SECTIONS: dict[str, Any] = {
@@ -49,13 +50,19 @@ def check_params(path: Path) -> None:
                 key, expected=f"one of: {known}", got="an unknown section", remedy="remove or rename it"
             )
     parsed = {name: section(path, kind, name) for name, kind in SECTIONS.items()}
-    parse(find_task(parsed["task"].name).settings, parsed["task"].settings, where="task.settings")
+    _check_task(parsed["task"])
     _check_students(parsed["students"], parsed["student"])
     _check_scoring(parsed["scoring"])
     _check_corpus(parsed["corpus"], parsed["batches"])
     _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
     objective.check(parsed["objective"])
     objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
+
+
+def _check_task(p: PromptParams) -> None:
+    task = find_task(p.name)
+    parse(task.settings, p.settings, where="task.settings")
+    check_template(p.template, task.fields)
 
 
 def _check_students(names: tuple[str, ...], described: dict[str, StudentParams]) -> None:

@@ -129,15 +129,12 @@ def task_metrics(
     prompts: Sequence[Prompt],
     completions: Completions,
     decode: Callable[[list[int]], str],
-    score: Callable[[str, str], float],
+    measure: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]],
 ) -> dict[str, float]:
-    """Mean task score of the greedy completions, and the share of sampled completions that end with eos."""
-    scores = [
-        score(decode(one.token_ids), prompt.reference_text)
-        for one, prompt in zip(completions.greedy, prompts, strict=True)
-    ]
+    """The task's metrics of the greedy completions, and the share of sampled completions that end with eos."""
+    texts = [decode(one.token_ids) for one in completions.greedy]
     return {
-        "score": sum(scores) / len(scores),
+        **measure(texts, [prompt.references for prompt in prompts]),
         "eos_share": sum(one.ended for one in completions.sampled) / len(completions.sampled),
     }
 

@@ -12,12 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all
-_TITLES = {"forward_kl": "forward KL to the teacher", "rouge_l": "ROUGE-L", "exact_match": "exact match"}
+_TITLES = {
+    "forward_kl": "forward KL to the teacher",
+    "rouge_l": "ROUGE-L",
+    "exact_match": "exact match",
+    "bleu": "BLEU",
+}
 
 
 def draw_run(path: Path, metrics: Mapping[str, Any], steps: Sequence[int]) -> None:
     """Draw metrics.json; `steps` are those of the checkpoints, 0 first."""
-    score = "rouge_l" if "rouge_l" in metrics["teacher"] else "exact_match"
+    score = metrics["headline"]
     with mpl.rc_context({"svg.hashsalt": "stillroom", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         left, right = figure.subplots(1, 2)

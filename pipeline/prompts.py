@@ -18,6 +18,7 @@ from pipeline.params import Positive, parse
 from pipeline.ranks import rank_by_count
 from pipeline.records import Prompt
 from pipeline.tasks import Case, Split, find_task
+from pipeline.template import TemplateParams, fill
 from pipeline.text import Tokenizer, completion_ids, render
 
 
@@ -33,6 +34,8 @@ class PromptParams:
     """How many held-out cases are kept."""
     max_prompt_tokens: Positive
     """Longer prompts are left out; with the chat template's tokens."""
+    template: TemplateParams
+    """How the model is asked."""
     settings: dict[str, object]
     """The task's own settings; see its file."""
 
@@ -71,7 +74,7 @@ def render_prompts(
     counts: list[SplitCounts] = []
     for split, asked in zip(get_args(Split), (p.train, p.heldout), strict=True):
         found = sorted((case for case in pool if case.split == split), key=lambda case: digest(seed, case.case_id))
-        kept, too_long = _render(found, tokenizer, asked, p.max_prompt_tokens)
+        kept, too_long = _render(found, tokenizer, asked, p)
         if not kept:
             raise _no_case(split, len(found), p)
         prompts += kept
@@ -79,15 +82,15 @@ def render_prompts(
     return prompts, counts
 
 
-def _render(cases: list[Case], tokenizer: Tokenizer, asked: int, max_tokens: int) -> tuple[list[Prompt], int]:
-    """The first `asked` prompts of at most `max_tokens` tokens, and how many longer ones came before the last."""
+def _render(cases: list[Case], tokenizer: Tokenizer, asked: int, p: PromptParams) -> tuple[list[Prompt], int]:
+    """The first `asked` prompts that are short enough, and how many longer ones came before the last."""
     kept: list[Prompt] = []
     too_long = 0
     for case in cases:
         if len(kept) == asked:
             break
-        text, ids = render(tokenizer, case.prompt)
-        if len(ids) > max_tokens:
+        text, ids = render(tokenizer, fill(p.template, case))
+        if len(ids) > p.max_prompt_tokens:
             too_long += 1
         else:
             kept.append(_prompt(case, tokenizer, text, ids))
@@ -99,9 +102,9 @@ def _prompt(case: Case, tokenizer: Tokenizer, text: str, ids: list[int]) -> Prom
         prompt_id=case.case_id,
         split=case.split,
         prompt_ids=ids,
-        reference_ids=completion_ids(tokenizer, case.reference),
+        reference_ids=completion_ids(tokenizer, case.references[0]),
         prompt_text=text,
-        reference_text=case.reference,
+        references=list(case.references),
     )
 
 

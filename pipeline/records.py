@@ -28,9 +28,9 @@ class Prompt:
     prompt_id: str
     split: Literal["train", "heldout"]
     prompt_ids: list[int]
-    reference_ids: list[int]  # ends with eos
+    reference_ids: list[int]  # of the first reference; ends with eos
     prompt_text: str
-    reference_text: str
+    references: list[str]  # every right answer, at least one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,10 @@ _COLUMNS = {
     "forward_kl": ("forward KL", ".3f"),
     "reverse_kl": ("reverse KL", ".3f"),
     "top1_agreement": ("top-1 agreement", ".1%"),
+    "bleu": ("BLEU", ".1f"),
+    "chrf": ("chrF", ".1f"),
+    "rouge_1": ("ROUGE-1", ".3f"),
+    "rouge_2": ("ROUGE-2", ".3f"),
     "rouge_l": ("ROUGE-L", ".3f"),
     "exact_match": ("exact match", ".1%"),
     "eos_share": ("ends with eos", ".1%"),
@@ -17,9 +21,13 @@ _COLUMNS = {
 
 
 def summarise(
-    teacher: Metrics, students: Mapping[str, Sequence[tuple[str, Metrics]]], costs: Mapping[str, Metrics]
+    headline: str,
+    teacher: Metrics,
+    students: Mapping[str, Sequence[tuple[str, Metrics]]],
+    costs: Mapping[str, Metrics],
 ) -> dict[str, Any]:
-    """metrics.json. `students` maps a name to (checkpoint, metrics) pairs, `init` first; `costs` is by stage instance.
+    """metrics.json. `headline` is the task's metric that stands for the others; `students` maps a name to (checkpoint,
+    metrics) pairs, `init` first; `costs` is by stage instance.
 
     Divergences are nats per token; bytes_per_position counts the payload of every segment, metadata included.
     """
@@ -28,6 +36,7 @@ def summarise(
         sum(one[name] for one in scored) for name in ("positions", "positions_reused", "payload_bytes")
     )
     return {
+        "headline": headline,
         "teacher": dict(teacher),
         "students": {
             name: {

@@ -102,7 +102,7 @@ def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
             behaviour_logp=[],
             support_ids=[],
             ended=True,
-            text=prompt.reference_text,
+            text=prompt.references[0],
         )
         for prompt in prompts
     ]

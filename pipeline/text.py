@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from pipeline.errors import ModelError
@@ -36,16 +37,30 @@ def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
         ) from error
 
 
-def render(tokenizer: Tokenizer, prompt: str) -> tuple[str, list[int]]:
+def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[str, list[int]]:
     """The text that a model reads, and its token ids.
 
-    A tokenizer with a chat template puts the prompt into a user's turn and opens the answer; the template writes its
-    own special tokens. Without one the prompt stays as it is and gets what the tokenizer adds (bos, or T5's eos).
+    Messages go through the tokenizer's chat template, which opens the answer and writes its own special tokens. A text
+    stays as it is and gets what the tokenizer adds (bos, or T5's eos).
     """
-    if not tokenizer.chat_template:
+    if isinstance(prompt, str):
         return prompt, _ids(tokenizer, prompt, add_special_tokens=True)
-    text: str = tokenizer.apply_chat_template([_turn("user", prompt)], add_generation_prompt=True, tokenize=False)
+    text = _chat(tokenizer, prompt)
     return text, _ids(tokenizer, text, add_special_tokens=False)
+
+
+def _chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
+    name = tokenizer.name_or_path or "tokenizer"
+    if not tokenizer.chat_template:
+        raise ModelError(name, expected="a chat template", got="none", remedy="set task.template.chat: false")
+    try:
+        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:  # such as no system turn, or turns that do not alternate
+        roles = ", ".join(one["role"] for one in messages)
+        raise ModelError(
+            name, expected=f"a chat template for turns of {roles}", got=str(error), remedy="mend task.template"
+        ) from error
+    return text
 
 
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -9,7 +9,7 @@ PROMPT = pa.schema(
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reference_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("prompt_text", pa.string(), nullable=False),
-        pa.field("reference_text", pa.string(), nullable=False),
+        pa.field("references", pa.list_(pa.string()), nullable=False),
     ],
-    metadata={"schema": "stillroom.prompt/1"},
+    metadata={"schema": "stillroom.prompt/2"},
 )

@@ -2,14 +2,16 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.engines.hf import HFSampler
 from pipeline.evaluation import EvaluationParams, compare, complete, join, task_metrics
 from pipeline.params import lookup, section
+from pipeline.records import Prompt
 from pipeline.tables import write_json, write_rows
-from pipeline.tasks import find_task
+from pipeline.tasks import Task, find_task
 from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from schemas.comparison import COMPARISON
 from stages.command import PARAMS, PROMPTS, TEACHER, cost, run
@@ -33,8 +35,7 @@ def main(student: str | None, checkpoint: str) -> None:
         name = f"{student} {checkpoint}" if student else "teacher"
         completions = complete(prompts, sampler, p, title=f"complete {name}")
         del sampler
-        metrics = task_metrics(prompts, completions, read, task.score)
-        metrics[task.metric] = metrics.pop("score")
+        metrics = task_metrics(prompts, completions, read, task.metrics)
         if student:
             compared = compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
             metrics |= join(compared).means()
@@ -43,12 +44,15 @@ def main(student: str | None, checkpoint: str) -> None:
             write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
         entry["tokens"] = completions.tokens
     texts = [
-        {"prompt_id": prompt.prompt_id, "reference": prompt.reference_text, "greedy": read(one.token_ids)}
-        for prompt, one in zip(prompts, completions.greedy, strict=True)
+        _judged(task, prompt, read(one.token_ids)) for prompt, one in zip(prompts, completions.greedy, strict=True)
     ]
-    write_json(
-        out, {"metrics": metrics, "positions": sum(len(one.token_ids) for one in completions.sampled), "texts": texts}
-    )
+    positions = sum(len(one.token_ids) for one in completions.sampled)
+    write_json(out, {"headline": task.headline, "metrics": metrics, "positions": positions, "texts": texts})
+
+
+def _judged(task: Task, prompt: Prompt, text: str) -> dict[str, Any]:
+    score = task.score(text, prompt.references)
+    return {"prompt_id": prompt.prompt_id, "references": prompt.references, "greedy": text, "score": score}
 
 
 if __name__ == "__main__":

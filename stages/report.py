@@ -23,7 +23,8 @@ def main() -> None:
         name: [(id_, read_json(EVALUATIONS / name / f"{id_}.json")["metrics"]) for id_ in document["checkpoints"]]
         for name in students
     }
-    metrics = summarise(read_json(EVALUATIONS / "teacher.json")["metrics"], measured, _costs(students, rounds))
+    teacher = read_json(EVALUATIONS / "teacher.json")
+    metrics = summarise(teacher["headline"], teacher["metrics"], measured, _costs(students, rounds))
     logs = {
         name: [row for id_ in rounds for row in read_log(Path(f"logs/{name}/{id_}/train.csv"))] for name in students
     }

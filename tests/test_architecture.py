@@ -23,8 +23,17 @@ LAYERS = [
     {"tables", "text", "lm", "head", "topk", "ragged", "sequences", "windows", "segment", "store", "catalog"}
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
     | {"upkeep", "views", "collation", "export", "intake", "plain", "transfer"}
-    | {"schedule", "training_log", "pretrained", "engines.base", "engines.hf"}
-    | {"tasks", "tasks.base", "tasks.docstrings", "tasks.gsm8k", "tasks.rouge", "tasks.rows", "tasks.sources"},
+    | {"schedule", "template", "training_log", "pretrained", "engines.base", "engines.hf"}
+    | {
+        "tasks",
+        "tasks.base",
+        "tasks.docstrings",
+        "tasks.gsm8k",
+        "tasks.numbers",
+        "tasks.rouge",
+        "tasks.rows",
+        "tasks.sources",
+    },
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
     {"configuration", "forecast"},

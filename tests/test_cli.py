@@ -59,7 +59,7 @@ def test_query_answers_from_the_files_of_a_run(
 ) -> None:
     Path("work/prompts").mkdir(parents=True)
     row = {"prompt_id": "a", "split": "train", "prompt_ids": [1, 2], "reference_ids": [3]}
-    text = {"prompt_text": "x", "reference_text": "y"}
+    text = {"prompt_text": "x", "references": ["y"]}
     pq.write_table(pa.Table.from_pylist([row | text], schema=PROMPT), "work/prompts/prompts.parquet")
     sql = "select prompt_id, len(prompt_ids) as n from prompts"
     assert stillroom(monkeypatch, "query", sql) == 0

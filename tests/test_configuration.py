@@ -73,6 +73,11 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("task.name", "poems", "task.name: expected one of: docstrings, gsm8k, got 'poems'; mend"),
         ("task.settings.max_chars", 0, "task.settings.max_chars: expected >= 1, got 0 (int); mend"),
         ("task.settings.colour", "red", "task.settings.colour: expected one of: train_packages, heldout_packages, min"),
+        (
+            "task.template.text",
+            "Mend {code}.",
+            "task.template.text: expected a text with {body}, got {code}; mend params.yaml",
+        ),
         ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); mend"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
         ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; mend"),

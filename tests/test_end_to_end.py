@@ -42,6 +42,7 @@ PARAMS: dict[str, Any] = {
         "train": 12,
         "heldout": 3,
         "max_prompt_tokens": 160,
+        "template": {"text": "{question}\n\nThink step by step.", "chat": True, "system": None},
         "settings": {
             "data": "data",
             "config": None,

@@ -1,5 +1,6 @@
 """What is reported about a student, against the same computed densely in float64."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float
 
 def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
     return Prompt(
-        prompt_id=name, split="heldout", prompt_ids=ids, reference_ids=[], prompt_text="", reference_text=reference
+        prompt_id=name, split="heldout", prompt_ids=ids, reference_ids=[], prompt_text="", references=[reference]
     )
 
 
@@ -128,7 +129,8 @@ def test_task_metrics_score_the_greedy_and_count_the_sampled_that_end() -> None:
     def decode(ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
-    def score(text: str, reference: str) -> float:
-        return 1.0 if text == reference else 0.5 if text[:1] == reference[:1] else 0.0
+    def measure(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        return {"right": sum(text in right for text, right in zip(texts, references, strict=True)), "asked": len(texts)}
 
-    assert task_metrics(prompts, completions, decode, score) == {"score": (1 + 1 + 0 + 0.5) / 4, "eos_share": 0.25}
+    found = task_metrics(prompts, completions, decode, measure)
+    assert found == {"right": 2, "asked": 4, "eos_share": 0.25}

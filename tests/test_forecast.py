@@ -40,7 +40,7 @@ def prompt(length: int, reference: int) -> Prompt:
         prompt_ids=[1] * length,
         reference_ids=[2] * reference,
         prompt_text="",
-        reference_text="",
+        references=[""],
     )
 
 

@@ -8,6 +8,9 @@ import pytest
 from pipeline.errors import DataError, ParameterError
 from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_prompts
 from pipeline.tasks import Case, Split
+from pipeline.template import TemplateParams
+
+PLAIN = TemplateParams(text="{text}", chat=False, system=None)
 
 
 @pytest.fixture
@@ -18,13 +21,13 @@ def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
 
 def params(**changes: Any) -> PromptParams:
     values: dict[str, Any] = {"name": "gsm8k", "train": 5, "heldout": 2, "max_prompt_tokens": 8, "settings": {}}
-    return PromptParams(**(values | changes))
+    return PromptParams(**(values | {"template": PLAIN} | changes))
 
 
 def pool(split: Split, count: int, *, words: int = 3, start: int = 0) -> list[Case]:
     text = " ".join("abcdefghij"[:words])
     ids = range(start, start + count)
-    return [Case(case_id=f"{split}-{i}", split=split, prompt=text, reference="c d") for i in ids]
+    return [Case(case_id=f"{split}-{i}", split=split, fields={"text": text}, references=("c d", "e")) for i in ids]
 
 
 def kept_ids(cases: list[Case], tokenizer: Any, p: PromptParams, *, seed: int = 1, split: str = "train") -> list[str]:
@@ -38,7 +41,7 @@ def test_prompts_carry_their_case(tokenizer: Any) -> None:
     first = prompts[0]
     a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
     assert (first.prompt_text, first.prompt_ids) == ("a b c", [256, a, space, b, space, c])
-    assert (first.reference_text, first.reference_ids) == ("c d", [c, space, d, 257])
+    assert (first.references, first.reference_ids) == (["c d", "e"], [c, space, d, 257])
     assert [str(one) for one in counts] == [
         "train: 5 of 9 cases, 0 left out as too long",
         "heldout: 2 of 3 cases, 0 left out as too long",

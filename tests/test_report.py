@@ -22,7 +22,7 @@ COSTS: dict[str, dict[str, Any]] = {
 
 
 def test_metrics_hold_before_after_and_every_round() -> None:
-    metrics = summarise(TEACHER, STUDENTS, COSTS)
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS)
     assert metrics["teacher"] == TEACHER
     assert metrics["students"] == {
         "small": {
@@ -34,13 +34,13 @@ def test_metrics_hold_before_after_and_every_round() -> None:
 
 
 def test_the_stores_figures_are_weighted_by_positions() -> None:
-    assert summarise(TEACHER, STUDENTS, COSTS)["store"] == {
+    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS)["store"] == {
         "positions": 200,
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
         "reused_share": 0.125,
     }
-    nothing = summarise(TEACHER, STUDENTS, {"teacher": COSTS["teacher"]})["store"]
+    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]})["store"]
     assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
 
 
@@ -53,7 +53,7 @@ def test_costs_are_added_up_by_the_kind_of_stage() -> None:
 
 
 def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
-    quality_rows, cost_rows, *rest = render_table(summarise(TEACHER, STUDENTS, COSTS)).split("\n\n")
+    quality_rows, cost_rows, *rest = render_table(summarise("rouge_l", TEACHER, STUDENTS, COSTS)).split("\n\n")
     assert quality_rows.splitlines() == [
         "| model         | forward KL | reverse KL | top-1 agreement | ROUGE-L | ends with eos |",
         "| ------------- | ---------: | ---------: | --------------: | ------: | ------------: |",
@@ -72,7 +72,7 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
-    table = render_table(summarise({"exact_match": 0.5, "eos_share": 1.0}, {}, {}))
+    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}))
     assert "exact match" in table
     assert "ROUGE-L" not in table
 

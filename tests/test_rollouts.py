@@ -26,7 +26,7 @@ def prompt(name: str, length: int = 3) -> Prompt:
         prompt_ids=list(range(65, 65 + length)),
         reference_ids=[97, 98, 257],
         prompt_text="",
-        reference_text="ab",
+        references=["ab"],
     )
 
 

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.tasks.base import Case
-from pipeline.tasks.gsm8k import Gsm8k, Gsm8kSettings, final_number
+from pipeline.tasks.gsm8k import Gsm8k, Gsm8kSettings
 
 TRAIN = [
     {"question": "Six and six?", "answer": "6 + 6 = <<6+6=12>>12.\n#### 12"},
@@ -51,43 +50,12 @@ def write(root: Path, suffix: str) -> None:
 def test_a_directory_is_read_and_left_as_it_was(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, suffix)
     found = cases(settings(tmp_path))
-    assert [(case.split, case.prompt.splitlines()[0], case.reference) for case in found] == [
-        ("heldout", "Common?", "#### 1"),
-        ("heldout", "A {brace}?", "#### 1,000"),
-        ("train", "Six and six?", "6 + 6 = 12.\n#### 12"),
+    assert [(case.split, case.fields["question"], case.references) for case in found] == [
+        ("heldout", "Common?", ("#### 1",)),
+        ("heldout", "A {brace}?", ("#### 1,000",)),
+        ("train", "Six and six?", ("6 + 6 = 12.\n#### 12",)),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"test{suffix}", f"train{suffix}"])
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("so\n#### 72", 72),
-        ("#### $1,234.50", Fraction(2469, 2)),
-        ("#### 5 apples, not 6", 5),
-        ("first 3, then 4.", 4),
-        ("The total is $18.", 18),
-        ("it costs 1,000,000 dollars", 1_000_000),
-        ("3,4", 4),
-        ("-7", -7),
-        ("a change of -$2.50.", Fraction(-5, 2)),
-        ("a change of $-2", -2),
-        ("9-4", 4),
-        ("half is .5", Fraction(1, 2)),
-        ("7 ####", 7),
-        ("####", None),
-        ("none at all", None),
-    ],
-)
-def test_final_numbers(text: str, number: Fraction | int | None) -> None:
-    assert final_number(text) == number
-
-
-def test_the_score_compares_numbers() -> None:
-    score = Gsm8k().score
-    assert score("That makes $1,000.00.", "#### 1000") == 1.0
-    assert score("That makes 999.", "#### 1000") == 0.0
-    assert score("No idea.", "#### 1000") == 0.0
 
 
 def test_a_wrong_column_lists_those_that_exist(tmp_path: Path) -> None:
@@ -144,4 +112,4 @@ def test_the_published_set_reads_whole() -> None:
     found = cases(settings(data))
     assert sum(case.split == "heldout" for case in found) == 1319
     assert 7400 < sum(case.split == "train" for case in found) <= 7473
-    assert not any("<<" in case.reference for case in found)
+    assert not any("<<" in case.references[0] for case in found)

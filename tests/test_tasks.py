@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.errors import ParameterError
 from pipeline.params import parse
+from pipeline.picture import draw_run
+from pipeline.report import render_table, summarise
 from pipeline.tasks import TASKS, Case, find_task
 
 
@@ -31,6 +33,8 @@ def gsm8k_settings(root: Path) -> dict[str, Any]:
     }
 
 
+OF_100 = {"bleu", "chrf"}
+STUDENTS_ONLY = {"forward_kl", "reverse_kl", "top1_agreement"}  # columns that are there without a value
 SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {"docstrings": docstring_settings, "gsm8k": gsm8k_settings}
 
 
@@ -55,22 +59,45 @@ def test_cases_are_deterministic_and_complete(name: str, tmp_path: Path) -> None
     cases = cases_of(name, tmp_path)
     assert cases == cases_of(name, tmp_path)
     assert {case.split for case in cases} == {"train", "heldout"}
-    assert all(case.prompt.strip() and case.reference.strip() for case in cases)
+    for case in cases:
+        assert tuple(case.fields) == TASKS[name].fields
+        assert any(one.strip() for one in case.fields.values())
+        assert case.references
+        assert all(one.strip() for one in case.references)
 
 
-def test_no_id_and_no_prompt_occurs_twice_within_or_across_splits(name: str, tmp_path: Path) -> None:
+def test_no_id_and_no_question_occurs_twice_within_or_across_splits(name: str, tmp_path: Path) -> None:
     cases = cases_of(name, tmp_path)
     assert len({case.case_id for case in cases}) == len(cases)
-    assert len({case.prompt for case in cases}) == len(cases)
+    assert len({tuple(case.fields.items()) for case in cases}) == len(cases)
 
 
-def test_scores_lie_between_0_and_1_and_the_reference_scores_1(name: str, tmp_path: Path) -> None:
+def test_scores_lie_between_0_and_1_and_any_reference_scores_1(name: str, tmp_path: Path) -> None:
     task, cases = TASKS[name], cases_of(name, tmp_path)
-    assert task.metric in ("rouge_l", "exact_match")
     for case in cases[:20]:
-        assert task.score(case.reference, case.reference) == 1.0
-        assert task.score("", case.reference) == 0.0
-        assert all(0.0 <= task.score(other.reference, case.reference) <= 1.0 for other in cases[:20])
+        answers = [*case.references, cases[0].references[0]]
+        assert all(task.score(one, answers) == pytest.approx(1.0) for one in answers)
+        assert task.score("", case.references) == 0.0
+        assert all(0.0 <= task.score(other.references[0], case.references) <= 1.0 for other in cases[:20])
+
+
+def test_the_references_reach_the_top_of_every_metric_and_silence_the_bottom(name: str, tmp_path: Path) -> None:
+    task, cases = TASKS[name], cases_of(name, tmp_path)
+    references = [case.references for case in cases]
+    best = task.metrics([one[0] for one in references], references)
+    assert task.headline in best
+    for metric, value in best.items():
+        assert value == pytest.approx(100.0 if metric in OF_100 else 1.0)
+    assert task.metrics([""] * len(cases), references) == dict.fromkeys(best, 0.0)
+
+
+def test_every_metric_has_a_column_in_the_report_and_the_headline_a_picture(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    metrics = {**task.metrics(["a"], [["a 1"]]), "forward_kl": 1.0}
+    found = summarise(task.headline, metrics, {"small": [("init", metrics), ("r1", metrics)]}, {})
+    head, *_ = render_table(found).splitlines()
+    assert len(head.split("|")) == 3 + len(metrics) + len(STUDENTS_ONLY - set(metrics))
+    draw_run(tmp_path / "picture.svg", found, [0, 1])
 
 
 def test_an_unknown_task_is_refused_with_those_that_exist() -> None:

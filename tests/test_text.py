@@ -61,10 +61,23 @@ def test_a_plain_prompt_gets_the_special_tokens_of_the_tokenizer(make_tokenizer:
 
 def test_a_chat_prompt_opens_the_answer_and_has_one_bos(make_tokenizer: Maker) -> None:
     tokenizer = make_tokenizer(template=TEMPLATE)
-    text, ids = render(tokenizer, "Hi")
+    text, ids = render(tokenizer, [{"role": "user", "content": "Hi"}])
     assert text == "<s>[user]Hi<end>[assistant]"
     assert [one for one in ids if one >= 256] == [256, 258]
     assert decode(tokenizer, ids) == "[user]Hi[assistant]"
+    assert render(tokenizer, "Hi")[0] == "Hi"  # a text stays one, whatever the tokenizer has
+
+
+def test_a_chat_that_the_tokenizer_cannot_write_is_told(make_tokenizer: Maker) -> None:
+    chat = [{"role": "system", "content": "Be brief."}]
+    with pytest.raises(
+        ModelError, match=r"^tokenizer: expected a chat template, got none; set task\.template\.chat: fal"
+    ):
+        render(make_tokenizer(), chat)
+    with pytest.raises(
+        ModelError, match=r"expected a chat template for turns of system, got No system turn; mend task"
+    ):
+        render(make_tokenizer(template="{{ raise_exception('No system turn') }}"), chat)
 
 
 @pytest.mark.parametrize("text", ["", "Zwölf Boxkämpfer, 2 < 3 \n ok", "it spells </s> and <s>"])

@@ -36,7 +36,7 @@ PROMPTS = [
         prompt_ids=[38, index % 5, 10 + index],
         reference_ids=[20 + index, 30, 31, EOS],
         prompt_text="",
-        reference_text="",
+        references=[""],
     )
     for index in range(12)
 ]

@@ -117,7 +117,7 @@ def test_types_are_the_same_with_and_without_files(run: duckdb.DuckDBPyConnectio
 
 
 def test_prompts_and_runs(tmp_path: Path) -> None:
-    prompt = Prompt(prompt_id="p", split="train", prompt_ids=[1], reference_ids=[2], prompt_text="", reference_text="é")
+    prompt = Prompt(prompt_id="p", split="train", prompt_ids=[1], reference_ids=[2], prompt_text="", references=["é"])
     write_rows(tmp_path / "work/prompts/prompts.parquet", [prompt], PROMPT)
     for student, extra in (("x", ""), ("y", ",kl")):
         (tmp_path / "logs" / student).mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
         (tmp_path / "logs" / student / "train.csv").write_text(text)
     (tmp_path / "logs/train.csv").write_text("")  # a run that has just begun
     connection = connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store")
-    assert _rows(connection, "SELECT reference_text FROM prompts") == [("é",)]
+    assert _rows(connection, "SELECT references[1] FROM prompts") == [("é",)]
     assert query(connection, "SELECT * FROM runs ORDER BY student") == (
         ["student", "round", "step", "loss", "kl"],
         [("x", "0", 1, 0.5, None), ("y", "0", 1, 0.5, 2)],

@@ -1,11 +1,11 @@
 """The tasks. A new one is a file in this directory and a line in `TASKS`."""
 
 from pipeline.errors import ParameterError
-from pipeline.tasks.base import Case, Metric, Split, Task
+from pipeline.tasks.base import Case, Message, Split, Task
 from pipeline.tasks.docstrings import Docstrings
 from pipeline.tasks.gsm8k import Gsm8k
 
-__all__ = ["TASKS", "Case", "Metric", "Split", "Task", "find_task"]
+__all__ = ["TASKS", "Case", "Message", "Split", "Task", "find_task"]
 
 TASKS: dict[str, Task] = {
     "docstrings": Docstrings(),

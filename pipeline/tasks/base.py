@@ -1,33 +1,40 @@
-"""What a task is: cases (a prompt and its reference), and a score of a completion against the reference.
+"""What a task is: cases (what is asked, and the answers that are right), and how completions are measured.
 
-A task has no state and opens no model. Its settings are a frozen dataclass of its own, which `pipeline.params.parse`
-fills from `task.settings`. Not taken: one settings record for all tasks, where most fields would mean nothing.
+A task gives fields and not a finished prompt: `task.template` in params.yaml says how a model is asked. It has no state
+and opens no model. Its settings are a frozen dataclass of its own, which `pipeline.params.parse` fills from
+`task.settings`. Not taken: one settings record for all tasks, where most fields would mean nothing; a metric as the
+mean of a score, which BLEU is not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 Split: TypeAlias = Literal["train", "heldout"]
-Metric: TypeAlias = Literal["rouge_l", "exact_match"]
+Message: TypeAlias = dict[str, str]  # role and content, as chat templates take them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One question of a data set and its answer, both as plain text."""
+    """One question of a data set and its answers, as plain text."""
 
     case_id: str  # unique within the task, and the same for the same case when others are added
     split: Split
-    prompt: str
-    reference: str
+    fields: dict[str, str]  # what a template may name
+    messages: tuple[Message, ...] = ()  # the conversation up to the answer, where the data are conversations
+    references: tuple[str, ...]  # at least one; the first is what is learnt, all count in the measures
 
 
 class Task(Protocol):
     """What a task file provides. `pipeline.tasks.TASKS` holds one instance of each."""
 
     @property
-    def metric(self) -> Metric:
-        """The name under which `score` is reported."""
+    def headline(self) -> str:
+        """The one of `metrics` that stands for the others."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of every case's fields."""
 
     @property
     def settings(self) -> type[Any]:
@@ -36,5 +43,13 @@ class Task(Protocol):
     def cases(self, settings: Any) -> Iterable[Case]:
         """All cases of both splits, in an order that depends on the settings and the data alone."""
 
-    def score(self, completion: str, reference: str) -> float:
-        """Between 0 and 1; 1 for the reference itself."""
+    def score(self, completion: str, references: Sequence[str]) -> float:
+        """What one completion is worth: between 0 and 1; 1 for any of the references itself. Usable as a reward."""
+
+    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Name -> value over all completions, each with its references. Every name has a line in pipeline.report."""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of the scores of one case each; there is at least one."""
+    return sum(values) / len(values)

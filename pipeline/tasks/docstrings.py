@@ -10,16 +10,15 @@ example or a directive, which tell how a thing is called and not what it does. W
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataError, ParameterError
 from pipeline.params import Positive
-from pipeline.tasks.base import Case, Metric, Split
+from pipeline.tasks.base import Case, Split, mean
 from pipeline.tasks.rouge import rouge_l
 from pipeline.tasks.sources import STDLIB, docstrings
 
-_PROMPT = "Summarise in one short sentence:\n\n{body}"
 _SUMMARY_CHARS = (20, 160)
 _SUMMARY_WORDS = 4
 _PROSE_WORDS = 10
@@ -52,7 +51,8 @@ class DocstringSettings:
 class Docstrings:
     """The first paragraph of a docstring from the rest of it."""
 
-    metric: Metric = "rouge_l"
+    headline = "rouge_l"
+    fields = ("body",)
     settings = DocstringSettings
 
     def cases(self, settings: DocstringSettings) -> Iterator[Case]:
@@ -71,11 +71,15 @@ class Docstrings:
                     if name not in ids and key not in bodies:  # a name returns where a definition has variants
                         ids.add(name)
                         bodies.add(key)
-                        yield Case(case_id=name, split=split, prompt=_PROMPT.format(body=body), reference=summary)
+                        yield Case(case_id=name, split=split, fields={"body": body}, references=(summary,))
 
-    def score(self, completion: str, reference: str) -> float:
+    def score(self, completion: str, references: Sequence[str]) -> float:
         """ROUGE-L F1."""
-        return rouge_l(completion, reference)
+        return rouge_l(completion, references)
+
+    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """The mean ROUGE-L F1."""
+        return {"rouge_l": mean(list(map(self.score, completions, references)))}
 
 
 def is_summary(text: str) -> bool:

@@ -6,19 +6,16 @@ rows in about half a second. Not taken: comparing the whole answer, which would 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from pipeline.errors import DataError
 from pipeline.fingerprint import digest
-from pipeline.tasks.base import Case, Metric, Split
+from pipeline.tasks.base import Case, Split, mean
+from pipeline.tasks.numbers import exact_match, final_number
 from pipeline.tasks.rows import iter_rows
 
 _NOTE = re.compile(r"<<[^<>]*>>")
-# A sign counts only where nothing stands before it that it could subtract from.
-_NUMBER = re.compile(r"(?:(?<![\w).])[-−]\$?|\$[-−]?)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
-_PROMPT = "{question}\n\nThink step by step, and end with the answer after ####."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +35,8 @@ class Gsm8kSettings:
 class Gsm8k:
     """The right number or not."""
 
-    metric: Metric = "exact_match"
+    headline = "exact_match"
+    fields = ("question",)
     settings = Gsm8kSettings
 
     def cases(self, settings: Gsm8kSettings) -> Iterator[Case]:
@@ -53,27 +51,13 @@ class Gsm8k:
                     seen.add(case.case_id)
                     yield case
 
-    def score(self, completion: str, reference: str) -> float:
-        """1 when the final numbers are equal as numbers (1,000 and $1000.00 are), else 0."""
-        number = final_number(completion)
-        return float(number is not None and number == final_number(reference))
+    def score(self, completion: str, references: Sequence[str]) -> float:
+        """1 when the final numbers are equal as numbers, else 0."""
+        return exact_match(completion, references)
 
-
-def final_number(text: str) -> Fraction | None:
-    """The first number after the last ####, or else the last number; None when there is none.
-
-    Thousands separators, a dollar sign before and a full stop behind do not count.
-    """
-    before, mark, after = text.rpartition("####")
-    if mark and (found := _NUMBER.search(after)):
-        return _value(found)
-    numbers = list(_NUMBER.finditer(before or after))
-    return _value(numbers[-1]) if numbers else None
-
-
-def _value(found: re.Match[str]) -> Fraction:
-    number = Fraction(found[1].replace(",", ""))
-    return -number if "-" in found[0] or "−" in found[0] else number
+    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """The share of completions that end in the right number."""
+        return {"exact_match": mean(list(map(self.score, completions, references)))}
 
 
 def _case(split: Split, question: str, answer: str, *, where: str) -> Case:
@@ -83,6 +67,6 @@ def _case(split: Split, question: str, answer: str, *, where: str) -> Case:
     return Case(
         case_id=f"gsm8k/{digest(question, size=8)}",
         split=split,
-        prompt=_PROMPT.format(question=question),
-        reference=_NOTE.sub("", answer).strip(),
+        fields={"question": question},
+        references=(_NOTE.sub("", answer).strip(),),
     )
