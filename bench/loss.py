@@ -119,6 +119,8 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch) -> Ten
         tail_draws=True,
         tail_draws_scale=0.3,
         cross_entropy=0.0,
+        alpha=1.0,
+        epsilon=0.2,
         chunk_tokens=chunk,
     )
     return batch_loss(p, Head(weight_VD=weight_VD, bias_V=None, softcap=None), hidden_ND, batch)[0]
@@ -133,6 +135,8 @@ def _batch(positions: int, vocab: int) -> Batch:
         from_student_B=torch.tensor([True]),
         token_ids_N=torch.randint(vocab, (positions,)),
         behaviour_logp_N=torch.full((positions,), -1.0),
+        reward_B=torch.tensor([torch.nan]),
+        advantage_N=torch.zeros(positions),
         ids_NK=torch.rand(positions, vocab).topk(_ENTRIES).indices,
         logp_NK=logp_NC[:, :-1].contiguous(),
         tail_N=logp_NC[:, -1].exp(),

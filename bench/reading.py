@@ -71,7 +71,9 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
 
     rows = [_timed(f"windows of {window}, decoded", positions, decode)]
     for size in (8, 64):
-        p = BatchParams(batch_size=size, micro_batch_size=size, student_fraction=1.0, window=window)
+        p = BatchParams(
+            batch_size=size, micro_batch_size=size, student_fraction=1.0, window=window, scale_rewards="none"
+        )
         own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
         planned = plan_steps(own, corpus, p, key=(0,), steps=len(segment) // size)
         seen: list[tuple[int, int]] = []

@@ -21,10 +21,17 @@ from pipeline.records import Batch, Floats, Rollout, Scores
 _TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
 
 
-def collate(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, column: int) -> Batch:
+def collate(
+    rollouts: Sequence[Rollout],
+    scores: Scores,
+    *,
+    temperature: float,
+    column: int,
+    advantage_B: Floats | None = None,
+) -> Batch:
     """Sequences end to end, their rows padded to the widest; `scores` holds them all, in the same order.
 
-    `column` is the temperature's column in the scores.
+    `column` is the temperature's column in the scores; without `advantage_B` no completion has an advantage.
     """
     assert (scores.head_n > 0).all(), "a position without a head"
     tempered = _tempered(scores, temperature, column)
@@ -34,6 +41,8 @@ def collate(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, 
         _sums(np.exp(tempered.head_logp), scores.head_n) + _sums(np.exp(tempered.union_logp), scores.union_n) + tail_N
     )
     ids_NK, logp_NK = _entries(tempered, np.log(total_N))
+    if advantage_B is None:
+        advantage_B = np.zeros(len(rollouts), np.float32)
     draw_ids_NJ, draw_logp_NJ, draw_logweight_NJ = _draws(scores, tempered, np.log(total_N))
     return Batch(
         prompt_ids=[one.prompt_ids for one in rollouts],
@@ -41,6 +50,8 @@ def collate(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, 
         from_student_B=np.array([one.source == "student" for one in rollouts]),
         token_ids_N=np.concatenate([np.asarray(one.completion_ids, np.int64) for one in rollouts]),
         behaviour_logp_N=np.concatenate([_behaviour(one) for one in rollouts]),
+        reward_B=np.array([np.nan if one.reward is None else one.reward for one in rollouts], np.float32),
+        advantage_N=np.repeat(advantage_B, [len(one.completion_ids) for one in rollouts]),
         ids_NK=ids_NK,
         logp_NK=logp_NK,
         tail_N=tail_N / total_N,

@@ -11,6 +11,10 @@ the teacher the bucket has hardly any bias left and the draws all of their noise
 own distance (docs/decisions.md has the measurements). Only for divergences whose gradient stays bounded where q
 exceeds p.
 
+Reward: the student maximises (1 - alpha) E[reward] - alpha E[divergence] (Agarwal et al., ICLR 2024, section 3.2). The
+reward's term (`pipeline.surrogate`) is summed over tokens like everything here; all that it adds is a gradient through
+the realised token's logit and the normaliser, so it costs nothing.
+
 The student's tail is a log-sum-exp over the tokens outside K rather than 1 - sum q_K, which loses all its digits
 when K holds nearly everything. Cost: see `pipeline.head`; [N, V] never exists at once.
 """
@@ -24,8 +28,9 @@ from torch import Tensor
 from pipeline.divergence import DIVERGENCES, Divergence, DivergenceParams, kl_terms
 from pipeline.errors import ParameterError
 from pipeline.head import Head, Metrics, Seen, Targets, project
-from pipeline.params import AboveZero, Positive, Range
+from pipeline.params import AboveZero, Fraction, Positive, Range
 from pipeline.records import Batch
+from pipeline.surrogate import surrogate
 
 _DRAWN = ("forward_kl", "skew_forward_kl")  # with the others a token that p hardly ever draws counts by q / p
 
@@ -45,6 +50,11 @@ class ObjectiveParams:
     rest. 0: draws alone, which is unbiased."""
     cross_entropy: Annotated[float, Range(0, 1)]
     """Share of -log q of the realised token in the loss (at the loss temperature), where not the student wrote it."""
+    alpha: Fraction
+    """Share of all of the above; the rest is the reward's. 1: distillation alone, which leaves the reward unused. Both
+    are means over the tokens of a step: a reward spread over T tokens weighs 1 / T of it a token."""
+    epsilon: AboveZero
+    """The reward moves a token's probability until it is 1 + epsilon or 1 - epsilon times the rollout's."""
     chunk_tokens: Positive
     """Positions whose [chunk, V] logits exist at once."""
 
@@ -57,6 +67,13 @@ def check(p: ObjectiveParams) -> None:
             expected=f"false unless objective.divergence.name is one of {', '.join(_DRAWN)}",
             got=f"true with {p.divergence.name}",
             remedy="set objective.tail_draws: false",
+        )
+    if p.alpha < 1 and p.temperature != 1:
+        raise ParameterError(
+            "objective.temperature",
+            expected="1 when objective.alpha is below 1: the reward is of what the student writes at temperature 1",
+            got=p.temperature,
+            remedy="set it to 1, or objective.alpha: 1",
         )
 
 
@@ -82,7 +99,13 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
     def loss(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
         rows = Rows.of(batch, places)
         loss_N = distance(divergence, seen, rows, draws_scale=p.tail_draws_scale if p.tail_draws else None)
-        return _mixed(p, loss_N, seen, rows), _metrics(p, seen, rows)
+        loss_N, metrics = _mixed(p, loss_N, seen, rows), _metrics(p, seen, rows)
+        if p.alpha == 1.0:
+            return loss_N, metrics
+        gain_N, clipping = surrogate(
+            seen.token_N - seen.log_normaliser(), rows.behaviour_logp_N, rows.advantage_N, epsilon=p.epsilon
+        )
+        return p.alpha * loss_N - (1 - p.alpha) * gain_N, metrics | clipping
 
     targets = Targets(
         ids_NK=batch.ids_NK,
@@ -98,6 +121,7 @@ class Rows:
     """The teacher's rows of one chunk of positions; see `Batch`."""
 
     behaviour_logp_N: Tensor
+    advantage_N: Tensor
     logp_NK: Tensor
     tail_N: Tensor
     draw_logp_NJ: Tensor

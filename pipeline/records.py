@@ -47,6 +47,7 @@ class Rollout:
     support_ids: list[list[int]]  # [T] lists: tokens to which the author gave q > t_q; [] for the data set
     ended: bool  # the completion ends with eos
     text: str  # for people: derived from completion_ids, never tokenised again
+    reward: float | None = None  # what the completion is worth; None unless a student wrote it and rewards are given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,8 @@ class Batch:
     from_student_B: Any  # bool
     token_ids_N: Any  # int64, completion ids end to end
     behaviour_logp_N: Any  # float32, NaN where no student wrote the token
+    reward_B: Any  # float32, NaN where there is none
+    advantage_N: Any  # float32, of the token's completion over the others of its prompt; 0 where there is no reward
     ids_NK: Any  # int64
     logp_NK: Any  # at the loss temperature
     tail_N: Any  # mass outside ids_NK at the loss temperature

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_scheduler
@@ -89,6 +90,7 @@ def _backward(model: lm.Model, head: Any, window: list[Batch], objective: Object
     """Accumulate the gradient of the window's mean loss; returns sums over its tokens."""
     tokens = sum(len(batch.token_ids_N) for batch in window)
     sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "sequences": 0, "read_tokens": 0}
+    sums |= {"reward_sum": 0.0, "rewarded": 0}
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
@@ -98,6 +100,8 @@ def _backward(model: lm.Model, head: Any, window: list[Batch], objective: Object
         sums["own"] += int(batch.from_student_B.sum())
         sums["sequences"] += len(batch.prompt_ids)
         sums["read_tokens"] += tokens_read(batch.prompt_ids, batch.completion_ids)
+        sums["reward_sum"] += float(np.nansum(batch.reward_B, dtype=np.float64))
+        sums["rewarded"] += int(np.isfinite(batch.reward_B).sum())
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     return sums
@@ -112,7 +116,7 @@ def to_torch(batch: Batch, device: torch.device) -> Batch:
 
 
 def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
-    """One line of the training log; per-token means in nats."""
+    """One line of the training log; per-token means in nats. None where there is nothing to take the mean of."""
     own_tokens = sums["staleness_tokens"]
     return {
         "step": step + 1,
@@ -124,6 +128,8 @@ def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
         "own_share": sums["own"] / sums["sequences"],
         "staleness_kl": sums["staleness_sum"] / own_tokens if own_tokens else 0.0,
         "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
+        "reward": sums["reward_sum"] / sums["rewarded"] if sums["rewarded"] else None,
+        "clipped_share": sums["clipped_tokens"] / sums["clippable_tokens"] if sums.get("clippable_tokens") else None,
     }
 
 

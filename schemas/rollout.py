@@ -14,6 +14,7 @@ ROLLOUT = pa.schema(
         pa.field("support_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("ended", pa.bool_(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
+        pa.field("reward", pa.float64()),  # null where there is none
     ],
-    metadata={"schema": "stillroom.rollout/1"},
+    metadata={"schema": "stillroom.rollout/2"},
 )

@@ -93,6 +93,7 @@ def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int 
 
 def params(**changes: Any) -> BatchParams:
     settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "window": 100}
+    settings |= {"scale_rewards": "none"}
     return BatchParams(**(settings | changes))
 
 

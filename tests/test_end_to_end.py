@@ -88,9 +88,11 @@ PARAMS: dict[str, Any] = {
         "tail_draws": False,
         "tail_draws_scale": 0.3,
         "cross_entropy": 0.0,
+        "alpha": 1.0,
+        "epsilon": 0.2,
         "chunk_tokens": 64,
     },
-    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5, "window": 4},
+    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5, "window": 4, "scale_rewards": "none"},
     "optimizer": {
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant_with_warmup",

@@ -33,7 +33,7 @@ Pair = tuple[Rollout, Scores]
 def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
     divergence = DivergenceParams(name=name, beta=0.3, skew=0.2, normalise=False)  # type: ignore[arg-type]
     settings = {"temperature": 1.0, "tail_draws": False, "tail_draws_scale": 0.0}
-    settings |= {"cross_entropy": 0.0, "chunk_tokens": 1000}
+    settings |= {"cross_entropy": 0.0, "alpha": 1.0, "epsilon": 0.2, "chunk_tokens": 1000}
     return ObjectiveParams(divergence=divergence, **(settings | changes))
 
 
@@ -373,3 +373,12 @@ def test_a_temperature_that_was_not_scored_is_refused() -> None:
     assert temperature_column(objective(temperature=2.0), TEMPERATURES) == 1
     with pytest.raises(ParameterError, match=r"objective.temperature: expected one of .*\[1.0, 2.0\], got 3.0"):
         temperature_column(objective(temperature=3.0), TEMPERATURES)
+
+
+def test_the_reward_is_of_what_is_written_at_temperature_one() -> None:
+    check(objective(alpha=0.5))
+    check(objective(alpha=1.0, temperature=2.0))
+    with pytest.raises(
+        ParameterError, match=r"objective.temperature: expected 1 when objective.alpha .*, got 2.0; set"
+    ):
+        check(objective(alpha=0.5, temperature=2.0))

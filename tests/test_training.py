@@ -107,7 +107,7 @@ def prompt_of(one: Rollout) -> Prompt:
     return next(prompt for prompt in PROMPTS if prompt.prompt_id == one.prompt_id)
 
 
-MIX = BatchParams(batch_size=6, micro_batch_size=3, student_fraction=0.7, window=3)
+MIX = BatchParams(batch_size=6, micro_batch_size=3, student_fraction=0.7, window=3, scale_rewards="none")
 
 
 def optimizer(**changes: Any) -> OptimizerParams:
@@ -132,6 +132,8 @@ OBJECTIVE = ObjectiveParams(
     tail_draws=True,
     tail_draws_scale=0.3,
     cross_entropy=0.0,
+    alpha=1.0,
+    epsilon=0.2,
     chunk_tokens=7,
 )
 
