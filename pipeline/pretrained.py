@@ -48,7 +48,7 @@ class StudentParams:
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
     """Model and tokenizer from any source; a ModelError with the remedy when they cannot be had."""
-    source, options = _locate(model, where)
+    source, options = locate(model, where)
     if revision is not None:
         options["revision"] = revision
     try:
@@ -65,7 +65,7 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     return _dequantised(loaded).to(dtype), tokenizer
 
 
-def _locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
+def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
     """What to hand to from_pretrained, and with which options."""
     if model.startswith(_PACKAGE):
         module, _, file = model.removeprefix(_PACKAGE).partition("/")

@@ -51,6 +51,22 @@ def query(sql: str, as_json: bool) -> None:
         click.echo("\n".join(markdown([columns, *([str(one) for one in row] for row in rows)])))
 
 
+@commands.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="All of it, for scripts.")
+@click.option("--card", "as_card", is_flag=True, help="The model card instead, with what the evaluation measured.")
+def lineage(model: Path, as_json: bool, as_card: bool) -> None:
+    """Where MODEL, a model directory, comes from: teacher, data, parameters, rounds, tokens, seconds, code."""
+    from stages.tracing import card, tell
+
+    if as_card:
+        click.echo(card(model), nl=False)
+    elif as_json:
+        click.echo(json.dumps(tell(model, to_json=True)))
+    else:
+        click.echo(tell(model, to_json=False), nl=False)
+
+
 def main() -> None:
     """Entry point of the `stillroom` command."""
     run(commands)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -58,10 +59,28 @@ def _fail(message: str) -> None:
 def cost(name: str) -> Iterator[dict[str, Any]]:
     """Collect what a stage spent; written to work/costs/<name>.json with the seconds when the block ends well.
 
-    Kept apart from the stage's results, which must not differ between two runs of the same work.
+    Kept apart from the stage's results, which must not differ between two runs of the same work. So is the version
+    of the code, which `stillroom lineage` tells.
     """
     started = time.monotonic()
-    entry: dict[str, Any] = {"tokens": 0}
+    entry: dict[str, Any] = {"tokens": 0} | _code_version()
     yield entry
     entry["seconds"] = round(time.monotonic() - started, 3)
     write_json(COSTS / f"{name}.json", entry)
+
+
+def _code_version() -> dict[str, Any]:
+    """The commit, and whether tracked files differ from it (dvc.lock aside, which the run itself writes)."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return None
+    return done.stdout.strip()

@@ -1,15 +1,20 @@
 """Make a student's first checkpoint, work/STUDENT/init/model, with the teacher's tokenizer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 
+from pipeline.errors import DataError
 from pipeline.fingerprint import derive_seed
 from pipeline.journal import whole_directory
+from pipeline.lineage import FILE, read_lineage, write_lineage
 from pipeline.params import lookup, section
 from pipeline.pretrained import StudentParams, load_pretrained, start_student
+from pipeline.provenance import earlier_lineage, source_of
 from pipeline.text import load_tokenizer, require_same_tokenizer
+from schemas.lineage import Lineage
 from stages.command import PARAMS, TEACHER, cost, run
 
 
@@ -25,7 +30,23 @@ def main(student: str) -> None:
         model = start_student(p, base, seed=derive_seed(seed, "init", student), where=where)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_lineage(folder, _lineage(student, p, folder, where=f"{where}.model"))
     click.echo(f"student {student}: {model.num_parameters():,} parameters")
+
+
+def _lineage(student: str, p: StudentParams, folder: Path, *, where: str) -> Lineage:
+    teacher = read_lineage(TEACHER)
+    if teacher is None:
+        raise DataError(TEACHER / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force teacher`")
+    known = (teacher.teacher.model, teacher.teacher.revision) if p.model == "teacher" else (p.model, p.revision)
+    return replace(
+        teacher,
+        student=student,
+        start=source_of(*known, folder, where=where),
+        layers=p.layers,
+        config=p.config,
+        earlier=None if p.config is not None or p.model == "teacher" else earlier_lineage(*known, where=where),
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pipeline.training import OptimizerParams, checkpoints, open_run, train
 from pipeline.training_log import read_log
 from stages.command import PARAMS, cost, run
 from stages.inputs import read_rollouts
+from stages.pedigree import describe_round, lineage_before, write_pedigree
 
 CORPUS = Path("work/corpus")
 
@@ -38,6 +39,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment, mix)
     corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment, mix)
     column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)
+    lineage = lineage_before(before / "model", own_segment)
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)
     inputs = digest(
@@ -83,6 +85,22 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
             )
             last = checkpoints(scratch)[-1]
             tokenizer.save_pretrained(last / "model")
+            done = describe_round(
+                round_id,
+                span,
+                {f"{student}/{round_id}": own_segment, "corpus": corpus_segment},
+                [*own.rollouts, *corpus.rollouts],
+                read_log(last / "train.csv"),
+                task=lookup(PARAMS, "task", "name"),
+                settings=lookup(PARAMS, "task", "settings"),
+                parameters={
+                    "seed": seed,
+                    "objective": asdict(objective),
+                    "optimizer": asdict(p),
+                    "batches": asdict(mix),
+                },
+            )
+            write_pedigree(last / "model", lineage, done)
             last.rename(scratch / DONE)
         entry["tokens"] = sum(row["read_tokens"] for row in read_log(scratch / DONE / "train.csv"))
 

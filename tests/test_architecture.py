@@ -1,6 +1,7 @@
 """The shape of the project: who may import whom, and that dvc.yaml names what each stage's numbers depend on."""
 
 import ast
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 FIRST_PARTY = ("pipeline", "stages", "schemas")
-# A change in these cannot alter a number: they carry messages, files and progress.
+# A change in these cannot alter a number: they carry messages, files, progress, and what is told beside a model.
 PLUMBING = {
+    "pipeline.card",
     "pipeline.errors",
     "pipeline.journal",
+    "pipeline.lineage",
     "pipeline.params",
     "pipeline.progress",
+    "pipeline.provenance",
     "pipeline.tables",
+    "schemas.lineage",
     "stages.command",
+    "stages.pedigree",
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "ranks", "shared"},
@@ -33,10 +39,11 @@ LAYERS = [
         "tasks.rouge",
         "tasks.rows",
         "tasks.sources",
-    },
+    }
+    | {"card", "lineage", "provenance"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
-    {"configuration", "forecast"},
+    {"configuration", "forecast", "lockfile", "story"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 
@@ -54,6 +61,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """First-party modules that a module imports by itself."""
     found = set()
@@ -65,6 +73,7 @@ def imports(name: str) -> set[str]:
     return {one for one in found if one in MODULES and MODULES[one].read_text().count("import ")}
 
 
+@functools.cache
 def closure(name: str) -> set[str]:
     """Everything that a module imports, directly or not, itself included."""
     seen: set[str] = set()

@@ -184,12 +184,37 @@ def test_a_cost_is_written_when_the_work_ended_well() -> None:
     with cost("small-r1-train") as entry:
         entry["tokens"] = 7
     written = json.loads(Path("work/costs/small-r1-train.json").read_text())
-    assert set(written) == {"tokens", "seconds"}
+    assert set(written) == {"tokens", "seconds", "commit", "dirty"}
+    assert (written["commit"], written["dirty"]) == (None, None)  # no repository here
     assert written["tokens"] == 7
     assert 0 <= written["seconds"] < 5
     with pytest.raises(ZeroDivisionError), cost("small-r2-train"):
         raise ZeroDivisionError
     assert [path.name for path in Path("work/costs").iterdir()] == ["small-r1-train.json"]
+
+
+def test_a_cost_tells_the_commit_and_whether_it_was_altered() -> None:
+    def git(*args: str) -> str:
+        done = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args]
+        return subprocess.run(done, check=True, capture_output=True, text=True).stdout.strip()
+
+    def told() -> tuple[str, bool]:
+        with cost("teacher"):
+            pass
+        written = json.loads(Path("work/costs/teacher.json").read_text())
+        return written["commit"], written["dirty"]
+
+    git("init", "-q")
+    Path("code.py").write_text("1")
+    Path("dvc.lock").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    Path("dvc.lock").write_text("2")  # as every run does
+    Path("untracked").write_text("")
+    assert told() == (commit, False)
+    Path("code.py").write_text("2")
+    assert told() == (commit, True)
 
 
 def test_an_empty_view_has_its_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,13 @@ class Project:
         assert process.returncode == 0, output
         return output
 
+    def stillroom(self, *args: str) -> str:
+        """What the command prints on its standard output."""
+        command = [sys.executable, "-m", "stages.cli", *args]
+        done = subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def change(self, *keys: str, to: Any) -> None:
         """Change one parameter; the schedule's rounds follow, as `stillroom plan` makes them."""
         document = YAML(typ="safe").load(self.path / "params.yaml")
@@ -264,6 +271,16 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert all(set(one) == {"runs", "tokens", "seconds"} for one in stages.values())
     assert (project.path / "report/table.md").read_text() in output
     assert not list((project.path / ".scratch").glob("*/*/*"))
+    told = json.loads(project.stillroom("lineage", "work/small/r2/model", "--json"))
+    assert [one["id"] for one in told["rounds"]] == ["r1", "r2"]
+    assert told["teacher"]["model"] == "models/teacher"
+    assert told["teacher"]["fingerprint"] == told["rounds"][0]["teacher"]
+    assert told["dvc_lock"]["parameters"]["rollout"] == PARAMS["rollout"]
+    assert "train@small-round1" in told["dvc_lock"]["stages"]
+    assert told["costs"]["r2"]["score"]["positions_reused"] == 0
+    assert told["warning"] is None
+    assert (project.path / "work/small/r1/model/README.md").read_text().startswith("---\n")
+    assert "exact_match" in project.stillroom("lineage", "work/small/r2/model", "--card")
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:
@@ -390,6 +407,20 @@ def test_a_student_with_another_tokenizer_is_refused(
     assert process.returncode != 0
     assert "error: models/stranger: expected the tokenizer of the teacher work/teacher, got 2 differing" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_student_of_another_teacher_is_noticed(project: Project, make_model_dir: Callable[..., Path]) -> None:
+    shutil.copytree(project.path / "work/small/r2/model", project.path / "models/student")
+    make_model_dir(project.path / "models/successor", layers=4, seed=7)
+    project.change("teacher", "model", to="models/successor")
+    project.change("student", "small", to={"model": "models/student", "revision": None, "layers": None, "config": None})
+    output = project.repro("train@small-round0")
+    (warning,) = re.findall(r"^warning: (.*)$", output, re.MULTILINE)
+    assert re.match(
+        r"student small: first tuned on data of teacher models/teacher \(\w+\), now models/successor", warning
+    )
+    assert f"warning: {warning}" in project.stillroom("lineage", "work/small/r1/model")
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""A lineage in words: what `stillroom lineage` prints, with what dvc.lock and work/costs add to a model's own metadata.
+
+Seconds, commits and what the store spared are no property of the model, so they come from work/costs and are unknown
+where a model directory has been taken out of its project.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.lineage import history, last_warning
+from pipeline.lockfile import Ran
+from pipeline.report import markdown
+from schemas.lineage import Lineage, Round, Source
+
+Costs = Mapping[str, Mapping[str, Any]]
+_SHOWN = 12
+_STAGES = ("rollout", "score", "train")
+
+
+def as_json(lineage: Lineage, costs: Costs, ran: Ran | None) -> dict[str, Any]:
+    """For programs: the metadata, the rounds' costs, dvc.lock, and the warning."""
+    return asdict(lineage) | {
+        "costs": {one.id: {stage: _cost(lineage, one, stage, costs) for stage in _STAGES} for one in lineage.rounds},
+        "dvc_lock": asdict(ran) if ran else None,
+        "warning": last_warning(lineage),
+    }
+
+
+def as_text(lineage: Lineage, costs: Costs, ran: Ran | None) -> str:
+    """For people."""
+    lines: list[str] = []
+    for run in history(lineage):
+        here = run is lineage
+        lines += [*_facts(run), "", *_rounds(run, costs if here else {}), ""]
+        lines += ["Scores of each round:", *(f"  {one.id}: {_scored(one)}" for one in run.rounds), ""]
+        if not here:
+            lines += ["... and from there, in this run:", ""]
+    lines += _ran(ran)
+    if warning := last_warning(lineage):
+        lines.append(f"warning: {warning}")
+    return "\n".join(lines) + "\n"
+
+
+def _facts(run: Lineage) -> list[str]:
+    last = run.rounds[-1] if run.rounds else None
+    facts = {"student": run.student or "none: this is a teacher", "teacher": _source(run.teacher)}
+    if run.start:
+        kept = f", layers {list(run.layers)}" if run.layers else ""
+        fresh = f", random weights with {run.config}" if run.config is not None else ""
+        facts["begins as"] = _source(run.start) + kept + fresh
+    if last:
+        facts["tokenizer"] = last.tokenizer[:_SHOWN]
+        facts["data"] = f"{last.task} {last.settings}"
+        facts["prompts"] = ", ".join(f"{one.id} {one.prompts[:_SHOWN]}" for one in run.rounds)
+        facts |= {f"parameters.{name}": str(value) for name, value in last.parameters.items()}
+    width = max(map(len, facts))
+    return [f"{name.ljust(width)}  {value}" for name, value in facts.items()]
+
+
+def _source(one: Source) -> str:
+    revision = f" at {one.revision}" if one.revision else ""
+    return f"{one.model}{revision}, licence {one.license or 'unknown'}, fingerprint {one.fingerprint[:_SHOWN]}"
+
+
+def _rounds(run: Lineage, costs: Costs) -> list[str]:
+    if not run.rounds:
+        return ["No round yet."]
+    rows = [["round", "steps", "tokens trained", "teacher tokens", "of them new", "seconds", "code"]]
+    for one in run.rounds:
+        spent = [_cost(run, one, stage, costs) for stage in _STAGES]
+        score, seconds = spent[1], [cost["seconds"] for cost in spent if cost]
+        new = score["positions"] - score["positions_reused"] if score else None
+        rows.append(
+            [
+                *(one.id, f"{one.first_step + 1}-{one.first_step + one.steps}", f"{one.tokens:,}"),
+                *(f"{_own(one):,}", "unknown" if new is None else f"{new:,}"),
+                *(f"{sum(seconds):,.1f}" if seconds else "unknown", _code(spent[2])),
+            ]
+        )
+    return markdown(rows)
+
+
+def _own(one: Round) -> int:
+    """The teacher's rows of this round alone; the corpus is every round's."""
+    return sum(segment.positions for segment in one.scored if segment.name != "corpus")
+
+
+def _scored(one: Round) -> str:
+    return ", ".join(f"{part.name} {part.segment[:_SHOWN]} ({part.positions:,} positions)" for part in one.scored)
+
+
+def _code(cost: Mapping[str, Any] | None) -> str:
+    if not cost or not cost.get("commit"):
+        return "unknown"
+    return str(cost["commit"])[:_SHOWN] + (", altered" if cost["dirty"] else "")
+
+
+def _cost(run: Lineage, one: Round, stage: str, costs: Costs) -> Mapping[str, Any] | None:
+    return costs.get(f"{run.student}-{one.id}-{stage}")
+
+
+def _ran(ran: Ran | None) -> list[str]:
+    if ran is None:
+        return ["dvc.lock: does not know this directory"]
+    lines = [f"dvc.lock: {ran.md5}, code {ran.code[:_SHOWN]}, made by {len(ran.stages)} stages with"]
+    return [*lines, *(f"  {name}: {value}" for name, value in ran.parameters.items())]
