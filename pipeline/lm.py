@@ -1,15 +1,19 @@
-"""Language models behind one face: the only module that shifts, pads or knows transformers' model classes.
+"""Language models behind one face: with `passes`, all that shifts, pads or knows transformers' model classes.
 
 `completion_hidden` gives the hidden state that predicts each completion token, for many sequences end to end, and
 `head_of` the projection onto the vocabulary that both models share. A model reads each distinct prompt once (`read`),
 whatever the number of its completions, which then go on from its keys and values (`go_on`): with prompts longer than
-completions that is most of the work. Prompts are padded on the left, completions on the right, and masks come from
-lengths, never from token ids (many tokenizers use one id for pad and eos).
+completions that is most of the work. `Decoding` writes completions token by token. All of them take decoders and
+encoder-decoders alike; `passes` knows how the two differ. Masks come from lengths, never from token ids (many
+tokenizers use one id for pad and eos).
+
+A family that does something else between states and logits than `head_of` knows is refused when it is loaded: the two
+ways to the logits of three tokens are compared, so no list of families is kept. What `generate` would force or forbid
+(BART's first token, mBART's language) is not applied: a completion is what the model itself finds likely.
 
 Under autocast the body runs in bf16; the head always runs in fp32, because bf16 logits alone differ by .05 nats.
 """
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,15 +24,17 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, Cache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, Cache
 
+from pipeline import passes
 from pipeline.errors import DataError, ModelError
 from pipeline.head import Head
+from pipeline.passes import Source
 from pipeline.records import Precision
 from pipeline.shared import distinct_prompts
 
-_UNKNOWN_SCALES = ("logit_scale", "logits_scaling")  # Cohere, Granite
-Model: TypeAlias = Any  # a transformers causal language model
+Model: TypeAlias = passes.Model
+_AGREEMENT = {torch.float32: 1e-3}  # of the two ways to the logits, relative to the largest; .03 in other dtypes
 
 
 def device() -> torch.device:
@@ -50,49 +56,97 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 
 def load_model(path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool = False) -> Model:
-    """A causal language model from a local directory, on the device, in eval mode.
+    """A language model from a local directory, on the device, in eval mode.
 
     `to_train` picks eager attention on a CPU, where the backward pass of the fused one takes 10 % of a step longer.
     """
     attention = "eager" if to_train and device().type == "cpu" else None
     transformers.utils.logging.disable_progress_bar()  # a second's work
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = auto_class(AutoConfig.from_pretrained(path)).from_pretrained(
             path, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(path, expected="a causal language model", got=first, remedy="run `make repro`") from error
+        raise ModelError(path, expected="a language model", got=first, remedy="run `make repro`") from error
     if missing := found["missing_keys"]:  # transformers gives them random values and a warning
         got = f"none for {len(missing)} of them, such as {min(missing)}"
         raise ModelError(path, expected="a value for every weight", got=got, remedy="run `make repro`")
-    return model.to(device()).eval()
+    model = model.to(device()).eval()
+    _check_start(model, path)
+    _check_head(model, path)
+    return model
 
 
-def context_length(path: Path) -> int:
-    """Tokens that the model's positions reach."""
-    length: int = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", 1 << 30)
-    return length
+def auto_class(config: Any) -> Any:
+    """Transformers' class of models with a head on the vocabulary, for a configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def check_context(limit: int, longest: int, *, where: str) -> None:
-    """A DataError when prompt and completion together do not fit the model's context."""
-    if longest > limit:
-        raise DataError(
-            where,
-            expected=f"at most {limit} tokens of prompt and completion (the model's context)",
-            got=f"{longest}",
-            remedy="lower task.max_prompt_tokens or max_new_tokens",
+def _check_start(model: Model, path: Path) -> None:
+    if not model.config.is_encoder_decoder or getattr(model.config, "decoder_start_token_id", None) is not None:
+        return
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
+    if model.config.decoder_start_token_id is None:
+        raise ModelError(
+            path,
+            expected="the token that a decoder starts with",
+            got="none",
+            remedy="set decoder_start_token_id in its config.json (T5: the id of <pad>)",
+        )
+
+
+@torch.no_grad()
+def _check_head(model: Model, path: Path) -> None:
+    """A ModelError when the model's logits are not what `head_of` makes of its states."""
+    probe, rows = [[0, 1, 2]], model.get_output_embeddings().weight.shape[0]
+    wanted_V = Decoding(model, probe, [0]).logits_BV[0].float()
+    found_V = head_of(model, rows)(read(model, probe).last_GD)[0]
+    off = float((found_V - wanted_V).abs().max() / wanted_V.abs().max().clamp(min=1e-9))
+    if not off <= _AGREEMENT.get(model.dtype, 0.03):
+        raise ModelError(
+            path,
+            expected="logits that are a linear map of the hidden state, soft-capped or not",
+            got=f"others in this {model.config.model_type}, by {off:.0%} of the largest",
+            remedy="use another family; head_scale in pipeline/passes.py is where to add this one",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a model's positions reach, in tokens."""
+
+    limit: int
+    apart: bool  # encoder and decoder have the limit each to itself
+
+    def check(self, prompt: int, completion: int, *, where: str) -> None:
+        """A DataError when a prompt and a completion of these lengths do not fit."""
+        longest = max(prompt, completion) if self.apart else prompt + completion
+        if longest > self.limit:
+            both = "prompt, and of completion" if self.apart else "prompt and completion"
+            raise DataError(
+                where,
+                expected=f"at most {self.limit} tokens of {both} (the model's context)",
+                got=f"{longest}",
+                remedy="lower task.max_prompt_tokens or max_new_tokens",
+            )
+
+
+def context_of(path: Path) -> Context:
+    """The context of a model directory; without limit where positions are relative (T5)."""
+    config = AutoConfig.from_pretrained(path)
+    limit: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+    return Context(limit=limit, apart=config.is_encoder_decoder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """G prompts that a model has read, padded on the left to P."""
+    """G prompts that a model has read."""
 
     last_GD: Tensor  # the hidden state that predicts each prompt's first completion token
-    mask_GP: Tensor  # 1 at the prompts' tokens
+    mask_GS: Tensor  # 1 at the tokens that the decoder has read
     cache: Cache  # keys and values
+    source: Source | None  # of an encoder
 
 
 def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
@@ -103,73 +157,69 @@ def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: S
 
 def read(model: Model, prompts: Sequence[list[int]]) -> Prefix:
     """One pass over G prompts."""
-    ids_GP, mask_GP = (one.to(model.device) for one in left_padded(prompts))
-    result = model.base_model(
-        input_ids=ids_GP, attention_mask=mask_GP, position_ids=positions_of(mask_GP), use_cache=True
-    )
-    return Prefix(last_GD=result.last_hidden_state[:, -1], mask_GP=mask_GP, cache=result.past_key_values)
+    start = passes.opening(model, prompts)
+    states_GSD, cache = passes.hidden(model, start.ids_GS, start.mask_GS, start.cache, start.source)
+    return Prefix(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, source=start.source)
 
 
 def go_on(model: Model, prefix: Prefix, rows_B: Sequence[int], completions: Sequence[list[int]]) -> Tensor:
     """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is."""
     rows = torch.tensor(rows_B, device=model.device)
     lengths = [len(completion) for completion in completions]
-    first_BD, width = prefix.last_GD[rows], max(lengths) - 1  # nobody asks what follows the last token
-    if width < 1:
+    first_BD = prefix.last_GD[rows]
+    if max(lengths) == 1:  # nobody asks what follows the last token
         return first_BD
-    ids_BT = torch.zeros(len(lengths), width, dtype=torch.long)
-    for row, completion in zip(ids_BT, completions, strict=True):
-        row[: len(completion) - 1] = torch.tensor(completion[:-1])
-    mask_BP = prefix.mask_GP[rows]
-    mask_BS = torch.cat([mask_BP, mask_BP.new_ones(ids_BT.shape)], -1)
-    rest_BTD = model.base_model(
-        input_ids=ids_BT.to(model.device),
-        attention_mask=mask_BS,
-        position_ids=positions_of(mask_BS)[:, -width:],
-        past_key_values=_select(prefix.cache, rows),
-        use_cache=True,
-    ).last_hidden_state
+    ids_BT, _ = passes.padded([completion[:-1] for completion in completions], left=False)
+    mask_BS = prefix.mask_GS[rows]
+    rest_BTD, _ = passes.hidden(
+        model,
+        ids_BT.to(model.device),
+        torch.cat([mask_BS, mask_BS.new_ones(ids_BT.shape)], -1),
+        passes.selected(prefix.cache, rows),
+        prefix.source and prefix.source.take(rows),
+    )
     hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
     return torch.cat([hidden_TD[:length] for hidden_TD, length in zip(hidden_BTD, lengths, strict=True)])
 
 
-def left_padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids [G, P] and the mask of the prompts' own."""
-    width = max(map(len, prompts))
-    ids_GP = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask_GP = torch.zeros_like(ids_GP)
-    for row, mask, ids in zip(ids_GP, mask_GP, prompts, strict=True):
-        row[width - len(ids) :] = torch.tensor(ids)
-        mask[width - len(ids) :] = 1
-    return ids_GP, mask_GP
+class Decoding:
+    """B completions that a model writes, a token at a time; `logits_BV` are its own of what comes next."""
 
+    def __init__(self, model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int]) -> None:
+        """Each completion follows the prompt at its row of `prompts`, which are read once."""
+        self._model, rows = model, torch.tensor(rows_B, device=model.device)
+        start = passes.opening(model, prompts)
+        logits_GV, self._cache = passes.logits(model, start.ids_GS, start.mask_GS, start.cache, start.source)
+        self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_GS[rows]
+        self._source = start.source and start.source.take(rows)
+        self._cache.batch_select_indices(rows)
 
-def positions_of(mask_BS: Tensor) -> Tensor:
-    """Each token's place in its sequence."""
-    return (mask_BS.cumsum(-1) - 1).clamp(min=0)
+    def keep(self, going_B: Tensor) -> None:
+        """Go on with the rows that are true; the others have ended."""
+        if going_B.all():
+            return
+        rows = going_B.nonzero()[:, 0].to(self._model.device)
+        self._mask_BS, self._source = self._mask_BS[rows], self._source and self._source.take(rows)
+        self._cache.batch_select_indices(rows)
 
-
-def _select(cache: Cache, rows: Tensor) -> Cache:
-    """Some rows of a cache, in a cache of their own."""
-    taken = copy.copy(cache)
-    taken.layers = [copy.copy(layer) for layer in cache.layers]
-    taken.batch_select_indices(rows)
-    return taken
+    def step(self, ids_B: Tensor) -> None:
+        """Read the tokens that were chosen."""
+        self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], -1)
+        ids_B1 = ids_B[:, None].to(self._model.device)
+        self.logits_BV, self._cache = passes.logits(self._model, ids_B1, self._mask_BS, self._cache, self._source)
 
 
 def head_of(model: Model, vocab: int) -> Head:
     """The projection onto the first `vocab` ids."""
     head = model.get_output_embeddings()
-    for name in _UNKNOWN_SCALES:
-        if (scale := getattr(model.config, name, None)) not in {None, 1.0}:
-            raise ModelError(
-                model.config.model_type,
-                expected="logits that are a linear map of the hidden state, soft-capped or not",
-                got=f"{name} = {scale}",
-                remedy="use another family; head_of in pipeline/lm.py is where to add this one",
-            )
-    weight_VD, bias_V = (one if one is None or len(one) == vocab else one[:vocab] for one in (head.weight, head.bias))
-    return Head(weight_VD=weight_VD, bias_V=bias_V, softcap=getattr(model.config, "final_logit_softcapping", None))
+    biases = [head.bias, getattr(model, "final_logits_bias", None)]  # BART and its kin have the second, [1, V]
+    found = [one.flatten() for one in biases if one is not None]
+    weight_VD, bias_V = head.weight, sum(found) if found else None
+    return Head(
+        weight_VD=weight_VD if len(weight_VD) == vocab else weight_VD[:vocab],
+        bias_V=bias_V if bias_V is None or len(bias_V) == vocab else bias_V[:vocab],
+        softcap=getattr(model.config, "final_logit_softcapping", None),
+    )
 
 
 def check_vocabulary(model: Model, vocab: int, *, where: Path) -> None:

@@ -1,5 +1,6 @@
 """Conformance of every engine with plain transformers, on tiny random models in float32."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,7 +48,41 @@ _FAMILIES: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3, **_IDS
     ),
+    "t5": lambda: transformers.T5Config(**_T5, initializer_factor=2.0),
+    "t5-untied": lambda: _untied(transformers.T5Config(**_T5, initializer_factor=0.5)),
+    "bart": lambda: transformers.BartConfig(**_BART, **_IDS, forced_eos_token_id=None),
+    "pegasus": lambda: transformers.PegasusConfig(**_BART, **_IDS, forced_eos_token_id=None),
 }
+_T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 257,
+    "eos_token_id": 257,
+    "decoder_start_token_id": 257,
+}
+_BART = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "init_std": 0.3,
+    "decoder_start_token_id": 257,
+}
+
+
+def _untied(config: Any) -> Any:
+    """T5's configuration is tied whatever it is told; told again, the model is not."""
+    config.tie_word_embeddings = config.scale_decoder_outputs = False
+    return config
 
 
 @pytest.fixture(scope="module", params=list(_FAMILIES))
@@ -55,7 +90,8 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A model directory of each family."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp(request.param)
-    transformers.AutoModelForCausalLM.from_config(_FAMILIES[request.param]()).save_pretrained(folder)
+    config = _FAMILIES[request.param]()
+    lm.auto_class(config).from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -68,10 +104,17 @@ def sampling(**changes: Any) -> Sampling:
     return Sampling(**(settings | changes))
 
 
+_loaded = functools.cache(lm.load_model)
+
+
 @torch.inference_mode()
 def logits_of(path: Path, prompt: list[int], completion: list[int]) -> Tensor:
     """Those of the completion tokens [T, V], from one pass of the whole model."""
-    logits_SV = lm.load_model(path)(input_ids=torch.tensor([prompt + completion])).logits[0]
+    model = _loaded(path)
+    if model.config.is_encoder_decoder:
+        shifted = torch.tensor([[model.config.decoder_start_token_id, *completion[:-1]]])
+        return model(input_ids=torch.tensor([prompt]), decoder_input_ids=shifted).logits[0, :, :VOCAB]  # type: ignore[no-any-return]
+    logits_SV = model(input_ids=torch.tensor([prompt + completion])).logits[0]
     taken: Tensor = logits_SV[len(prompt) - 1 : -1, :VOCAB]
     return taken
 
@@ -92,7 +135,7 @@ def test_greedy_is_what_generate_writes(engine: str, path: Path) -> None:
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=MANY_ENDS
         )
-        assert one.token_ids == expected[0, len(prompt) :].tolist()
+        assert one.token_ids == expected[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
 @every_sampler

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline import lm
+from pipeline import lm, passes
 from pipeline.errors import DataError, ModelError
 
 VOCAB, PADDED = 61, 64  # a head is often wider than its tokenizer
@@ -37,24 +37,80 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=PADDED, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5
     ),
+    "cohere": lambda: transformers.CohereConfig(**SIZES, logit_scale=0.25),
+    "granite": lambda: transformers.GraniteConfig(**SIZES, logits_scaling=4.0),
 }
+_T5 = {
+    "vocab_size": PADDED,
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "decoder_start_token_id": 0,
+}
+_BART = {
+    "vocab_size": PADDED,
+    "d_model": 16,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "max_position_embeddings": 32,
+    "init_std": 0.3,
+    "pad_token_id": 1,
+    "decoder_start_token_id": 2,
+}
+ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
+    "t5": lambda: transformers.T5Config(**_T5, num_layers=2, num_decoder_layers=3),
+    "t5-untied": lambda: _untied(
+        transformers.T5Config(**_T5, num_layers=3, num_decoder_layers=2, feed_forward_proj="gated-gelu")
+    ),
+    "umt5": lambda: transformers.UMT5Config(**_T5, num_layers=2),
+    "bart": lambda: transformers.BartConfig(**_BART),
+    "mbart": lambda: transformers.MBartConfig(**_BART, scale_embedding=True),
+    "pegasus": lambda: transformers.PegasusConfig(**_BART),
+    "marian": lambda: transformers.MarianConfig(**_BART),
+}
+FAMILIES |= ENCODER_DECODERS
+
+
+def _untied(config: Any) -> Any:
+    """T5's configuration is tied whatever it is told; told again, the model is not."""
+    config.tie_word_embeddings = config.scale_decoder_outputs = False
+    return config
+
+
+def build(name: str) -> Any:
+    """A random model, with biases where the family has them."""
+    torch.manual_seed(0)
+    config = FAMILIES[name]()
+    made = lm.auto_class(config).from_config(config).eval()
+    with torch.no_grad():
+        for one, weight in [*made.named_parameters(), *made.named_buffers()]:
+            if one.endswith("bias"):
+                weight.normal_(std=0.3)
+    return made
+
+
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7]]
 COMPLETIONS = [[7, 9, 3], [2, 3, 8, 4, 6, 2, 6, 0, 0], [0]]
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def model(request: pytest.FixtureRequest) -> Any:
-    torch.manual_seed(0)
-    made = transformers.AutoModelForCausalLM.from_config(FAMILIES[request.param]()).eval()
-    with torch.no_grad():
-        for name, weight in made.named_parameters():
-            if name.endswith("bias"):
-                weight.normal_()
-    return made
+    return build(request.param)
 
 
 def plain(model: Any, prompt: list[int], completion: list[int]) -> Tensor:
     """Logits of the completion tokens [T, VOCAB] from one unpadded pass of the whole model."""
+    if model.config.is_encoder_decoder:
+        shifted = [model.config.decoder_start_token_id, *completion[:-1]]
+        result = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([shifted]), use_cache=False)
+        return result.logits[0, :, :VOCAB].float()  # type: ignore[no-any-return]
     logits_SV = model(input_ids=torch.tensor([prompt + completion])).logits[0]
     first = len(prompt) - 1
     taken: Tensor = logits_SV[first : first + len(completion), :VOCAB].float()
@@ -86,16 +142,25 @@ def test_a_prompt_is_read_once_for_all_its_completions(model: Any, monkeypatch: 
     """Wherever it stands among the others, and with a prompt that one completion makes the same as another."""
     prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], [*PROMPTS[0], 7], PROMPTS[2], PROMPTS[0]]
     completions = [[7, 9, 3], [1], [7, 9], [9, 3, 2], [4] * 6, [8] * 9]
-    read: list[int] = []
-    hook = model.base_model.register_forward_pre_hook(
-        lambda _, args, given: read.append(int(given["attention_mask"][:, -given["input_ids"].shape[1] :].sum())),
-        with_kwargs=True,
-    )
+    read: list[tuple[str, int]] = []
+    both = model.config.is_encoder_decoder
+    parts = {"encoder": model.get_encoder(), "decoder": model.get_decoder()} if both else {"body": model.base_model}
+    hooks = [
+        part.register_forward_pre_hook(
+            lambda _, args, given, name=name: read.append(
+                (name, int(given["attention_mask"][:, -given["input_ids"].shape[1] :].sum()))
+            ),
+            with_kwargs=True,
+        )
+        for name, part in parts.items()
+    ]
     found = aligned(model, prompts, completions)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     expected = torch.cat([plain(model, *pair) for pair in zip(prompts, completions, strict=True)])
     assert (found - expected).abs().max() < 1e-5
-    assert read == [5 + 8 + 6, 6 * 8]
+    starts = [("encoder", 5 + 8 + 6), ("decoder", 3)] if both else [("body", 5 + 8 + 6)]
+    assert read == [*starts, ("decoder" if both else "body", 6 * 8)]
 
 
 @torch.inference_mode()
@@ -135,18 +200,67 @@ def test_gradients_reach_body_and_head_and_not_the_padded_ids(model: Any) -> Non
     assert weight.grad[:VOCAB].abs().sum() > 0
     if not model.config.tie_word_embeddings:
         assert (weight.grad[VOCAB:] == 0).all()
-    body = [one for name, one in model.base_model.named_parameters() if "layers.0" in name or "h.0" in name]
-    assert body
-    assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in body if one.dim() > 1)
+    first = ("layers.0.", "h.0.", "block.0.")
+    body = {name: one for name, one in model.named_parameters() if any(part in name for part in first)}
+    assert {part for part in first if any(part in name for name in body)}
+    if model.config.is_encoder_decoder:
+        assert {name.split("coder.")[0][-2:] for name in body} == {"en", "de"}
+    assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in body.values() if one.dim() > 1)
+
+
+@pytest.mark.parametrize("name", ["llama", *ENCODER_DECODERS])
+def test_every_gradient_is_that_of_a_plain_pass_with_labels(name: str) -> None:
+    """The mean cross-entropy that transformers computes from labels, through encoder and decoder.
+
+    The last label is the start token of the BART families: mBART starts the decoder with it.
+    """
+    made, prompt, completion = build(name), PROMPTS[2], COMPLETIONS[1][:6]
+    labels = completion if made.config.is_encoder_decoder else [*[-100] * len(prompt), *completion]
+    ids = prompt if made.config.is_encoder_decoder else prompt + completion
+    made(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+    expected = {name: one.grad.clone() for name, one in made.named_parameters() if one.grad is not None}
+    made.zero_grad()
+    hidden_ND = lm.completion_hidden(made, [prompt], [completion])
+    logits_NV = lm.head_of(made, PADDED)(hidden_ND)
+    torch.nn.functional.cross_entropy(logits_NV, torch.tensor(completion)).backward()  # type: ignore[no-untyped-call]
+    found = {name: one.grad for name, one in made.named_parameters() if one.grad is not None}
+    assert set(found) == set(expected)
+    for one, gradient in expected.items():
+        assert (found[one] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), one
 
 
 def test_families_with_a_cap_or_a_bias_are_among_those_tested() -> None:
     """So that the tests above cannot pass by leaving both out."""
-    torch.manual_seed(0)
-    gemma, phi = (transformers.AutoModelForCausalLM.from_config(FAMILIES[name]()) for name in ("gemma2", "phi"))
+    gemma, phi, bart, t5, untied = (build(name) for name in ("gemma2", "phi", "bart", "t5", "t5-untied"))
     hidden_ND = torch.randn(2, 16) * 50
     assert lm.head_of(gemma, VOCAB)(hidden_ND).abs().max() <= 3.0
     assert phi.get_output_embeddings().bias is not None
+    assert bart.final_logits_bias.abs().min() > 0
+    assert (t5.get_output_embeddings().weight is t5.shared.weight) and t5.config.scale_decoder_outputs
+    assert (
+        untied.get_output_embeddings().weight is not untied.shared.weight
+    ) and not untied.config.scale_decoder_outputs
+
+
+# Writing
+
+
+@torch.inference_mode()
+def test_decoding_gives_the_models_own_logits_after_each_token(model: Any) -> None:
+    """For prompts shared and not, with rows that leave on the way."""
+    rows, written = [0, 2, 0, 1], [[7, 9, 3], [2, 3, 8], [5], [4, 4, 6]]
+    decoding, live = lm.Decoding(model, PROMPTS, rows), torch.tensor([0, 1, 2, 3])
+    for step in range(4):
+        for place, row in enumerate(live.tolist()):
+            expected = plain(model, PROMPTS[rows[row]], [*written[row][:step], 1])[-1]
+            assert (decoding.logits_BV[place, :VOCAB] - expected).abs().max() < 1e-5
+        going = torch.tensor([len(written[row]) > step for row in live.tolist()])
+        if not going.any():
+            break
+        decoding.keep(going)
+        live = live[going]
+        decoding.step(torch.tensor([written[row][step] for row in live.tolist()]))
+    assert step == 3
 
 
 def test_head_runs_in_float32_under_autocast() -> None:
@@ -246,7 +360,7 @@ RUBBISH = [
 def test_a_directory_that_holds_no_model_is_told_in_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "model"
     make(path)
-    with pytest.raises(ModelError, match=f"^{path}: expected a causal language model, got ") as caught:
+    with pytest.raises(ModelError, match=f"^{path}: expected a language model, got ") as caught:
         lm.load_model(path)
     assert "\n" not in str(caught.value)
 
@@ -260,15 +374,63 @@ def test_a_weight_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
         lm.load_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_the_same_after_it_was_saved(name: str, tmp_path: Path) -> None:
+    """T5 has to remember whether it is tied and whether it scales."""
+    made = build(name)
+    made.save_pretrained(tmp_path)
+    loaded = lm.load_model(tmp_path)
+    assert (aligned(loaded, PROMPTS, COMPLETIONS) - aligned(made, PROMPTS, COMPLETIONS)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_logits_that_are_something_else_than_known_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(name).save_pretrained(tmp_path)
+    monkeypatch.setattr(passes, "head_scale", lambda config: 0.9)
+    with pytest.raises(
+        ModelError, match=rf"expected logits that are a linear map of the hidden state.* got others in this {name}, by"
+    ):
+        lm.load_model(tmp_path)
+
+
+def test_a_decoder_without_a_start_token_is_refused(tmp_path: Path) -> None:
+    made = build("t5")
+    made.config.decoder_start_token_id = None
+    made.generation_config.decoder_start_token_id = 3
+    made.save_pretrained(tmp_path)
+    assert lm.load_model(tmp_path).config.decoder_start_token_id == 3
+    (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(ModelError, match="expected the token that a decoder starts with, got none; set decoder_start"):
+        lm.load_model(tmp_path)
+
+
 # Limits
 
 
 def test_context_is_checked_against_prompt_and_completion(teacher_dir: Path) -> None:
-    limit = lm.context_length(teacher_dir)
-    assert limit == 512
-    lm.check_context(limit, 512, where="scoring")
+    context = lm.context_of(teacher_dir)
+    assert context == lm.Context(limit=512, apart=False)
+    context.check(500, 12, where="scoring")
     with pytest.raises(DataError, match=r"scoring: expected at most 512 tokens .* got 513; lower task.max_prompt"):
-        lm.check_context(limit, 513, where="scoring")
+        context.check(500, 13, where="scoring")
+
+
+def test_encoder_and_decoder_have_a_context_each(tmp_path: Path) -> None:
+    build("bart").save_pretrained(tmp_path)
+    context = lm.context_of(tmp_path)
+    assert context == lm.Context(limit=32, apart=True)
+    context.check(32, 32, where="scoring")
+    with pytest.raises(DataError, match=r"expected at most 32 tokens of prompt, and of completion .* got 33"):
+        context.check(32, 33, where="scoring")
+    with pytest.raises(DataError):
+        context.check(33, 32, where="scoring")
+
+
+def test_relative_positions_have_no_end(tmp_path: Path) -> None:
+    build("t5").save_pretrained(tmp_path)
+    lm.context_of(tmp_path).check(1 << 20, 1 << 20, where="scoring")
 
 
 def test_a_head_may_be_wider_than_the_tokenizer_and_not_narrower(teacher_dir: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampling, SupportParams, ToScore
@@ -30,7 +29,7 @@ class HFSampler:
 
     def __init__(self, path: Path, *, precision: Precision, vocab: int, eos_ids: Sequence[int], seed: int) -> None:
         self.fingerprint = model_fingerprint(path)
-        self._limit = lm.context_length(path)
+        self._context = lm.context_of(path)
         self._model = lm.load_model(path, dtype=lm.resolve_dtype(precision))
         lm.check_vocabulary(self._model, vocab, where=path)
         self._vocab, self._eos_ids, self._seed = vocab, torch.tensor(list(eos_ids)), seed
@@ -44,18 +43,16 @@ class HFSampler:
         limit_B = np.array([one.max_new_tokens for one in ways])
         most = int(limit_B.max())
         for prompt, limit in zip(prompts_ids, limit_B.tolist(), strict=True):
-            lm.check_context(self._limit, len(prompt) + limit, where="sampling")
+            self._context.check(len(prompt), limit, where="sampling")
         uniform_BT = np.stack([self._uniforms(one, most) for one in sample_ids])
         tokens: list[list[int]] = [[] for _ in prompts_ids]
         logps: list[list[float]] = [[] for _ in prompts_ids]
         supports: list[list[list[int]]] = [[] for _ in prompts_ids]
         distinct, rows = distinct_prompts(prompts_ids)
-        ids_GP, mask_GP = lm.left_padded(distinct)
-        logits_GV, cache = self._next(ids_GP, mask_GP, None)
-        logits_BV, mask_BS = logits_GV[rows], mask_GP[rows]
-        cache.batch_select_indices(torch.tensor(rows, device=self._model.device))
+        decoding = lm.Decoding(self._model, distinct, rows)
         live = np.arange(len(rows))
         for step in range(most):
+            logits_BV = decoding.logits_BV[:, : self._vocab].float()
             next_B = torch.zeros(len(live), dtype=torch.long)
             for way in dict.fromkeys(ways[row] for row in live):
                 alike = [place for place, row in enumerate(live) if ways[row] == way]
@@ -71,28 +68,14 @@ class HFSampler:
             going = ~torch.isin(next_B, self._eos_ids) & torch.from_numpy(step + 1 < limit_B[live])
             if not going.any():
                 break
-            if not going.all():
-                cache.batch_select_indices(going.nonzero()[:, 0].to(self._model.device))
-            live, mask_BS = live[going.numpy()], mask_BS[going]
-            mask_BS = torch.cat([mask_BS, torch.ones_like(mask_BS[:, :1])], -1)
-            logits_BV, cache = self._next(next_B[going][:, None], mask_BS, cache)
+            decoding.keep(going)
+            live = live[going.numpy()]
+            decoding.step(next_B[going])
         eos = set(self._eos_ids.tolist())
         return [
             Sampled(token_ids=ids, logp=logp, support_ids=support, ended=ids[-1] in eos)
             for ids, logp, support in zip(tokens, logps, supports, strict=True)
         ]
-
-    def _next(self, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """Logits [B, V] of what follows T more tokens, and the cache that holds them."""
-        result = self._model(
-            input_ids=ids_BT.to(self._model.device),
-            attention_mask=mask_BS.to(self._model.device),
-            position_ids=lm.positions_of(mask_BS)[:, -ids_BT.shape[1] :].to(self._model.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return result.logits[:, -1, : self._vocab].float(), result.past_key_values
 
     def _uniforms(self, sample_id: str, count: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox(derive_seed(self._seed, sample_id))).random(count)
@@ -139,7 +122,7 @@ class HFScorer:
         self._dtype = lm.resolve_dtype(precision)
         self._model = lm.load_model(path)
         lm.check_vocabulary(self._model, vocab, where=path)
-        self._limit = lm.context_length(path)
+        self._context = lm.context_of(path)
         self._head = lm.head_of(self._model, vocab)
         self._support, self._batch_size = support, batch_size
         self._prompts: list[list[int]] = []
@@ -155,8 +138,8 @@ class HFScorer:
         with lm.autocast(self._dtype):  # one context: it keeps the bf16 copies of the weights while it lasts
             for start in range(0, len(sequences), self._batch_size):
                 batch = sequences[start : start + self._batch_size]
-                longest = max(len(one.prompt_ids) + len(one.completion_ids) for one in batch)
-                lm.check_context(self._limit, longest, where="scoring")
+                for one in batch:
+                    self._context.check(len(one.prompt_ids), len(one.completion_ids), where="scoring")
                 prompts, rows = distinct_prompts([one.prompt_ids for one in batch])
                 if self._prefix is None or self._prompts != prompts:
                     self._prompts, self._prefix = prompts, lm.read(self._model, prompts)
