@@ -123,7 +123,9 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch) -> Ten
         epsilon=0.2,
         chunk_tokens=chunk,
     )
-    return batch_loss(p, Head(weight_VD=weight_VD, bias_V=None, softcap=None), hidden_ND, batch)[0]
+    return batch_loss(
+        p, Head(weight_VD=weight_VD, bias_V=None, softcap=None), hidden_ND, batch, behaviour_temperature=1.0
+    )[0]
 
 
 def _batch(positions: int, vocab: int) -> Batch:
@@ -133,7 +135,9 @@ def _batch(positions: int, vocab: int) -> Batch:
         prompt_ids=[],
         completion_ids=[],
         from_student_B=torch.tensor([True]),
+        ended_B=torch.tensor([True]),
         token_ids_N=torch.randint(vocab, (positions,)),
+        fresh_N=torch.ones(positions, dtype=torch.bool),
         behaviour_logp_N=torch.full((positions,), -1.0),
         reward_B=torch.tensor([torch.nan]),
         advantage_N=torch.zeros(positions),

@@ -84,6 +84,7 @@ def see(z_NV: Tensor, chunk: Chunk) -> Seen:
         others_N=z_NV.scatter(-1, chunk.ids_NK, -torch.inf).logsumexp(-1),
         drawn_NJ=z_NV.gather(-1, chunk.draw_ids_NJ),
         token_N=z_NV[:, 0],
+        token_logp_N=z_NV[:, 0],
     )
 
 

@@ -43,12 +43,15 @@ def collate(
     ids_NK, logp_NK = _entries(tempered, np.log(total_N))
     if advantage_B is None:
         advantage_B = np.zeros(len(rollouts), np.float32)
+    own_B = np.array([one.source == "student" for one in rollouts])
     draw_ids_NJ, draw_logp_NJ, draw_logweight_NJ = _draws(scores, tempered, np.log(total_N))
     return Batch(
         prompt_ids=[one.prompt_ids for one in rollouts],
         completion_ids=[one.completion_ids for one in rollouts],
-        from_student_B=np.array([one.source == "student" for one in rollouts]),
+        from_student_B=own_B,
+        ended_B=np.array([one.ended for one in rollouts]),
         token_ids_N=np.concatenate([np.asarray(one.completion_ids, np.int64) for one in rollouts]),
+        fresh_N=np.repeat(own_B, [len(one.completion_ids) for one in rollouts]),
         behaviour_logp_N=np.concatenate([_behaviour(one) for one in rollouts]),
         reward_B=np.array([np.nan if one.reward is None else one.reward for one in rollouts], np.float32),
         advantage_N=np.repeat(advantage_B, [len(one.completion_ids) for one in rollouts]),

@@ -46,6 +46,7 @@ class Targets:
     padding_NK: Tensor  # bool
     draw_ids_NJ: Tensor
     token_ids_N: Tensor
+    token_temperature: float  # of `Seen.token_logp_N`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Seen:
     others_N: Tensor  # log-sum-exp of the logits that are not stored
     drawn_NJ: Tensor
     token_N: Tensor
+    token_logp_N: Tensor  # log-probs of the realised tokens at a temperature of their own, without a gradient
 
     def log_normaliser(self) -> Tensor:
         """Log-sum-exp over the vocabulary [N]."""
@@ -140,11 +142,20 @@ def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metr
     token_ids_N1 = work.targets.token_ids_N[places, None]
     stored_NK, drawn_NJ, token_N1 = (logits_NV.gather(-1, ids) for ids in (ids_NK, draw_ids_NJ, token_ids_N1))
     stored_NK.masked_fill_(work.targets.padding_NK[places], -torch.inf)
+    token_logp_N = _token_logp(logits_NV, token_N1, sharper=work.temperature / work.targets.token_temperature)
     others_N = logits_NV.scatter_(-1, ids_NK, -torch.inf).logsumexp(-1)
+    if token_logp_N is None:
+        token_logp_N = token_N1[:, 0] - torch.cat([stored_NK, others_N[:, None]], -1).logsumexp(-1)
     logits_NV.sub_(others_N.masked_fill(torch.isneginf(others_N), 0.0)[:, None]).exp_()
     with torch.enable_grad():
         leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1)]
-        seen = Seen(stored_NK=stored_NK, others_N=others_N, drawn_NJ=drawn_NJ, token_N=token_N1[:, 0])
+        seen = Seen(
+            stored_NK=stored_NK,
+            others_N=others_N,
+            drawn_NJ=drawn_NJ,
+            token_N=token_N1[:, 0],
+            token_logp_N=token_logp_N,
+        )
         loss_N, metrics = work.loss(seen, places)
         loss = loss_N.sum()
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -154,3 +165,10 @@ def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metr
         if gradient is not None:
             logits_NV.scatter_add_(-1, ids, gradient)
     return loss.detach(), metrics
+
+
+def _token_logp(logits_NV: Tensor, token_N1: Tensor, *, sharper: float) -> Tensor | None:
+    """Log-probs [N] of the realised tokens from logits times `sharper`; None where that is 1 and they come for free."""
+    if sharper == 1.0:
+        return None
+    return token_N1[:, 0] * sharper - (logits_NV * sharper).logsumexp(-1)

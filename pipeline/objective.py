@@ -30,6 +30,7 @@ from pipeline.errors import ParameterError
 from pipeline.head import Head, Metrics, Seen, Targets, project
 from pipeline.params import AboveZero, Fraction, Positive, Range
 from pipeline.records import Batch
+from pipeline.staleness import staleness_sums
 from pipeline.surrogate import surrogate
 
 _DRAWN = ("forward_kl", "skew_forward_kl")  # with the others a token that p hardly ever draws counts by q / p
@@ -89,9 +90,12 @@ def temperature_column(p: ObjectiveParams, scored: tuple[float, ...]) -> int:
     return scored.index(p.temperature)
 
 
-def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+def batch_loss(
+    p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch, *, behaviour_temperature: float | None
+) -> tuple[Tensor, Metrics]:
     """Sum of the loss over the batch's N positions, in nats, and sums of metrics over them.
 
+    `behaviour_temperature` is that of the batch's behaviour log-probs, None where they compare with no student's.
     The caller divides by the token count of the whole accumulation window, so that splitting a batch changes nothing.
     """
     divergence = DIVERGENCES[p.divergence.name](p.divergence)
@@ -99,7 +103,10 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
     def loss(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
         rows = Rows.of(batch, places)
         loss_N = distance(divergence, seen, rows, draws_scale=p.tail_draws_scale if p.tail_draws else None)
-        loss_N, metrics = _mixed(p, loss_N, seen, rows), _metrics(p, seen, rows)
+        loss_N, metrics = (
+            _mixed(p, loss_N, seen, rows),
+            _metrics(seen, rows, comparable=behaviour_temperature is not None),
+        )
         if p.alpha == 1.0:
             return loss_N, metrics
         gain_N, clipping = surrogate(
@@ -112,6 +119,7 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
         padding_NK=torch.isneginf(batch.logp_NK),
         draw_ids_NJ=batch.draw_ids_NJ,
         token_ids_N=batch.token_ids_N,
+        token_temperature=behaviour_temperature or p.temperature,
     )
     return project(head, hidden_ND, targets, loss, temperature=p.temperature, chunk=p.chunk_tokens)
 
@@ -120,6 +128,7 @@ def batch_loss(p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch) 
 class Rows:
     """The teacher's rows of one chunk of positions; see `Batch`."""
 
+    fresh_N: Tensor
     behaviour_logp_N: Tensor
     advantage_N: Tensor
     logp_NK: Tensor
@@ -170,18 +179,11 @@ def _mixed(p: ObjectiveParams, loss_N: Tensor, seen: Seen, rows: Rows) -> Tensor
 
 
 @torch.no_grad()
-def _metrics(p: ObjectiveParams, seen: Seen, rows: Rows) -> Metrics:
-    """Sums over positions: how far the student has moved from the one that wrote the rollouts (k3), and the tail.
-
-    k3 = exp(l) - 1 - l with l = log q_now(y) - log b(y) is an unbiased, non-negative estimate of KL(b || q_now)
-    (Schulman, "Approximating KL divergence", 2020).
-    """
-    nll_N = seen.log_normaliser() - seen.token_N
-    known_N = ~torch.isnan(rows.behaviour_logp_N) if p.temperature == 1.0 else torch.zeros_like(nll_N).bool()
-    log_ratio_N = torch.where(known_N, -nll_N - rows.behaviour_logp_N, 0.0)
+def _metrics(seen: Seen, rows: Rows, *, comparable: bool) -> Metrics:
+    """Sums over positions: how far the student has moved from the one that wrote the rollouts, and the tail."""
+    known_N = rows.fresh_N & ~torch.isnan(rows.behaviour_logp_N) & comparable
     return {
-        "staleness_sum": (log_ratio_N.exp() - 1 - log_ratio_N).sum(),
-        "staleness_tokens": known_N.sum(),
+        **staleness_sums(seen.token_logp_N, rows.behaviour_logp_N, known_N),
         "teacher_tail_sum": rows.tail_N.sum(),
-        "token_nll_sum": nll_N.sum(),
+        "token_nll_sum": (seen.log_normaliser() - seen.token_N).sum(),
     }

@@ -102,8 +102,10 @@ class Batch:
 
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
-    from_student_B: Any  # bool
+    from_student_B: Any  # bool: the student's own completions of the round at hand
+    ended_B: Any  # bool
     token_ids_N: Any  # int64, completion ids end to end
+    fresh_N: Any  # bool: positions of `from_student_B`
     behaviour_logp_N: Any  # float32, NaN where no student wrote the token
     reward_B: Any  # float32, NaN where there is none
     advantage_N: Any  # float32, of the token's completion over the others of its prompt; 0 where there is no reward

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ParameterError
-from pipeline.params import Positive, read_yaml, write_yaml
+from pipeline.params import AboveZero, Positive, read_yaml, write_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class ScheduleParams:
     """Optimizer steps in all."""
     refresh_every: Positive
     """Optimizer steps between two refreshes of the rollouts; the last round may be shorter."""
+    max_staleness: AboveZero | None
+    """Nats: a round ends after the step whose `staleness_kl` exceeds this, however many it has left; null: never."""
 
 
 def rounds_document(p: ScheduleParams) -> dict[str, Any]:

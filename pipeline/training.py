@@ -25,6 +25,7 @@ from pipeline.params import AboveZero, Count, Positive, Range
 from pipeline.progress import bar
 from pipeline.records import Batch, Precision
 from pipeline.shared import tokens_read
+from pipeline.staleness import is_stale, measures
 from pipeline.training_log import Row, read_log, write_log
 
 
@@ -62,9 +63,12 @@ def train(
     scratch: Path,
     title: str,
     total_tokens: int,
+    behaviour_temperature: float | None,
+    max_staleness: float | None,
 ) -> None:
     """Train for `steps` (global step numbers; `batches` yields one window for each), leaving a checkpoint of the last.
 
+    A step that leaves the rollouts staler than `max_staleness` is the last, whether this run or an earlier one took it.
     `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
     """
     dtype, head = lm.resolve_dtype(p.precision), lm.head_of(model, vocab)
@@ -72,32 +76,45 @@ def train(
     model.train()
     with bar(title, total_tokens) as meter:
         for step, window in zip(steps, batches, strict=True):
+            if state.rows and is_stale(state.rows[-1], max_staleness):
+                break
             torch.manual_seed(derive_seed(*key, "step", step))
             for group in state.optimizer.param_groups:
                 group["lr"] = p.learning_rate * schedule(step + 1)
-            sums = _backward(model, head, window, objective, dtype)
+            sums = _backward(model, head, window, objective, dtype, behaviour_temperature)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             state.rows.append(state.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
             meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
-            if (step + 1) % p.save_steps == 0 or step == steps[-1]:
+            last = step == steps[-1] or is_stale(state.rows[-1], max_staleness)
+            if last or (step + 1) % p.save_steps == 0:
                 save(scratch, model, state, step + 1)
 
 
-def _backward(model: lm.Model, head: Any, window: list[Batch], objective: ObjectiveParams, dtype: torch.dtype) -> Row:
+def _backward(
+    model: lm.Model,
+    head: Any,
+    window: list[Batch],
+    objective: ObjectiveParams,
+    dtype: torch.dtype,
+    behaviour_temperature: float | None,
+) -> Row:
     """Accumulate the gradient of the window's mean loss; returns sums over its tokens."""
     tokens = sum(len(batch.token_ids_N) for batch in window)
-    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "sequences": 0, "read_tokens": 0}
+    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "truncated": 0, "sequences": 0, "read_tokens": 0}
     sums |= {"reward_sum": 0.0, "rewarded": 0}
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
-        loss, metrics = batch_loss(objective, head, hidden_ND, to_torch(batch, model.device))
+        loss, metrics = batch_loss(
+            objective, head, hidden_ND, to_torch(batch, model.device), behaviour_temperature=behaviour_temperature
+        )
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         sums["loss_sum"] += loss.item()
         sums["own"] += int(batch.from_student_B.sum())
+        sums["truncated"] += int((batch.from_student_B & ~batch.ended_B).sum())
         sums["sequences"] += len(batch.prompt_ids)
         sums["read_tokens"] += tokens_read(batch.prompt_ids, batch.completion_ids)
         sums["reward_sum"] += float(np.nansum(batch.reward_B, dtype=np.float64))
@@ -117,7 +134,6 @@ def to_torch(batch: Batch, device: torch.device) -> Batch:
 
 def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
     """One line of the training log; per-token means in nats. None where there is nothing to take the mean of."""
-    own_tokens = sums["staleness_tokens"]
     return {
         "step": step + 1,
         "loss": sums["loss_sum"] / sums["tokens"],
@@ -126,10 +142,10 @@ def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
         "tokens": sums["tokens"],
         "read_tokens": sums["read_tokens"],
         "own_share": sums["own"] / sums["sequences"],
-        "staleness_kl": sums["staleness_sum"] / own_tokens if own_tokens else 0.0,
+        **measures(sums),
         "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
         "reward": sums["reward_sum"] / sums["rewarded"] if sums["rewarded"] else None,
-        "clipped_share": sums["clipped_tokens"] / sums["clippable_tokens"] if sums.get("clippable_tokens") else None,
+        "gain_clipped": sums["clipped_tokens"] / sums["clippable_tokens"] if sums.get("clippable_tokens") else None,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
 _KINDS: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "read_tokens": int}
+_KINDS |= {"compared_tokens": int}
 
 
 def write_log(path: Path, rows: Sequence[Row]) -> None:

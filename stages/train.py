@@ -6,11 +6,13 @@ from pathlib import Path
 import click
 
 from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens
+from pipeline.engines.base import Sampling
 from pipeline.fingerprint import digest, tree_digest
 from pipeline.journal import DONE, resumable
 from pipeline.objective import ObjectiveParams, check, temperature_column
 from pipeline.params import lookup, section
 from pipeline.segment import Segment
+from pipeline.staleness import comparable_temperature
 from pipeline.text import load_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.training import OptimizerParams, checkpoints, open_run, train
 from pipeline.training_log import read_log
@@ -31,6 +33,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     objective = section(PARAMS, ObjectiveParams, "objective")
     p, mix = section(PARAMS, OptimizerParams, "optimizer"), section(PARAMS, BatchParams, "batches")
     seed, home, before = lookup(PARAMS, "seed"), Path(f"work/{student}/{round_id}"), Path(f"work/{student}/{prev}")
+    limit, sampling = lookup(PARAMS, "schedule", "max_staleness"), section(PARAMS, Sampling, "rollout", "sampling")
     check(objective)
     tokenizer = load_tokenizer(before / "model")
     readable = {"tokenizer": tokenizer_fingerprint(tokenizer)}
@@ -43,7 +46,8 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)
     inputs = digest(
-        *[asdict(one) for one in (objective, p, mix)],
+        *[asdict(one) for one in (objective, p, mix, sampling)],
+        limit,
         key,
         first_step,
         steps,
@@ -82,6 +86,8 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                 scratch=scratch,
                 title=f"train {student} {round_id}",
                 total_tokens=planned_tokens(planned),
+                behaviour_temperature=comparable_temperature(sampling),
+                max_staleness=limit,
             )
             last = checkpoints(scratch)[-1]
             tokenizer.save_pretrained(last / "model")

@@ -478,6 +478,7 @@ def test_only_students_have_a_behaviour() -> None:
     batch = collated(pairs, temperature=1.0, column=0)
     assert np.isnan(batch.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
     assert batch.from_student_B.tolist() == [True, False, False]
+    assert batch.fresh_N.tolist() == [True] * 2 + [False] * 4
 
 
 def test_sequences_keep_their_rows_in_any_company() -> None:

@@ -36,7 +36,7 @@ FIRST_RUN = [
 ]
 PARAMS: dict[str, Any] = {
     "seed": 0,
-    "schedule": {"total_steps": 4, "refresh_every": 2},
+    "schedule": {"total_steps": 4, "refresh_every": 2, "max_staleness": None},
     "task": {
         "name": "gsm8k",
         "train": 12,
@@ -312,7 +312,7 @@ def test_appended_rounds_run_alone(project: Project) -> None:
 
 def test_training_that_was_killed_ends_with_the_same_student(project: Project) -> None:
     steps = 30
-    project.change("schedule", to={"total_steps": steps, "refresh_every": steps})
+    project.change("schedule", to={"total_steps": steps, "refresh_every": steps, "max_staleness": None})
     train = "train@small-round0"
 
     def under_way() -> bool:

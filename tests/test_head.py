@@ -33,6 +33,7 @@ def make_targets() -> Targets:
         padding_NK=padding_NK,
         draw_ids_NJ=torch.randint(VOCAB, (POSITIONS, 4), generator=generator),
         token_ids_N=torch.randint(VOCAB, (POSITIONS,), generator=generator),
+        token_temperature=0.7,
     )
 
 
@@ -55,6 +56,7 @@ def densely(head: Head, hidden_ND: Tensor, targets: Targets, temperature: float)
         others_N=logits_NV.scatter(-1, targets.ids_NK, -torch.inf).logsumexp(-1),
         drawn_NJ=logits_NV.gather(-1, targets.draw_ids_NJ),
         token_N=logits_NV.gather(-1, targets.token_ids_N[:, None])[:, 0],
+        token_logp_N=torch.zeros(POSITIONS),
     )
     return everything(seen, slice(None))[0].sum()
 

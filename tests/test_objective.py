@@ -85,7 +85,7 @@ def identity(logits_NV: Tensor) -> Head:
 
 def loss_and_gradient(p: ObjectiveParams, logits_NV: Tensor, rows: Batch) -> tuple[float, Tensor]:
     hidden_ND = logits_NV.clone().requires_grad_()
-    loss, _ = batch_loss(p, identity(logits_NV), hidden_ND, rows)
+    loss, _ = batch_loss(p, identity(logits_NV), hidden_ND, rows, behaviour_temperature=1.0)
     loss.backward()  # type: ignore[no-untyped-call]
     assert hidden_ND.grad is not None
     return loss.item(), hidden_ND.grad
@@ -288,7 +288,8 @@ def test_chunks_change_nothing(chunk_tokens: int, tail_draws: bool) -> None:
     for size in (chunk_tokens, 1000):
         hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
         head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
-        loss, metrics = batch_loss(objective(tail_draws=tail_draws, chunk_tokens=size), head, hidden_ND, rows)
+        p = objective(tail_draws=tail_draws, chunk_tokens=size)
+        loss, metrics = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=0.7)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [hidden_ND.grad, weight_VD.grad]
         results.append((loss.item() / 8, gradients, {name: value.item() / 8 for name, value in metrics.items()}))
@@ -325,34 +326,56 @@ def test_temperature_reaches_both_sides() -> None:
     assert mixed > 0.1
 
 
-def metrics_of(behaviour: list[float], *, temperature: float = 1.0) -> dict[str, float]:
+def metrics_of(
+    behaviour: list[float], *, temperature: float = 1.0, behaviour_temperature: float | None = 1.0
+) -> dict[str, float]:
     rows = batch([pair(random_logits(3, 9, seed=1), [0, 1, 2], support(), behaviour=behaviour)], temperature)
     now = random_logits(3, 9, seed=0)
-    _, metrics = batch_loss(objective(temperature=temperature), identity(now), now, rows)
+    _, metrics = batch_loss(
+        objective(temperature=temperature), identity(now), now, rows, behaviour_temperature=behaviour_temperature
+    )
     return {name: float(value) for name, value in metrics.items()}
 
 
-def test_staleness_is_zero_for_the_student_that_wrote_the_rollout_and_k3_for_a_later_one() -> None:
-    now = random_logits(3, 9, seed=0).log_softmax(-1)[range(3), range(3)].tolist()
-    fresh = metrics_of(now)
-    assert fresh["staleness_sum"] == pytest.approx(0, abs=1e-12)
-    assert fresh["staleness_tokens"] == 3
-    assert fresh["token_nll_sum"] == pytest.approx(-sum(now))
-    stale = metrics_of([now[0] + 0.5, now[1] - 0.2, now[2]])
-    assert stale["staleness_sum"] == pytest.approx((np.exp(-0.5) - 1 + 0.5) + (np.exp(0.2) - 1 - 0.2), rel=1e-5)
+def logp_of(temperature: float) -> list[float]:
+    """What the student of `metrics_of` gives its tokens at a temperature."""
+    logp: list[float] = (random_logits(3, 9, seed=0) / temperature).log_softmax(-1)[range(3), range(3)].tolist()
+    return logp
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("sampled_at", [0.5, 1.0, 1.7])
+def test_staleness_is_zero_for_the_student_that_wrote_and_k3_for_a_later_one(
+    temperature: float, sampled_at: float
+) -> None:
+    """Whatever the temperature of the loss: it is the sampler's that counts."""
+    now = logp_of(sampled_at)
+    fresh = metrics_of(now, temperature=temperature, behaviour_temperature=sampled_at)
+    assert fresh["k3_sum"] == pytest.approx(0, abs=1e-12)
+    assert (fresh["compared_tokens"], fresh["clipped"]) == (3, 0)
+    assert (fresh["ratio_sum"], fresh["ratio_square_sum"]) == pytest.approx((3, 3))
+    assert fresh["token_nll_sum"] == pytest.approx(-sum(logp_of(temperature)))
+    before = [now[0] + 0.5, now[1] - 0.1, now[2]]
+    stale = metrics_of(before, temperature=temperature, behaviour_temperature=sampled_at)
+    assert stale["k3_sum"] == pytest.approx((np.exp(-0.5) - 1 + 0.5) + (np.exp(0.1) - 1 - 0.1), rel=1e-5)
+    assert stale["ratio_sum"] == pytest.approx(np.exp(-0.5) + np.exp(0.1) + 1)
+    assert stale["ratio_square_sum"] == pytest.approx(np.exp(-1) + np.exp(0.2) + 1)
+    assert stale["clipped"] == 1
 
 
 def test_tokens_of_an_unknown_author_have_no_staleness() -> None:
     metrics = metrics_of([float("nan"), -2.0, float("nan")])
-    assert metrics["staleness_tokens"] == 1
-    assert np.isfinite(metrics["staleness_sum"])
-    assert metrics_of([-1.0] * 3, temperature=2.0)["staleness_tokens"] == 0
+    assert metrics["compared_tokens"] == 1
+    assert np.isfinite(metrics["k3_sum"])
+    assert metrics_of([-1.0] * 3, behaviour_temperature=None)["compared_tokens"] == 0
 
 
 def test_teacher_tail_metric_is_the_mass_outside() -> None:
     teacher_TV = torch.tensor([[0.6, 0.3, 0.06, 0.04]]).log()
     rows = batch([pair(teacher_TV, [0], support(threshold=0.2))])
-    _, metrics = batch_loss(objective(), identity(torch.zeros(1, 4)), torch.zeros(1, 4), rows)
+    _, metrics = batch_loss(
+        objective(), identity(torch.zeros(1, 4)), torch.zeros(1, 4), rows, behaviour_temperature=None
+    )
     assert metrics["teacher_tail_sum"].item() == pytest.approx(0.1, abs=1e-6)
 
 

@@ -69,6 +69,8 @@ def fit(
         scratch=scratch,
         title="train",
         total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=None,
     )
     return checkpoints(scratch)[-1] / "model", state, seen
 
@@ -105,7 +107,7 @@ def test_alpha_one_trains_to_the_same_bits_with_rewards_and_without(
     assert all(torch.equal(gradients[name], plain[name]) for name in plain)
     assert with_.rows[0]["reward"] > 0
     assert without.rows[0]["reward"] is None
-    assert with_.rows[0]["clipped_share"] is None
+    assert with_.rows[0]["gain_clipped"] is None
 
 
 def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path, Pool, Pool], tmp_path: Path) -> None:
@@ -124,6 +126,6 @@ def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path,
         shares[alpha] = mean_share(student, seed=99)
     assert shares[0.05] > 3 * before > 0
     assert shares[1.0] < 1.5 * before
-    clipped = [row["clipped_share"] for row in state.rows]
+    clipped = [row["gain_clipped"] for row in state.rows]
     assert clipped[0] == 0
     assert 0 < clipped[-1] < 1

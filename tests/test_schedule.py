@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def schedule(total: int, every: int) -> ScheduleParams:
-    return ScheduleParams(total_steps=total, refresh_every=every)
+    return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None)
 
 
 def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:

@@ -156,7 +156,7 @@ def test_advantages_are_numbers_even_if_the_student_had_a_part_in_them() -> None
         leaf = student_TV.clone().requires_grad_()
         advantage_N = leaf.square().sum(-1)
         batch_ = replace(made, advantage_N=advantage_N.detach() if detach else advantage_N)
-        loss, _ = batch_loss(objective(alpha=0.0), identity(leaf), leaf, batch_)
+        loss, _ = batch_loss(objective(alpha=0.0), identity(leaf), leaf, batch_, behaviour_temperature=1.0)
         found.append(torch.autograd.grad(loss, leaf)[0])
     assert torch.equal(*found)
     assert found[0].abs().max() > 0.1

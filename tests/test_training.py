@@ -146,7 +146,14 @@ def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int 
 
 
 def fit(
-    model: Any, batches: Iterator[list[Batch]], p: OptimizerParams, state: Any, steps: range, scratch: Path
+    model: Any,
+    batches: Iterator[list[Batch]],
+    p: OptimizerParams,
+    state: Any,
+    steps: range,
+    scratch: Path,
+    *,
+    limit: float | None = None,
 ) -> None:
     train(
         model,
@@ -160,13 +167,25 @@ def fit(
         scratch=scratch,
         title="train",
         total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=limit,
     )
 
 
 def run(
-    job: Job, scratch: Path, steps: range, p: OptimizerParams, *, fail_before: int | None = None, **begin: Any
+    job: Job,
+    scratch: Path,
+    steps: range,
+    p: OptimizerParams,
+    *,
+    fail_before: int | None = None,
+    limit: float | None = None,
+    **begin: Any,
 ) -> Path:
-    """As the stage does: from the newest checkpoint in the scratch to the last step; raises before a step if asked."""
+    """As the stage does: from the newest checkpoint in the scratch to the last step; raises before a step if asked.
+
+    `limit` is `max_staleness`.
+    """
     scratch.mkdir(exist_ok=True)
     origin = {"model": job.student, "moments": None} | begin
     labels = {"student": "s", "round": "r1"}
@@ -178,7 +197,7 @@ def run(
                 raise KeyboardInterrupt
             yield window
 
-    fit(model, interrupted(), p, state, range(at, steps.stop), scratch)
+    fit(model, interrupted(), p, state, range(at, steps.stop), scratch, limit=limit)
     (last,) = checkpoints(scratch)
     return last
 
@@ -261,6 +280,8 @@ def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterr
         scratch=tmp_path,
         title="train",
         total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=None,
     )
     (other,) = checkpoints(tmp_path)
     assert contents(other)[0] != contents(uninterrupted)[0]
@@ -269,6 +290,30 @@ def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterr
 def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_do(job: Job, tmp_path: Path) -> None:
     done = contents(run(job, tmp_path / "scratch", range(2), optimizer()))
     assert contents(run(job, tmp_path / "scratch", range(2), optimizer(), fail_before=0)) == done
+
+
+# Early refresh
+
+
+def test_a_round_ends_after_the_first_step_beyond_the_limit_and_is_the_same_when_resumed(
+    job: Job, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Also when it was killed between its last checkpoint and its publication."""
+    rows = read_log(uninterrupted / "train.csv")
+    limit = (rows[1]["staleness_kl"] + rows[2]["staleness_kl"]) / 2
+    assert rows[0]["staleness_kl"] < limit
+    ended = run(job, tmp_path / "whole", range(4, 10), optimizer(), limit=limit)
+    assert ended.name == "step-00000007"
+    assert read_log(ended / "train.csv") == rows[:3]
+    for step in (5, 6):
+        with pytest.raises(KeyboardInterrupt):
+            run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit, fail_before=step)
+    for _ in range(2):
+        assert contents(run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit)) == contents(ended)
+
+
+def test_a_limit_that_nothing_reaches_changes_nothing(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
+    assert contents(run(job, tmp_path, range(4, 10), optimizer(), limit=1e9)) == contents(uninterrupted)
 
 
 # Rounds
@@ -333,7 +378,14 @@ def test_the_log_tells_each_step(job: Job, uninterrupted: Path) -> None:
         assert row["own_share"] == sum(batch.from_student_B.sum() for batch in window) / 6
         assert 0 < row["teacher_tail"] < 1
         assert (row["student"], row["round"]) == ("s", "r1")
-    assert rows[0]["staleness_kl"] < rows[-1]["staleness_kl"]
+        own = [one for batch in window for one in zip(batch.completion_ids, batch.from_student_B, strict=True)]
+        assert row["compared_tokens"] == sum(len(ids) for ids, is_own in own if is_own)
+        ended = [bool(one) for batch in window for one in batch.ended_B[batch.from_student_B]]
+        assert row["truncated_share"] == pytest.approx(1 - sum(ended) / len(ended))
+    first, last = rows[0], rows[-1]
+    assert first["staleness_kl"] < last["staleness_kl"]
+    assert first["effective_share"] > last["effective_share"]
+    assert first["clipped_share"] < last["clipped_share"]
 
 
 # The point of it all
