@@ -15,6 +15,7 @@ from pipeline.objective import ObjectiveParams
 from pipeline.params import parse, read_yaml, section
 from pipeline.pretrained import StudentParams, TeacherParams
 from pipeline.prompts import PromptParams
+from pipeline.rewards import worth
 from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.schedule import ScheduleParams
 from pipeline.scoring import ScoringParams
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Any] = {
     "student": dict[str, StudentParams],
     "corpus": CorpusParams,
     "rollout": RolloutParams,
+    "reward": dict[str, float],
     "scoring": ScoringParams,
     "objective": ObjectiveParams,
     "batches": BatchParams,
@@ -56,6 +58,7 @@ def check_params(path: Path) -> None:
     _check_corpus(parsed["corpus"], parsed["batches"])
     _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
     objective.check(parsed["objective"])
+    _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
     objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
 
 
@@ -89,6 +92,36 @@ def _check_corpus(corpus: CorpusParams, mix: BatchParams) -> None:
             got=mix.student_fraction,
             remedy="raise it, or corpus.references or corpus.generations",
         )
+
+
+def _check_reward(weights: dict[str, float], alpha: float, rollout: RolloutParams, mix: BatchParams) -> None:
+    """Every function is there; and with alpha below 1 each student's rollout has a reward, an advantage and a ratio."""
+    worth(weights)
+    if alpha == 1:
+        return
+    needs: list[tuple[bool, str, object, object, str]] = [
+        (bool(weights), "reward", "a function", "none", "name one"),
+        (mix.student_fraction > 0, "batches.student_fraction", "above 0", mix.student_fraction, "raise it"),
+        (
+            rollout.samples_per_prompt > 1,
+            "rollout.samples_per_prompt",
+            "at least 2, since a reward counts over the others of its prompt,",
+            rollout.samples_per_prompt,
+            "raise it",
+        ),
+        (
+            (rollout.sampling.temperature, rollout.sampling.top_p) == (1, 1),
+            "rollout.sampling",
+            "temperature 1 and top_p 1, of which the ratio to the student is defined,",
+            f"{rollout.sampling.temperature} and {rollout.sampling.top_p}",
+            "set both to 1",
+        ),
+    ]
+    for met, where, expected, got, remedy in needs:
+        if not met:
+            raise ParameterError(
+                where, expected=f"{expected} with objective.alpha {alpha}", got=got, remedy=f"{remedy}, or alpha to 1"
+            )
 
 
 def _check_decay(p: OptimizerParams, total_steps: int) -> None:

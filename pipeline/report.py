@@ -16,6 +16,7 @@ _COLUMNS = {
     "rouge_2": ("ROUGE-2", ".3f"),
     "rouge_l": ("ROUGE-L", ".3f"),
     "exact_match": ("exact match", ".1%"),
+    "reward": ("reward", ".3f"),
     "eos_share": ("ends with eos", ".1%"),
 }
 

@@ -10,6 +10,7 @@ from pipeline.engines.hf import HFSampler
 from pipeline.evaluation import EvaluationParams, compare, complete, join, task_metrics
 from pipeline.params import lookup, section
 from pipeline.records import Prompt
+from pipeline.rewards import mean_reward
 from pipeline.tables import write_json, write_rows
 from pipeline.tasks import Task, find_task
 from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
@@ -23,6 +24,7 @@ from stages.inputs import read_prompts
 @click.option("--checkpoint", default="model")
 def main(student: str | None, checkpoint: str) -> None:
     p, seed = section(PARAMS, EvaluationParams, "evaluation"), lookup(PARAMS, "seed")
+    weights = section(PARAMS, dict[str, float], "reward")
     task = find_task(lookup(PARAMS, "task", "name"))
     model = Path(f"work/{student}/{checkpoint}/model") if student else TEACHER
     out = Path(f"work/evaluations/{student}/{checkpoint}.json" if student else "work/evaluations/teacher.json")
@@ -36,6 +38,8 @@ def main(student: str | None, checkpoint: str) -> None:
         completions = complete(prompts, sampler, p, title=f"complete {name}")
         del sampler
         metrics = task_metrics(prompts, completions, read, task.metrics)
+        written = [(read(one.token_ids), len(one.token_ids), one.ended) for one in completions.sampled]
+        metrics |= mean_reward(prompts, written, weights)
         if student:
             compared = compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
             metrics |= join(compared).means()

@@ -1,10 +1,12 @@
-"""The student's own completions for one round, work/STUDENT/ROUND/rollouts.parquet."""
+"""The student's own completions for one round and what they are worth, work/STUDENT/ROUND/rollouts.parquet."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from pipeline.params import lookup, section
+from pipeline.rewards import reward_rollouts
 from pipeline.rollouts import RolloutParams, choose
 from stages.command import PARAMS, PROMPTS, cost, run
 from stages.inputs import read_prompts
@@ -17,6 +19,7 @@ from stages.sampling import sample_rollouts
 @click.option("--prev", required=True)
 def main(student: str, round_id: str, prev: str) -> None:
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
+    weights = section(PARAMS, dict[str, float], "reward")
     chosen = choose(read_prompts(PROMPTS, "train"), p.prompts, seed, student, round_id)
     with cost(f"{student}-{round_id}-rollout") as entry:
         entry["tokens"] = sample_rollouts(
@@ -29,6 +32,8 @@ def main(student: str, round_id: str, prev: str) -> None:
             source="student",
             out=Path(f"work/{student}/{round_id}/rollouts.parquet"),
             first=[],
+            finish=partial(reward_rollouts, prompts=chosen, weights=weights),
+            finish_key=weights,
         )
 
 

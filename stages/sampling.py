@@ -1,6 +1,6 @@
 """Sample completions into a rollouts file, batch by batch, going on where a killed run stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,17 @@ def sample_rollouts(
     source: Source,
     out: Path,
     first: Sequence[Rollout],
+    finish: Callable[[list[Rollout]], list[Rollout]] = list,
+    finish_key: object = None,
 ) -> int:
-    """Write `first` and one rollout a prompt and sample to `out`; returns the tokens sampled."""
+    """Write `first` and one rollout a prompt and sample, finished, to `out`; returns the tokens sampled.
+
+    `finish` adds to the rollouts what is not sampled; `finish_key` is what it depends on. Without prompts no model is
+    loaded.
+    """
+    if not prompts:
+        write_rows(out, first, ROLLOUT)
+        return 0
     tokenizer = load_tokenizer(model)
     sampler = HFSampler(
         model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
@@ -39,6 +48,7 @@ def sample_rollouts(
         sampler.fingerprint,
         seed,
         asdict(p),
+        finish_key,
         [[(one.sample_id, one.prompt.prompt_ids) for one in batch] for batch in batches],
     )
     with resumable({"rollouts.parquet": out}, inputs) as scratch:
@@ -53,5 +63,5 @@ def sample_rollouts(
                 meter.update(sum(len(one.completion_ids) for one in sampled) - meter.n)
             meter.total = meter.n
         with whole_directory(scratch / DONE) as done:
-            write_rows(done / "rollouts.parquet", [*first, *sampled], ROLLOUT)
+            write_rows(done / "rollouts.parquet", [*first, *finish(sampled)], ROLLOUT)
     return sum(len(one.completion_ids) for one in sampled)

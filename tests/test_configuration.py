@@ -163,3 +163,45 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, told: s
     path.write_text(text)
     with pytest.raises(ParameterError, match=told):
         check_params(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "reward: expected a function with objective.alpha 0.5, got none; name one, or alpha to 1"),
+        (
+            {"batches.student_fraction": 0},
+            "batches.student_fraction: expected above 0 with objective.alpha 0.5",
+        ),
+        (
+            {"rollout.samples_per_prompt": 1},
+            "rollout.samples_per_prompt: expected at least 2, since a reward",
+        ),
+        (
+            {"rollout.sampling.top_p": 0.9},
+            "rollout.sampling: expected temperature 1 and top_p 1, of which",
+        ),
+        ({"rollout.sampling.temperature": 0.0}, "rollout.sampling: expected temperature 1 and top_p 1, of which the"),
+    ],
+)
+def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    document, path = YAML(typ="safe").load(PARAMS), tmp_path / "params.yaml"
+    document["objective"]["alpha"] = 0.5
+    document["reward"] = {"length": 0.1} if changes else {}
+    YAML(typ="safe").dump(document, path)
+    if changes:
+        check_params(path)
+    for where, value in changes.items():
+        *parents, last = where.split(".")
+        target = document
+        for key in parents:
+            target = target[key]
+        target[last] = value
+    YAML(typ="safe").dump(document, path)
+    with pytest.raises(ParameterError) as caught:
+        check_params(path)
+    assert str(caught.value).startswith(told)
+
+
+def test_a_reward_that_is_not_there_is_told_at_once(mistake: Callable[..., str]) -> None:
+    assert mistake("reward", {"rouge": 1.0}).startswith("reward.rouge: expected one of: exact_match, rouge_l, bleu, ")

@@ -69,6 +69,7 @@ PARAMS: dict[str, Any] = {
             "support_max": 16,
         },
     },
+    "reward": {},
     "scoring": {
         "precision": "float32",
         "batch_size": 1,

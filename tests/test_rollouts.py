@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pipeline.engines.base import Sampled, Sampling
 from pipeline.errors import DataError
 from pipeline.records import Prompt, Rollout
+from pipeline.rewards import reward_rollouts
 from pipeline.rollouts import RolloutParams, choose, collect_rollouts, plan_batches, reference_rollouts
 from stages import sampling as stage
 from stages.inputs import read_rollouts
@@ -99,7 +101,7 @@ def test_references_have_no_author() -> None:
     assert (made.behaviour_logp, made.support_ids) == ([], [])
 
 
-def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS) -> int:
+def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS, **finish: Any) -> int:
     return sample_rollouts(
         model,
         prompts,
@@ -110,6 +112,7 @@ def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = 
         source="student",
         out=Path("out/rollouts.parquet"),
         first=reference_rollouts(PROMPTS[:1]),
+        **finish,
     )
 
 
@@ -150,3 +153,24 @@ def test_prompts_beyond_the_context_are_refused_before_anything_is_written(
         "lower task.max_prompt_tokens or max_new_tokens"
     )
     assert not Path("out").exists()
+
+
+def test_a_reward_is_kept_with_the_rollout_and_belongs_to_its_inputs(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for weights in ({"length": 0.5}, {"length": 2.0}):
+        sample(
+            student_dir,
+            finish=partial(reward_rollouts, prompts=PROMPTS, weights=weights),
+            finish_key=weights,
+        )
+        reference, *written = read_rollouts(Path("out/rollouts.parquet"))
+        assert reference.reward is None
+        assert [one.reward for one in written] == [weights["length"] * len(one.completion_ids) for one in written]
+
+
+def test_without_prompts_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sample(tmp_path / "nowhere", []) == 0
+    assert read_rollouts(Path("out/rollouts.parquet")) == reference_rollouts(PROMPTS[:1])
