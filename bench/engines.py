@@ -48,7 +48,9 @@ def _timed(name: str, tokens: int, work: Callable[[], object]) -> Row:
 
 
 def _sampling(prompts: list[list[int]], vocab: int, tokens: int) -> list[Row]:
-    sampling = Sampling(max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64)
+    sampling = Sampling(
+        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64, tail_draws=0
+    )
     sampler = HFSampler(TEACHER, precision="auto", vocab=vocab, eos_ids=[-1], seed=0)
     model = lm.load_model(TEACHER, dtype=lm.resolve_dtype("auto"))
     width = max(map(len, prompts))
@@ -82,7 +84,10 @@ def _scoring(prompts: list[list[int]], vocab: int) -> list[Row]:
     scorer = HFScorer(TEACHER, precision=p.precision, vocab=vocab, support=p.support, batch_size=p.batch_size)
     model = lm.load_model(TEACHER)
     head = lm.head_of(model, vocab)
-    sequences = [ToScore(prompt_ids=one[:-32], completion_ids=one[-32:], support_ids=[]) for one in prompts]
+    sequences = [
+        ToScore(prompt_ids=one[:-32], completion_ids=one[-32:], support_ids=[], tail_ids=[], tail_offset=[])
+        for one in prompts
+    ]
 
     def forward() -> None:
         with torch.inference_mode(), lm.autocast(lm.resolve_dtype(p.precision)):

@@ -28,7 +28,7 @@ from bench.populations import Population, load_prompts, populations
 from bench.segments import nameless
 from pipeline.collation import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
-from pipeline.engines.base import SupportParams
+from pipeline.engines.base import SupportParams, ToScore
 from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
 from pipeline.objective import Rows, distance
@@ -175,7 +175,14 @@ def _scored(one: Way, texts: Population) -> Iterator[ScoredSequence]:
     for rollout, hidden_TD in zip(texts.rollouts, spans, strict=True):
         likely = rollout.support_ids if rollout.source in one.union else []
         seed = derive_seed(rollout.rollout_id)
-        scores = truncate(texts.teacher_head(hidden_TD), rollout.completion_ids, likely, one.support, seed=seed)
+        asked = ToScore(
+            prompt_ids=[],
+            completion_ids=rollout.completion_ids,
+            support_ids=likely,
+            tail_ids=rollout.tail_ids,
+            tail_offset=rollout.tail_offset,
+        )
+        scores = truncate(texts.teacher_head(hidden_TD), asked, one.support, seed=seed)
         yield ScoredSequence(rollout=rollout, scores=scores)
 
 

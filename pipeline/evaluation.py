@@ -121,7 +121,12 @@ def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *
 
 def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
     return Sampling(
-        max_new_tokens=p.max_new_tokens, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0
+        max_new_tokens=p.max_new_tokens,
+        temperature=temperature,
+        top_p=1.0,
+        support_threshold=1.0,
+        support_max=0,
+        tail_draws=0,
     )
 
 

@@ -88,6 +88,8 @@ def _scored(row: PlainRow, origin: Origin) -> ScoredSequence:
         completion_ids=row.completion_ids,
         behaviour_logp=[],
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
         text="",
     )
@@ -112,7 +114,8 @@ def _scores(row: PlainRow, vocab: int) -> Scores:
         tail_NH=tail_N1,
         lse_NH=np.zeros_like(tail_N1),
         token_logp_N=_token_logp(row, owner, ids, logp, tail_N).astype(np.float32),
-        entropy_N=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32),
+        entropy_NH=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32)[:, None],
+        realised_only_N=np.zeros(positions, np.bool_),
         draw_ids=none,
         draw_logp=none.astype(np.float32),
         draw_n=np.zeros(positions, np.int32),
@@ -120,6 +123,7 @@ def _scores(row: PlainRow, vocab: int) -> Scores:
         union_logp=none.astype(np.float32),
         union_n=np.zeros(positions, np.int32),
         union_tail_NH=tail_N1,
+        tail_g_N=np.full(positions, np.nan, np.float32),
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.records import Ints, Scores
 
 GROUPS = ("head", "draw", "union")
+_DTYPES: dict[str, Any] = {"realised_only_N": np.bool_}
 
 
 def _group_of(name: str) -> str:
@@ -30,7 +31,7 @@ def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
     """Scores of sequences laid end to end; none give empty arrays."""
     empty: dict[str, NDArray[Any]] = {}
     for name in GROUP_OF_FIELD:
-        dtype = np.int32 if name.endswith(("_ids", "_n")) else np.float32
+        dtype = _DTYPES.get(name, np.int32 if name.endswith(("_ids", "_n")) else np.float32)
         empty[name] = np.zeros((0, temperatures) if name.endswith("_NH") else 0, dtype)
     return Scores(
         **{name: np.concatenate([first, *(getattr(one, name) for one in parts)]) for name, first in empty.items()}

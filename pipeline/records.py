@@ -44,7 +44,11 @@ class Rollout:
     prompt_ids: list[int]
     completion_ids: list[int]
     behaviour_logp: list[float]  # [T] log-prob of each token under the sampler; [] for the data set
-    support_ids: list[list[int]]  # [T] lists: tokens to which the author gave q > t_q; [] for the data set
+    support_ids: list[list[int]]  # [T] lists: tokens to which the author gave q > t_q; [] unless a student wrote it
+    tail_ids: list[list[int]]  # [T] lists: the author's draws from all other tokens; [] as above
+    tail_offset: list[
+        float
+    ]  # [T] nats: the mean log-prob, under the author, of all other tokens less that of the draws
     ended: bool  # the completion ends with eos
     text: str  # for people: derived from completion_ids, never tokenised again
     reward: float | None = None  # what the completion is worth; None unless a student wrote it and rewards are given
@@ -81,8 +85,11 @@ class Scores:
     head_n: Ints  # [N]
     tail_NH: Floats  # mass outside the head at each temperature
     lse_NH: Floats  # log sum_V p(i) ** (1 / temperature); 0 at temperature 1
+    entropy_NH: Floats  # nats
     token_logp_N: Floats  # log-prob of the realised token
-    entropy_N: Floats  # nats; only each sequence's mean is stored, and is what every position reads back
+    realised_only_N: NDArray[
+        np.bool_
+    ]  # the realised token is in the head for no other reason, and its author's unlikely
     draw_ids: Ints  # [R]
     draw_logp: Floats  # [R]
     draw_n: Ints  # [N]
@@ -90,6 +97,7 @@ class Scores:
     union_logp: Floats  # [U]
     union_n: Ints  # [N]
     union_tail_NH: Floats  # mass outside head and union; equals tail_NH where the union is empty
+    tail_g_N: Floats  # G: estimated mean log-prob of tokens outside head and union, as their author draws; NaN: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

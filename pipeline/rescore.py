@@ -95,7 +95,11 @@ def _drawn(segment: Segment, row: int) -> Drawn:
     heads = np.split(stored.head_ids, np.cumsum(stored.head_n)[:-1])
     return Drawn(
         to_score=ToScore(
-            prompt_ids=prompt_ids, completion_ids=completion_ids, support_ids=[one.tolist() for one in heads]
+            prompt_ids=prompt_ids,
+            completion_ids=completion_ids,
+            support_ids=[one.tolist() for one in heads],
+            tail_ids=[],
+            tail_offset=[],
         ),
         stored=stored,
         sqrt_p=segment.manifest.error_bounds["sqrt_p"],

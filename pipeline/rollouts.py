@@ -6,7 +6,7 @@ completions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.engines.base import Sampler, Sampling
 from pipeline.fingerprint import derive_seed
@@ -70,7 +70,9 @@ def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, na
 def collect_rollouts(
     batch: Sequence[Request], sampler: Sampler, sampling: Sampling, decode: Decode, *, source: Source
 ) -> list[Rollout]:
-    """The rollouts of one batch."""
+    """The rollouts of one batch; what the author found likely, and draws from the rest, are recorded of students."""
+    if source != "student":
+        sampling = replace(sampling, support_max=0, tail_draws=0)
     sampled = sampler.sample([one.prompt.prompt_ids for one in batch], [one.sample_id for one in batch], sampling)
     return [
         Rollout(
@@ -82,6 +84,8 @@ def collect_rollouts(
             completion_ids=one.token_ids,
             behaviour_logp=one.logp,
             support_ids=one.support_ids if source == "student" else [],
+            tail_ids=one.tail_ids if source == "student" else [],
+            tail_offset=one.tail_offset if source == "student" else [],
             ended=one.ended,
             text=decode(one.token_ids),
         )
@@ -101,6 +105,8 @@ def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
             completion_ids=prompt.reference_ids,
             behaviour_logp=[],
             support_ids=[],
+            tail_ids=[],
+            tail_offset=[],
             ended=True,
             text=prompt.references[0],
         )

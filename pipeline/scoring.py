@@ -36,7 +36,7 @@ class ScoringParams:
 
 
 def key_of(rollout: Rollout) -> Key:
-    """What a score is found by, within one scorer: the tokens, and the author's likely tokens."""
+    """What a score is found by, within one scorer: the tokens, and what the author recorded of its distribution."""
     return sequence_key(rollout), support_key(rollout)
 
 
@@ -91,5 +91,9 @@ def unknown(rollouts: Sequence[Rollout], known: Container[Key]) -> list[Rollout]
 
 def _to_score(rollout: Rollout) -> ToScore:
     return ToScore(
-        prompt_ids=rollout.prompt_ids, completion_ids=rollout.completion_ids, support_ids=rollout.support_ids
+        prompt_ids=rollout.prompt_ids,
+        completion_ids=rollout.completion_ids,
+        support_ids=rollout.support_ids,
+        tail_ids=rollout.tail_ids,
+        tail_offset=rollout.tail_offset,
     )

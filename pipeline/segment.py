@@ -40,8 +40,8 @@ from pipeline.codecs.accuracy import measure
 from pipeline.errors import StoreError
 from pipeline.fingerprint import file_digest
 from pipeline.ragged import GROUPS, join_scores, split_scores
-from pipeline.records import Floats, Rollout, Scores
-from pipeline.sequences import ScoredSequence, SegmentHeader, index_table, sequence_means
+from pipeline.records import Rollout, Scores
+from pipeline.sequences import ScoredSequence, SegmentHeader, index_table
 from pipeline.windows import Stretch
 from schemas.manifest import FileEntry, Manifest, Measured
 from schemas.segment import FORMAT, PAYLOAD, TOKENS
@@ -140,8 +140,7 @@ def _pack(
     rank_of_token = np.empty(vocab, dtype=np.int64)
     rank_of_token[token_of_rank] = np.arange(vocab)
     arrays = codec.encode(scores, rank_of_token)
-    entropy_B = sequence_means(scores.entropy_N, positions_B).astype(np.float32)
-    decoded = codec.decode(arrays, token_of_rank, entropy_N=np.repeat(entropy_B, positions_B))
+    decoded = codec.decode(arrays, token_of_rank)
     stored_n = {group: arrays[f"{group}_n"] for group in GROUPS}
     index = index_table([one.rollout for one in sequences], stored_n, decoded, positions_B, header.scorer)
     return arrays, index, measure(scores, decoded, codec)
@@ -308,8 +307,7 @@ class Segment:
         window = {axis: slice(int(ends[start]), int(ends[stop])) for axis, ends in self._bounds.items()}
         arrays = {name: self._read_array(name, window[_AXES[PAYLOAD[name].axes]]) for name in self._payload}
         rows = self.index.slice(start, stop - start)
-        entropy_N: Floats = np.repeat(rows["mean_entropy"].to_numpy(), rows["positions"].to_numpy())
-        scores = self._codec.decode(arrays, self.token_of_rank, entropy_N=entropy_N)
+        scores = self._codec.decode(arrays, self.token_of_rank)
         return Stretch.of(start, scores, rows["positions"].to_numpy())
 
     def _read_array(self, name: str, window: slice) -> NDArray[Any]:

@@ -54,10 +54,13 @@ def sequence_key(rollout: Rollout) -> str:
 
 
 def support_key(rollout: Rollout) -> str:
-    """Hex sha256 of what the author found likely; one and the same for all rollouts without any such token."""
-    lists = rollout.support_ids if any(rollout.support_ids) else []
-    flat = [token for ids in lists for token in ids]
-    return hashlib.sha256(ids_digest([len(ids) for ids in lists]) + ids_digest(flat)).hexdigest()
+    """Hex sha256 of what the author found likely and drew; one and the same for all rollouts without either."""
+    parts = b""
+    for lists in (rollout.support_ids, rollout.tail_ids):
+        named = lists if any(lists) else []
+        parts += ids_digest([len(ids) for ids in named]) + ids_digest([token for ids in named for token in ids])
+    offsets = rollout.tail_offset if any(rollout.tail_ids) else []
+    return hashlib.sha256(parts + np.asarray(offsets, "<f4").tobytes()).hexdigest()
 
 
 def score_key(scorer: str, key: Key) -> bytes:
@@ -89,7 +92,7 @@ def index_table(
         "position_offset": start_B,
         **{f"{group}_offset": offsets(n_N)[start_B] for group, n_N in stored_n.items()},
         "positions": positions_B,
-        "mean_entropy": sequence_means(decoded.entropy_N, positions_B),
+        "mean_entropy": sequence_means(decoded.entropy_NH[:, 0], positions_B),
         "mean_tail": sequence_means(decoded.tail_NH[:, 0], positions_B),
         "teacher_nll": sequence_means(-decoded.token_logp_N, positions_B),
         "top1_agreement": sequence_means(_agrees(decoded, realised_N), positions_B),

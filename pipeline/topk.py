@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.engines.base import SupportParams
+from pipeline.engines.base import SupportParams, ToScore
 from pipeline.records import Scores
 
 _MAX_DRAWS = 255  # draw_n is one byte
@@ -25,23 +25,25 @@ _BLOCK = 256  # tokens that one step of the inverse CDF takes together
 Entries: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
 
 
-def truncate(
-    logits_TV: Tensor, token_ids: list[int], support_ids: list[list[int]], p: SupportParams, *, seed: int
-) -> Scores:
+def truncate(logits_TV: Tensor, one: ToScore, p: SupportParams, *, seed: int) -> Scores:
     """Scores of one completion of T tokens from fp32 logits [T, V]."""
     logp_TV = logits_TV.log_softmax(-1)
     p_TV = logp_TV.exp()
     entropy_T = _entropy(p_TV, logp_TV)
-    tokens_T = torch.tensor(token_ids, device=logits_TV.device)
-    in_head_TV, head = _head(p_TV, tokens_T, p)
-    union = _union(logp_TV, in_head_TV, support_ids)
+    tokens_T = torch.tensor(one.completion_ids, device=logits_TV.device)
+    in_head_TV, realised_only_T, head = _head(p_TV, tokens_T, p)
+    likely = _named(one.support_ids, logp_TV)
+    realised_only_T[likely[0][likely[1] == tokens_T[likely[0]]]] = False
+    new = ~in_head_TV[likely]
+    union = likely[0][new], likely[1][new]
     p_TV[head] = 0.0
     tail_T = p_TV.sum(-1)
     draws = _draws(p_TV, tail_T, p, seed)
     p_TV[union] = 0.0
-    others = [_tails(logp_TV, head, union, one) for one in p.temperatures[1:]]
-    first = (tail_T, p_TV.sum(-1), torch.zeros_like(tail_T))
-    tails_TH, union_tails_TH, lse_TH = (torch.stack(one, -1) for one in zip(first, *others, strict=True))
+    in_head_TV[union] = True
+    others = [_tempered(logp_TV, head, union, at) for at in p.temperatures[1:]]
+    first = (tail_T, p_TV.sum(-1), torch.zeros_like(tail_T), entropy_T)
+    tails_TH, union_tails_TH, lse_TH, entropy_TH = (torch.stack(each, -1) for each in zip(first, *others, strict=True))
 
     def flat(group: str, entries: Entries) -> dict[str, np.ndarray]:
         rows, ids = entries
@@ -58,8 +60,10 @@ def truncate(
         tail_NH=tails_TH.float().cpu().numpy(),
         union_tail_NH=union_tails_TH.float().cpu().numpy(),
         lse_NH=lse_TH.float().cpu().numpy(),
+        entropy_NH=entropy_TH.float().cpu().numpy(),
         token_logp_N=logp_TV.gather(-1, tokens_T[:, None])[:, 0].float().cpu().numpy(),
-        entropy_N=entropy_T.float().cpu().numpy(),
+        realised_only_N=realised_only_T.cpu().numpy(),
+        tail_g_N=_tail_g(logp_TV, in_head_TV, one).float().cpu().numpy(),
     )
 
 
@@ -71,8 +75,11 @@ def _entropy(p_TV: Tensor, logp_TV: Tensor) -> Tensor:
     return entropy_T
 
 
-def _head(p_TV: Tensor, tokens_T: Tensor, p: SupportParams) -> tuple[Tensor, Entries]:
-    """The tokens above the threshold up to the cap, the likeliest and the realised one: as a mask [T, V] and a list."""
+def _head(p_TV: Tensor, tokens_T: Tensor, p: SupportParams) -> tuple[Tensor, Tensor, Entries]:
+    """The tokens above the threshold up to the cap, the likeliest and the realised one: as a mask [T, V] and a list.
+
+    Between them a mask [T] of where the realised token is there for no other reason.
+    """
     head_TV = p_TV > p.threshold
     rows, ids = head_TV.nonzero(as_tuple=True)
     count_T = torch.bincount(rows, minlength=len(tokens_T))
@@ -82,45 +89,72 @@ def _head(p_TV: Tensor, tokens_T: Tensor, p: SupportParams) -> tuple[Tensor, Ent
             likeliest = p_TV[wrong_T].topk(min(kept, p_TV.shape[-1]), dim=-1).indices
             head_TV[wrong_T] = torch.zeros_like(head_TV[wrong_T]).scatter_(-1, likeliest, True)
         rows, ids = head_TV.nonzero(as_tuple=True)
-    missing = (~head_TV.gather(-1, tokens_T[:, None]))[:, 0].nonzero()[:, 0]
+    missing_T = ~head_TV.gather(-1, tokens_T[:, None])[:, 0]
+    missing = missing_T.nonzero()[:, 0]
     rows, order = torch.cat([rows, missing]).sort(stable=True)
-    return head_TV.scatter_(-1, tokens_T[:, None], True), (rows, torch.cat([ids, tokens_T[missing]])[order])
+    entries = rows, torch.cat([ids, tokens_T[missing]])[order]
+    return head_TV.scatter_(-1, tokens_T[:, None], True), missing_T, entries
 
 
-def _union(logp_TV: Tensor, in_head_TV: Tensor, support_ids: list[list[int]]) -> Entries:
-    """The author's likely tokens outside the head, but for those that cannot be."""
-    pairs = [(row, token) for row, ids in enumerate(support_ids) for token in ids]
+def _named(ids_of_row: list[list[int]], logp_TV: Tensor) -> Entries:
+    """The tokens that the author named at each position, but for those that cannot be."""
+    pairs = [(row, token) for row, ids in enumerate(ids_of_row) for token in ids]
     rows, ids = torch.tensor(pairs, dtype=torch.long, device=logp_TV.device).reshape(-1, 2).unbind(-1)
-    new = ~in_head_TV[rows, ids] & ~torch.isneginf(logp_TV[rows, ids])
-    return rows[new], ids[new]
+    possible = ~torch.isneginf(logp_TV[rows, ids])
+    return rows[possible], ids[possible]
 
 
-def _tails(logp_TV: Tensor, head: Entries, union: Entries, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mass outside the head [T] and outside head and union [T] at a temperature, and its log-sum-exp [T]."""
-    p_TV = logp_TV / temperature
-    lse_T = p_TV.logsumexp(-1)
-    p_TV.sub_(lse_T[:, None]).exp_()
+def _tempered(logp_TV: Tensor, head: Entries, union: Entries, temperature: float) -> tuple[Tensor, ...]:
+    """At a temperature, [T] each: mass outside the head, outside head and union, log-sum-exp, entropy."""
+    q_TV = logp_TV / temperature
+    lse_T = q_TV.logsumexp(-1)
+    q_TV.sub_(lse_T[:, None])
+    p_TV = q_TV.exp()
+    entropy_T = _entropy(p_TV, q_TV)
     p_TV[head] = 0.0
     tail_T = p_TV.sum(-1)
     p_TV[union] = 0.0
-    return tail_T, p_TV.sum(-1), lse_T
+    return tail_T, p_TV.sum(-1), lse_T, entropy_T
+
+
+def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: ToScore) -> Tensor:
+    """G [T]: mean log-prob of those of the author's draws that are not stored, plus its offset; NaN without any.
+
+    The offset has mean 0 over the draws, and tokens that the author finds likelier so mostly does the teacher: it takes
+    away what the draws' choice among likely and unlikely tokens adds in variance.
+    """
+    rows, ids = _named(one.tail_ids, logp_TV)
+    new = ~stored_TV[rows, ids]
+    sums_T, counts_T = (torch.zeros(len(logp_TV), dtype=torch.double, device=logp_TV.device) for _ in range(2))
+    sums_T.index_add_(0, rows[new], logp_TV[rows[new], ids[new]].double())
+    counts_T.index_add_(0, rows[new], torch.ones_like(ids[new], dtype=torch.double))
+    offset_T = torch.tensor(one.tail_offset or [0.0] * len(logp_TV), dtype=torch.double, device=logp_TV.device)
+    return sums_T / counts_T + offset_T
 
 
 def _draws(outside_TV: Tensor, tail_T: Tensor, p: SupportParams, seed: int) -> Entries:
-    """Draws from the tail by inverse CDF: first a block of tokens, then a token in it."""
+    """As many draws from each tail as its mass deserves."""
     wanted_T = (tail_T * p.draws_per_tail).ceil().clamp(max=_MAX_DRAWS).long()
     wanted_T[tail_T <= p.min_tail] = 0
     most = int(wanted_T.max())
     rows_R, place_R = (torch.arange(most, device=tail_T.device) < wanted_T[:, None]).nonzero(as_tuple=True)
     uniform_TJ = torch.from_numpy(np.random.Generator(np.random.Philox(seed)).random((len(tail_T), most)))
-    padded_TV = functional.pad(outside_TV, (0, -outside_TV.shape[-1] % _BLOCK))
-    blocks = padded_TV.reshape(len(tail_T), -1, _BLOCK)
-    ends = blocks.sum(-1).double().cumsum(-1)
-    marks_TJ = uniform_TJ.to(tail_T.device) * ends[:, -1:]
-    block_TJ = torch.searchsorted(ends, marks_TJ, right=True).clamp(max=ends.shape[-1] - 1)
-    begin_TJ = functional.pad(ends, (1, 0)).gather(-1, block_TJ)
-    share_TJ = (marks_TJ - begin_TJ) / (ends.gather(-1, block_TJ) - begin_TJ)
-    block_R, share_R1 = block_TJ[rows_R, place_R], share_TJ[rows_R, place_R, None]
-    within = blocks[rows_R, block_R].double().cumsum(-1)
-    token_R = torch.searchsorted(within, share_R1 * within[:, -1:], right=True)[:, 0].clamp(max=_BLOCK - 1)
-    return rows_R, block_R * _BLOCK + token_R
+    return rows_R, inverse_cdf(outside_TV, rows_R, uniform_TJ.to(tail_T.device)[rows_R, place_R])
+
+
+def inverse_cdf(mass_TV: Tensor, rows_R: Tensor, uniform_R: Tensor) -> Tensor:
+    """A token for each number in [0, 1), drawn in proportion to its row's masses, which are not all 0.
+
+    First a block of tokens, then a token in it.
+    """
+    padded_TV = functional.pad(mass_TV, (0, -mass_TV.shape[-1] % _BLOCK))
+    blocks = padded_TV.reshape(len(mass_TV), -1, _BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)[rows_R]
+    marks_R1 = uniform_R[:, None] * ends[:, -1:]
+    block_R1 = torch.searchsorted(ends, marks_R1, right=True).clamp(max=ends.shape[-1] - 1)
+    begin_R1 = functional.pad(ends, (1, 0)).gather(-1, block_R1)
+    share_R1 = (marks_R1 - begin_R1) / (ends.gather(-1, block_R1) - begin_R1)
+    within = blocks[rows_R, block_R1[:, 0]].double().cumsum(-1)
+    token_R1 = torch.searchsorted(within, share_R1 * within[:, -1:], right=True).clamp(max=_BLOCK - 1)
+    tokens_R: Tensor = (block_R1 * _BLOCK + token_R1)[:, 0]
+    return tokens_R

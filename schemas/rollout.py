@@ -12,9 +12,11 @@ ROLLOUT = pa.schema(
         pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),
         pa.field("support_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
+        pa.field("tail_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
+        pa.field("tail_offset", pa.list_(pa.float32()), nullable=False),
         pa.field("ended", pa.bool_(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("reward", pa.float64()),  # null where there is none
     ],
-    metadata={"schema": "stillroom.rollout/2"},
+    metadata={"schema": "stillroom.rollout/3"},
 )

@@ -16,6 +16,14 @@ entries of every array along E, and so on.
 With every codec:
 * `token_logp`: IEEE half precision, nats. `lse`: float32, temperatures 2 to H; absent when H is 1.
 * log p_h(i) = log p(i) / temperature_h - lse_h.
+* `entropy`: a byte c means (c / 32) ** 2 nats, at each temperature.
+* `realised_only`: 1 where the realised token is a head entry for no other reason than having been realised, and its
+  author did not record it as likely either; else 0.
+
+What the author of the rollout has to do with, and another student's scores of the same tokens would not share:
+`union_id`, `union_p`, `union_n`, `union_tail` and their like, `realised_only`, and
+* `tail_g`: a byte c > 0 means (1 - c) / 4 nats: an estimate of the mean log-prob, at temperature 1, of the tokens
+  outside head and union, weighted as the author would draw them. c = 0: there is none.
 
 Codec "sqrt8" (`levels`, `floor_nats`):
 * `head_id`, `union_id`: ranks of a position ascend without repetition; the first is stored as it is, each later one
@@ -43,12 +51,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-FORMAT = "stillroom.segment/2"
+FORMAT = "stillroom.segment/3"
 
 _INDEX_FIELDS: list[Any] = [
     pa.field("score_key", pa.binary(16), nullable=False),  # blake2b of "scorer/sequence_key/support_key"; found by this
     pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
-    pa.field("support_key", pa.string(), nullable=False),  # identity of what the author found likely
+    pa.field(
+        "support_key", pa.string(), nullable=False
+    ),  # identity of what the author found likely, and drew from the rest
     pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher, scoring and codec
     pa.field("rollout_id", pa.string(), nullable=False),
     pa.field("prompt_id", pa.string(), nullable=False),
@@ -60,7 +70,7 @@ _INDEX_FIELDS: list[Any] = [
     pa.field("union_offset", pa.int64(), nullable=False),
     pa.field("positions", pa.int32(), nullable=False),
     # Means over the sequence's positions of what a reader decodes; 0 for a sequence without positions.
-    pa.field("mean_entropy", pa.float32(), nullable=False),  # nats
+    pa.field("mean_entropy", pa.float32(), nullable=False),  # nats, at temperature 1
     pa.field("mean_tail", pa.float32(), nullable=False),  # mass outside the head at temperature 1
     pa.field("teacher_nll", pa.float32(), nullable=False),  # nats a token
     pa.field("top1_agreement", pa.float32(), nullable=False),  # share whose likeliest head token was taken
@@ -111,5 +121,8 @@ PAYLOAD: dict[str, PayloadArray] = {
     "tail": PayloadArray(("uint8",), "NH", "mass outside the head"),
     "union_tail": PayloadArray(("uint8",), "NH", "mass outside head and union, as a difference from tail"),
     "token_logp": PayloadArray(("float16",), "N", "log-prob of the realised token"),
+    "realised_only": PayloadArray(("uint8",), "N", "the realised token is an entry for that reason alone"),
+    "tail_g": PayloadArray(("uint8",), "N", "mean log-prob of the author's draws from its tail"),
+    "entropy": PayloadArray(("uint8",), "NH", "entropy at each temperature"),
     "lse": PayloadArray(("float32",), "NH", "normaliser of each temperature but the first"),
 }

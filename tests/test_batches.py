@@ -44,6 +44,8 @@ def rollout(name: str, prompt: Sequence[int], completion: Sequence[int], *, sour
         completion_ids=list(completion),
         behaviour_logp=[] if source == "dataset" else [-0.5 * (t + 1) for t in range(len(completion))],
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=False,
         text="",
     )
@@ -71,7 +73,9 @@ def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any 
         union_tail_NH=tail_NH - taken,
         lse_NH=np.zeros_like(tail_NH) if lse is None else np.array(lse, np.float32),
         token_logp_N=np.zeros(len(head), np.float32),
-        entropy_N=np.zeros(len(head), np.float32),
+        entropy_NH=np.zeros_like(tail_NH),
+        realised_only_N=np.zeros(len(head), np.bool_),
+        tail_g_N=np.full(len(head), np.nan, np.float32),
     )
 
 
@@ -494,4 +498,4 @@ def test_collating_leaves_the_scores_alone() -> None:
     rows = scores([{0: 0.8}], union=[{3: 0.05}], draw=[{2: 0.1}])
     before = replace(rows, **{name: getattr(rows, name).copy() for name in Scores.__slots__})
     collated([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)
-    assert all(np.array_equal(getattr(rows, name), getattr(before, name)) for name in Scores.__slots__)
+    assert all(np.array_equal(getattr(rows, name), getattr(before, name), equal_nan=True) for name in Scores.__slots__)

@@ -24,6 +24,8 @@ def rollout(prompt: list[int], completion: list[int]) -> Rollout:
         completion_ids=completion,
         behaviour_logp=[],
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=False,
         text="",
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.codecs import CODECS, Codec, ErrorBounds, build_codec, config_of, stored_fingerprint
-from pipeline.codecs.base import SMALL_P
+from pipeline.codecs.base import MOST_G, SMALL_P
 from pipeline.codecs.sqrt8 import Sqrt8
 from pipeline.errors import StoreError
 from pipeline.ragged import join_scores
@@ -42,7 +42,9 @@ def _random_scores(seed: int, positions: int, vocab: int, temperatures: int) -> 
         union_tail_NH=(tail_NH * rng.random((positions, temperatures))).astype(np.float32),
         lse_NH=lse_NH.astype(np.float32),
         token_logp_N=-rng.exponential(4, positions).astype(np.float32),
-        entropy_N=rng.random(positions).astype(np.float32),
+        entropy_NH=rng.choice([0.0, 1e-5, 0.4, 2.0, 10.8], size=(positions, temperatures)).astype(np.float32),
+        realised_only_N=rng.random(positions) < 0.3,
+        tail_g_N=rng.choice([np.nan, 0.0, -0.3, -13.1, -63.5, -70.0, -np.inf], size=positions).astype(np.float32),
     )
 
 
@@ -81,7 +83,7 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
     scores = _random_scores(seed, positions, vocab, h)
     token_of_rank, rank_of_token = _permutation(vocab)
     arrays = codec.encode(scores, rank_of_token)
-    got = codec.decode(arrays, token_of_rank, entropy_N=scores.entropy_N)
+    got = codec.decode(arrays, token_of_rank)
 
     assert ("lse" in arrays) == (h > 1)
     rows = {"E": "head", "R": "draw", "U": "union"}
@@ -104,9 +106,15 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
         assert ((mass == 0) == (back == 0)).all()
         _in_bounds(codec, mass[mass > 0], back[mass > 0])
     assert (got.lse_NH == scores.lse_NH).all()
+    assert (got.realised_only_N == scores.realised_only_N).all()
+    assert (np.abs(np.sqrt(got.entropy_NH) - np.sqrt(scores.entropy_NH)) <= codec.bounds.sqrt_entropy).all()
+    none_N = np.isnan(scores.tail_g_N)
+    assert (np.isnan(got.tail_g_N) == none_N).all()
+    g_N = np.maximum(scores.tail_g_N[~none_N], -MOST_G)
+    assert (np.abs(got.tail_g_N[~none_N] - g_N) <= codec.bounds.tail_g).all()
     error_N = np.abs(got.token_logp_N - scores.token_logp_N)
     assert (error_N <= codec.bounds.token_logp * np.abs(scores.token_logp_N) + 2.0**-24).all()
-    assert all(array.dtype in (np.int32, np.float32) for array in (getattr(got, f) for f in Scores.__slots__))
+    assert all(getattr(got, f).dtype == getattr(scores, f).dtype for f in Scores.__slots__)
 
     again = codec.encode(got, rank_of_token)
     for name, array in arrays.items():
@@ -141,7 +149,7 @@ def _through(codec: Codec, logp: NDArray[np.float32]) -> NDArray[np.float32]:
     n = len(logp)
     scores = _one_position(ids=list(range(n)), logp=logp.tolist())
     ranks = np.arange(max(n, 2))
-    got = codec.decode(codec.encode(scores, ranks), ranks, entropy_N=scores.entropy_N)
+    got = codec.decode(codec.encode(scores, ranks), ranks)
     return got.head_logp[np.argsort(got.head_ids)]
 
 
@@ -154,6 +162,9 @@ def _one_position(
     tail: float = 0.0,
     union_tail: float = 0.0,
     token_logp: float = 0.0,
+    entropy: float = 0.0,
+    realised_only: bool = False,
+    tail_g: float = math.nan,
 ) -> Scores:
     def ints(values: object) -> NDArray[np.int32]:
         return np.array(values, np.int32)
@@ -175,11 +186,19 @@ def _one_position(
         union_tail_NH=floats([[union_tail]]),
         lse_NH=floats([[0.0]]),
         token_logp_N=floats([token_logp]),
-        entropy_N=floats([0.0]),
+        entropy_NH=floats([[entropy]]),
+        realised_only_N=np.array([realised_only]),
+        tail_g_N=floats([tail_g]),
     )
 
 
 TOKEN_OF_RANK = np.array([5, 3, 1, 0, 2, 4, 6, 7])  # ranks of tokens 0..7: 3 2 4 1 5 0 6 7
+_POSITION_BYTES = {
+    "token_logp": bytes([0x00, 0xBE]),
+    "entropy": bytes([48]),  # 1.5 * 32
+    "realised_only": bytes([1]),
+    "tail_g": bytes([50]),  # 1 + 4 * 12.25
+}
 _SQRT8_BYTES = {
     "head_id": bytes([1, 0, 2, 0, 2, 0]),  # 1, 4 - 1 - 1, 7 - 4 - 1
     "head_p": bytes([191, 255, 1]),  # (64 / 128) ** 2, 1, the floor
@@ -192,7 +211,7 @@ _SQRT8_BYTES = {
     "union_n": bytes([1, 0]),
     "tail": bytes([191]),
     "union_tail": bytes([191]),  # 191 - 0
-    "token_logp": bytes([0x00, 0xBE]),
+    **_POSITION_BYTES,
 }
 LITERAL_BYTES = {
     "sqrt8": _SQRT8_BYTES,
@@ -208,7 +227,7 @@ LITERAL_BYTES = {
         "union_n": bytes([1, 0]),
         "log_tail": bytes([0x8C, 0xBD]),
         "log_union_tail": bytes([0x00, 0xFC]),  # -inf
-        "token_logp": bytes([0x00, 0xBE]),
+        **_POSITION_BYTES,
     },
     "rskd": {name: data for name, data in _SQRT8_BYTES.items() if name != "draw_p"}
     | {"draw_id": bytes([3, 0, 2, 0]), "draw_count": bytes([1, 2]), "draw_n": bytes([2])},  # 3, 6 - 3 - 1
@@ -225,6 +244,9 @@ def test_literal_bytes(codec: Codec) -> None:
         tail=0.25,
         union_tail=0.0,
         token_logp=-1.5,
+        entropy=2.25,
+        realised_only=True,
+        tail_g=-12.3,
     )
     arrays = codec.encode(scores, np.argsort(TOKEN_OF_RANK))
     assert {name: array.tobytes() for name, array in arrays.items()} == LITERAL_BYTES[codec.name]
@@ -240,7 +262,7 @@ def test_a_draw_of_rskd_is_estimated_by_how_often_it_came() -> None:
         ],
         1,
     )
-    got = codec.decode(codec.encode(scores, ranks), ranks, entropy_N=scores.entropy_N)
+    got = codec.decode(codec.encode(scores, ranks), ranks)
     assert got.draw_ids.tolist() == [3, 6, 6, 6, 2]
     assert got.draw_n.tolist() == [4, 1, 0]
     assert np.exp(got.draw_logp[:4]) == pytest.approx([0.0625, 0.1875, 0.1875, 0.1875], rel=1e-6)
@@ -255,7 +277,7 @@ def test_every_half_is_its_own_code() -> None:
     assert halves_N1.min() == -64
     rows = join_scores([_one_position(ids=[], logp=[])] * len(halves_N1), 1)
     arrays = codec.encode(rows, ranks) | {"log_tail": halves_N1, "log_union_tail": halves_N1}
-    again = codec.encode(codec.decode(arrays, ranks, entropy_N=rows.entropy_N), ranks)
+    again = codec.encode(codec.decode(arrays, ranks), ranks)
     assert again["log_tail"].tobytes() == halves_N1.tobytes()
     values = halves_N1[:, 0].astype(np.float32)
     assert np.array_equal(_through(codec, values), values)
@@ -272,7 +294,7 @@ def test_every_code_means_what_the_schema_says() -> None:
     rows = join_scores([_one_position(ids=[], logp=[])] * 256, 1)
     ranks = np.arange(8)
     arrays = codec.encode(rows, ranks) | {"tail": codes[:, None], "union_tail": np.zeros((256, 1), np.uint8)}
-    masses = codec.decode(arrays, ranks, entropy_N=rows.entropy_N).tail_NH[:, 0]
+    masses = codec.decode(arrays, ranks).tail_NH[:, 0]
     assert np.allclose(masses, p, rtol=1e-6, atol=0)
     assert (np.diff(masses) > 0).all()
 
@@ -291,7 +313,7 @@ def test_any_configuration_keeps_its_promise(levels: int, floor_nats: float, log
 def test_impossible_tokens_are_clamped(codec: Codec) -> None:
     ranks = np.arange(8)
     scores = _one_position(ids=[1], logp=[-math.inf], tail=-1e-8, token_logp=-math.inf)
-    got = codec.decode(codec.encode(scores, ranks), ranks, entropy_N=scores.entropy_N)
+    got = codec.decode(codec.encode(scores, ranks), ranks)
     assert got.head_logp[0] == pytest.approx(math.log(codec.bounds.floor_p))
     assert got.tail_NH[0, 0] == 0
     assert np.isfinite(got.token_logp_N).all()

@@ -67,6 +67,7 @@ PARAMS: dict[str, Any] = {
             "top_p": 1.0,
             "support_threshold": 0.005,
             "support_max": 16,
+            "tail_draws": 4,
         },
     },
     "reward": {},

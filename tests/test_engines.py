@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampler, Sampling, SupportParams, ToScore
-from pipeline.engines.hf import HFSampler, HFScorer, draw, nucleus, scorer_fingerprint
+from pipeline.engines.hf import HFSampler, HFScorer, draw, nucleus, scorer_fingerprint, unlikely
 from pipeline.errors import DataError, ModelError
 from pipeline.fingerprint import model_fingerprint
 from pipeline.records import Precision, Scores
@@ -101,6 +103,7 @@ def sampler(engine: str, path: Path, *, eos: Sequence[int] = MANY_ENDS, seed: in
 
 def sampling(**changes: Any) -> Sampling:
     settings = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0, "support_threshold": 0.02, "support_max": 8}
+    settings |= {"tail_draws": 6}
     return Sampling(**(settings | changes))
 
 
@@ -205,6 +208,48 @@ def test_support_is_what_exceeds_the_threshold_at_temperature_one(engine: str, p
 
 
 @every_sampler
+def test_tail_draws_come_from_what_is_not_recorded_as_likely(engine: str, path: Path) -> None:
+    """And do not change what is written, nor depend on the batch."""
+    found = sampler(engine, path).sample(PROMPTS, NAMES, sampling())
+    for one in found:
+        assert [len(ids) for ids in one.tail_ids] == [6] * len(one.token_ids)
+        pairs = zip(one.support_ids, one.tail_ids, strict=True)
+        assert not any(set(likely) & set(drawn) for likely, drawn in pairs)
+    bare = sampler(engine, path).sample(PROMPTS, NAMES, sampling(tail_draws=0))
+    assert tokens(bare) == tokens(found)
+    assert all(ids == [] for one in bare for ids in one.tail_ids)
+    (alone,) = sampler(engine, path).sample(PROMPTS[-1:], NAMES[-1:], sampling())
+    assert alone.tail_ids == found[-1].tail_ids
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), named=st.lists(st.integers(0, 9), max_size=9, unique=True))
+def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, named: list[int]) -> None:
+    """Each of the m is distributed as the rest is, together they count a token as often as that but for less than
+    one, and the offset is 0 on average and makes the mean of the author's own log-prob exact."""
+    logits_BV = torch.randn(1, 10, generator=torch.Generator().manual_seed(seed))
+    q_V = logits_BV[0].double().exp()
+    q_V[named] = 0
+    q_V /= q_V.sum()
+    counts, offsets, p = torch.zeros(10), [], sampling(tail_draws=6)
+    for uniform in (np.arange(100) + 0.5) / 100:
+        (drawn,), (offset,) = unlikely(logits_BV, [named], np.array([uniform]), p)
+        once = torch.bincount(torch.tensor(drawn), minlength=10)
+        assert ((once - 6 * q_V).abs() < 1 + 1e-5).all()
+        assert q_V[drawn].log().mean() + offset == pytest.approx(-torch.special.entr(q_V).sum().item(), abs=1e-5)
+        counts += once
+        offsets.append(offset)
+    assert (counts / 600 - q_V).abs().max() < 1 / 100
+    assert np.mean(offsets) == pytest.approx(0, abs=0.1)
+
+
+def test_nothing_left_is_no_draw() -> None:
+    logits_BV = torch.zeros(2, 3)
+    found = unlikely(logits_BV, [[0, 1, 2], [0, 1]], np.array([0.3, 0.3]), sampling(tail_draws=2))
+    assert found == ([[], [2, 2]], [0.0, 0.0])
+
+
+@every_sampler
 def test_a_completion_ends_with_its_first_end_token_or_is_cut(engine: str, path: Path) -> None:
     found = sampler(engine, path).sample(PROMPTS * 4, [f"e{index}" for index in range(20)], sampling())
     assert {one.ended for one in found} == {True, False}
@@ -212,6 +257,7 @@ def test_a_completion_ends_with_its_first_end_token_or_is_cut(engine: str, path:
         assert [token in MANY_ENDS for token in one.token_ids] == [False] * (len(one.token_ids) - 1) + [one.ended]
         assert one.ended or len(one.token_ids) == 20
         assert len(one.token_ids) == len(one.logp) == len(one.support_ids)
+        assert len(one.tail_ids) == len(one.tail_offset) == len(one.token_ids)
 
 
 @every_sampler
@@ -275,7 +321,7 @@ def to_score() -> list[ToScore]:
     completions = [rng.integers(0, VOCAB, length).tolist() for length in (7, 1, 12, 3, 7)]
     completions[0][2:4] = [257, 257]  # pad and eos, inside
     return [
-        ToScore(prompt_ids=prompt, completion_ids=ids, support_ids=[[1, 2, 3]] * len(ids))
+        ToScore(prompt_ids=prompt, completion_ids=ids, support_ids=[[1, 2, 3]] * len(ids), tail_ids=[], tail_offset=[])
         for prompt, ids in zip(PROMPTS, completions, strict=True)
     ]
 
@@ -364,7 +410,7 @@ def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None
 
 @every_scorer
 def test_scorer_refuses_what_does_not_fit(engine: str, teacher_dir: Path) -> None:
-    long = ToScore(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[])
+    long = ToScore(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_ids=[], tail_offset=[])
     with pytest.raises(DataError, match="scoring: expected at most 512 tokens"):
         score(engine, teacher_dir, [long])
     with pytest.raises(ModelError, match="expected a head of at least 261 tokens"):

@@ -26,7 +26,7 @@ def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
 
 
 def sampled(ids: list[int], *, ended: bool = False) -> Sampled:
-    return Sampled(token_ids=ids, logp=[], support_ids=[], ended=ended)
+    return Sampled(token_ids=ids, logp=[], support_ids=[], tail_ids=[], tail_offset=[], ended=ended)
 
 
 PROMPTS = [prompt("a", [256, 1, 2, 3, 4]), prompt("b", [256]), prompt("c", [256, 9, 9]), prompt("d", [256, 7])]
@@ -112,7 +112,9 @@ def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) ->
     sampler = HFSampler(student_dir, precision="float32", vocab=VOCAB, eos_ids=[257], seed=0)
     found = complete(PROMPTS, sampler, P, title="complete")
     for temperature, batch in ((1.0, found.sampled), (0.0, found.greedy)):
-        sampling = Sampling(max_new_tokens=6, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0)
+        sampling = Sampling(
+            max_new_tokens=6, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0, tail_draws=0
+        )
         for one, written in zip(PROMPTS, batch, strict=True):
             (alone,) = sampler.sample([one.prompt_ids], [f"evaluate/{one.prompt_id}"], sampling)
             assert written.token_ids == alone.token_ids

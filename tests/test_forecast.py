@@ -24,7 +24,7 @@ SUPPORT = SupportParams(threshold=0.005, max_entries=64, draws_per_tail=8.0, min
 SCORING = ScoringParams(precision="auto", batch_size=1, publish_every=2, codec="sqrt8", support=SUPPORT)
 SAID = {"threshold": 0.005, "max_entries": 64, "draws_per_tail": 8.0, "min_tail": 0.02, "temperatures": [1.0, 2.0]}
 HEADER = header(90, scoring={"support": SAID})
-SAMPLING = Sampling(max_new_tokens=40, temperature=1.0, top_p=1.0, support_threshold=0.1, support_max=4)
+SAMPLING = Sampling(max_new_tokens=40, temperature=1.0, top_p=1.0, support_threshold=0.1, support_max=4, tail_draws=0)
 
 
 def written(source: Any, *lengths: int) -> list[Rollout]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.collation import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
-from pipeline.engines.base import SupportParams
+from pipeline.engines.base import SupportParams, ToScore
 from pipeline.errors import ParameterError
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss, check, temperature_column
@@ -53,6 +53,7 @@ def pair(
     p: SupportParams,
     *,
     support_ids: Sequence[list[int]] = (),
+    tail_ids: Sequence[list[int]] = (),
     behaviour: Sequence[float] | None = None,
     name: str = "a",
 ) -> Pair:
@@ -66,10 +67,19 @@ def pair(
         completion_ids=tokens,
         behaviour_logp=list(behaviour or [0.0] * len(tokens)),
         support_ids=list(support_ids),
+        tail_ids=list(tail_ids),
+        tail_offset=[],
         ended=False,
         text="",
     )
-    return rollout, truncate(teacher_TV, tokens, list(support_ids), p, seed=0)
+    asked = ToScore(
+        prompt_ids=[0],
+        completion_ids=tokens,
+        support_ids=list(support_ids),
+        tail_ids=list(tail_ids),
+        tail_offset=[0.0] * len(tokens),
+    )
+    return rollout, truncate(teacher_TV, asked, p, seed=0)
 
 
 def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:

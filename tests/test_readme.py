@@ -32,6 +32,8 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
         completion_ids=completion,
         behaviour_logp=[],
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=True,
         text="",
     )

@@ -33,7 +33,12 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
     rollouts = [
         rollout(f"r{i}", generator.integers(0, VOCAB, length).tolist()) for i, length in enumerate((9, 1, 14, 6, 11, 0))
     ]
-    asked = [ToScore(prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[]) for one in rollouts]
+    asked = [
+        ToScore(
+            prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[], tail_ids=[], tail_offset=[]
+        )
+        for one in rollouts
+    ]
     scores = [*scorer.score(asked[:-1], lambda count: None), nothing()]
     return [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
 
@@ -42,7 +47,8 @@ def nothing() -> Scores:
     """Of a completion without tokens."""
     none, rows = np.zeros(0, np.int32), np.zeros((0, 1), np.float32)
     fields: dict[str, Any] = {name: none if name.endswith(("_ids", "_n")) else rows[:, 0] for name in Scores.__slots__}
-    return Scores(**(fields | dict.fromkeys(("tail_NH", "lse_NH", "union_tail_NH"), rows)))
+    fields |= dict.fromkeys(("tail_NH", "lse_NH", "union_tail_NH", "entropy_NH"), rows)
+    return Scores(**(fields | {"realised_only_N": np.zeros(0, np.bool_)}))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from stages import sampling as stage
 from stages.inputs import read_rollouts
 from stages.sampling import sample_rollouts
 
-SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=4)
+SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=4, tail_draws=0)
 PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision="float32", sampling=SAMPLING)
 
 
@@ -42,7 +42,14 @@ class Echo:
 
     def sample(self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
         return [
-            Sampled(token_ids=[ids[0], 257], logp=[-0.5, -0.1], support_ids=[[ids[0], 3], []], ended=True)
+            Sampled(
+                token_ids=[ids[0], 257],
+                logp=[-0.5, -0.1],
+                support_ids=[[ids[0], 3], []],
+                tail_ids=[[7], []],
+                tail_offset=[0.5, 0.0],
+                ended=True,
+            )
             for ids in prompts_ids
         ]
 
@@ -83,6 +90,8 @@ def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None
         completion_ids=[65, 257],
         behaviour_logp=[-0.5, -0.1],
         support_ids=[[65, 3], []],
+        tail_ids=[[7], []],
+        tail_offset=[0.5, 0.0],
         ended=True,
         text="2 tokens",
     )

@@ -34,6 +34,8 @@ def rollout(name: str, completion: list[int], support: Sequence[list[int]] = ())
         completion_ids=completion,
         behaviour_logp=[-1.0] * len(completion),
         support_ids=list(support),
+        tail_ids=[],
+        tail_offset=[],
         ended=False,
         text="",
     )

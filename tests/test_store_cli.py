@@ -51,7 +51,12 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, support=p.support, batch_size=1)
     rollouts = [rollout(f"r{length}", list(range(length))) for length in (5, 9, 12)]
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
-    asked = [ToScore(prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[]) for one in rollouts]
+    asked = [
+        ToScore(
+            prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[], tail_ids=[], tail_offset=[]
+        )
+        for one in rollouts
+    ]
     scores = engine.score(asked, lambda count: None)
     made = [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
     Store(root=STORE).publish(made[:2], written_by(p), np.arange(VOCAB))

@@ -1,5 +1,6 @@
 """What is kept of the teacher's distribution, against the whole of it in float64."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.engines.base import SupportParams
+from pipeline import topk
+from pipeline.engines.base import SupportParams, ToScore
 from pipeline.records import Scores
-from pipeline.topk import truncate
 
 VOCAB = 50
 
@@ -20,6 +21,27 @@ VOCAB = 50
 def support(**changes: Any) -> SupportParams:
     settings = {"threshold": 0.05, "max_entries": 20, "draws_per_tail": 10.0, "min_tail": 0.02, "temperatures": (1.0,)}
     return SupportParams(**(settings | changes))
+
+
+def truncate(
+    logits_TV: Tensor,
+    completion_ids: list[int],
+    support_ids: list[list[int]],
+    p: SupportParams,
+    *,
+    seed: int,
+    tail_ids: Sequence[list[int]] = (),
+    tail_offset: Sequence[float] = (),
+) -> Scores:
+    """Of a completion without a prompt."""
+    one = ToScore(
+        prompt_ids=[],
+        completion_ids=completion_ids,
+        support_ids=support_ids,
+        tail_ids=list(tail_ids),
+        tail_offset=list(tail_offset),
+    )
+    return topk.truncate(logits_TV, one, p, seed=seed)
 
 
 def teacher(positions: int, *, seed: int = 0, spread: float = 2.0) -> Tensor:
@@ -113,7 +135,51 @@ def test_realised_token_and_entropy() -> None:
     scores = truncate(logits_TV, tokens, [], support(), seed=0)
     p_TV = probabilities(logits_TV)
     assert scores.token_logp_N == pytest.approx(np.log(p_TV[range(5), tokens]), abs=1e-5)
-    assert scores.entropy_N == pytest.approx(-(p_TV * np.log(p_TV)).sum(-1), rel=1e-5)
+    assert scores.entropy_NH[:, 0] == pytest.approx(-(p_TV * np.log(p_TV)).sum(-1), rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, spread=st.floats(0.1, 12))
+def test_there_is_an_entropy_for_each_temperature(seed: int, spread: float) -> None:
+    logits_TV, temperatures = teacher(3, seed=seed, spread=spread), (1.0, 2.0, 0.5)
+    scores = truncate(logits_TV, [5, 6, 7], [], support(temperatures=temperatures), seed=0)
+    for column, temperature in enumerate(temperatures):
+        p_TV = probabilities(logits_TV, temperature)
+        expected = -(p_TV * np.log(np.maximum(p_TV, 1e-300))).sum(-1)
+        assert scores.entropy_NH[:, column] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=seeds, cap=st.integers(1, 8), named=st.lists(st.integers(0, VOCAB - 1), max_size=8, unique=True))
+def test_a_token_that_is_there_because_it_was_realised_is_marked(seed: int, cap: int, named: list[int]) -> None:
+    """Marked or not, what is stored beside marked tokens is the same whatever token was realised."""
+    logits_TV, p = teacher(1, seed=seed), support(max_entries=cap)
+    others = set()
+    for token in range(VOCAB):
+        scores = truncate(logits_TV, [token], [named], p, seed=0)
+        stored = {*rows(scores, "head")[0], *rows(scores, "union")[0]}
+        others.add(frozenset(stored - {token} if scores.realised_only_N[0] else stored))
+    assert len(others) == 1
+
+
+def test_an_impossible_token_stays_marked_though_its_author_found_it_likely() -> None:
+    logits_TV = torch.full((1, VOCAB), -torch.inf)
+    logits_TV[0, 7] = 0.0
+    assert truncate(logits_TV, [8], [[7, 8]], support(), seed=0).realised_only_N.tolist() == [True]
+    assert truncate(logits_TV, [7], [[7, 8]], support(), seed=0).realised_only_N.tolist() == [False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12), min_size=4, max_size=4))
+def test_g_is_the_mean_over_the_draws_that_are_not_stored_plus_its_offset(seed: int, lists: list[list[int]]) -> None:
+    logits_TV, likely, offset = teacher(4, seed=seed), [[1, 2], [], [3], [4, 5]], [0.0, 0.5, -1.0, 0.25]
+    scores = truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0, tail_ids=lists, tail_offset=offset)
+    logp_TV = logits_TV.double().log_softmax(-1).numpy()
+    for t, (head, union) in enumerate(zip(rows(scores, "head"), rows(scores, "union"), strict=True)):
+        counted = [logp_TV[t, token] for token in lists[t] if token not in head | union]
+        expected = np.mean(counted) + offset[t] if counted else np.nan
+        assert scores.tail_g_N[t] == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert np.isnan(truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0).tail_g_N).all()
 
 
 def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
@@ -122,7 +188,7 @@ def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
     scores = truncate(logits_TV, [7], [[7, 8]], support(), seed=0)
     assert scores.head_ids.tolist() == [7]
     assert scores.tail_NH.tolist() == scores.union_tail_NH.tolist() == [[0.0]]
-    assert scores.entropy_N.tolist() == [0.0]
+    assert scores.entropy_NH.tolist() == [[0.0]]
     assert len(scores.draw_ids) == len(scores.union_ids) == 0
 
 

@@ -72,7 +72,9 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
 
 
 def written_by(student: Path, count: int, *, tokens: int, seed: int = 0) -> list[Rollout]:
-    sampling = Sampling(max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8)
+    sampling = Sampling(
+        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=0
+    )
     sampler = HFSampler(student, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=seed)
     batches = plan_batches(PROMPTS, count, 12, name="s/r1")
     return [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]
@@ -404,7 +406,10 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
         p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", shown=0)
-        texts = [Sampled(token_ids=one.completion_ids, logp=[], support_ids=[], ended=one.ended) for one in rollouts]
+        texts = [
+            Sampled(token_ids=one.completion_ids, logp=[], support_ids=[], tail_ids=[], tail_offset=[], ended=one.ended)
+            for one in rollouts
+        ]
         prompts = [prompt_of(one) for one in rollouts]
         return join(compare(student, job.teacher, prompts, texts, p, vocab=VOCAB, title="compare")).means()
 

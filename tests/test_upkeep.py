@@ -36,6 +36,8 @@ def sequence(name: int, tokens: int = 4) -> ScoredSequence:
         completion_ids=completion,
         behaviour_logp=[-1.0] * tokens,
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=True,
         text="",
     )

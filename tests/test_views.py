@@ -55,6 +55,8 @@ def _rollout(name: str, logp: Sequence[float], source: Source = "student") -> Ro
         completion_ids=[2] * len(logp),
         behaviour_logp=list(logp) if source == "student" else [],
         support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
         ended=True,
         text="",
     )

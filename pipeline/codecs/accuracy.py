@@ -10,7 +10,7 @@ Array suffixes: see `pipeline.records`.
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.base import SMALL_P, Arrays, Codec
+from pipeline.codecs.base import MOST_G, SMALL_P, Arrays, Codec
 from pipeline.errors import StoreError
 from pipeline.ragged import GROUPS, owners, pick_positions
 from pipeline.records import Scores
@@ -23,6 +23,8 @@ def measure(scores: Scores, decoded: Scores, codec: Codec) -> Measured:
     """The errors of a sample; a StoreError where they exceed the codec's bounds."""
     chosen_N = _spread(len(scores.head_n))
     before, after = (pick_positions(one, chosen_N) for one in (scores, decoded))
+    for name, error in _by_position(before, after).items():
+        _kept(codec, name, error)
     ps, qs = _probabilities(before), _probabilities(after)
     compared = [name for name in ps if name != "draw" or not codec.bounds.draws_estimated]
     p, q = (np.concatenate([one[name].ravel() for name in compared]) for one in (ps, qs))
@@ -34,6 +36,14 @@ def measure(scores: Scores, decoded: Scores, codec: Codec) -> Measured:
         log_p_max=_figure(_kept(codec, "log_p", np.abs(np.log(p[large] / q[large])))),
         forward_kl=_figure(_forward_kl(ps, qs, before)),
     )
+
+
+def _by_position(before: Scores, after: Scores) -> dict[str, NDArray[np.float64]]:
+    """Errors of what has a bound of its own, as far as the codec reaches."""
+    roots = [np.sqrt(np.maximum(one.entropy_NH, 0).astype(np.float64)) for one in (before, after)]
+    known_N = before.tail_g_N >= -MOST_G
+    g = [one.tail_g_N[known_N].astype(np.float64) for one in (before, after)]
+    return {"sqrt_entropy": np.abs(roots[0] - roots[1]), "tail_g": np.abs(g[0] - g[1])}
 
 
 def _kept(codec: Codec, name: str, error: NDArray[np.float64]) -> float:

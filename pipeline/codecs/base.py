@@ -17,6 +17,11 @@ Arrays = dict[str, NDArray[Any]]
 
 SMALL_P = 1e-3  # from here on a codec promises its better accuracy of log(p)
 _LARGEST_HALF = 65504.0
+_ENTROPY_LEVELS = np.float32(32)  # of the root of an entropy, in each unit
+_G_STEP = np.float32(0.25)  # nats
+MOST_G = 63.5  # nats: -G beyond comes back as this
+SQRT_ENTROPY_ERROR = 0.5 / 32 + 1e-6
+TAIL_G_ERROR = 0.125 + 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,8 @@ class ErrorBounds:
     small_p: float  # at most SMALL_P
     floor_p: float  # smaller probabilities come back as this one, except a mass of exactly 0
     token_logp: float  # relative, of the realised token's log-prob
+    sqrt_entropy: float  # absolute, of the root of an entropy in nats
+    tail_g: float  # nats, of G down to -63.5
     draws_estimated: bool  # true: draws come back with an estimate of their log-prob, for which nothing is promised
 
 
@@ -42,13 +49,13 @@ class Codec(Protocol):
         """The promised accuracy, written into the manifest."""
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
-        """Pack scores; `rank_of_token` [V] gives each token id its frequency rank. The entropy is left out.
+        """Pack scores; `rank_of_token` [V] gives each token id its frequency rank.
 
         `head_n`, `draw_n` and `union_n` count what is stored, which need not be what comes back.
         """
 
-    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any], *, entropy_N: Floats) -> Scores:
-        """The scores of any window of whole positions; `entropy_N` is passed through."""
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
+        """The scores of any window of whole positions."""
 
 
 def encode_counts(n_N: Ints, group: str) -> NDArray[Any]:
@@ -107,14 +114,32 @@ def _starts(n_N: Ints) -> NDArray[np.int64]:
 
 
 def encode_positions(scores: Scores) -> Arrays:
-    """The realised token's log-prob in half precision, and `lse`, which is absent when H is 1."""
-    arrays: Arrays = {"token_logp": np.maximum(scores.token_logp_N, -_LARGEST_HALF).astype(np.float16)}
+    """What every codec packs alike: see `schemas.segment`. `lse` is absent when H is 1."""
+    assert not np.isnan(scores.entropy_NH).any(), "an entropy is NaN"
+    root_NH = np.sqrt(np.maximum(scores.entropy_NH, 0))  # rounding leaves -1e-8 of a certain teacher
+    arrays: Arrays = {
+        "token_logp": np.maximum(scores.token_logp_N, -_LARGEST_HALF).astype(np.float16),
+        "entropy": np.minimum(np.rint(root_NH * _ENTROPY_LEVELS), 255).astype(np.uint8),
+        "realised_only": scores.realised_only_N.astype(np.uint8),
+        "tail_g": _encode_g(scores.tail_g_N),
+    }
     if scores.lse_NH.shape[1] > 1:
         arrays["lse"] = scores.lse_NH[:, 1:].astype(np.float32)
     return arrays
 
 
-def decode_lse(arrays: Arrays) -> Floats:
-    """[N, H] Zeros at temperature 1, then what is stored."""
-    first_N1 = np.zeros((len(arrays["token_logp"]), 1), dtype=np.float32)
-    return np.concatenate([first_N1, arrays["lse"]], axis=1) if "lse" in arrays else first_N1
+def decode_positions(arrays: Arrays) -> Arrays:
+    """Fields of `Scores`: the inverse of `encode_positions`."""
+    lse_N1 = np.zeros((len(arrays["token_logp"]), 1), dtype=np.float32)
+    return {
+        "token_logp_N": arrays["token_logp"].astype(np.float32),
+        "entropy_NH": np.square(arrays["entropy"].astype(np.float32) / _ENTROPY_LEVELS),
+        "realised_only_N": arrays["realised_only"].astype(np.bool_),
+        "tail_g_N": np.where(arrays["tail_g"] > 0, (1 - arrays["tail_g"].astype(np.float32)) * _G_STEP, np.nan),
+        "lse_NH": np.concatenate([lse_N1, arrays["lse"]], axis=1) if "lse" in arrays else lse_N1,
+    }
+
+
+def _encode_g(g_N: Floats) -> NDArray[np.uint8]:
+    code_N = 1 + np.rint(np.minimum(-g_N, 254 * _G_STEP) / _G_STEP)
+    return np.where(np.isnan(g_N), 0, np.maximum(code_N, 1)).astype(np.uint8)

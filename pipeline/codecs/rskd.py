@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.base import Arrays, ErrorBounds, encode_counts, from_gaps, places, to_gaps
 from pipeline.codecs.sqrt8 import Sqrt8
 from pipeline.ragged import owners
-from pipeline.records import Floats, Scores
+from pipeline.records import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +60,11 @@ class RSKD:
             "draw_n": encode_counts(n_N, "draw"),
         }
 
-    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any], *, entropy_N: Floats) -> Scores:
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
         """Scores of the positions in `arrays`; each position's entries ascend in rank."""
         none = {"draw_id": arrays["draw_id"][:0], "draw_p": arrays["draw_count"][:0]}
         none["draw_n"] = np.zeros_like(arrays["draw_n"])
-        scores = self._rest.decode(arrays | none, token_of_rank, entropy_N=entropy_N)
+        scores = self._rest.decode(arrays | none, token_of_rank)
         n_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
         owner = owners(n_N)
         draws_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)

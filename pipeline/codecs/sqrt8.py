@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.base import (
     SMALL_P,
+    SQRT_ENTROPY_ERROR,
+    TAIL_G_ERROR,
     Arrays,
     ErrorBounds,
-    decode_lse,
+    decode_positions,
     encode_counts,
     encode_positions,
     from_gaps,
@@ -29,7 +31,7 @@ from pipeline.codecs.base import (
     to_gaps,
 )
 from pipeline.ragged import GROUPS
-from pipeline.records import Floats, Scores
+from pipeline.records import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class Sqrt8:
             small_p=small**2,
             floor_p=math.exp(-self.floor_nats),
             token_logp=2.0**-11,
+            sqrt_entropy=SQRT_ENTROPY_ERROR,
+            tail_g=TAIL_G_ERROR,
             draws_estimated=False,
         )
 
@@ -86,7 +90,7 @@ class Sqrt8:
         arrays["union_tail"] = arrays["tail"] - self._mass_codes(scores.union_tail_NH)
         return arrays
 
-    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any], *, entropy_N: Floats) -> Scores:
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
         """Scores of the positions in `arrays`; each position's entries ascend in rank."""
         table_C, _ = _table(self.levels, self.floor_nats)
         logp_C, mass_C = table_C.astype(np.float32), np.exp(table_C).astype(np.float32)
@@ -101,9 +105,7 @@ class Sqrt8:
             **groups,
             tail_NH=mass_C[arrays["tail"]],
             union_tail_NH=mass_C[arrays["tail"] - arrays["union_tail"]],
-            lse_NH=decode_lse(arrays),
-            token_logp_N=arrays["token_logp"].astype(np.float32),
-            entropy_N=entropy_N,
+            **decode_positions(arrays),
         )
 
     def _codes(self, logp: NDArray[Any]) -> NDArray[np.uint8]:

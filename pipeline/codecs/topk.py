@@ -13,7 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.base import Arrays, ErrorBounds, decode_lse, encode_counts, encode_positions, id_dtype, places
+from pipeline.codecs.base import (
+    SQRT_ENTROPY_ERROR,
+    TAIL_G_ERROR,
+    Arrays,
+    ErrorBounds,
+    decode_positions,
+    encode_counts,
+    encode_positions,
+    id_dtype,
+    places,
+)
 from pipeline.ragged import GROUPS
 from pipeline.records import Floats, Scores
 
@@ -39,6 +49,8 @@ class TopK:
             small_p=math.exp(-_SMALL_NATS),
             floor_p=math.exp(-_FLOOR_NATS),
             token_logp=_ROUNDING,
+            sqrt_entropy=SQRT_ENTROPY_ERROR,
+            tail_g=TAIL_G_ERROR,
             draws_estimated=False,
         )
 
@@ -57,7 +69,7 @@ class TopK:
         arrays["log_union_tail"] = _half_mass(scores.union_tail_NH)
         return arrays
 
-    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any], *, entropy_N: Floats) -> Scores:  # noqa: ARG002
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:  # noqa: ARG002
         """Scores of the positions in `arrays`, in the order that is stored; ranks are not needed."""
         groups: Arrays = {}
         for group in GROUPS:
@@ -68,9 +80,7 @@ class TopK:
             **groups,
             tail_NH=_mass(arrays["log_tail"]),
             union_tail_NH=_mass(arrays["log_union_tail"]),
-            lse_NH=decode_lse(arrays),
-            token_logp_N=arrays["token_logp"].astype(np.float32),
-            entropy_N=entropy_N,
+            **decode_positions(arrays),
         )
 
 

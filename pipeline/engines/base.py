@@ -26,6 +26,9 @@ class Sampling:
     """Tokens that the sampler finds likelier than this are recorded, for the union support."""
     support_max: Annotated[int, Range(0, 255)]
     """At most so many of them a position, the likeliest first; 0 records none."""
+    tail_draws: Annotated[int, Range(0, 255)]
+    """Draws from all other tokens at each position, recorded beside them: what the teacher says of the student's tail
+    (G, for `objective.support: g`) comes from these. 0 records none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ class Sampled:
     token_ids: list[int]
     logp: list[float]  # [T] under the distribution that was sampled from
     support_ids: list[list[int]]  # [T] lists
+    tail_ids: list[list[int]]  # [T] lists
+    tail_offset: list[float]  # [T]
     ended: bool  # the last token is eos
 
 
@@ -80,8 +85,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToScore:
-    """A completion to score, and the tokens its author found likely."""
+    """A completion to score, the tokens its author found likely, and its draws from the others; `records.Rollout`."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
     support_ids: list[list[int]]
+    tail_ids: list[list[int]]
+    tail_offset: list[float]
