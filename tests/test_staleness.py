@@ -19,7 +19,9 @@ PROMPTS = [[256, 5, 9, 31], [256, 7, 7, 80], [256, 60]]
 
 
 def sampling(temperature: float, top_p: float = 1.0) -> Sampling:
-    return Sampling(max_new_tokens=20, temperature=temperature, top_p=top_p, support_threshold=1.0, support_max=0)
+    return Sampling(
+        max_new_tokens=20, temperature=temperature, top_p=top_p, support_threshold=1.0, support_max=0, tail_draws=0
+    )
 
 
 def measured(logq: Any, behaviour: Any, known: Any = None, **more: float) -> dict[str, Any]:
