@@ -60,6 +60,7 @@ def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
     settings: dict[str, object] = {
         "data": str(data / "gsm8k"),
         "config": None,
+        "revision": None,
         "train_split": "train",
         "heldout_split": "test",
     }

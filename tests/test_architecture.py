@@ -30,16 +30,10 @@ LAYERS = [
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
     | {"upkeep", "views", "staleness", "collation", "surrogate", "rewards", "export", "intake", "plain", "transfer"}
     | {"schedule", "template", "training_log", "pretrained", "engines.base", "engines.hf"}
-    | {
-        "tasks",
-        "tasks.base",
-        "tasks.docstrings",
-        "tasks.gsm8k",
-        "tasks.numbers",
-        "tasks.rouge",
-        "tasks.rows",
-        "tasks.sources",
-    }
+    | {"tasks", "tasks.base", "tasks.table", "tasks.rows", "tasks.sources"}
+    | {"tasks.numbers", "tasks.rouge", "tasks.bleu"}
+    | {"tasks.arithmetic", "tasks.docstrings", "tasks.gsm8k", "tasks.instructions", "tasks.summarisation"}
+    | {"tasks.translation"}
     | {"card", "lineage", "provenance"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},

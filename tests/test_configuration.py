@@ -70,7 +70,11 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("rollout.sampling.support_max", 256, "rollout.sampling.support_max: expected >= 0 and <= 255, got 256"),
         ("scoring.precision", "fp8", "scoring.precision: expected one of: auto, bfloat16, float32, got 'fp8' (str)"),
         ("seed", 1.5, "seed: expected int, got 1.5 (float); mend"),
-        ("task.name", "poems", "task.name: expected one of: docstrings, gsm8k, got 'poems'; mend"),
+        (
+            "task.name",
+            "poems",
+            "task.name: expected one of: arithmetic, docstrings, gsm8k, instructions, summarisation, translation, got",
+        ),
         ("task.settings.max_chars", 0, "task.settings.max_chars: expected >= 1, got 0 (int); mend"),
         ("task.settings.colour", "red", "task.settings.colour: expected one of: train_packages, heldout_packages, min"),
         (

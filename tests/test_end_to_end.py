@@ -46,6 +46,7 @@ PARAMS: dict[str, Any] = {
         "settings": {
             "data": "data",
             "config": None,
+            "revision": None,
             "train_split": "train",
             "heldout_split": "test",
             "question_column": "question",

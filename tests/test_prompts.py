@@ -86,7 +86,7 @@ def test_the_settings_go_to_the_task_that_is_named() -> None:
     assert {case.split for case in find_cases(params(name="docstrings", settings=chosen))} <= {"train", "heldout"}
     with pytest.raises(ParameterError, match=r"^task\.settings\.min_chars: expected int, got 'x' \(str\)"):
         find_cases(params(name="docstrings", settings=chosen | {"min_chars": "x"}))
-    with pytest.raises(ParameterError, match=r"^task\.name: expected one of: docstrings, gsm8k, got 'other'"):
+    with pytest.raises(ParameterError, match=r"^task\.name: expected one of: .*gsm8k, .*, got 'other'"):
         find_cases(params(name="other"))
 
 

@@ -19,23 +19,52 @@ def docstring_settings(root: Path) -> dict[str, Any]:
     return {"train_packages": ["json", "rouge_score"], "heldout_packages": ["email"], "min_chars": 60, "max_chars": 900}
 
 
-def gsm8k_settings(root: Path) -> dict[str, Any]:
-    for split, numbers in (("train", range(8)), ("test", range(6, 10))):
-        rows = [{"q": f"What is {one} + {one}?", "a": f"Twice {one}. #### {2 * one}"} for one in numbers]
+def table_settings(
+    root: Path, train: list[dict[str, Any]], test: list[dict[str, Any]], **columns: Any
+) -> dict[str, Any]:
+    for split, rows in (("train", train), ("test", test)):
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "data": str(root),
-        "config": None,
-        "train_split": "train",
-        "heldout_split": "test",
-        "question_column": "q",
-        "answer_column": "a",
-    }
+    place = {"data": str(root), "config": None, "revision": None, "train_split": "train", "heldout_split": "test"}
+    return place | columns
+
+
+def gsm8k_settings(root: Path) -> dict[str, Any]:
+    rows = [{"q": f"What is {one} + {one}?", "a": f"Twice {one}. #### {2 * one}"} for one in range(10)]
+    return table_settings(root, rows[:8], rows[6:], question_column="q", answer_column="a")
+
+
+def arithmetic_settings(root: Path) -> dict[str, Any]:
+    sizes = {"min_steps": 1, "max_steps": 3, "max_operand": 20, "max_value": 100}
+    operations = ["add", "subtract", "multiply", "divide"]
+    return {"seed": 0, "problems": 200, "heldout_share": 0.2, **sizes, "operations": operations}
+
+
+def translation_settings(root: Path) -> dict[str, Any]:
+    rows = [{"en": f"There are {one} dogs on the grass.", "de": f"Da sind {one} Hunde im Gras."} for one in range(10)]
+    return table_settings(root, rows[:8], rows[6:], source_column="en", target_column="de")
+
+
+def summarisation_settings(root: Path) -> dict[str, Any]:
+    rows = [{"d": [f"Dog {one} runs.", "It barks."], "s": [f"A dog {one} barks.", "Barking dog."]} for one in range(10)]
+    return table_settings(root, rows[:8], rows[6:], document_column="d", summary_column="s")
+
+
+def instruction_settings(root: Path) -> dict[str, Any]:
+    rows = [{"i": f"Say word {one}.", "x": "" if one % 2 else "Loudly", "o": f"Word {one}!"} for one in range(10)]
+    columns = {"instruction_column": "i", "input_column": "x", "output_column": "o", "messages_column": None}
+    return table_settings(root, rows[:8], rows[6:], **columns)
 
 
 OF_100 = {"bleu", "chrf"}
 STUDENTS_ONLY = {"forward_kl", "reverse_kl", "top1_agreement"}  # columns that are there without a value
-SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {"docstrings": docstring_settings, "gsm8k": gsm8k_settings}
+SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "arithmetic": arithmetic_settings,
+    "docstrings": docstring_settings,
+    "gsm8k": gsm8k_settings,
+    "instructions": instruction_settings,
+    "summarisation": summarisation_settings,
+    "translation": translation_settings,
+}
 
 
 @pytest.fixture(params=sorted(TASKS))
@@ -104,4 +133,5 @@ def test_an_unknown_task_is_refused_with_those_that_exist() -> None:
     assert find_task("gsm8k") is TASKS["gsm8k"]
     with pytest.raises(ParameterError) as caught:
         find_task("gsm9k")
-    assert str(caught.value) == "task.name: expected one of: docstrings, gsm8k, got 'gsm9k'; mend params.yaml"
+    known = "arithmetic, docstrings, gsm8k, instructions, summarisation, translation"
+    assert str(caught.value) == f"task.name: expected one of: {known}, got 'gsm9k'; mend params.yaml"

@@ -1,72 +1,134 @@
 """The rows of one split of a data set, from the hub or from a directory: the only module that knows `datasets`.
 
-Guarantee: nothing is written beside the data. Files of a directory are streamed, so that they leave no copy; what
-comes from the hub lands in the cache of `datasets` (HF_HOME), and HF_DATASETS_OFFLINE and HF_HUB_OFFLINE are heeded.
-Cost: 7,473 rows of JSON in 0.3 s; a hub that cannot be reached takes 23 s to say so unless HF_HUB_OFFLINE=1 is set.
-Not taken: pyarrow's readers for the directory, a second set of rules for quoting, types and missing values.
+A directory holds <split>.jsonl, .json (a list of objects, as Alpaca has), .parquet, .csv or .arrow, gzipped or not, or
+one text file a column, a line a row, as Multi30k (train.en.gz, train.de.gz) and WMT (src-train.txt, tgt-train.txt)
+have. A split may be a part of one, as `datasets` writes it: "train[:90%]", "train[-100:]".
+
+Guarantee: nothing is written beside the data. Files of a directory are streamed, so that they leave no copy (a part of
+one makes a temporary copy); what comes from the hub lands in the cache of `datasets` (HF_HOME), and
+HF_DATASETS_OFFLINE and HF_HUB_OFFLINE are heeded. Cost: 7,473 rows of JSON in 0.3 s; a hub that cannot be reached
+takes 23 s to say so unless HF_HUB_OFFLINE=1 is set. Not taken: pyarrow's readers for the directory, a second set of
+rules for quoting, types and missing values.
 """
 
+import re
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.tasks.base import Split
+from pipeline.tasks.table import Row
 
-_BUILDERS = {".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}  # the first file found is taken
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+_TABLES = tuple(f"{{split}}{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))  # the first is taken
+_LINES = tuple(f"{name}{packed}" for name in ("{split}.{column}", "{column}-{split}.txt") for packed in ("", ".gz"))
+_PART = re.compile(r"(.+?)(\[.*\])?")
 
 
-def iter_rows(data: str, *, config: str | None, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The named columns of each row, as text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSettings:
+    """What every task that reads rows has in its `task.settings`, beside the names of its columns."""
 
-    `data` is a directory that holds <split>.jsonl, .parquet or .csv, or else a name on the hub, to which alone
-    `config` applies. A DataError says what is wrong with the place, the split, a column or a value.
-    """
-    where = f"{data} ({split})"
+    data: str
+    """A name on the hub, such as openai/gsm8k, or a directory (see pipeline/tasks/rows.py for the files in it)."""
+    config: str | None
+    """The configuration on the hub (GSM8K: main); null for a directory, and where there is only one."""
+    revision: str | None
+    """Branch, tag or commit on the hub (refs/convert/parquet where the set is a script); null for a directory."""
+    train_split: str
+    """Name of the split, or of the file without its ending; a part as in "train[:90%]"."""
+    heldout_split: str
+    """The same for the held-out split; what is in both is held out."""
+
+
+def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple[Split, Row]]:
+    """The rows of the held-out split, then those of the training split. `columns` are those of line files."""
+    for row in iter_rows(settings, settings.heldout_split, columns):
+        yield "heldout", row
+    for row in iter_rows(settings, settings.train_split, columns):
+        yield "train", row
+
+
+def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Row]:
+    """A DataError says what is wrong with the place, the split or the file."""
+    where = f"{settings.data} ({split})"
     number = -1
-    for number, row in enumerate(_rows(data, config, split, where=where)):
-        yield tuple(_text(row, column, where=f"{where} row {number}") for column in columns)
-    if number < 0:
-        raise DataError(where, expected="rows", got="none", remedy="name another split in task.settings")
-
-
-def _rows(data: str, config: str | None, split: str, *, where: str) -> Iterator[dict[str, Any]]:
-    # Imported here: half a second that only data from outside needs.
-    from datasets import load_dataset
-
-    directory = Path(data).expanduser()
     try:
-        if directory.is_dir():
-            file = _file(directory, split)
-            yield from load_dataset(_BUILDERS[file.suffix], data_files=str(file), split="train", streaming=True)
-        else:
-            yield from load_dataset(data, config, split=split)
+        for number, values in enumerate(_rows(settings, split, columns)):
+            yield Row(values=values, where=f"{where} row {number}")
     except DataError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # no network, no such name or split, a damaged file
+    except (OSError, ValueError, RuntimeError, EOFError, zlib.error) as error:  # no network, no such name, damage
         raise DataError(
             where,
             expected="rows of a directory's file or of a data set on the hub",
             got=" ".join(str(error).split()) or type(error).__name__,
             remedy="mend the file or task.settings; a name on the hub needs the network once, to fill its cache",
         ) from error
+    if number < 0:
+        raise DataError(where, expected="rows", got="none", remedy="name another split in task.settings")
 
 
-def _file(directory: Path, split: str) -> Path:
-    for suffix in _BUILDERS:
-        if (file := directory / f"{split}{suffix}").is_file():
-            return file
-    names = ", ".join(f"{split}{suffix}" for suffix in _BUILDERS)
+def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    directory = Path(settings.data).expanduser()
+    if directory.is_dir():
+        yield from _local(directory, split, columns)
+    elif settings.data[:1] in "./~" or directory.exists():  # no name on the hub looks like this
+        raise DataError(settings.data, expected="a directory", got="none there", remedy="correct task.settings.data")
+    else:
+        from datasets import load_dataset  # half a second that only data from outside needs
+
+        yield from load_dataset(settings.data, settings.config, split=split, revision=settings.revision)
+
+
+def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    matched = _PART.fullmatch(split)
+    name, part = matched.groups() if matched else (split, None)
+    if table := _first(directory, _TABLES, split=name):
+        kind = Path(table.name.removesuffix(".gz")).suffix
+        yield from _read(_BUILDERS[kind], table, part)
+        return
+    files = {column: _first(directory, _LINES, split=name, column=column) for column in columns}
+    if not all(files.values()):
+        raise _no_file(directory, name, files)
+    lines = [_read("text", file, part) for file in files.values() if file]
+    for number, texts in enumerate(zip_longest(*lines)):
+        if None in texts:
+            longer = ", ".join(file.name for file, text in zip(files.values(), texts, strict=True) if file and text)
+            raise DataError(
+                directory,
+                expected=f"files of equally many lines for {name}",
+                got=f"{number:,} in one and more in {longer}",
+                remedy="mend the files; line n of each belongs together",
+            )
+        yield {column: text["text"] for column, text in zip(files, texts, strict=True)}
+
+
+def _first(directory: Path, patterns: Sequence[str], **names: str) -> Path | None:
+    paths = (directory / pattern.format(**names) for pattern in patterns)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read(builder: str, file: Path, part: str | None) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    if not file.stat().st_size:  # at which its streams end in a StopIteration of their own
+        return
+    if part is None:
+        yield from load_dataset(builder, data_files=str(file), split="train", streaming=True)
+        return
+    with TemporaryDirectory() as cache:
+        yield from load_dataset(builder, data_files=str(file), split=f"train{part}", cache_dir=cache)
+
+
+def _no_file(directory: Path, split: str, files: dict[str, Path | None]) -> DataError:
+    tables = f"{split}{{{','.join(_BUILDERS)}}}"
+    lines = " and ".join(f"{split}.{column}" for column, file in files.items() if file is None)
     found = ", ".join(sorted(path.name for path in directory.iterdir())) or "an empty directory"
-    raise DataError(directory, expected=f"one of: {names}", got=found, remedy="correct the splits in task.settings")
-
-
-def _text(row: dict[str, Any], column: str, *, where: str) -> str:
-    if column not in row:
-        known = ", ".join(row)
-        raise DataError(where, expected=f"a column {column!r}", got=f"columns {known}", remedy="mend task.settings")
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}.{column}", expected="text", got=type(value).__name__, remedy="mend the data or task.settings"
-        )
-    return value
+    remedy = "correct the splits or columns in task.settings"
+    return DataError(directory, expected=f"{tables} or {lines} (.gz or not)", got=found, remedy=remedy)
