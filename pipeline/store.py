@@ -90,10 +90,11 @@ def _is_orphan(path: Path) -> bool:
     except FileNotFoundError:
         return False
     owner, _, host = path.name.removeprefix(".tmp-").split("-", 2)
-    return age_s > _ORPHAN_AGE_S or (host == socket.gethostname() and not _alive(int(owner)))
+    return age_s > _ORPHAN_AGE_S or (host == socket.gethostname() and not alive(int(owner)))
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """True when this machine has such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,7 @@
 """The `stillroom` command: what is not a stage. Stages are `python -m stages.NAME` and are run by dvc."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -65,6 +66,28 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
         click.echo(json.dumps(tell(model, to_json=True)))
     else:
         click.echo(tell(model, to_json=False), nl=False)
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="One object a check, for scripts.")
+def doctor(as_json: bool) -> None:
+    """Check the set-up and say what mends it; exit code 1 where something is wrong."""
+    from pipeline.checkup import Setup, examine
+
+    findings = examine(Setup(root=Path(), store=store_root()))
+    if as_json:
+        told = [asdict(one) for one in findings]
+        click.echo(json.dumps(told))
+        states = {one["state"] for one in told}
+    else:
+        states = set()
+        for one in findings:
+            states.add(one.state)
+            click.echo(
+                f"{one.state:5}  {one.check:11}  {one.found}" + (f"\n       -> {one.remedy}" if one.remedy else "")
+            )
+    if "wrong" in states:
+        raise SystemExit(1)
 
 
 def main() -> None:

@@ -37,7 +37,8 @@ LAYERS = [
     | {"card", "lineage", "provenance"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
-    {"configuration", "forecast", "lockfile", "story"},
+    {"configuration", "forecast"},
+    {"checkup", "lockfile", "story"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 
