@@ -125,9 +125,7 @@ def _existing(path: Path) -> Path:
 def _git(setup: Setup) -> Finding:
     done = _run(setup, "git", "rev-parse", "--short", "HEAD")
     if done is None:
-        remedy = (
-            "`git init` and commit, for `dvc exp` and `stillroom lineage`; or `dvc config core.no_scm true`"
-        )
+        remedy = "`git init` and commit, for `dvc exp` and `stillroom lineage`; or `dvc config core.no_scm true`"
         return Finding(check="git", state="note", found="no repository with a commit", remedy=remedy)
     return _well("git", f"at {done.strip()}")
 

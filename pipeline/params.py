@@ -6,6 +6,7 @@ reads YAML 1.2, where 1e-4 is a number (PyYAML makes it a string).
 """
 
 import dataclasses
+import io
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.errors import ParameterError
 
@@ -64,6 +66,28 @@ def write_yaml(path: Path, value: Mapping[str, Any], *, comment: str) -> None:
     with path.open("w") as file:
         file.write(f"# {comment}\n")
         yaml.dump(dict(value), file)
+
+
+class _SaysNull(RoundTripRepresenter):
+    """Writes null as a word, as params.yaml has it, where ruamel leaves a blank."""
+
+
+_SaysNull.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def edit_yaml(path: Path, changes: Mapping[tuple[str, ...], Any]) -> str:
+    """The text of a YAML file with other values under some keys; comments, order and every other line stay."""
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width, yaml.Representer = True, 4096, _SaysNull
+    document = yaml.load(path)
+    for (*above, last), value in changes.items():
+        place = document
+        for key in above:
+            place = place[key]
+        place[last] = value
+    text = io.StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
 
 
 def section(path: Path, cls: type[T], *keys: str) -> T:

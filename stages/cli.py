@@ -20,11 +20,20 @@ commands.add_command(store)
 
 
 @commands.command()
-def plan() -> None:
+@click.option("--total-steps", type=click.IntRange(1), help="Change it in params.yaml first.")
+@click.option("--refresh-every", type=click.IntRange(1), help="Change it in params.yaml first.")
+def plan(**schedule: int | None) -> None:
     """Write rounds.yaml from params.yaml:schedule."""
-    from pipeline.params import section
+    from pipeline.params import edit_yaml, section
     from pipeline.schedule import ScheduleParams, write_rounds
+    from pipeline.tables import replacing
 
+    section(PARAMS, ScheduleParams, "schedule")  # its mistakes first
+    changes = {("schedule", name): value for name, value in schedule.items() if value is not None}
+    if changes:
+        text = edit_yaml(PARAMS, changes)
+        with replacing(PARAMS) as temporary:
+            temporary.write_text(text)
     write_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
 
 
