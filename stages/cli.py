@@ -29,12 +29,22 @@ def plan(**schedule: int | None) -> None:
     from pipeline.tables import replacing
 
     section(PARAMS, ScheduleParams, "schedule")  # its mistakes first
-    changes = {("schedule", name): value for name, value in schedule.items() if value is not None}
+    changes: dict[tuple[str, ...], int] = {("schedule", key): n for key, n in schedule.items() if n is not None}
     if changes:
         text = edit_yaml(PARAMS, changes)
         with replacing(PARAMS) as temporary:
             temporary.write_text(text)
     write_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Every stage, for scripts.")
+def status(as_json: bool) -> None:
+    """How far the schedule is, and what the rest takes; also while `dvc repro` runs."""
+    from stages.standing import as_text, standing, to_json
+
+    found, left = standing()
+    click.echo(json.dumps(to_json(found, left)) if as_json else as_text(found, left))
 
 
 @commands.command()

@@ -33,7 +33,7 @@ def write_pedigree(model: Path, lineage: Lineage, one: Round) -> None:
 
 def describe_round(
     round_id: str,
-    steps: range,
+    first_step: int,
     segments: dict[str, Segment],
     rollouts: Sequence[Rollout],
     rows: Sequence[dict[str, int]],
@@ -47,8 +47,8 @@ def describe_round(
     data = settings.get("data")
     return Round(
         id=round_id,
-        first_step=steps.start,
-        steps=len(steps),
+        first_step=first_step,
+        steps=len(rows),  # a round that became too stale ends early
         teacher=manifest.teacher,
         tokenizer=manifest.tokenizer,
         scorer=manifest.scorer,

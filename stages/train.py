@@ -93,7 +93,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
             tokenizer.save_pretrained(last / "model")
             done = describe_round(
                 round_id,
-                span,
+                first_step,
                 {f"{student}/{round_id}": own_segment, "corpus": corpus_segment},
                 [*own.rollouts, *corpus.rollouts],
                 read_log(last / "train.csv"),

@@ -38,7 +38,7 @@ LAYERS = [
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
     {"configuration", "forecast"},
-    {"checkup", "lockfile", "story"},
+    {"checkup", "lockfile", "standing", "story"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 
