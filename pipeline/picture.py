@@ -11,13 +11,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.measures import measure
+
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all
-_TITLES = {
-    "forward_kl": "forward KL to the teacher",
-    "rouge_l": "ROUGE-L",
-    "exact_match": "exact match",
-    "bleu": "BLEU",
-}
 
 
 def draw_run(path: Path, metrics: Mapping[str, Any], steps: Sequence[int]) -> None:
@@ -35,8 +31,8 @@ def draw_run(path: Path, metrics: Mapping[str, Any], steps: Sequence[int]) -> No
         left.set_yscale("log")
         left.yaxis.set_major_formatter("{x:g}")
         left.yaxis.set_minor_formatter("{x:g}")
-        _finish(left, f"{_TITLES['forward_kl']} (nats per token)", steps)
-        _finish(right, _TITLES[score], steps)
+        _finish(left, "forward KL to the teacher (nats per token)", steps)
+        _finish(right, measure(score).title, steps)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 

@@ -1,24 +1,13 @@
-"""What a run comes to: metrics.json, the table that is printed, and one wide CSV of all training steps."""
+"""What a run comes to: metrics.json, the few figures of it that DVC's tables show, curves, and the table printed."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-Metrics = Mapping[str, Any]
+from pipeline.measures import MEASURES, measure
 
-_COLUMNS = {
-    "forward_kl": ("forward KL", ".3f"),
-    "reverse_kl": ("reverse KL", ".3f"),
-    "top1_agreement": ("top-1 agreement", ".1%"),
-    "bleu": ("BLEU", ".1f"),
-    "chrf": ("chrF", ".1f"),
-    "rouge_1": ("ROUGE-1", ".3f"),
-    "rouge_2": ("ROUGE-2", ".3f"),
-    "rouge_l": ("ROUGE-L", ".3f"),
-    "exact_match": ("exact match", ".1%"),
-    "reward": ("reward", ".3f"),
-    "eos_share": ("ends with eos", ".1%"),
-}
+Metrics = Mapping[str, Any]
+PLACE = ("id", "step", "scored_positions")  # of a round's row, beside its metrics
 
 
 def summarise(
@@ -26,11 +15,14 @@ def summarise(
     teacher: Metrics,
     students: Mapping[str, Sequence[tuple[str, Metrics]]],
     costs: Mapping[str, Metrics],
+    last_steps: Mapping[str, int],
 ) -> dict[str, Any]:
     """metrics.json. `headline` is the task's metric that stands for the others; `students` maps a name to (checkpoint,
     metrics) pairs, `init` first; `costs` is by stage instance.
 
-    Divergences are nats per token; bytes_per_position counts the payload of every segment, metadata included.
+    Divergences are nats per token; bytes_per_position counts the payload of every segment, metadata included. A round
+    has the step it ends with (`last_steps`) and the positions that the teacher has scored for this student by then,
+    whether now or earlier: those of the corpus and of its rollouts.
     """
     scored = [one for one in costs.values() if "positions" in one]
     positions, reused, payload_bytes = (
@@ -43,7 +35,7 @@ def summarise(
             name: {
                 "before": dict(checkpoints[0][1]),
                 "after": dict(checkpoints[-1][1]),
-                "rounds": [{"id": id_, **metrics} for id_, metrics in checkpoints[1:]],
+                "rounds": _rounds(name, checkpoints[1:], costs, last_steps),
             }
             for name, checkpoints in students.items()
         },
@@ -55,6 +47,39 @@ def summarise(
         },
         "cost": costs_by_stage(costs),
     }
+
+
+def _rounds(
+    student: str,
+    checkpoints: Sequence[tuple[str, Metrics]],
+    costs: Mapping[str, Metrics],
+    last_steps: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    rows, positions = [], costs.get("corpus-score", {}).get("positions", 0)
+    for id_, metrics in checkpoints:
+        positions += costs.get(f"{student}-{id_}-score", {}).get("positions", 0)
+        rows.append({"id": id_, "step": last_steps[id_], "scored_positions": positions, **metrics})
+    return rows
+
+
+def key_figures(metrics: Metrics) -> dict[str, Any]:
+    """metrics.json in about ten numbers, which is what fits a row of `dvc exp show`: how every student ended."""
+    ends = {"teacher": metrics["teacher"]} | {name: one["after"] for name, one in metrics["students"].items()}
+    seconds = sum(one["seconds"] for one in metrics["cost"].values())
+    return {name: {key: float(f"{value:.4g}") for key, value in end.items()} for name, end in ends.items()} | {
+        "costs": {"seconds": round(seconds), "scored_positions": metrics["store"]["positions"]}
+    }
+
+
+def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
+    """Measure -> student -> step -> value, of every number that a round's checkpoint has."""
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    for name, student in metrics["students"].items():
+        for row in [{"step": 0} | student["before"], *student["rounds"]]:
+            for key, value in row.items():
+                if key not in PLACE:
+                    curves.setdefault(key, {}).setdefault(name, {})[row["step"]] = value
+    return curves
 
 
 def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
@@ -70,15 +95,13 @@ def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
 
 def render_table(metrics: Metrics) -> str:
     """Markdown: models by quality, stages by cost, and the store in a line."""
-    columns = {
-        key: shown for key, shown in _COLUMNS.items() if key in metrics["teacher"] or "kl" in key or "top1" in key
-    }
+    keys = _measured(metrics)
     models = [("teacher", metrics["teacher"])]
     for name, one in metrics["students"].items():
         rounds = [(f"{name}, {row['id']}", row) for row in one["rounds"]]
         models += [(f"{name}, before", one["before"]), *rounds]
-    quality = [["model", *(title for title, _ in columns.values())]]
-    quality += [[label, *(_cell(row.get(key), form) for key, (_, form) in columns.items())] for label, row in models]
+    quality = [["model", *(measure(key).title for key in keys)]]
+    quality += [[label, *(measure(key).show(row.get(key)) for key in keys)] for label, row in models]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
     for stage, one in metrics["cost"].items():
         rate = one["tokens"] / one["seconds"] if one["seconds"] else 0.0
@@ -96,8 +119,11 @@ def render_table(metrics: Metrics) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _measured(metrics: Metrics) -> list[str]:
+    """The measures that any model has: known ones in their usual order, then the others."""
+    models = [metrics["teacher"], *(student["before"] for student in metrics["students"].values())]
+    found = dict.fromkeys(key for model in models for key in model)
+    return [key for key in MEASURES if key in found] + [key for key in found if key not in MEASURES]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -112,10 +138,9 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
 
 
-def write_losses(file: TextIO, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """One row a step, one column a student: the training loss, for `dvc plots`. Everything else is in the view runs."""
-    by_step = {student: {row["step"]: row["loss"] for row in rows} for student, rows in logs.items()}
+def write_curves(file: TextIO, curves: Mapping[str, Mapping[int, Any]]) -> None:
+    """One row a step, one column a student, for `dvc plots`; an empty cell where a student has no value."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["step", *logs])
-    for step in sorted(set().union(*by_step.values())):
-        writer.writerow([step, *(losses.get(step, "") for losses in by_step.values())])
+    writer.writerow(["step", *curves])
+    for step in sorted(set().union(*curves.values())):
+        writer.writerow([step, *(values.get(step, "") for values in curves.values())])

@@ -39,11 +39,23 @@ _COST_FILES = pa.schema(_COST_FIELDS).append(_FILENAME)
 _TIME_FIELDS: list[Any] = [("filename", pa.string()), ("last_modified", pa.timestamp("us", tz="UTC"))]
 _TIMES = pa.schema(_TIME_FIELDS)
 
+_MANIFEST_FIELDS: list[Any] = [
+    *((name, pa.string()) for name in ("scorer", "teacher", "tokenizer", "engine", "dtype", "codec")),
+    *((name, pa.int64()) for name in ("sequences", "positions", "head_entries", "draws", "union_entries")),
+    ("measured", pa.struct([("positions", pa.int64()), ("forward_kl", pa.float64())])),
+    ("files", pa.map_(pa.string(), pa.struct([("size_bytes", pa.int64())]))),
+]
+_MANIFESTS = pa.schema(_MANIFEST_FIELDS).append(_FILENAME)
+
 _PARQUET = "read_parquet(%s, filename = true)"
 _CSV = """read_csv(%s, union_by_name = true,
     types = {'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'})"""
 _JSON = """read_json(%s, filename = true, columns = {'tokens': 'BIGINT', 'seconds': 'DOUBLE', 'positions': 'BIGINT',
     'positions_reused': 'BIGINT', 'payload_bytes': 'BIGINT'})"""
+_MANIFEST = """read_json(%s, filename = true, columns = {'scorer': 'VARCHAR', 'teacher': 'VARCHAR',
+    'tokenizer': 'VARCHAR', 'engine': 'VARCHAR', 'dtype': 'VARCHAR', 'codec': 'VARCHAR', 'sequences': 'BIGINT',
+    'positions': 'BIGINT', 'head_entries': 'BIGINT', 'draws': 'BIGINT', 'union_entries': 'BIGINT',
+    'measured': 'STRUCT(positions BIGINT, forward_kl DOUBLE)', 'files': 'MAP(VARCHAR, STRUCT(size_bytes BIGINT))'})"""
 
 # Columns student and round, of files work/STUDENT/ROUND/... and work/corpus/...; {start}: what follows work/ in a name.
 _PLACED = """
@@ -161,7 +173,16 @@ _TOKENS = """
     FROM tokens_files
 """
 
+# One row a segment of this run: its manifest.
+_SEGMENTS = """
+    SELECT * EXCLUDE (files, measured, filename),
+        list_sum(list_transform(map_values(files), lambda entry: entry.size_bytes))::BIGINT AS size_bytes,
+        measured.positions AS measured_positions, measured.forward_kl AS error_nats
+    FROM manifests
+"""
+
 _DERIVED = {
+    "segments": _SEGMENTS,
     "tokens": _TOKENS,
     "ages": _AGES,
     "coverage": _COVERAGE,
@@ -185,11 +206,12 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
         ("store", indexes, INDEX.append(_FILENAME), _PARQUET),
         ("store_times", indexes, _TIMES, "read_blob(%s)"),
         ("tokens_files", visible_files(work, "evaluations/*/*.parquet"), COMPARISON.append(_FILENAME), _PARQUET),
+        ("manifests_files", visible_files(work, "**/manifest.json"), _MANIFESTS, _MANIFEST),
         ("runs", visible_files(logs, "**/train.csv"), RUNS, _CSV),
         ("costs_files", visible_files(work, "costs/*.json"), _COST_FILES, _JSON),
     ):
         _view(connection, name, files, schema, reader)
-    for name in ("rollouts", "scores"):
+    for name in ("rollouts", "scores", "manifests"):
         placed = _PLACED.format(start=len(f"{work}/") + 1, files=f"{name}_files")
         connection.execute(f"CREATE VIEW {name} AS {placed}")
     for name, sql in _DERIVED.items():

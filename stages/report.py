@@ -1,41 +1,95 @@
-"""Gather evaluations, logs and costs into report/: metrics.json, loss.csv, picture.svg, and the table it prints."""
+"""Gather evaluations, logs and costs into report/: the page, metrics.json, what DVC shows, and the table it prints.
 
+The page also asks the views about prompts, rollouts and segments, which dvc.yaml does not name: whatever stage makes
+one leaves its seconds in work/costs, so the report runs again whenever one was made anew.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline.page.findings import find
+from pipeline.page.run import run_page
+from pipeline.page.vega import dvc_template
 from pipeline.params import lookup, read_yaml
 from pipeline.picture import draw_run
-from pipeline.report import render_table, summarise, write_losses
+from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
+from pipeline.views import connect
 from stages.command import COSTS, PARAMS, run
 
-EVALUATIONS = Path("work/evaluations")
+WORK, LOGS, REPORT = Path("work"), Path("logs"), Path("report")
+EVALUATIONS = WORK / "evaluations"
 
 
 @click.command(help=__doc__)
 def main() -> None:
     students, document = lookup(PARAMS, "students"), read_yaml(Path("rounds.yaml"))
-    rounds = [one["id"] for one in document["rounds"]]
+    last_steps = {one["id"]: one["first_step"] + one["steps"] for one in document["rounds"]}
     measured = {
         name: [(id_, read_json(EVALUATIONS / name / f"{id_}.json")["metrics"]) for id_ in document["checkpoints"]]
         for name in students
     }
-    teacher = read_json(EVALUATIONS / "teacher.json")
-    metrics = summarise(teacher["headline"], teacher["metrics"], measured, _costs(students, rounds))
-    logs = {
-        name: [row for id_ in rounds for row in read_log(Path(f"logs/{name}/{id_}/train.csv"))] for name in students
+    teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, list(last_steps))
+    metrics = summarise(teacher["headline"], teacher["metrics"], measured, costs, last_steps)
+    write_json(REPORT / "metrics.json", metrics)
+    write_json(REPORT / "summary.json", key_figures(metrics))
+    _write_plots(metrics, list(last_steps))
+    with replacing(REPORT / "picture.svg") as temporary:
+        draw_run(temporary, metrics, [0, *last_steps.values()])
+    _write(REPORT / "index.html", _page(metrics, document["checkpoints"]))
+    _write(REPORT / "table.md", render_table(metrics))
+    click.echo((REPORT / "table.md").read_text())
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
+    """What `dvc plots` reads: a file a measure, a column a student, and a template that needs no network."""
+    losses = {
+        name: {row["step"]: row["loss"] for id_ in rounds for row in read_log(LOGS / name / id_ / "train.csv")}
+        for name in metrics["students"]
     }
-    write_json(Path("report/metrics.json"), metrics)
-    with replacing(Path("report/loss.csv")) as temporary, temporary.open("w", newline="") as file:
-        write_losses(file, logs)
-    with replacing(Path("report/picture.svg")) as temporary:
-        draw_run(temporary, metrics, [0, *(one["first_step"] + one["steps"] for one in document["rounds"])])
-    with replacing(Path("report/table.md")) as temporary:
-        temporary.write_text(render_table(metrics))
-    click.echo(Path("report/table.md").read_text())
+    curves = quality_curves(metrics)
+    shown = {"loss": losses, "task_metric": curves[metrics["headline"]]} | {
+        key: curves[key] for key in ("forward_kl", "reverse_kl")
+    }
+    for name, curve in shown.items():
+        with replacing(REPORT / "plots" / f"{name}.csv") as temporary, temporary.open("w", newline="") as file:
+            write_curves(file, curve)
+    _write(REPORT / "dvc_plots.html", dvc_template())
+
+
+def _page(metrics: Mapping[str, Any], checkpoints: list[str]) -> str:
+    connection = connect(WORK, LOGS, Path("no store: the page is about this run"))
+    found = find(connection, list(metrics["students"]), checkpoints)
+    params = read_yaml(PARAMS)
+    task, teacher = params["task"], params["teacher"]
+    lineage = {
+        "task": f"{task['name']}: {task['train']:,} prompts to train on, {task['heldout']:,} held out",
+        "data": ", ".join(f"{key} {value}" for key, value in task["settings"].items()),
+        "teacher": _model(teacher),
+        **{f"student {name}": _model(params["student"][name]) for name in metrics["students"]},
+    }
+    return run_page(
+        metrics,
+        found,
+        checkpoints=checkpoints,
+        title=f"stillroom: {task['name']}",
+        lineage=lineage,
+        params=PARAMS.read_text(),
+    )
+
+
+def _model(described: Mapping[str, Any]) -> str:
+    told = [f"{key} {value}" for key, value in described.items() if key != "model" and value is not None]
+    return ", ".join([described["model"], *told]) if described["model"] else ", ".join(told)
 
 
 def _costs(students: list[str], rounds: list[str]) -> dict[str, Any]:

@@ -3,7 +3,15 @@
 import io
 from typing import Any
 
-from pipeline.report import costs_by_stage, markdown, render_table, summarise, write_losses
+from pipeline.report import (
+    costs_by_stage,
+    key_figures,
+    markdown,
+    quality_curves,
+    render_table,
+    summarise,
+    write_curves,
+)
 
 
 def quality(kl: float) -> dict[str, float]:
@@ -12,6 +20,7 @@ def quality(kl: float) -> dict[str, float]:
 
 TEACHER = {"rouge_l": 0.2, "eos_share": 1.0}
 STUDENTS = {"small": [("init", quality(7)), ("r1", quality(3)), ("r2", quality(1))]}
+LAST_STEPS = {"r1": 10, "r2": 20}
 SCORED = {"positions": 100, "payload_bytes": 3000, "positions_reused": 25}
 COSTS: dict[str, dict[str, Any]] = {
     "teacher": {"tokens": 0, "seconds": 1.5},
@@ -22,25 +31,28 @@ COSTS: dict[str, dict[str, Any]] = {
 
 
 def test_metrics_hold_before_after_and_every_round() -> None:
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS)
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)
     assert metrics["teacher"] == TEACHER
     assert metrics["students"] == {
         "small": {
             "before": quality(7),
             "after": quality(1),
-            "rounds": [{"id": "r1", **quality(3)}, {"id": "r2", **quality(1)}],
+            "rounds": [
+                {"id": "r1", "step": 10, "scored_positions": 200, **quality(3)},
+                {"id": "r2", "step": 20, "scored_positions": 200, **quality(1)},
+            ],
         }
     }
 
 
 def test_the_stores_figures_are_weighted_by_positions() -> None:
-    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS)["store"] == {
+    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)["store"] == {
         "positions": 200,
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
         "reused_share": 0.125,
     }
-    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]})["store"]
+    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS)["store"]
     assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
 
 
@@ -53,7 +65,9 @@ def test_costs_are_added_up_by_the_kind_of_stage() -> None:
 
 
 def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
-    quality_rows, cost_rows, *rest = render_table(summarise("rouge_l", TEACHER, STUDENTS, COSTS)).split("\n\n")
+    quality_rows, cost_rows, *rest = render_table(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)).split(
+        "\n\n"
+    )
     assert quality_rows.splitlines() == [
         "| model         | forward KL | reverse KL | top-1 agreement | ROUGE-L | ends with eos |",
         "| ------------- | ---------: | ---------: | --------------: | ------: | ------------: |",
@@ -72,16 +86,41 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
-    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}))
+    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}))
     assert "exact match" in table
     assert "ROUGE-L" not in table
+
+
+def test_a_metric_that_nobody_foresaw_has_a_column_by_its_name() -> None:
+    table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}))
+    assert table.splitlines()[:3] == [
+        "| model   | wit and style |",
+        "| ------- | ------------: |",
+        "| teacher |           0.5 |",
+    ]
 
 
 def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
     assert markdown([["a", "n"], ["longer", "70"]]) == ["| a      |  n |", "| ------ | -: |", "| longer | 70 |"]
 
 
-def test_losses_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
+def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:
+    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
+    assert figures == {
+        "teacher": TEACHER,
+        "small": quality(1),
+        "costs": {"seconds": 6, "scored_positions": 200},
+    }
+    assert key_figures(summarise("x", {"x": 0.123456}, {}, {}, {}))["teacher"] == {"x": 0.1235}
+
+
+def test_quality_begins_with_the_first_checkpoint_and_knows_every_measure() -> None:
+    curves = quality_curves(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
+    assert set(curves) == set(quality(1))
+    assert curves["forward_kl"] == {"small": {0: 7, 10: 3, 20: 1}}
+
+
+def test_curves_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
     file = io.StringIO()
-    write_losses(file, {"a": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}], "b": [{"step": 2, "loss": 4.0}]})
+    write_curves(file, {"a": {1: 3.0, 2: 2.5}, "b": {2: 4.0}})
     assert file.getvalue().splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]

@@ -28,6 +28,11 @@ COLUMNS = {
     "scores": [*INDEX.names, *PLACE],
     "store": [*INDEX.names, "filename"],
     "runs": RUNS.names,
+    "segments": [
+        *("scorer", "teacher", "tokenizer", "engine", "dtype", "codec"),
+        *("sequences", "positions", "head_entries", "draws", "union_entries"),
+        *("student", "round", "size_bytes", "measured_positions", "error_nats"),
+    ],
     "tokens": [*COMPARISON.names, "student", "round"],
     "ages": ["segment", "written", "age_hours", "sequences", "positions", "used"],
     "coverage": ["student", "round", "rollouts", "scored", "stored"],

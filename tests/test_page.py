@@ -1,0 +1,151 @@
+"""The page as text: what it holds, what it leaves out, and that no text of others becomes markup."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pipeline.measures import measure
+from pipeline.page import heatmap, quality
+from pipeline.page.charts import bars, curve
+from pipeline.page.findings import thinned
+from pipeline.page.html import data, table, text
+from pipeline.page.run import comparison_page, run_page
+from tests.pages import CHECKPOINTS, NASTY, findings, metrics, page
+
+TITLES = {
+    "Before and after": "headline",
+    "Quality on held-out prompts": "quality",
+    "Where the student still differs": "tokens",
+    "Training": "training",
+    "Quality against teacher tokens": "teacher-tokens",
+    "Cost": "costs",
+    "What the teacher said": "store",
+    "Where it comes from": "lineage",
+}
+
+
+def embedded(html: str, name: str) -> Any:
+    (found,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
+    return json.loads(found)
+
+
+def chart_places(html: str) -> set[str]:
+    return set(re.findall(r'<div class="chart" id="([^"]+)"', html))
+
+
+def test_a_page_has_every_section_and_a_chart_for_every_place() -> None:
+    html = page(("small", "tiny"))
+    assert re.findall(r'<section id="([^"]+)"><h2>([^<]+)</h2>', html) == [
+        (name, title) for title, name in TITLES.items()
+    ]
+    assert chart_places(html) == set(embedded(html, "specs"))
+    assert len(html.encode()) < 3_000_000
+
+
+def test_measures_and_columns_that_nobody_foresaw_show_by_name() -> None:
+    html = page()
+    assert {"step-wisdom_of_crowds", "training-new_measure", "training-reward"} <= chart_places(html)
+    assert "wisdom of crowds" in html
+    assert "new measure" in html
+
+
+def test_what_a_run_does_not_have_leaves_no_section() -> None:
+    found = dataclasses.replace(findings(), training=[], costs=[], tails=[], segments=[], tokens=[], prompts={})
+    alone = metrics()
+    alone["students"]["small"]["rounds"] = []
+    html = run_page(alone, found, checkpoints=["init"], title="t", lineage={}, params="")
+    assert re.findall(r'<section id="([^"]+)"', html) == ["headline", "lineage"]
+    assert chart_places(html) == set()
+    html = run_page(
+        metrics(), dataclasses.replace(findings(), tokens=[]), checkpoints=CHECKPOINTS, title="", lineage={}, params=""
+    )
+    assert 'id="tokens"' not in html
+
+
+def test_texts_of_others_stay_text() -> None:
+    html = page()
+    assert NASTY not in html
+    assert (
+        "<img" not in html.replace(str(re.findall(r"<script>.*?</script>", html, re.DOTALL)), "").split("<script>")[0]
+    )
+    (nasty,) = {one["references"][0] for one in embedded(html, "cases")}
+    assert nasty == "Ends it."
+    assert NASTY in embedded(html, "cases")[0]["prompt"]
+    assert text(NASTY) in html
+
+
+def test_data_cannot_close_its_element_and_is_json_whatever_the_numbers() -> None:
+    value = {"a": [float("nan"), float("inf"), 1.5, NASTY, (1, None)]}
+    assert "<" not in data(value)
+    assert json.loads(data(value)) == {"a": [None, None, 1.5, NASTY, [1, None]]}
+
+
+def test_a_card_says_how_much_of_the_way_is_done() -> None:
+    body = quality.headline(quality.students_of({"": metrics()})).body
+    assert "<strong>1.001</strong><small>before 2.120 · nats a token</small>" in body
+    assert "53% of the way to the teacher" in body
+    assert "teacher 0.257" in body
+    assert body.count('class="way"') == 5  # nobody knows where the crowds' wisdom leads
+
+
+def test_cells_are_escaped_and_the_first_names_its_row() -> None:
+    assert '<th scope="row">a&lt;b</th><td>&amp;</td>' in table("c", ["x", "y"], [["a<b", "&"]])
+
+
+def test_long_logs_are_means_of_consecutive_steps() -> None:
+    rows = [{"student": "s", "round": "r", "step": n, "loss": float(n), "reward": None} for n in range(1, 11)]
+    rows += [{"student": "t", "round": "r", "step": 1, "loss": 7.0, "reward": float("nan")}]
+    found = thinned(rows, 4)
+    assert [(row["student"], row["step"], row["loss"]) for row in found] == [
+        *[("s", 3, 2.0), ("s", 6, 5.0), ("s", 9, 8.0), ("s", 10, 10.0)],
+        ("t", 1, 7.0),
+    ]
+    assert found[0]["reward"] is None
+    assert thinned(rows[:4], 4) == rows[:4]
+
+
+def test_the_heat_map_keeps_first_and_last_checkpoint_side_by_side() -> None:
+    found = findings()
+    cases = heatmap.cases(found.tokens, found.prompts, "init", "r3")
+    assert [one["id"] for one in cases] == [f"networkx.case{n}" for n in range(6)]
+    assert {name: len(tokens) for name, tokens in cases[1]["sides"].items()} == {"before": 30, "after": 30}
+    token, forward, reverse, teacher, student = cases[1]["sides"]["after"][3]
+    assert (forward, reverse) == (9.0, 4.5)
+    assert teacher[0] == [token, 0.5]
+    assert student[0] == [teacher[-1][0], 0.4]
+    only = heatmap.cases(found.tokens, {}, "init", "init")
+    assert set(only[0]["sides"]) == {"before", "after"}
+
+
+def test_cases_beyond_the_limit_stay_out_and_are_told() -> None:
+    found = findings()
+    cases = heatmap.cases(found.tokens, found.prompts, "init", "r3")
+    limit = len(data(cases[0])) + len(data(cases[1]))
+    assert heatmap.fitting(cases, limit) == cases[:2]
+    assert "4 of 6 completions are left out" in heatmap.heat_section(2, 6).body
+    assert heatmap.heat_section(0, 0).body == ""
+
+
+def test_several_series_have_a_legend_and_one_has_none() -> None:
+    one = [{"series": "a", "x": 0, "y": 1.0}]
+    for points, legend in ((one, False), ([*one, {"series": "b", "x": 0, "y": 2.0}], True)):
+        spec = json.dumps(curve(points, x_title="x", y_title="y", marked=True))
+        assert ('"legend": {"orient": "top"}' in spec) == legend
+    assert bars([{"group": "g", "series": "a", "y": 1.0}], x_title="s")["encoding"]["color"]["legend"] is None
+
+
+def test_a_comparison_names_every_run_and_student() -> None:
+    html = comparison_page({"main": metrics(), "exp<1>": metrics(("small", "tiny"), closeness=2.0)})
+    for label in ("main small", "exp&lt;1&gt; small", "exp&lt;1&gt; tiny"):
+        assert f"<h3>{label}</h3>" in html
+    assert chart_places(html) == set(embedded(html, "specs"))
+    assert "exp<1>" not in html
+
+
+@pytest.mark.parametrize(("key", "shown"), [("forward_kl", "1.500"), ("eos_share", "150.0%"), ("new_one", "1.5")])
+def test_a_measure_knows_how_it_is_written(key: str, shown: str) -> None:
+    assert measure(key).show(1.5) == shown
+    assert measure(key).show(None) == ""
