@@ -5,6 +5,7 @@ one leaves its seconds in work/costs, so the report runs again whenever one was 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.picture import draw_run
 from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
-from pipeline.views import connect
+from pipeline.views import connect, query
 from stages.command import COSTS, PARAMS, run
 
 WORK, LOGS, REPORT = Path("work"), Path("logs"), Path("report")
@@ -67,8 +68,8 @@ def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
 
 
 def _page(metrics: Mapping[str, Any], checkpoints: list[str]) -> str:
-    connection = connect(WORK, LOGS, Path("no store: the page is about this run"))
-    found = find(connection, list(metrics["students"]), checkpoints)
+    views = connect(WORK, LOGS, Path("no store: the page is about this run"))
+    found = find(partial(query, views), list(metrics["students"]), checkpoints)
     params = read_yaml(PARAMS)
     task, teacher = params["task"], params["teacher"]
     lineage = {

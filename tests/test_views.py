@@ -132,7 +132,7 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
         (tmp_path / "logs" / student / "train.csv").write_text(text)
     (tmp_path / "logs/train.csv").write_text("")  # a run that has just begun
     connection = connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store")
-    assert _rows(connection, "SELECT references[1] FROM prompts") == [("é",)]
+    assert _rows(connection, "SELECT prompts.references[1] FROM prompts") == [("é",)]
     assert query(connection, "SELECT * FROM runs ORDER BY student") == (
         ["student", "round", "step", "loss", "kl"],
         [("x", "0", 1, 0.5, None), ("y", "0", 1, 0.5, 2)],

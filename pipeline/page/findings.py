@@ -4,16 +4,13 @@ Long logs are thinned to POINTS a student, each the mean of consecutive steps, s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import duckdb
-
-from pipeline.views import query
-
 Row = dict[str, Any]
+Ask = Callable[[str], tuple[list[str], list[tuple[Any, ...]]]]  # SQL to names and rows: `views.query`
 POINTS = 400
 
 _TRAINING = "SELECT * FROM runs ORDER BY student, step"
@@ -36,11 +33,11 @@ class Findings:
     prompts: dict[str, Row]  # of the tokens, by id
 
 
-def find(connection: duckdb.DuckDBPyConnection, students: Sequence[str], rounds: Sequence[str]) -> Findings:
+def find(ask: Ask, students: Sequence[str], rounds: Sequence[str]) -> Findings:
     """Everything about these students and rounds; what earlier schedules left is passed over."""
 
     def rows(sql: str) -> list[Row]:
-        columns, found = query(connection, sql)
+        columns, found = ask(sql)
         named = [dict(zip(columns, row, strict=True)) for row in found]
         known = {"", *students}, {"", "corpus", "init", *rounds}
         return [one for one in named if one.get("student", "") in known[0] and one.get("round", "") in known[1]]
