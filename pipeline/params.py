@@ -155,7 +155,7 @@ def _union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         except ParameterError:
             if len(rest) == 1:
                 raise
-    names = " or ".join(map(_named, options))
+    names = " or ".join(map(named, options))
     raise ParameterError(where, expected=names, got=_shown(value), remedy="mend params.yaml")
 
 
@@ -171,7 +171,7 @@ def _dataclass(cls: type, value: Any, where: str) -> Any:
             )
     for name in names:
         if name not in value:
-            kind = _named(hints[name])
+            kind = named(hints[name])
             raise ParameterError(f"{where}.{name}", expected=kind, got="nothing", remedy="add it to params.yaml")
     return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names})
 
@@ -181,13 +181,13 @@ def _expect(condition: bool, where: str, expected: str, value: Any) -> None:
         raise ParameterError(where, expected=expected, got=_shown(value), remedy="mend params.yaml")
 
 
-def _named(kind: Any) -> str:
+def named(kind: Any) -> str:
     """A type in the words of params.yaml."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _named(inner[0])
+        return named(inner[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_named, inner))
+        return " or ".join(map(named, inner))
     if origin is typing.Literal:
         return _choices(inner)
     if origin is tuple:

@@ -48,6 +48,14 @@ def status(as_json: bool) -> None:
 
 
 @commands.command()
+def parameters() -> None:
+    """Print the page of all parameters: docs/parameters.md."""
+    from pipeline.reference import page
+
+    click.echo(page(PARAMS), nl=False)
+
+
+@commands.command()
 def table() -> None:
     """Print the table of the last run."""
     path = Path("report/table.md")

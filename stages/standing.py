@@ -45,6 +45,8 @@ def as_text(found: list[Job], left: dict[str, Any]) -> str:
     lines = ["shared: " + ", ".join(shared), "", *markdown(rows), ""]
     if not left["stages"]:
         return "\n".join([*lines, "all stages are done"])
+    if waiting := sum(one.state == "waits" for one in found):
+        lines.append(f"{waiting} wait: they run again where what comes before them comes out differently")
     seconds, store = _figure(left["seconds"], "s"), _figure(left["store_bytes"], "bytes")
     lines.append(f"left: {left['stages']} of {len(found)} stages, about {seconds} inside them (from work/costs)")
     lines.append(
