@@ -77,7 +77,14 @@ def _rows(cls: type, prefix: str, value: Any) -> Iterator[list[str]]:
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
-    """Field to the string that stands under it."""
+    """Field to the string that stands under it, those of the classes it extends among them."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _own_docstrings(base) if dataclasses.is_dataclass(base) else {}
+    return found
+
+
+def _own_docstrings(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,6 +36,28 @@ def plan(**schedule: int | None) -> None:
         with replacing(PARAMS) as temporary:
             temporary.write_text(text)
     write_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
+
+
+@commands.command()
+@click.option("--teacher", required=True, help="Hub name, directory or .gguf file.")
+@click.option("--student", required=True, help="The same, or `teacher`: half of the teacher's layers.")
+@click.option("--data", required=True, help="Hub name or directory.")
+@click.option("--task", help="Default: what the columns are for.")
+@click.option("--config", help="Of the data on the hub.")
+@click.option("--train-split", default="train", show_default=True)
+@click.option("--heldout-split", default="test", show_default=True)
+@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PARAMS, show_default=True)
+@click.option("--force", is_flag=True, help="Change the file that is there.")
+def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
+    """Write params.yaml for your own models and data, after checking that they fit together."""
+    from pipeline.beginning import Wish
+    from stages.beginning import write_params
+
+    named = dict(one.split("=", 1) for one in columns if "=" in one)
+    for line in write_params(Wish(columns=named, **wish), out, force=force):
+        click.echo(line)
+    click.echo(f"wrote {out}; next: `stillroom doctor`, then `make repro`")
 
 
 @commands.command()

@@ -40,7 +40,7 @@ LAYERS = [
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
     {"configuration", "forecast"},
-    {"checkup", "lockfile", "reference", "standing", "story"},
+    {"beginning", "checkup", "lockfile", "reference", "standing", "story"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 
