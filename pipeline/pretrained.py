@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ModelError, ParameterError
+from pipeline.fresh import FreshParams
 from pipeline.text import load_tokenizer
 
 _PACKAGE = "package:"
@@ -24,8 +25,9 @@ _PACKAGE = "package:"
 class TeacherParams:
     """Where the teacher comes from."""
 
-    model: str
-    """Hub name, local directory, path of a .gguf file, or package:MODULE/FILE.gguf in an installed package."""
+    model: str | FreshParams
+    """Hub name, local directory, path of a .gguf file, or package:MODULE/FILE.gguf in an installed package; or a
+    mapping: a fresh model."""
     revision: str | None
     """Branch, tag or commit of a hub model; null is its default branch."""
     dtype: Literal["bfloat16", "float32"]

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from pipeline.fingerprint import model_fingerprint
+from pipeline.fresh import FRESH
 from pipeline.lineage import FILE, read_lineage
 from pipeline.pretrained import locate
 from schemas.lineage import Lineage, Source
@@ -24,6 +25,9 @@ _GGUF_STRING = 8  # the format's number for a string
 
 def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> Source:
     """What params.yaml names, and the directory that was made of it."""
+    if model.startswith(FRESH):
+        print_ = model_fingerprint(directory)
+        return Source(model=model, revision=None, hub=False, license=None, fingerprint=print_)
     place, options = locate(model, where)
     return Source(
         model=model,

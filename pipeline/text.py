@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import tokenizers
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
 from pipeline.fingerprint import digest
@@ -35,6 +37,22 @@ def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
             got=" ".join(str(error).split()) or type(error).__name__,
             remedy="name a directory with tokenizer.json, or a model on the hub while it can be reached",
         ) from error
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for every byte, then <pad>, <s> and </s>; a plain prompt begins with <s>. For models made on the spot.
+
+    Nothing is learnt, so it serves any text and needs none; a trained vocabulary would tie the teacher to the task.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = tokenizers.Tokenizer(models.BPE(vocab={one: index for index, one in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([tokenizers.AddedToken(one, special=True) for one in ("<pad>", "<s>", "</s>")])
+    begin = [("<s>", core.token_to_id("<s>"))]
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=begin)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
 def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[str, list[int]]:

@@ -1,8 +1,9 @@
-"""Fetch the teacher once and save it as an ordinary model directory, work/teacher."""
+"""Fetch or make the teacher once and save it as an ordinary model directory, work/teacher."""
 
 import click
 import torch
 
+from pipeline.fresh import make_fresh
 from pipeline.journal import whole_directory
 from pipeline.lineage import of_teacher, write_lineage
 from pipeline.params import section
@@ -15,10 +16,17 @@ from stages.command import PARAMS, TEACHER, cost, run
 def main() -> None:
     p = section(PARAMS, TeacherParams, "teacher")
     with cost("teacher"), whole_directory(TEACHER) as folder:
-        model, tokenizer = load_pretrained(p.model, p.revision, dtype=getattr(torch, p.dtype), where="teacher.model")
+        dtype, where = getattr(torch, p.dtype), "teacher.model"
+        if isinstance(p.model, str):
+            name = p.model
+            model, tokenizer = load_pretrained(name, p.revision, dtype=dtype, where=where)
+        else:
+            name = p.model.name
+            model, tokenizer = make_fresh(p.model, where=where)
+            model = model.to(dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_lineage(folder, of_teacher(source_of(p.model, p.revision, folder, where="teacher.model")))
+        write_lineage(folder, of_teacher(source_of(name, p.revision, folder, where=where)))
 
 
 if __name__ == "__main__":

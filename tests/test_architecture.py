@@ -34,7 +34,7 @@ LAYERS = [
     | {"tasks.numbers", "tasks.rouge", "tasks.bleu"}
     | {"tasks.arithmetic", "tasks.docstrings", "tasks.gsm8k", "tasks.instructions", "tasks.summarisation"}
     | {"tasks.translation"}
-    | {"card", "lineage", "provenance"}
+    | {"fresh", "card", "lineage", "provenance"}
     | {"measures", "page", "page.charts", "page.costs", "page.findings", "page.heatmap", "page.html", "page.quality"}
     | {"page.run", "page.vega"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}

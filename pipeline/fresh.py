@@ -1,0 +1,66 @@
+"""A teacher from nothing: a configuration, random weights, and a tokenizer of bytes or of another model.
+
+For tasks that a model of 1-10 M parameters learns (`arithmetic`); it knows nothing until it is fine-tuned. Guarantee:
+equal parameters give equal weights. Not taken: a tokenizer trained on the task's texts, which would make the teacher
+depend on the task, and every change of a task would make another teacher.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from pipeline.errors import ParameterError
+from pipeline.text import byte_tokenizer, load_tokenizer, shared_vocab
+
+FRESH = "fresh:"  # begins the name of a model that came from nowhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshParams:
+    """`teacher.model` as a mapping."""
+
+    config: dict[str, object]
+    """`model_type` of transformers (llama, t5, ...), and what differs from its defaults; token ids need not be given."""
+    tokenizer: str
+    """`bytes`: a token for every byte and three special ones; or a hub name or a directory, whose tokenizer it gets."""
+    seed: int
+    """Of the weights."""
+
+    @property
+    def name(self) -> str:
+        """For lineages."""
+        return f"{FRESH}{self.config.get('model_type')}"
+
+
+def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
+    """Model and tokenizer of the same vocabulary; a ParameterError for a configuration that makes no model."""
+    tokenizer = byte_tokenizer() if p.tokenizer == "bytes" else load_tokenizer(p.tokenizer)
+    fields = dict(p.config)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        expected = "a model type of transformers, such as llama"
+        raise _mistake(f"{where}.config.model_type", expected, "nothing" if kind is None else repr(kind))
+    default = AutoConfig.for_model(kind)
+    for key in fields:
+        if not hasattr(default, key):
+            raise _mistake(f"{where}.config.{key}", f"a field of {type(default).__name__}", "an unknown name")
+    torch.manual_seed(p.seed)
+    try:
+        config = AutoConfig.for_model(kind, **(_token_ids(tokenizer, default.is_encoder_decoder) | fields))
+        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return family.from_config(config).float(), tokenizer
+    except Exception as error:  # transformers' checks raise whatever they run into
+        expected = f"a {type(default).__name__} that fits together"
+        raise _mistake(f"{where}.config", expected, " ".join(str(error).split())[:160]) from error
+
+
+def _token_ids(tokenizer: Any, encoder: bool) -> dict[str, object]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {"vocab_size": shared_vocab(tokenizer)} | {name: getattr(tokenizer, name) for name in names}
+    return ids | {"decoder_start_token_id": tokenizer.pad_token_id} if encoder else ids
+
+
+def _mistake(where: str, expected: str, got: str) -> ParameterError:
+    return ParameterError(where, expected=expected, got=got, remedy="mend params.yaml")
