@@ -61,17 +61,19 @@ class Agreement:
     forward_kl_N: Tensor  # nats
     reverse_kl_N: Tensor
     same_top1_N: Tensor
+    teacher_logp_N: Tensor  # nats, of the token that the student wrote
     teacher_ids_NK: Tensor  # the LIKELIEST tokens, best first
     teacher_p_NK: Tensor
     student_ids_NK: Tensor
     student_p_NK: Tensor
 
     def means(self) -> dict[str, float]:
-        """Divergences in nats a token, and the share of positions with the same likeliest token."""
+        """Divergences and the teacher's log-likelihood in nats a token, and how often both like the same token best."""
         measured = {
             "forward_kl": self.forward_kl_N,
             "reverse_kl": self.reverse_kl_N,
             "top1_agreement": self.same_top1_N,
+            "teacher_logp": self.teacher_logp_N,
         }
         return {name: values_N.double().mean().item() for name, values_N in measured.items()}
 
@@ -167,15 +169,19 @@ def compare(
             chunk = order[start : start + p.batch_size]
             texts = [prompts[i].prompt_ids for i in chunk], [completions[i].token_ids for i in chunk]
             hidden = [torch.split(lm.completion_hidden(model, *texts), _POSITIONS) for model in models]
-            parts = [_agreement(heads[0](p_ND), heads[1](q_ND)) for p_ND, q_ND in zip(*hidden, strict=True)]
+            written_N = torch.tensor([one for ids in texts[1] for one in ids], device=hidden[0][0].device)
+            parts = [
+                _agreement(heads[0](p_ND), heads[1](q_ND), ids_N)
+                for p_ND, q_ND, ids_N in zip(*hidden, torch.split(written_N, _POSITIONS), strict=True)
+            ]
             whole, lengths = join(parts), [len(one) for one in texts[1]]
             found.update(zip(chunk, _split(whole, lengths), strict=True))
             meter.update(sum(map(len, texts[0])) + sum(map(len, texts[1])))
     return [found[index] for index in range(len(prompts))]
 
 
-def _agreement(p_NV: Tensor, q_NV: Tensor) -> Agreement:
-    """From the logits of teacher and student."""
+def _agreement(p_NV: Tensor, q_NV: Tensor, written_N: Tensor) -> Agreement:
+    """From the logits of teacher and student, and the tokens that the student wrote."""
     logp_NV, logq_NV = p_NV.log_softmax(-1), q_NV.log_softmax(-1)
     ratio_NV = logp_NV - logq_NV
     likeliest = min(LIKELIEST, logp_NV.shape[-1])
@@ -184,6 +190,7 @@ def _agreement(p_NV: Tensor, q_NV: Tensor) -> Agreement:
         forward_kl_N=(logp_NV.exp() * ratio_NV).sum(-1).cpu(),
         reverse_kl_N=-(logq_NV.exp() * ratio_NV).sum(-1).cpu(),
         same_top1_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
+        teacher_logp_N=logp_NV.gather(1, written_N[:, None]).squeeze(1).cpu(),
         teacher_ids_NK=top_p.indices.cpu(),
         teacher_p_NK=top_p.values.exp().cpu(),
         student_ids_NK=top_q.indices.cpu(),

@@ -22,7 +22,7 @@ class FreshParams:
     """`teacher.model` as a mapping."""
 
     config: dict[str, object]
-    """`model_type` of transformers (llama, t5, ...), and what differs from its defaults; token ids need not be given."""
+    """`model_type` of transformers (llama, t5, ...), and what differs from its defaults; token ids may be left out."""
     tokenizer: str
     """`bytes`: a token for every byte and three special ones; or a hub name or a directory, whose tokenizer it gets."""
     seed: int

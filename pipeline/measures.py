@@ -21,6 +21,7 @@ MEASURES = {
     "forward_kl": Measure(title="forward KL", form=".3f", unit="nats a token", at_teacher=0.0),
     "reverse_kl": Measure(title="reverse KL", form=".3f", unit="nats a token", at_teacher=0.0),
     "top1_agreement": Measure(title="top-1 agreement", form=".1%", at_teacher=1.0),
+    "teacher_logp": Measure(title="teacher's log-likelihood", form=".3f", unit="nats a token"),
     "bleu": Measure(title="BLEU", form=".1f"),
     "chrf": Measure(title="chrF", form=".1f"),
     "rouge_1": Measure(title="ROUGE-1", form=".3f"),

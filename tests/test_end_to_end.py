@@ -261,7 +261,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     project, output = finished
     assert executed(output) == sorted(FIRST_RUN)
     metrics = project.json("report/metrics.json")
-    quality = {"forward_kl", "reverse_kl", "top1_agreement", "exact_match", "eos_share"}
+    quality = {"forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", "exact_match", "eos_share"}
     small = metrics["students"]["small"]
     assert set(metrics["teacher"]) == {"exact_match", "eos_share"}
     assert set(small["before"]) == set(small["after"]) == quality

@@ -56,12 +56,14 @@ def test_compare_is_the_dense_mean_over_positions(
 ) -> None:
     p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", shown=2)
     logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
-    assert len(logp_NV) == 12
+    written = [token for one in COMPLETIONS for token in one.token_ids]
+    assert len(logp_NV) == len(written) == 12
     assert compared(student_dir, teacher_dir, p, vocab) == pytest.approx(
         {
             "forward_kl": (np.exp(logp_NV) * (logp_NV - logq_NV)).sum(-1).mean(),
             "reverse_kl": (np.exp(logq_NV) * (logq_NV - logp_NV)).sum(-1).mean(),
             "top1_agreement": (logp_NV.argmax(-1) == logq_NV.argmax(-1)).mean(),
+            "teacher_logp": logp_NV[np.arange(12), written].mean(),
         },
         rel=1e-4,
     )
@@ -98,7 +100,9 @@ def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
     p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, shown=0)
-    assert compared(teacher_dir, teacher_dir, p) == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
+    found = compared(teacher_dir, teacher_dir, p)
+    assert found.pop("teacher_logp") < 0
+    assert found == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
 
 
 def test_swapping_the_models_swaps_the_divergences(student_dir: Path, teacher_dir: Path) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ParameterError
+from pipeline.measures import MEASURES
 from pipeline.params import parse
-from pipeline.picture import draw_run
-from pipeline.report import render_table, summarise
 from pipeline.tasks import TASKS, Case, find_task
 
 
@@ -56,7 +55,6 @@ def instruction_settings(root: Path) -> dict[str, Any]:
 
 
 OF_100 = {"bleu", "chrf"}
-STUDENTS_ONLY = {"forward_kl", "reverse_kl", "top1_agreement"}  # columns that are there without a value
 SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "arithmetic": arithmetic_settings,
     "docstrings": docstring_settings,
@@ -120,13 +118,8 @@ def test_the_references_reach_the_top_of_every_metric_and_silence_the_bottom(nam
     assert task.metrics([""] * len(cases), references) == dict.fromkeys(best, 0.0)
 
 
-def test_every_metric_has_a_column_in_the_report_and_the_headline_a_picture(name: str, tmp_path: Path) -> None:
-    task = TASKS[name]
-    metrics = {**task.metrics(["a"], [["a 1"]]), "forward_kl": 1.0}
-    found = summarise(task.headline, metrics, {"small": [("init", metrics), ("r1", metrics)]}, {})
-    head, *_ = render_table(found).splitlines()
-    assert len(head.split("|")) == 3 + len(metrics) + len(STUDENTS_ONLY - set(metrics))
-    draw_run(tmp_path / "picture.svg", found, [0, 1])
+def test_every_metric_has_a_title_in_the_report(name: str) -> None:
+    assert set(TASKS[name].metrics(["a"], [["a 1"]])) <= set(MEASURES)
 
 
 def test_an_unknown_task_is_refused_with_those_that_exist() -> None:

@@ -1,4 +1,4 @@
-"""BLEU and chrF between texts and their references: the only module that knows sacrebleu.
+"""BLEU and chrF between texts and their references, by sacrebleu.
 
 Corpus measures as published (Post 2018: BLEU of 13a tokens, chrF2 of characters), from 0 to 100; a text may have any
 number of references. One sentence is scored by chrF: BLEU is zero for most single sentences without four words in a
