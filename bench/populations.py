@@ -5,8 +5,8 @@ far      the teacher without one of its layers
 pruned   thirteen evenly spread layers of the teacher: it writes garbage, on which the teacher is flat
 
 The near and the far student are looked at on ground truth and on their own rollouts, half and half, the pruned one on
-its own rollouts alone. The ground truth, which has no author, carries the student's likely tokens as if it had: a way
-to store scores may use them or not.
+its own rollouts alone. The ground truth, which has no author, carries the student's likely tokens and draws as if it
+had: a way to store scores may use them or not.
 """
 
 import itertools
@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline import lm
 from pipeline.engines.base import Sampling
-from pipeline.engines.hf import HFSampler, likely
+from pipeline.engines.hf import HFSampler, likely, unlikely
+from pipeline.fingerprint import derive_seed
 from pipeline.head import Head
 from pipeline.pretrained import keep_layers
 from pipeline.prompts import PromptParams, find_cases, render_prompts
@@ -106,12 +108,19 @@ def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rol
 
 @torch.no_grad()
 def with_likely_tokens(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tensor) -> list[Rollout]:
-    """The ground truth with what the student finds likely there."""
+    """The ground truth with what the student finds likely there, and its draws from the rest."""
     spans = torch.split(hidden_ND, [len(one.completion_ids) for one in rollouts])
     return [
-        one if one.source == "student" else replace(one, support_ids=likely(head(hidden_TD), _SAMPLING))
+        one if one.source == "student" else _as_written(one, head(hidden_TD))
         for one, hidden_TD in zip(rollouts, spans, strict=True)
     ]
+
+
+def _as_written(rollout: Rollout, logits_TV: Tensor) -> Rollout:
+    named = likely(logits_TV, _SAMPLING)
+    uniform_T = np.random.Generator(np.random.Philox(derive_seed(rollout.rollout_id))).random(len(named))
+    tail_ids, tail_offset = unlikely(logits_TV, named, uniform_T, _SAMPLING)
+    return replace(rollout, support_ids=named, tail_ids=tail_ids, tail_offset=tail_offset)
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,19 @@ from torch import Tensor
 from bench.output import Row, show
 from bench.populations import Population, load_prompts, populations
 from bench.segments import nameless
+from pipeline import supports
 from pipeline.collation import collate
 from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.engines.base import SupportParams, ToScore
 from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
-from pipeline.objective import Rows, distance
 from pipeline.params import lookup, section
 from pipeline.prompts import rank_tokens
 from pipeline.records import Batch, Scores, Source
 from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
+from pipeline.supports import Rows
 from pipeline.text import load_tokenizer, shared_vocab
 from pipeline.topk import truncate
 from pipeline.training import to_torch
@@ -61,7 +63,6 @@ class Chunk:
     ids_NK: Tensor
     draw_ids_NJ: Tensor
     rows: Rows
-    g_N: Tensor  # mean log-prob that the teacher gives the student's tail
     rounded_ND: Tensor  # the hidden states of the teacher in bfloat16
 
 
@@ -71,7 +72,7 @@ class Way:
 
     name: str
     support: SupportParams
-    union: Container[Source]  # texts stored with the student's likely tokens
+    union: Container[Source]  # texts stored with the student's likely tokens and G
     codec: str
     losses: Mapping[str, Loss]  # by divergence
 
@@ -79,28 +80,29 @@ class Way:
 def see(z_NV: Tensor, chunk: Chunk) -> Seen:
     """What the pipeline's loss sees of these logits."""
     padding_NK = torch.isneginf(chunk.rows.logp_NK)
+    others_NV = z_NV.scatter(-1, chunk.ids_NK, -torch.inf)
     return Seen(
         stored_NK=z_NV.gather(-1, chunk.ids_NK).masked_fill(padding_NK, -torch.inf),
-        others_N=z_NV.scatter(-1, chunk.ids_NK, -torch.inf).logsumexp(-1),
+        others_N=others_NV.logsumexp(-1),
         drawn_NJ=z_NV.gather(-1, chunk.draw_ids_NJ),
         token_N=z_NV[:, 0],
         token_logp_N=z_NV[:, 0],
+        others_entropy_N=torch.special.entr(others_NV.softmax(-1)).sum(-1),
     )
 
 
 def pipelines(name: str, *, draws_scale: float | None = None) -> Loss:
     """The pipeline's own: stored tokens and "any other", or with tail draws."""
-    return lambda z_NV, chunk: distance(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows, draws_scale=draws_scale)
+    tail = supports.bucket if draws_scale is None else partial(supports.draws, scale=draws_scale)
+    return lambda z_NV, chunk: tail(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows)
 
 
 def with_g(z_NV: Tensor, chunk: Chunk) -> Tensor:
-    """Reverse KL whose tail has E_q[log q] - G for its log-ratio."""
-    logq_NV = z_NV.log_softmax(-1)
-    logq_NK = logq_NV.gather(-1, chunk.ids_NK).masked_fill(torch.isneginf(chunk.rows.logp_NK), -torch.inf)
-    others_NV = logq_NV.scatter(-1, chunk.ids_NK, -torch.inf)
-    q_NV = others_NV.exp()
-    own_N = (q_NV * others_NV.masked_fill(torch.isneginf(others_NV), 0.0)).sum(-1)
-    return _DIVERGENCES["reverse_kl"](chunk.rows.logp_NK, logq_NK) + own_N - q_NV.sum(-1) * chunk.g_N
+    """Reverse KL with what is stored of the student's tail, fresh."""
+    none_N = torch.zeros_like(chunk.rows.tail_N)
+    rows = replace(chunk.rows, fresh_N=none_N == 0, behaviour_logp_N=none_N)
+    seen = replace(see(z_NV, chunk), token_logp_N=none_N)
+    return supports.with_g(_DIVERGENCES["reverse_kl"], seen, rows, staleness=1.0)
 
 
 def rounded(name: str, texts: Population) -> Loss:
@@ -173,14 +175,15 @@ def stored(one: Way, texts: Population, ranks: NDArray[Any], scratch: Path) -> t
 def _scored(one: Way, texts: Population) -> Iterator[ScoredSequence]:
     spans = torch.split(texts.teacher_ND, [len(rollout.completion_ids) for rollout in texts.rollouts])
     for rollout, hidden_TD in zip(texts.rollouts, spans, strict=True):
-        likely = rollout.support_ids if rollout.source in one.union else []
+        bare = replace(rollout, support_ids=[], tail_ids=[], tail_offset=[])
+        known = rollout if rollout.source in one.union else bare
         seed = derive_seed(rollout.rollout_id)
         asked = ToScore(
             prompt_ids=[],
             completion_ids=rollout.completion_ids,
-            support_ids=likely,
-            tail_ids=rollout.tail_ids,
-            tail_offset=rollout.tail_offset,
+            support_ids=known.support_ids,
+            tail_ids=known.tail_ids,
+            tail_offset=known.tail_offset,
         )
         scores = truncate(texts.teacher_head(hidden_TD), asked, one.support, seed=seed)
         yield ScoredSequence(rollout=rollout, scores=scores)
@@ -216,12 +219,10 @@ def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: s
     with torch.no_grad():
         logp_NV = texts.teacher_head(texts.teacher_ND[places]).log_softmax(-1)
         z_NV = texts.student_head(texts.student_ND[places])
-        g_N = (z_NV.scatter(-1, ids_NK, -torch.inf).softmax(-1) * logp_NV).sum(-1)
     chunk = Chunk(
         ids_NK=ids_NK,
         draw_ids_NJ=batch.draw_ids_NJ[places],
         rows=Rows.of(batch, places),
-        g_N=g_N,
         rounded_ND=texts.rounded_ND[places],
     )
     z_NV.requires_grad_()

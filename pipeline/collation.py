@@ -52,7 +52,11 @@ def collate(
         ended_B=np.array([one.ended for one in rollouts]),
         token_ids_N=np.concatenate([np.asarray(one.completion_ids, np.int64) for one in rollouts]),
         fresh_N=np.repeat(own_B, [len(one.completion_ids) for one in rollouts]),
-        behaviour_logp_N=np.concatenate([_behaviour(one) for one in rollouts]),
+        behaviour_logp_N=np.concatenate([_recorded(one, one.source == "student") for one in rollouts]),
+        author_logp_N=np.concatenate([_recorded(one, one.source != "dataset") for one in rollouts]),
+        token_logp_N=tempered.token_logp_N,
+        realised_only_N=scores.realised_only_N,
+        tail_g_N=scores.tail_g_N,
         reward_B=np.array([np.nan if one.reward is None else one.reward for one in rollouts], np.float32),
         advantage_N=np.repeat(advantage_B, [len(one.completion_ids) for one in rollouts]),
         ids_NK=ids_NK,
@@ -65,9 +69,9 @@ def collate(
     )
 
 
-def _behaviour(rollout: Rollout) -> Floats:
-    logp = rollout.behaviour_logp if rollout.source == "student" else [np.nan] * len(rollout.completion_ids)
-    return np.asarray(logp, np.float32)
+def _recorded(rollout: Rollout, known: bool) -> Floats:
+    """The log-probs under which the tokens were drawn, or NaN."""
+    return np.asarray(rollout.behaviour_logp if known else [np.nan] * len(rollout.completion_ids), np.float32)
 
 
 def _tempered(scores: Scores, temperature: float, column: int) -> Scores:
@@ -77,6 +81,7 @@ def _tempered(scores: Scores, temperature: float, column: int) -> Scores:
     lse_N = scores.lse_NH[:, column]
     return replace(
         scores,
+        token_logp_N=scores.token_logp_N / temperature - lse_N,
         head_logp=scores.head_logp / temperature - np.repeat(lse_N, scores.head_n),
         union_logp=scores.union_logp / temperature - np.repeat(lse_N, scores.union_n),
         draw_logp=scores.draw_logp / temperature - np.repeat(lse_N, scores.draw_n),

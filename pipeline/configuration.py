@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import objective
 from pipeline.batches import BatchParams
 from pipeline.codecs import CODECS
+from pipeline.engines.base import Sampling
 from pipeline.errors import ParameterError
 from pipeline.evaluation import EvaluationParams
 from pipeline.objective import ObjectiveParams
@@ -19,6 +20,7 @@ from pipeline.rewards import worth
 from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.schedule import ScheduleParams
 from pipeline.scoring import ScoringParams
+from pipeline.staleness import comparable_temperature
 from pipeline.tasks import find_task
 from pipeline.template import check_template
 from pipeline.training import OptimizerParams
@@ -59,6 +61,7 @@ def check_params(path: Path) -> None:
     _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
     objective.check(parsed["objective"])
     _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
+    _check_support(parsed["objective"], parsed["rollout"].sampling, parsed["scoring"])
     objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
 
 
@@ -66,6 +69,29 @@ def _check_task(p: PromptParams) -> None:
     task = find_task(p.name)
     parse(task.settings, p.settings, where="task.settings")
     check_template(p.template, task.fields)
+
+
+def _check_support(p: ObjectiveParams, sampling: Sampling, scoring: ScoringParams) -> None:
+    """What the objective's support asks of those who write rollouts and scores."""
+    support = objective.support_of(p)
+    where, remedy = f"rollout.sampling with objective.support: {support}", "change it, or set objective.support: bucket"
+    got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
+    if support in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
+        wanted = "temperature 1 and top_p 1, at which any token can be drawn"
+        raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
+    if support == "g" and comparable_temperature(sampling) is None:
+        wanted = "top_p 1 and a temperature above 0, of which the staleness can be told"
+        raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
+    if support == "g" and sampling.tail_draws == 0:
+        raise ParameterError(where, expected="tail_draws of at least 1", got=0, remedy=remedy)
+    estimated = CODECS[scoring.codec].bounds.draws_estimated
+    if support == "draws" and estimated and (p.divergence.name != "forward_kl" or p.temperature != 1):
+        raise ParameterError(
+            f"objective.support with scoring.codec: {scoring.codec}",
+            expected="draws for forward_kl at temperature 1 only: their probabilities are estimates",
+            got=f"{p.divergence.name} at temperature {p.temperature}",
+            remedy="set scoring.codec: sqrt8, which scores again, or objective.support: bucket",
+        )
 
 
 def _check_students(names: tuple[str, ...], described: dict[str, StudentParams]) -> None:

@@ -1,10 +1,10 @@
 """The head's projection onto the vocabulary, and losses taken on it without keeping [N, V].
 
 A loss from a truncated teacher sees few numbers of the student's row of V logits: those of the stored, the drawn and
-the realised tokens, and a log-sum-exp of all others. `project` hands these to the loss, lets autograd differentiate
-that small function, and spreads the result over V in the buffer that held the logits: the others share theirs by
-softmax, the rest is a scatter. So any loss of these numbers gets its gradients with respect to hidden states and
-weights within the forward pass.
+the realised tokens, and of all others a log-sum-exp and, if asked for, the entropy. `project` hands these to the loss,
+lets autograd differentiate that small function, and spreads the result over V in the buffer that held the logits: the
+others share theirs by softmax, the rest is a scatter. So any loss of these numbers gets its gradients with respect to
+hidden states and weights within the forward pass.
 
 Guarantee: value and gradients are those of autograd on the dense formula, up to rounding. Cost: three matrix products,
 as for any head that is trained, and one buffer of [chunk, V] in float32; nothing is computed twice.
@@ -58,6 +58,7 @@ class Seen:
     drawn_NJ: Tensor
     token_N: Tensor
     token_logp_N: Tensor  # log-probs of the realised tokens at a temperature of their own, without a gradient
+    others_entropy_N: Tensor | None  # nats, of the softmax over the tokens that are not stored; None: not asked for
 
     def log_normaliser(self) -> Tensor:
         """Log-sum-exp over the vocabulary [N]."""
@@ -69,14 +70,30 @@ Loss: TypeAlias = Callable[[Seen, slice], tuple[Tensor, Metrics]]  # rows of a c
 
 
 def project(
-    head: Head, hidden_ND: Tensor, targets: Targets, loss: Loss, *, temperature: float, chunk: int
+    head: Head,
+    hidden_ND: Tensor,
+    targets: Targets,
+    loss: Loss,
+    *,
+    temperature: float,
+    chunk: int,
+    entropy: bool = False,
 ) -> tuple[Tensor, Metrics]:
     """Sum of the loss over N positions, differentiable in hidden states, weights and bias; and sums of its metrics.
 
-    `chunk` positions have their logits, divided by `temperature`, in memory at once.
+    `chunk` positions have their logits, divided by `temperature`, in memory at once. `entropy`: the loss sees that of
+    the tokens that are not stored, for one pass over V and a second buffer of [chunk, V] more.
     """
     metrics: Metrics = {}
-    work = _Work(head=head, targets=targets, loss=loss, temperature=temperature, chunk=chunk, metrics=metrics)
+    work = _Work(
+        head=head,
+        targets=targets,
+        loss=loss,
+        temperature=temperature,
+        chunk=chunk,
+        entropy=entropy,
+        metrics=metrics,
+    )
     total: Tensor = _Projected.apply(hidden_ND, head.weight_VD, head.bias_V, work)  # type: ignore[no-untyped-call]
     return total, metrics
 
@@ -88,6 +105,7 @@ class _Work:
     loss: Loss
     temperature: float
     chunk: int
+    entropy: bool
     metrics: Metrics  # filled
 
 
@@ -147,24 +165,42 @@ def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metr
     if token_logp_N is None:
         token_logp_N = token_N1[:, 0] - torch.cat([stored_NK, others_N[:, None]], -1).logsumexp(-1)
     logits_NV.sub_(others_N.masked_fill(torch.isneginf(others_N), 0.0)[:, None]).exp_()
+    entropy_N = torch.special.entr(logits_NV).sum(-1) if work.entropy else None
     with torch.enable_grad():
-        leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1)]
+        asked = [] if entropy_N is None else [entropy_N]
+        leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1, *asked)]
         seen = Seen(
             stored_NK=stored_NK,
             others_N=others_N,
             drawn_NJ=drawn_NJ,
             token_N=token_N1[:, 0],
             token_logp_N=token_logp_N,
+            others_entropy_N=entropy_N,
         )
         loss_N, metrics = work.loss(seen, places)
         loss = loss_N.sum()
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
-    stored, others, drawn, token = found
-    logits_NV.mul_(0.0 if others is None else others[:, None])
+    stored, others, drawn, token, *entropy = found
+    _spread_others(logits_NV, others, entropy_N, *entropy)
     for ids, gradient in ((ids_NK, stored), (draw_ids_NJ, drawn), (token_ids_N1, token)):
         if gradient is not None:
             logits_NV.scatter_add_(-1, ids, gradient)
     return loss.detach(), metrics
+
+
+def _spread_others(
+    share_NV: Tensor, others_N: Tensor | None, entropy_N: Tensor | None, of_entropy_N: Tensor | None = None
+) -> None:
+    """The others' shares give way to the gradient of their logits.
+
+    The logit of a share s moves their log-sum-exp by s, and their entropy H by -s (log s + H).
+    """
+    weight_N = share_NV.new_zeros(len(share_NV)) if others_N is None else others_N
+    if of_entropy_N is None or entropy_N is None:
+        share_NV.mul_(weight_N[:, None])
+        return
+    bent_NV = torch.special.entr(share_NV).mul_(of_entropy_N[:, None])
+    share_NV.mul_((weight_N - of_entropy_N * entropy_N.detach())[:, None]).add_(bent_NV)
 
 
 def _token_logp(logits_NV: Tensor, token_N1: Tensor, *, sharper: float) -> Tensor | None:

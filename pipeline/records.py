@@ -115,6 +115,10 @@ class Batch:
     token_ids_N: Any  # int64, completion ids end to end
     fresh_N: Any  # bool: positions of `from_student_B`
     behaviour_logp_N: Any  # float32, NaN where no student wrote the token
+    author_logp_N: Any  # float32, under whoever drew the token, the teacher as well; NaN in the data set's text
+    token_logp_N: Any  # the teacher's, at the loss temperature
+    realised_only_N: Any  # bool: the token is among the stored ones for no other reason
+    tail_g_N: Any  # as in `Scores`
     reward_B: Any  # float32, NaN where there is none
     advantage_N: Any  # float32, of the token's completion over the others of its prompt; 0 where there is no reward
     ids_NK: Any  # int64

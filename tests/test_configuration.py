@@ -26,8 +26,8 @@ def mistake(tmp_path: Path) -> Callable[..., str]:
     return told
 
 
-def write(folder: Path, where: str, *value: Any) -> Path:
-    document = YAML(typ="safe").load(PARAMS)
+def write(folder: Path, where: str, *value: Any, source: Path = PARAMS) -> Path:
+    document = YAML(typ="safe").load(source)
     *parents, last = where.split(".")
     target = document
     for key in parents:
@@ -100,11 +100,53 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
     assert mistake(where).endswith(", got nothing; add it to params.yaml")
 
 
-def test_tail_draws_do_not_go_with_every_divergence(mistake: Callable[..., str]) -> None:
-    assert mistake("objective.divergence.name", "reverse_kl") == (
-        "objective.tail_draws: expected false unless objective.divergence.name is one of forward_kl, skew_forward_kl, "
-        "got true with reverse_kl; set objective.tail_draws: false"
+def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
+    check_params(write(tmp_path, "objective.divergence.name", "reverse_kl"))  # auto finds another
+    assert mistake("objective.support", "g") == (
+        "objective.support: expected g with no other divergence than reverse_kl, got g with forward_kl; "
+        "set objective.support: auto"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"objective.support": "residual", "rollout.sampling.temperature": 0.7},
+            "rollout.sampling with objective.support: residual: expected temperature 1 and top_p 1, at which any token "
+            "can be drawn, got temperature 0.7, top_p 1.0; change it, or set objective.support: bucket",
+        ),
+        (
+            {"objective.support": "sampled", "rollout.sampling.top_p": 0.9},
+            "rollout.sampling with objective.support: sampled: expected temperature 1 and top_p 1",
+        ),
+        (
+            {"objective.divergence.name": "reverse_kl", "rollout.sampling.top_p": 0.9},
+            "rollout.sampling with objective.support: g: expected top_p 1 and a temperature above 0",
+        ),
+        (
+            {"objective.divergence.name": "reverse_kl", "rollout.sampling.tail_draws": 0},
+            "rollout.sampling with objective.support: g: expected tail_draws of at least 1, got 0; change it",
+        ),
+        (
+            {"objective.divergence.name": "skew_forward_kl", "scoring.codec": "rskd"},
+            "objective.support with scoring.codec: rskd: expected draws for forward_kl at temperature 1 only: their "
+            "probabilities are estimates, got skew_forward_kl at temperature 1.0; set scoring.codec: sqrt8",
+        ),
+    ],
+)
+def test_a_support_that_would_be_biased_here_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    path = PARAMS
+    for where, value in changes.items():
+        path = write(tmp_path, where, value, source=path)
+    with pytest.raises(ParameterError) as caught:
+        check_params(path)
+    assert str(caught.value).startswith(told)
+
+
+def test_supports_that_settle_are_let_through(tmp_path: Path) -> None:
+    check_params(write(tmp_path, "objective.support", "residual"))
+    check_params(write(tmp_path, "scoring.codec", "rskd"))
 
 
 def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[..., str], tmp_path: Path) -> None:

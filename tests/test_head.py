@@ -44,10 +44,12 @@ def everything(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
     stored_N = (seen.stored_NK - logz_N1).exp().square().sum(-1)
     drawn_N = (seen.drawn_NJ - logz_N1).sin().sum(-1)
     loss_N = weight_N * (stored_N + drawn_N + (seen.others_N - logz_N1[:, 0]).exp() + seen.token_N.cos())
+    if seen.others_entropy_N is not None:
+        loss_N = loss_N + seen.others_entropy_N.square() * seen.others_N.sin()
     return loss_N, {"sum": loss_N.sum()}
 
 
-def densely(head: Head, hidden_ND: Tensor, targets: Targets, temperature: float) -> Tensor:
+def densely(head: Head, hidden_ND: Tensor, targets: Targets, temperature: float, *, entropy: bool = False) -> Tensor:
     """The same loss from the whole [N, V]."""
     logits_NV = head(hidden_ND) / temperature
     stored_NK = logits_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf)
@@ -57,8 +59,14 @@ def densely(head: Head, hidden_ND: Tensor, targets: Targets, temperature: float)
         drawn_NJ=logits_NV.gather(-1, targets.draw_ids_NJ),
         token_N=logits_NV.gather(-1, targets.token_ids_N[:, None])[:, 0],
         token_logp_N=torch.zeros(POSITIONS),
+        others_entropy_N=_entropy(logits_NV.scatter(-1, targets.ids_NK, -torch.inf)) if entropy else None,
     )
     return everything(seen, slice(None))[0].sum()
+
+
+def _entropy(logits_NV: Tensor) -> Tensor:
+    logp_NV = logits_NV.log_softmax(-1)
+    return -(logp_NV.exp() * logp_NV.masked_fill(torch.isneginf(logp_NV), 0.0)).sum(-1)
 
 
 def gradients(loss: Tensor, *leaves: Tensor | None) -> list[Tensor]:
@@ -69,13 +77,16 @@ def gradients(loss: Tensor, *leaves: Tensor | None) -> list[Tensor]:
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("entropy", [False, True])
 def test_equals_autograd_on_the_dense_formula(
-    bias: bool, softcap: float | None, temperature: float, chunk: int
+    bias: bool, softcap: float | None, temperature: float, chunk: int, entropy: bool
 ) -> None:
     head, hidden_ND, targets = make_head(bias=bias, softcap=softcap), random(POSITIONS, WIDTH, seed=0), make_targets()
     leaves = (hidden_ND, head.weight_VD, head.bias_V)
-    expected = densely(head, hidden_ND, targets, temperature)
-    value, metrics = project(head, hidden_ND, targets, everything, temperature=temperature, chunk=chunk)
+    expected = densely(head, hidden_ND, targets, temperature, entropy=entropy)
+    value, metrics = project(
+        head, hidden_ND, targets, everything, temperature=temperature, chunk=chunk, entropy=entropy
+    )
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     assert metrics["sum"].item() == pytest.approx(expected.item(), rel=1e-12)
     for found, one in zip(gradients(value, *leaves), gradients(expected, *leaves), strict=True):

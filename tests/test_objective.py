@@ -3,112 +3,33 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from pipeline.collation import collate
-from pipeline.divergence import DIVERGENCES, DivergenceParams
-from pipeline.engines.base import SupportParams, ToScore
+from pipeline.divergence import DIVERGENCES
 from pipeline.errors import ParameterError
 from pipeline.head import Head
-from pipeline.objective import ObjectiveParams, batch_loss, check, temperature_column
-from pipeline.ragged import join_scores
-from pipeline.records import Batch, Rollout, Scores
-from pipeline.topk import truncate
-from pipeline.training import to_torch
+from pipeline.objective import batch_loss, check, temperature_column
+from tests.losses import (
+    TEMPERATURES,
+    Pair,
+    batch,
+    dense,
+    identity,
+    loss_and_gradient,
+    objective,
+    pair,
+    random_logits,
+    support,
+)
 
-TEMPERATURES = (1.0, 2.0)
 NAMES = list(DIVERGENCES)
 DRAWN = ["forward_kl", "skew_forward_kl"]
 every_divergence = pytest.mark.parametrize("name", NAMES)
-Pair = tuple[Rollout, Scores]
-
-
-def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
-    divergence = DivergenceParams(name=name, beta=0.3, skew=0.2, normalise=False)  # type: ignore[arg-type]
-    settings = {"temperature": 1.0, "tail_draws": False, "tail_draws_scale": 0.0}
-    settings |= {"cross_entropy": 0.0, "alpha": 1.0, "epsilon": 0.2, "chunk_tokens": 1000}
-    return ObjectiveParams(divergence=divergence, **(settings | changes))
-
-
-def support(**changes: Any) -> SupportParams:
-    settings = {"threshold": 0.1, "max_entries": 50, "draws_per_tail": 0.0, "min_tail": 0.0}
-    return SupportParams(**(settings | {"temperatures": TEMPERATURES} | changes))
-
-
-def random_logits(positions: int, vocab: int, *, seed: int, spread: float = 1.5) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(positions, vocab, generator=generator, dtype=torch.float64) * spread
-
-
-def pair(
-    teacher_TV: Tensor,
-    tokens: list[int],
-    p: SupportParams,
-    *,
-    support_ids: Sequence[list[int]] = (),
-    tail_ids: Sequence[list[int]] = (),
-    behaviour: Sequence[float] | None = None,
-    name: str = "a",
-) -> Pair:
-    """A rollout of these tokens and its scores; the author wrote them with certainty unless told otherwise."""
-    rollout = Rollout(
-        rollout_id=name,
-        prompt_id=name,
-        source="student",
-        author="",
-        prompt_ids=[0],
-        completion_ids=tokens,
-        behaviour_logp=list(behaviour or [0.0] * len(tokens)),
-        support_ids=list(support_ids),
-        tail_ids=list(tail_ids),
-        tail_offset=[],
-        ended=False,
-        text="",
-    )
-    asked = ToScore(
-        prompt_ids=[0],
-        completion_ids=tokens,
-        support_ids=list(support_ids),
-        tail_ids=list(tail_ids),
-        tail_offset=[0.0] * len(tokens),
-    )
-    return rollout, truncate(teacher_TV, asked, p, seed=0)
-
-
-def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:
-    whole = join_scores([scores for _, scores in pairs], pairs[0][1].tail_NH.shape[1])
-    made = collate([one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature))
-    return to_torch(made, torch.device("cpu"))
-
-
-def identity(logits_NV: Tensor) -> Head:
-    """A head for students whose hidden states are their logits."""
-    return Head(weight_VD=torch.eye(logits_NV.shape[-1], dtype=logits_NV.dtype), bias_V=None, softcap=None)
-
-
-def loss_and_gradient(p: ObjectiveParams, logits_NV: Tensor, rows: Batch) -> tuple[float, Tensor]:
-    hidden_ND = logits_NV.clone().requires_grad_()
-    loss, _ = batch_loss(p, identity(logits_NV), hidden_ND, rows, behaviour_temperature=1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert hidden_ND.grad is not None
-    return loss.item(), hidden_ND.grad
-
-
-def dense(p: ObjectiveParams, teacher_NV: Tensor, student_NV: Tensor) -> tuple[float, Tensor]:
-    """Value and gradient of the divergence over the whole vocabulary."""
-    logits_NV = student_NV.clone().double().requires_grad_()
-    logp_NV, logq_NV = ((one / p.temperature).log_softmax(-1) for one in (teacher_NV.double(), logits_NV))
-    value = DIVERGENCES[p.divergence.name](p.divergence)(logp_NV, logq_NV).sum()
-    value.backward()
-    assert logits_NV.grad is not None
-    return value.item(), logits_NV.grad
 
 
 # The bucket
@@ -218,7 +139,7 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
     name: str, m: int, temperature: float, union: list[int]
 ) -> None:
     """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds."""
-    p = objective(name, tail_draws=True, temperature=temperature)
+    p = objective(name, support="draws", temperature=temperature)
     base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
     tail_p = _TEACHER_TV[0, list(_TAIL)].exp()
     chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
@@ -238,10 +159,10 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
 def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
     rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
     bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
-    drawn, drawn_gradient = loss_and_gradient(objective(tail_draws=True), _STUDENT_TV, rows)
+    drawn, drawn_gradient = loss_and_gradient(objective(support="draws"), _STUDENT_TV, rows)
     share = 1 - np.exp(-bucket / scale)
     assert 0.1 < share <= 1
-    value, gradient = loss_and_gradient(objective(tail_draws=True, tail_draws_scale=scale), _STUDENT_TV, rows)
+    value, gradient = loss_and_gradient(objective(support="draws", tail_draws_scale=scale), _STUDENT_TV, rows)
     assert value == pytest.approx(share * drawn + (1 - share) * bucket, rel=1e-6)
     assert (gradient - share * drawn_gradient - (1 - share) * bucket_gradient).abs().max() < 1e-6
 
@@ -250,7 +171,8 @@ def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) 
 def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
     rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
     drawn, bucket = (
-        loss_and_gradient(objective(tail_draws=on, tail_draws_scale=scale), _STUDENT_TV, rows) for on in (True, False)
+        loss_and_gradient(objective(support=on, tail_draws_scale=scale), _STUDENT_TV, rows)
+        for on in ("draws", "bucket")
     )
     assert drawn[0] == pytest.approx(bucket[0], abs=1e-12)
     assert torch.equal(drawn[1], bucket[1])
@@ -265,7 +187,7 @@ def test_draws_are_unused_unless_asked_for() -> None:
 
 
 def test_rows_with_and_without_draws_share_a_batch() -> None:
-    p, bare = objective(tail_draws=True), pair(_TEACHER_TV, [0], support(threshold=0.2))
+    p, bare = objective(support="draws"), pair(_TEACHER_TV, [0], support(threshold=0.2))
     pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
     value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), batch(pairs))
     alone = [loss_and_gradient(p, _STUDENT_TV, batch([one])) for one in pairs]
@@ -277,7 +199,7 @@ def test_a_negative_value_is_not_clamped() -> None:
     """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
     student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
     rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
-    value, gradient = loss_and_gradient(objective(tail_draws=True), student_TV, rows)
+    value, gradient = loss_and_gradient(objective(support="draws"), student_TV, rows)
     expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
     assert expected < -0.5
     assert value == pytest.approx(expected, abs=1e-6)
@@ -288,9 +210,9 @@ def test_a_negative_value_is_not_clamped() -> None:
 # Chunks, temperature, metrics
 
 
-@pytest.mark.parametrize("tail_draws", [False, True])
+@pytest.mark.parametrize("support_name", ["bucket", "draws"])
 @pytest.mark.parametrize("chunk_tokens", [1, 3])
-def test_chunks_change_nothing(chunk_tokens: int, tail_draws: bool) -> None:
+def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
     """Neither the loss nor a metric, nor the gradients of hidden states and head."""
     teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1)
     rows = batch([pair(teacher_TV, list(range(8)), support(draws_per_tail=20.0), behaviour=[-1.0] * 8)])
@@ -298,7 +220,7 @@ def test_chunks_change_nothing(chunk_tokens: int, tail_draws: bool) -> None:
     for size in (chunk_tokens, 1000):
         hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
         head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
-        p = objective(tail_draws=tail_draws, chunk_tokens=size)
+        p = objective(support=support_name, chunk_tokens=size)
         loss, metrics = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=0.7)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [hidden_ND.grad, weight_VD.grad]
@@ -396,10 +318,12 @@ def test_teacher_tail_metric_is_the_mass_outside() -> None:
 def test_tail_draws_are_refused_where_they_would_not_settle(name: str) -> None:
     check(objective(name))
     if name in DRAWN:
-        check(objective(name, tail_draws=True))
+        check(objective(name, support="draws"))
         return
-    with pytest.raises(ParameterError, match=f"objective.tail_draws: expected false .* got true with {name}"):
-        check(objective(name, tail_draws=True))
+    with pytest.raises(
+        ParameterError, match=f"objective.support: expected draws with no other .* got draws with {name}"
+    ):
+        check(objective(name, support="draws"))
 
 
 def test_a_temperature_that_was_not_scored_is_refused() -> None:

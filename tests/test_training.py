@@ -131,8 +131,9 @@ def optimizer(**changes: Any) -> OptimizerParams:
 OBJECTIVE = ObjectiveParams(
     divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
     temperature=1.0,
-    tail_draws=True,
+    support="auto",
     tail_draws_scale=0.3,
+    g_staleness=1.0,
     cross_entropy=0.0,
     alpha=1.0,
     epsilon=0.2,

@@ -132,9 +132,9 @@ def unlikely(
     how far their mean log-prob lies below that of all tokens they are drawn from.
 
     Systematic draws: m equal steps through the inverse CDF from one uniform number. Each is distributed as a single
-    draw is, and as ids go by frequency they spread over frequent and rare tokens. With the offset for a control
-    variate the teacher's mean log-prob over 16 of them is off by .03 nats where as many independent ones alone are off
-    by .09 (times the tail's mass, a student .25 nats from its teacher; docs/decisions.md).
+    draw is, and as ids go by frequency they spread over frequent and rare tokens. The offset is
+    a control variate for the teacher's mean log-prob over them: what it leaves of the error is that of the log-ratio of
+    teacher and author, .03 nats for .09 over 16 (a student .25 nats from its teacher; docs/decisions.md).
     """
     m = sampling.tail_draws
     found: list[list[int]] = [[] for _ in logits_BV]
