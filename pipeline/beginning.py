@@ -7,6 +7,7 @@ Cost: the tokenizers and configurations of both models and the data; no weights.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -185,10 +186,17 @@ def _most(lengths: Sequence[int]) -> int:
 
 
 def _memory(sizes: Mapping[str, int], dtype: str, *, cut: bool) -> list[str]:
-    """Weights alone; activations come on top."""
-    scoring = sizes["teacher"] * (2 if dtype == "bfloat16" else 4)
-    told = [f"memory for weights: scoring {scoring / 1e9:.1f} GB"]
-    if cut:
-        return [*told, "the student is half of the teacher; `python -m bench.layers` finds better layers"]
-    told[0] += f", training {sizes['student'] * _TRAIN_BYTES / 1e9:.1f} GB (float32, with optimizer)"
-    return told
+    """Weights alone, against what the device has; activations come on top."""
+    needed = {"scoring": sizes["teacher"] * (2 if dtype == "bfloat16" else 4)}
+    needed["training"] = (sizes["teacher"] // 2 if cut else sizes["student"]) * _TRAIN_BYTES
+    has = _device_bytes()
+    shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needed.items())
+    told = [f"memory for weights: {shown} (float32 with optimizer); the device has {has / 1e9:.1f} GB"]
+    told += [f"warning: {name} does not fit the device" for name, size in needed.items() if size > has]
+    return told + (["the student is half of the teacher; `python -m bench.layers` finds better layers"] if cut else [])
+
+
+def _device_bytes() -> int:
+    if lm.device().type == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.beginning import _half
+from pipeline import beginning
+from pipeline.beginning import _half, _memory
 from pipeline.configuration import check_params
 from pipeline.params import read_yaml
 from stages import command
@@ -120,3 +121,13 @@ def test_another_tokenizer_is_refused(
     make_tokenizer(extra="<other>").save_pretrained(make_model_dir(Path("stranger")))
     assert init(monkeypatch, "--force", student="stranger") == 1
     assert "stranger: expected the tokenizer of the teacher teacher" in capsys.readouterr().err
+
+
+def test_memory_that_the_device_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginning, "_device_bytes", lambda: 10_000_000_000)
+    sizes = {"teacher": 4_000_000_000, "student": 1_000_000_000}
+    told = _memory(sizes, "bfloat16", cut=False)
+    assert "scoring 8.0 GB, training 16.0 GB" in told[0]
+    assert told[1:] == ["warning: training does not fit the device"]
+    assert _memory(sizes, "float32", cut=False)[1] == "warning: scoring does not fit the device"
+    assert "half of the teacher" in _memory(sizes, "float32", cut=True)[-1]
