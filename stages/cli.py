@@ -88,6 +88,19 @@ def table() -> None:
 
 
 @commands.command()
+@click.argument("runs", nargs=-1, required=True, metavar="[REV|DIR]...")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default="report/compare.html", show_default=True
+)
+def compare(runs: tuple[str, ...], out: Path) -> None:
+    """Write one page about several runs: checkouts, metrics.json files, revisions, experiments of `dvc exp`."""
+    from stages.comparing import write_comparison
+
+    size = write_comparison(runs, out)
+    click.echo(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size:,} bytes")
+
+
+@commands.command()
 @click.argument("sql")
 @click.option("--json", "as_json", is_flag=True, help="One object a row, for scripts.")
 def query(sql: str, as_json: bool) -> None:
