@@ -15,6 +15,7 @@ import click
 
 from pipeline.errors import UserError
 from pipeline.journal import die_with_parent
+from pipeline.progress import summary
 from pipeline.tables import write_json
 
 PARAMS = Path("params.yaml")
@@ -57,7 +58,7 @@ def _fail(message: str) -> None:
 
 @contextmanager
 def cost(name: str) -> Iterator[dict[str, Any]]:
-    """Collect what a stage spent; written to work/costs/<name>.json with the seconds when the block ends well.
+    """Collect what a stage spent; told and written to work/costs/<name>.json when the block ends well.
 
     Kept apart from the stage's results, which must not differ between two runs of the same work. So is the version
     of the code, which `stillroom lineage` tells.
@@ -67,6 +68,7 @@ def cost(name: str) -> Iterator[dict[str, Any]]:
     yield entry
     entry["seconds"] = round(time.monotonic() - started, 3)
     write_json(COSTS / f"{name}.json", entry)
+    print(summary(name, entry), flush=True)
 
 
 def _code_version() -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """pipeline.progress: where the output is no terminal, lines that say how many tokens, how fast, and what is left."""
 
+import io
 import re
+import sys
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import bar
+from pipeline.progress import bar, duration, step, summary
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def test_a_summary_counts_the_tokens_of_this_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,15 +21,53 @@ def test_a_summary_counts_the_tokens_of_this_run(capsys: pytest.CaptureFixture[s
     assert re.fullmatch(r"score: 3,000 tokens in \d+\.\d s \([\d,]+ tokens/s\)\n", capsys.readouterr().out)
 
 
-def test_the_bar_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PLAIN_INTERVAL_S", 0.0)
+def test_lines_tell_rate_time_left_and_what_else_there_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    with bar("train", 4000, done=1000) as meter:
+        meter.set_postfix(loss="1.234")
+        for now[0] in (6.0, 12.5, 20.0, 25.0):
+            meter.update(500)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [  # one every ten seconds
+        "train: 2,000 of 4,000 tokens (50%), 80 tokens/s, 0:25 left, loss 1.234",
+        "train: 3,000 of 4,000 tokens (75%), 80 tokens/s, 0:12 left, loss 1.234",
+    ]
+    assert "\r" not in told.err
+    assert told.out == "train: 2,000 tokens in 25.0 s (80 tokens/s)\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with bar("train", 4000) as meter:
-        for _ in range(3):
-            meter.update(1000)
-    assert re.search(r"train: +75%\|#+\d* *\| 3\.00k/4\.00k \[\d\d:\d\d<\d\d:\d\d, .*tok/s\]", capsys.readouterr().err)
+        meter.update(3000)
+        meter.refresh()
+    assert re.search(r"\rtrain: +75%.*3\.00k/4\.00k \[\d\d:\d\d<\d\d:\d\d, .*tok/s\]", terminal.getvalue())
 
 
 def test_a_failed_step_prints_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError), bar("score", 10) as meter:
         meter.update(1 // 0)
     assert "tokens in" not in capsys.readouterr().out
+
+
+def test_a_step_says_what_it_does_before_it_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with step("teacher: read it"):
+        assert capsys.readouterr().out == "teacher: read it ...\n"
+    assert re.fullmatch(r"teacher: read it: \d+\.\d s\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
+def test_a_duration_is_short(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_a_stage_ends_with_what_it_spent() -> None:
+    assert summary("teacher", {"tokens": 0, "seconds": 2.04}) == "teacher: done in 2.0 s"
+    scored = {"tokens": 12761, "seconds": 83.2, "positions": 1414, "positions_reused": 350}
+    assert summary("small-r1-score", scored) == (
+        "small-r1-score: done in 83.2 s, 12,761 tokens, 350 of 1,414 positions from the store"
+    )
