@@ -275,6 +275,10 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert set(stages) == {"prepare", "teacher", "init", "generate", "rollout", "score", "train", "evaluate"}
     assert all(set(one) == {"runs", "tokens", "seconds"} for one in stages.values())
     assert (project.path / "report/table.md").read_text() in output
+    html = (project.path / "report/index.html").read_text()
+    assert re.findall('<section id="([^"]+)"', html) == [
+        *["headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
+    ]
     assert not list((project.path / ".scratch").glob("*/*/*"))
     told = json.loads(project.stillroom("lineage", "work/small/r2/model", "--json"))
     assert [one["id"] for one in told["rounds"]] == ["r1", "r2"]

@@ -16,6 +16,7 @@ from pipeline.page.run import comparison_page, run_page
 from tests.pages import CHECKPOINTS, NASTY, findings, metrics, page
 
 TITLES = {
+    "Side by side": "side-by-side",
     "Before and after": "headline",
     "Quality on held-out prompts": "quality",
     "Where the student still differs": "tokens",
@@ -89,6 +90,16 @@ def test_a_card_says_how_much_of_the_way_is_done() -> None:
     assert "53% of the way to the teacher" in body
     assert "teacher 0.257" in body
     assert body.count('class="way"') == 5  # nobody knows where the crowds' wisdom leads
+
+
+def test_students_stand_side_by_side_and_one_alone_does_not() -> None:
+    students = quality.students_of({"": metrics(("small", "tiny"))})
+    body = quality.side_by_side(students).body
+    assert '<th scope="col">small</th><th scope="col">tiny</th><th scope="col">teacher</th>' in body
+    assert '<th scope="row">ROUGE-L</th><td>0.117 → 0.191</td><td>0.117 → 0.205</td><td>0.257</td>' in body
+    assert quality.side_by_side(students[:1]).body == ""
+    students[1].teacher = {"rouge_l": 0.5}
+    assert "teacher" not in quality.side_by_side(students).body
 
 
 def test_cells_are_escaped_and_the_first_names_its_row() -> None:

@@ -37,6 +37,25 @@ def keys_of(students: Sequence[Student]) -> list[str]:
     return sorted(found, key=lambda key: (not key.endswith("_kl"), key in {"top1_agreement", "eos_share"}))
 
 
+def side_by_side(students: Sequence[Student]) -> Section:
+    """All students in columns, each before and after; empty for one alone, whose cards say the same."""
+    teachers = [one.teacher for one in students]
+    same = all(one == teachers[0] for one in teachers)
+    head = ["measure", *(one.label for one in students), *(["teacher"] if same else [])]
+    rows = [
+        [measure(key).title, *(_way(key, one) for one in students)]
+        + ([measure(key).show(teachers[0].get(key))] if same else [])
+        for key in keys_of(students)
+    ]
+    body = table("Before and after training", head, rows) if len(students) > 1 else ""
+    return Section(name="side-by-side", title="Side by side", body=body)
+
+
+def _way(key: str, student: Student) -> str:
+    ends = [measure(key).show(one.get(key)) for one in (student.before, student.after)]
+    return " → ".join(ends) if any(ends) else ""
+
+
 def headline(students: Sequence[Student]) -> Section:
     """What became of each student: a card a measure."""
     parts = []

@@ -31,6 +31,7 @@ def run_page(
     cases = heatmap.cases(found.tokens, found.prompts, checkpoints[0], checkpoints[-1])
     shown = heatmap.fitting(cases)
     sections = [
+        quality.side_by_side(students),
         quality.headline(students),
         quality.curves(students, specs),
         heatmap.heat_section(len(shown), len(cases)),
@@ -48,6 +49,7 @@ def comparison_page(runs: Mapping[str, Metrics]) -> str:
     specs: Specs = {}
     students = quality.students_of(runs)
     sections = [
+        quality.side_by_side(students),
         quality.curves(students, specs),
         quality.headline(students),
         quality.against_teacher_tokens(students, specs),
