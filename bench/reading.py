@@ -72,10 +72,15 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
     rows = [_timed(f"windows of {window}, decoded", positions, decode)]
     for size in (8, 64):
         p = BatchParams(
-            batch_size=size, micro_batch_size=size, student_fraction=1.0, window=window, scale_rewards="none"
+            batch_size=size,
+            micro_batch_size=size,
+            student_fraction=1.0,
+            corpus_weights=None,
+            window=window,
+            scale_rewards="none",
         )
         own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
-        planned = plan_steps(own, corpus, p, key=(0,), steps=len(segment) // size)
+        planned = plan_steps(own, corpus, p, key=(0,), steps=range(len(segment) // size), replay=0.0)
         seen: list[tuple[int, int]] = []
 
         def collate(planned: list[list[list[Pick]]] = planned, seen: list[tuple[int, int]] = seen) -> None:

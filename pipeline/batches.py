@@ -1,9 +1,10 @@
 """Scored rollouts to batches: who is in each step, and where the teacher's rows come from.
 
 Each place of a batch takes one of the student's own rollouts with probability `student_fraction` (the lambda of
-GKD) and a sequence of the corpus otherwise; both pools are walked in epochs of shuffled prompts, window by window. The
-choice is keyed by (seed, student, round), so a resumed run sees the same batches. Every loss position must have its
-teacher row: the pool checks that scores and rollouts hold the same tokens and that none is missing.
+GKD), fresh or replayed, and a sequence of the corpus otherwise (`pipeline.mixing`); each kind is walked in epochs of
+shuffled prompts, window by window. The choice is keyed by (seed, student, round), so a resumed run sees the same
+batches. Every loss position must have its teacher row: the pool checks that scores and rollouts hold the same tokens
+and that none is missing.
 
 A rollout's advantage is its reward less the mean reward of the other completions by the same author for the same prompt
 (leave-one-out; Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019). The baseline does not depend
@@ -17,7 +18,7 @@ Numpy only; training turns the arrays into tensors.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from pipeline.collation import collate
 from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprint import derive_seed
+from pipeline.mixing import CorpusWeights, Ramp, corpus_shares, draw_kinds, fraction_at
 from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Floats, Rollout
 from pipeline.segment import Segment
@@ -45,8 +47,11 @@ class BatchParams:
     micro_batch_size: Positive
     """Sequences in one forward and backward pass; changes memory and speed, not the result. Completions of one prompt
     come side by side, and a pass reads the prompt once."""
-    student_fraction: Fraction
-    """Chance that a place is taken by the student's own rollout (GKD's lambda); else by the corpus."""
+    student_fraction: Fraction | Ramp
+    """Chance that a place is taken by the student's own rollout (GKD's lambda), else by the corpus: a number, or
+    {start, end, steps} for a straight line over the global steps."""
+    corpus_weights: CorpusWeights | None
+    """How the corpus' places are shared out among its sources; null: all their sequences alike."""
     window: Positive
     """Sequences decoded and shuffled together; bounds memory, about 200 bytes a position. A segment of fewer is
     shuffled as a whole."""
@@ -115,18 +120,47 @@ def _mismatch(segment: Segment, expected: str, got: str) -> StoreError:
     return StoreError(segment.path, expected=expected, got=got, remedy="delete it and run `make repro` to score again")
 
 
-def plan_steps(own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object], steps: int) -> list[list[list[Pick]]]:
-    """For each step of a round its micro-batches. `key` seeds the choice."""
-    if (p.student_fraction < 1 and not corpus.rollouts) or (p.student_fraction > 0 and not own.rollouts):
-        raise ParameterError(
-            "batches.student_fraction",
-            expected="1 without a corpus, 0 without rollouts",
-            got=p.student_fraction,
-            remedy="change it, or corpus.references and corpus.generations",
-        )
-    sequences = _choose(own, corpus, p, key, steps * p.batch_size)
+def plan_steps(
+    own: Pool, corpus: Pool, p: BatchParams, *, key: Sequence[object], steps: range, replay: float
+) -> list[list[list[Pick]]]:
+    """For each step (global numbers) of a round its micro-batches. `key` seeds the choice, `replay` is the chance that
+    a student's place goes to an earlier round's rollout."""
+    kinds = _kinds(own, corpus, p)
+    fraction_N = np.repeat([fraction_at(p.student_fraction, step) for step in steps], p.batch_size)
+    shares = {"own": fraction_N * (1 - replay), "replay": fraction_N * replay}
+    shares |= {name: (1 - fraction_N) * share for name, share in _corpus_shares(kinds, p).items()}
+    for name, share_N in shares.items():
+        if share_N.any() and not kinds[name]:
+            raise _missing(p)
+    sequences = _choose(kinds, shares, key)
     windows = [sorted(one, key=_neighbours) for one in _cut(sequences, p.batch_size)]
     return [_cut(window, p.micro_batch_size) for window in windows]
+
+
+def _kinds(own: Pool, corpus: Pool, p: BatchParams) -> dict[str, list[Pick]]:
+    """The sequences that may take a place, by kind; without weights all that are not the student's are one."""
+    picks = [(pool, row) for pool in (own, corpus) for row in range(len(pool.rollouts))]
+    names = {"student": "own", "replay": "replay"}
+    kinds: dict[str, list[Pick]] = {"own": [], "replay": [], "corpus": [], "dataset": [], "teacher": [], "peer": []}
+    for pool, row in picks:
+        source = pool.rollouts[row].source
+        kinds[names.get(source) or ("corpus" if p.corpus_weights is None else source)].append((pool, row))
+    return kinds
+
+
+def _corpus_shares(kinds: Mapping[str, Sequence[Pick]], p: BatchParams) -> dict[str, float]:
+    """How the corpus' places are shared out."""
+    shares = p.corpus_weights and corpus_shares(p.corpus_weights, {name: len(some) for name, some in kinds.items()})
+    return shares or {"corpus": 1.0}
+
+
+def _missing(p: BatchParams) -> ParameterError:
+    return ParameterError(
+        "batches.student_fraction",
+        expected="1 without a corpus, 0 without rollouts",
+        got=p.student_fraction,
+        remedy="change it, or corpus.references, corpus.generations and batches.corpus_weights",
+    )
 
 
 def planned_tokens(planned: Sequence[Sequence[Sequence[Pick]]]) -> int:
@@ -158,26 +192,32 @@ def _cut(sequences: list[Pick], size: int) -> list[list[Pick]]:
     return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 
 
-def _choose(own: Pool, corpus: Pool, p: BatchParams, key: Sequence[object], count: int) -> list[Pick]:
+def _choose(
+    kinds: Mapping[str, list[Pick]], shares: Mapping[str, NDArray[np.float64]], key: Sequence[object]
+) -> list[Pick]:
     """The sequences of a round, in order."""
-    is_own = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(count) < p.student_fraction
-    walks = {True: _walk(own, *key, "own"), False: _walk(corpus, *key, "corpus")}
-    return [next(walks[bool(one)]) for one in is_own]
+    shares_NK = np.stack(list(shares.values()), -1)
+    uniform_N = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(len(shares_NK))
+    walks = [_walk(kinds[name], *key, name) for name in shares]
+    return [next(walks[kind]) for kind in draw_kinds(uniform_N, shares_NK).tolist()]
 
 
-def _walk(pool: Pool, *key: object) -> Iterator[Pick]:
-    """The pool in epochs of prompts in random order, for ever; the completions of one prompt follow each other.
+def _walk(picks: Sequence[Pick], *key: object) -> Iterator[Pick]:
+    """The sequences in epochs of prompts in random order, for ever; the completions of one prompt follow each other.
 
     Windows come in the order in which a shuffle of all prompts meets them first, and each window's prompts in the
     order of that shuffle: with one window, the shuffle itself.
     """
-    groups = _by_prompt(pool.rollouts)
-    window_G = np.array([pool.scores.window_B[rows[0]] for rows in groups], dtype=np.int64)
+    groups: dict[tuple[int, str], list[Pick]] = defaultdict(list)
+    for pool, row in picks:
+        groups[id(pool), pool.rollouts[row].prompt_id].append((pool, row))
+    some = list(groups.values())
+    window_G = [(id(pool), int(pool.scores.window_B[row])) for (pool, row), *_ in some]
     for epoch in itertools.count():
-        order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(groups))
-        turn = {window: place for place, window in enumerate(dict.fromkeys(window_G[order].tolist()))}
-        for index in sorted(order.tolist(), key=lambda group: turn[int(window_G[group])]):
-            yield from ((pool, row) for row in groups[index])
+        order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(some)).tolist()
+        turn = {window: place for place, window in enumerate(dict.fromkeys(window_G[group] for group in order))}
+        for index in sorted(order, key=lambda group: turn[window_G[group]]):
+            yield from some[index]
 
 
 def _by_prompt(rollouts: Sequence[Rollout]) -> list[list[int]]:

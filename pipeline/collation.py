@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.records import Batch, Floats, Rollout, Scores
 
+_STUDENTS = ("student", "replay", "peer")
 _TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
 
 
@@ -44,6 +45,7 @@ def collate(
     if advantage_B is None:
         advantage_B = np.zeros(len(rollouts), np.float32)
     own_B = np.array([one.source == "student" for one in rollouts])
+    fresh_N = np.repeat(own_B, [len(one.completion_ids) for one in rollouts])
     draw_ids_NJ, draw_logp_NJ, draw_logweight_NJ = _draws(scores, tempered, np.log(total_N))
     return Batch(
         prompt_ids=[one.prompt_ids for one in rollouts],
@@ -51,12 +53,12 @@ def collate(
         from_student_B=own_B,
         ended_B=np.array([one.ended for one in rollouts]),
         token_ids_N=np.concatenate([np.asarray(one.completion_ids, np.int64) for one in rollouts]),
-        fresh_N=np.repeat(own_B, [len(one.completion_ids) for one in rollouts]),
-        behaviour_logp_N=np.concatenate([_recorded(one, one.source == "student") for one in rollouts]),
+        fresh_N=fresh_N,
+        behaviour_logp_N=np.concatenate([_recorded(one, one.source in _STUDENTS) for one in rollouts]),
         author_logp_N=np.concatenate([_recorded(one, one.source != "dataset") for one in rollouts]),
         token_logp_N=tempered.token_logp_N,
         realised_only_N=scores.realised_only_N,
-        tail_g_N=scores.tail_g_N,
+        tail_g_N=np.where(fresh_N, scores.tail_g_N, np.float32(np.nan)),  # a wrong student's is worse than none
         reward_B=np.array([np.nan if one.reward is None else one.reward for one in rollouts], np.float32),
         advantage_N=np.repeat(advantage_B, [len(one.completion_ids) for one in rollouts]),
         ids_NK=ids_NK,

@@ -12,6 +12,7 @@ from pipeline.codecs import CODECS
 from pipeline.engines.base import Sampling
 from pipeline.errors import ParameterError
 from pipeline.evaluation import EvaluationParams
+from pipeline.mixing import ReplayParams, fraction_at
 from pipeline.objective import ObjectiveParams
 from pipeline.params import parse, read_yaml, section
 from pipeline.pretrained import StudentParams, TeacherParams
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Any] = {
     "scoring": ScoringParams,
     "objective": ObjectiveParams,
     "batches": BatchParams,
+    "replay": ReplayParams,
     "optimizer": OptimizerParams,
     "evaluation": EvaluationParams,
 }
@@ -56,8 +58,9 @@ def check_params(path: Path) -> None:
     parsed = {name: section(path, kind, name) for name, kind in SECTIONS.items()}
     _check_task(parsed["task"])
     _check_students(parsed["students"], parsed["student"])
+    _check_peers(parsed["schedule"], parsed["students"])
     _check_scoring(parsed["scoring"])
-    _check_corpus(parsed["corpus"], parsed["batches"])
+    _check_corpus(parsed["corpus"], parsed["batches"], parsed["schedule"].total_steps)
     _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
     objective.check(parsed["objective"])
     _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
@@ -110,13 +113,28 @@ def _check_students(names: tuple[str, ...], described: dict[str, StudentParams])
             )
 
 
-def _check_corpus(corpus: CorpusParams, mix: BatchParams) -> None:
-    if mix.student_fraction < 1 and corpus.references + corpus.generations == 0:
+def _check_peers(schedule: ScheduleParams, students: tuple[str, ...]) -> None:
+    for student, others in schedule.peers.items():
+        for name in (student, *others):
+            if name not in students or others.count(student):
+                raise ParameterError(
+                    f"schedule.peers.{student}",
+                    expected=f"another of the students {', '.join(students)}",
+                    got=repr(name),
+                    remedy="mend params.yaml and run `stillroom plan`",
+                )
+
+
+def _check_corpus(corpus: CorpusParams, mix: BatchParams, total_steps: int) -> None:
+    """Peers do not count: the first round has none."""
+    weights, some = mix.corpus_weights, (corpus.references, corpus.generations)
+    there = sum(some) if weights is None else weights.dataset * some[0] + weights.teacher * some[1]
+    if not there and any(fraction_at(mix.student_fraction, step) < 1 for step in (0, total_steps - 1)):
         raise ParameterError(
             "batches.student_fraction",
             expected="1 without a corpus",
             got=mix.student_fraction,
-            remedy="raise it, or corpus.references or corpus.generations",
+            remedy="raise it, or corpus.references or corpus.generations and their weights",
         )
 
 
@@ -127,7 +145,7 @@ def _check_reward(weights: dict[str, float], alpha: float, rollout: RolloutParam
         return
     needs: list[tuple[bool, str, object, object, str]] = [
         (bool(weights), "reward", "a function", "none", "name one"),
-        (mix.student_fraction > 0, "batches.student_fraction", "above 0", mix.student_fraction, "raise it"),
+        (mix.student_fraction != 0, "batches.student_fraction", "above 0", mix.student_fraction, "raise it"),
         (
             rollout.samples_per_prompt > 1,
             "rollout.samples_per_prompt",

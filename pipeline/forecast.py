@@ -185,7 +185,7 @@ def _length(before: Sequence[Work], student: str, most: int) -> tuple[float, str
     if latest is None:
         return most, "the most"
     teachers = [one for some in before for one in some.rollouts or [] if one.source == "teacher"]
-    length = _mean_length(latest.rollouts or [])
+    length = _mean_length([one for one in latest.rollouts or [] if one.source == "student"])
     if not teachers:
         return length, f"as in {latest.name}"
     rounds = 1 + sum(one.student == student and one.rollouts is None for one in before)

@@ -149,6 +149,7 @@ def _union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     mappings = [one for one in rest if dataclasses.is_dataclass(one)]
     if isinstance(value, dict) and len(mappings) == 1:
         return _convert(mappings[0], value, where)
+    rest = [one for one in rest if one not in mappings] or rest
     for option in rest:
         try:
             return _convert(option, value, where)

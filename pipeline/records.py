@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Source: TypeAlias = Literal["student", "dataset", "teacher"]
+Source: TypeAlias = Literal["student", "replay", "peer", "dataset", "teacher"]
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
@@ -35,7 +35,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """A prompt with one completion of it, from a student, the data set or the teacher."""
+    """A prompt with one completion of it: from the student, fresh or replayed (an earlier round's), from another
+    student (a peer), the data set or the teacher."""
 
     rollout_id: str
     prompt_id: str
@@ -51,6 +52,7 @@ class Rollout:
     ]  # [T] nats: the mean log-prob, under the author, of all other tokens less that of the draws
     ended: bool  # the completion ends with eos
     text: str  # for people: derived from completion_ids, never tokenised again
+    step: int = 0  # optimizer steps after which its student stood, by the schedule; 0 for the others
     reward: float | None = None  # what the completion is worth; None unless a student wrote it and rewards are given
 
 

@@ -22,10 +22,14 @@ class ScheduleParams:
     """Optimizer steps between two refreshes of the rollouts; the last round may be shorter."""
     max_staleness: AboveZero | None
     """Nats: a round ends after the step whose `staleness_kl` exceeds this, however many it has left; null: never."""
+    peers: dict[str, tuple[str, ...]]
+    """For each student named here the others whose rollouts of the round before it trains on as well, off-policy; their
+    scores are known to the store."""
 
 
 def rounds_document(p: ScheduleParams) -> dict[str, Any]:
-    """rounds.yaml: the rounds {id, prev, first_step, steps}, and every checkpoint to evaluate, `init` first."""
+    """rounds.yaml: the rounds {id, prev, first_step, steps}, every checkpoint to evaluate, `init` first, and who lends
+    which round to whom (the last has no round after it)."""
     rounds = [
         {
             "id": f"r{index + 1}",
@@ -35,7 +39,13 @@ def rounds_document(p: ScheduleParams) -> dict[str, Any]:
         }
         for index, first in enumerate(range(0, p.total_steps, p.refresh_every))
     ]
-    return {"rounds": rounds, "checkpoints": ["init", *(one["id"] for one in rounds)]}
+    lends = {
+        f"{student}-{other}-{one['id']}": {"student": student, "other": other, "round": one["id"]}
+        for student, others in p.peers.items()
+        for other in others
+        for one in rounds[:-1]
+    }
+    return {"rounds": rounds, "checkpoints": ["init", *(one["id"] for one in rounds)], "lends": lends}
 
 
 def write_rounds(path: Path, p: ScheduleParams) -> None:

@@ -1,15 +1,22 @@
-"""The student's own completions for one round and what they are worth, work/STUDENT/ROUND/rollouts.parquet."""
+"""The student's own completions for one round and what they are worth, work/STUDENT/ROUND/rollouts.parquet.
 
-from functools import partial
+Behind them stand rollouts that are used again: the student's own of earlier rounds, out of the file of the round
+before, and what other students lent for this one. They are copied, so that whoever scores or trains sees one file; the
+store knows their scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from pipeline.params import lookup, section
+from pipeline.records import Rollout
 from pipeline.rewards import reward_rollouts
-from pipeline.rollouts import RolloutParams, choose
+from pipeline.rollouts import RolloutParams, choose, replayed
 from stages.command import PARAMS, PROMPTS, cost, run
-from stages.inputs import read_prompts
+from stages.inputs import read_prompts, read_rollouts
 from stages.sampling import sample_rollouts
 
 
@@ -17,10 +24,17 @@ from stages.sampling import sample_rollouts
 @click.option("--student", required=True)
 @click.option("--round", "round_id", required=True)
 @click.option("--prev", required=True)
-def main(student: str, round_id: str, prev: str) -> None:
+@click.option("--first-step", type=int, required=True)
+def main(student: str, round_id: str, prev: str, first_step: int) -> None:
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
     weights = section(PARAMS, dict[str, float], "reward")
     chosen = choose(read_prompts(PROMPTS, "train"), p.prompts, seed, student, round_id)
+    used_again = [*_replayed(student, prev, first_step), *_lent(student, prev)]
+
+    def finish(sampled: list[Rollout]) -> list[Rollout]:
+        fresh = [replace(one, step=first_step) for one in sampled]
+        return [*reward_rollouts(fresh, prompts=chosen, weights=weights), *used_again]
+
     with cost(f"{student}-{round_id}-rollout") as entry:
         entry["tokens"] = sample_rollouts(
             Path(f"work/{student}/{prev}/model"),
@@ -32,9 +46,22 @@ def main(student: str, round_id: str, prev: str) -> None:
             source="student",
             out=Path(f"work/{student}/{round_id}/rollouts.parquet"),
             first=[],
-            finish=partial(reward_rollouts, prompts=chosen, weights=weights),
-            finish_key=weights,
+            finish=finish,
+            finish_key=[weights, first_step, [(one.source, one.rollout_id, one.author) for one in used_again]],
         )
+
+
+def _replayed(student: str, prev: str, first_step: int) -> Sequence[Rollout]:
+    rounds, max_age = lookup(PARAMS, "replay", "rounds"), lookup(PARAMS, "replay", "max_age")
+    path = Path(f"work/{student}/{prev}/rollouts.parquet")
+    return replayed(read_rollouts(path), rounds=rounds, max_age=max_age, step=first_step) if path.is_file() else []
+
+
+def _lent(student: str, prev: str) -> Sequence[Rollout]:
+    """Of the peers that params.yaml names: files that others left stay where they are when one is removed."""
+    folder, peers = Path(f"work/{student}/{prev}/lent"), lookup(PARAMS, "schedule", "peers").get(student, [])
+    files = [folder / f"{peer}.parquet" for peer in peers] if prev != "init" else []
+    return [one for file in files for one in read_rollouts(file)]
 
 
 if __name__ == "__main__":

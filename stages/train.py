@@ -9,6 +9,7 @@ from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, p
 from pipeline.engines.base import Sampling
 from pipeline.fingerprint import digest, tree_digest
 from pipeline.journal import DONE, resumable
+from pipeline.mixing import ReplayParams, replay_weight
 from pipeline.objective import ObjectiveParams, check, temperature_column
 from pipeline.params import lookup, section
 from pipeline.segment import Segment
@@ -33,6 +34,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     objective = section(PARAMS, ObjectiveParams, "objective")
     p, mix = section(PARAMS, OptimizerParams, "optimizer"), section(PARAMS, BatchParams, "batches")
     seed, home, before = lookup(PARAMS, "seed"), Path(f"work/{student}/{round_id}"), Path(f"work/{student}/{prev}")
+    replay = section(PARAMS, ReplayParams, "replay")
     limit, sampling = lookup(PARAMS, "schedule", "max_staleness"), section(PARAMS, Sampling, "rollout", "sampling")
     check(objective)
     tokenizer = load_tokenizer(before / "model")
@@ -46,7 +48,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
     moments = before / "optimizer.pt" if prev != "init" else None
     key, span = (seed, student, round_id), range(first_step, first_step + steps)
     inputs = digest(
-        *[asdict(one) for one in (objective, p, mix, sampling)],
+        *[asdict(one) for one in (objective, p, mix, sampling, replay)],
         limit,
         key,
         first_step,
@@ -73,7 +75,8 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                 labels=labels,
                 first_step=first_step,
             )
-            planned = plan_steps(own, corpus, mix, key=key, steps=steps)[at - first_step :]
+            again = replay_weight(replay, own.rollouts, own_segment.index["teacher_nll"].to_numpy())
+            planned = plan_steps(own, corpus, mix, key=key, steps=span, replay=again)[at - first_step :]
             train(
                 model,
                 iter_batches(planned, temperature=objective.temperature, column=column),
@@ -104,6 +107,7 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
                     "objective": asdict(objective),
                     "optimizer": asdict(p),
                     "batches": asdict(mix),
+                    "replay": asdict(replay),
                 },
             )
             write_pedigree(last / "model", lineage, done)

@@ -29,7 +29,7 @@ LAYERS = [
     {"tables", "text", "lm", "passes", "head", "topk", "ragged", "sequences", "windows", "segment", "store", "catalog"}
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
     | {"supports", "upkeep", "views", "staleness", "collation", "surrogate", "rewards", "export", "intake", "plain"}
-    | {"transfer"}
+    | {"transfer", "mixing"}
     | {"schedule", "template", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.table", "tasks.rows", "tasks.sources"}
     | {"tasks.numbers", "tasks.rouge", "tasks.bleu"}

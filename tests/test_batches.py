@@ -24,6 +24,7 @@ from pipeline.batches import (
 from pipeline.collation import collate
 from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprint import derive_seed
+from pipeline.mixing import CorpusWeights, Ramp
 from pipeline.ragged import join_scores
 from pipeline.records import Batch, Rollout, Scores, Source
 from pipeline.segment import Segment, write_segment
@@ -82,7 +83,7 @@ def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any 
 def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
     """Sequence i of source s has the completion [code(s, i), t...] and each row's only entry is its token."""
     rng = np.random.default_rng(count)
-    base = {"student": 1000, "dataset": 2000, "teacher": 3000}[source]
+    base = {"student": 1000, "dataset": 2000, "teacher": 3000, "replay": 4000, "peer": 5000}[source]
     rollouts = [
         rollout(f"{source}{i}", [1], [base + i, *range(int(rng.integers(0, longest)))], source=source)
         for i in range(count)
@@ -96,7 +97,7 @@ def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int 
 
 
 def params(**changes: Any) -> BatchParams:
-    settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "window": 100}
+    settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "corpus_weights": None, "window": 100}
     settings |= {"scale_rewards": "none"}
     return BatchParams(**(settings | changes))
 
@@ -123,7 +124,7 @@ def batches(
 ) -> list[list[Batch]]:
     p = params(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
     start = steps.start if resume_at is None else resume_at
-    planned = plan_steps(own, corpus, p, key=key, steps=len(steps))[start - steps.start :]
+    planned = plan_steps(own, corpus, p, key=key, steps=steps, replay=0.0)[start - steps.start :]
     return list(iter_batches(planned, temperature=1.0, column=0))
 
 
@@ -203,6 +204,60 @@ def test_an_empty_side_is_an_error_when_it_is_needed(own: int, corpus: int, frac
         batches(pool(own, "student"), pool(corpus, "dataset"), fraction=fraction)
 
 
+def both(*pools: Pool) -> Pool:
+    """One pool with the sequences of several."""
+    rollouts = [one for some in pools for one in some.rollouts]
+    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+
+
+def shares(own: Pool, corpus: Pool, *, steps: range, replay: float = 0.0, **mix: Any) -> dict[str, float]:
+    """How often each source takes a place."""
+    planned = plan_steps(own, corpus, params(**mix), key=(0,), steps=steps, replay=replay)
+    taken = [from_.rollouts[row].source for step in planned for micro in step for from_, row in micro]
+    return {source: taken.count(source) / len(taken) for source in set(taken)}
+
+
+def test_replay_takes_its_share_of_the_students_places_and_no_other() -> None:
+    own, corpus = both(pool(5, "student"), pool(9, "replay")), pool(7, "dataset")
+    found = shares(own, corpus, steps=range(500), student_fraction=0.8, replay=0.75)
+    assert found == pytest.approx({"student": 0.2, "replay": 0.6, "dataset": 0.2}, abs=0.03)
+    assert set(shares(own, corpus, steps=range(50), student_fraction=0.8)) == {"student", "dataset"}
+
+
+def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
+    own, corpus = both(pool(5, "student"), pool(3, "peer")), both(pool(9, "dataset"), pool(3, "teacher"))
+    weights = CorpusWeights(dataset=1.0, teacher=4.0, peer=3.0)
+    weighted = shares(own, corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
+    assert weighted == pytest.approx({"dataset": 1 / 8, "teacher": 1 / 2, "peer": 3 / 8}, abs=0.03)
+    pooled = shares(own, corpus, steps=range(30), student_fraction=0.0)
+    assert pooled == pytest.approx({"dataset": 9 / 15, "teacher": 3 / 15, "peer": 3 / 15})
+    without = shares(pool(5, "student"), corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
+    assert without == pytest.approx({"dataset": 1 / 5, "teacher": 4 / 5}, abs=0.03)
+
+
+def test_a_fraction_follows_the_global_step_so_that_appended_rounds_change_nothing_before() -> None:
+    own, corpus = pool(5, "student"), pool(7, "dataset")
+    p = params(batch_size=400, student_fraction=Ramp(start=0.0, end=1.0, steps=8))
+    planned = plan_steps(own, corpus, p, key=(0,), steps=range(4, 12), replay=0.0)
+    found = [np.mean([from_ is own for micro in step for from_, _ in micro]) for step in planned]
+    assert found == pytest.approx([0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1], abs=0.1)
+    assert found[4:] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.75])
+def test_fourfold_use_trains_four_tokens_for_each_that_the_teacher_scored(replay: float) -> None:
+    """Several passes over one round's rollouts, or one pass in each of four rounds."""
+    fresh, earlier = pool(20, "student"), pool(60, "replay")
+    planned = plan_steps(
+        both(fresh, earlier), NONE, params(student_fraction=1.0), key=(0,), steps=range(1000), replay=replay
+    )
+    trained = [len(from_.rollouts[row].completion_ids) for step in planned[:10] for m in step for from_, row in m]
+    assert len(trained) == 4 * 20
+    mean = np.mean([len(from_.rollouts[row].completion_ids) for step in planned for m in step for from_, row in m])
+    scored = sum(len(one.completion_ids) for one in fresh.rollouts)
+    assert scored / (80 * mean) == pytest.approx(0.25, rel=0.15)
+
+
 @pytest.mark.parametrize("resume_at", [4, 7, 13])
 def test_the_choice_does_not_depend_on_where_one_resumes(resume_at: int) -> None:
     own, corpus = pool(5, "student"), pool(7, "dataset")
@@ -246,7 +301,7 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
     ]
     own = pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
     p = params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
-    planned = plan_steps(own, NONE, p, key=(0,), steps=6)
+    planned = plan_steps(own, NONE, p, key=(0,), steps=range(6), replay=0.0)
     assert all(len({own.rollouts[row].prompt_id for _, row in micro}) == 1 for step in planned for micro in step)
     assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
     steps = [[own.rollouts[row].rollout_id for micro in step for _, row in micro] for step in planned]
@@ -260,7 +315,8 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
 def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
     """The rows that a walk over one pool takes, one after the other."""
     p = params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
-    return [row for step in plan_steps(own, NONE, p, key=(7,), steps=steps) for micro in step for _, row in micro]
+    planned = plan_steps(own, NONE, p, key=(7,), steps=range(steps), replay=0.0)
+    return [row for step in planned for micro in step for _, row in micro]
 
 
 @pytest.mark.parametrize("window", [8, 100])
@@ -483,6 +539,17 @@ def test_only_students_have_a_behaviour() -> None:
     assert np.isnan(batch.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
     assert batch.from_student_B.tolist() == [True, False, False]
     assert batch.fresh_N.tolist() == [True] * 2 + [False] * 4
+
+
+def test_replayed_and_lent_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
+    pairs: list[tuple[Rollout, Scores]] = [
+        (rollout("r", [1], [5, 5], source="replay"), scores([{5: 0.5}] * 2)),
+        (rollout("p", [1], [5], source="peer"), scores([{5: 0.5}])),
+    ]
+    batch = collated(pairs, temperature=1.0, column=0)
+    assert batch.behaviour_logp_N.tolist() == batch.author_logp_N.tolist() == [-0.5, -1.0, -0.5]
+    assert not batch.fresh_N.any()
+    assert not batch.from_student_B.any()
 
 
 def test_sequences_keep_their_rows_in_any_company() -> None:

@@ -61,7 +61,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         (
             "batches.size",
             3,
-            "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, window, scale_rewards, got",
+            "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, corpus_weights, window, ",
         ),
         ("optimizer.learning_rate", "3e-4", "optimizer.learning_rate: expected float, got '3e-4' (str); mend"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: expected > 0, got 0.0 (float); mend"),

@@ -36,7 +36,7 @@ FIRST_RUN = [
 ]
 PARAMS: dict[str, Any] = {
     "seed": 0,
-    "schedule": {"total_steps": 4, "refresh_every": 2, "max_staleness": None},
+    "schedule": {"total_steps": 4, "refresh_every": 2, "max_staleness": None, "peers": {}},
     "task": {
         "name": "gsm8k",
         "train": 12,
@@ -96,7 +96,15 @@ PARAMS: dict[str, Any] = {
         "epsilon": 0.2,
         "chunk_tokens": 64,
     },
-    "batches": {"batch_size": 4, "micro_batch_size": 2, "student_fraction": 0.5, "window": 4, "scale_rewards": "none"},
+    "batches": {
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "student_fraction": 0.5,
+        "corpus_weights": None,
+        "window": 4,
+        "scale_rewards": "none",
+    },
+    "replay": {"rounds": 0, "weight": 0.5, "max_age": None, "adaptive": False},
     "optimizer": {
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant_with_warmup",
@@ -319,9 +327,29 @@ def test_appended_rounds_run_alone(project: Project) -> None:
     ]
 
 
+def test_rollouts_used_again_by_their_author_and_by_another_student_cost_the_teacher_nothing(project: Project) -> None:
+    """Replay, and a second student that reads the first one's: only fresh rollouts are scored."""
+    project.change("student", "tiny", to={"model": "teacher", "revision": None, "layers": [0], "config": None})
+    project.change("students", to=["small", "tiny"])
+    project.change("replay", to={"rounds": 1, "weight": 0.75, "max_age": None, "adaptive": False})
+    project.change("schedule", "peers", to={"tiny": ["small"]})
+    ran = executed(project.repro())
+    assert "lend@tiny-small-r1" in ran
+    assert "train@small-round0" in ran  # it has another replay, if nothing to replay yet
+    for student, sources in (("small", ["replay", "student"]), ("tiny", ["peer", "replay", "student"])):
+        rollouts = read_rollouts(project.path / f"work/{student}/r2/rollouts.parquet")
+        assert sorted({one.source for one in rollouts}) == sources
+        assert {one.step for one in rollouts if one.source != "student"} == {0}
+        cost = project.json(f"work/costs/{student}-r2-score.json")
+        used_again = sum(len(one.completion_ids) for one in rollouts if one.source != "student")
+        assert cost["positions_reused"] >= used_again > 0
+        fresh = [len(one.completion_ids) for one in rollouts if one.source == "student"]
+        assert cost["positions"] == used_again + sum(fresh)
+
+
 def test_training_that_was_killed_ends_with_the_same_student(project: Project) -> None:
     steps = 30
-    project.change("schedule", to={"total_steps": steps, "refresh_every": steps, "max_staleness": None})
+    project.change("schedule", to=PARAMS["schedule"] | {"total_steps": steps, "refresh_every": steps})
     train = "train@small-round0"
 
     def under_way() -> bool:

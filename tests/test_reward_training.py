@@ -55,7 +55,7 @@ def fit(
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
 
     state.optimizer.register_step_pre_hook(record)
-    planned = plan_steps(own, corpus, replace(MIX, **mix), key=KEY, steps=len(steps))
+    planned = plan_steps(own, corpus, replace(MIX, **mix), key=KEY, steps=steps, replay=0.0)
     batches: Iterator[Any] = iter_batches(planned, temperature=1.0, column=0)
     train(
         model,

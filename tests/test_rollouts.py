@@ -12,7 +12,15 @@ from pipeline.engines.base import Sampled, Sampling
 from pipeline.errors import DataError
 from pipeline.records import Prompt, Rollout
 from pipeline.rewards import reward_rollouts
-from pipeline.rollouts import RolloutParams, choose, collect_rollouts, plan_batches, reference_rollouts
+from pipeline.rollouts import (
+    RolloutParams,
+    choose,
+    collect_rollouts,
+    lent,
+    plan_batches,
+    reference_rollouts,
+    replayed,
+)
 from stages import sampling as stage
 from stages.inputs import read_rollouts
 from stages.sampling import sample_rollouts
@@ -108,6 +116,40 @@ def test_references_have_no_author() -> None:
     assert (made.rollout_id, made.source, made.author) == ("dataset/p", "dataset", "")
     assert (made.completion_ids, made.text, made.ended) == ([97, 98, 257], "ab", True)
     assert (made.behaviour_logp, made.support_ids) == ([], [])
+
+
+def of_round(step: int, count: int = 2) -> list[Rollout]:
+    """A round's own rollouts."""
+    (batch,) = plan_batches([prompt(f"p{step}-{index}") for index in range(count)], 1, 10, name=f"small/{step}")
+    made = collect_rollouts(batch, Echo(), SAMPLING, str, source="student")
+    return [replace(one, step=step) for one in made]
+
+
+def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
+    """From file to file, as the rounds go by."""
+    earlier: list[Rollout] = []
+    for step in (0, 10, 20, 30):
+        again = replayed(earlier, rounds=2, max_age=None, step=step)
+        assert sorted({one.step for one in again}) == [one for one in (step - 20, step - 10) if one >= 0]
+        assert {one.source for one in again} <= {"replay"}
+        earlier = [*of_round(step), *again]
+    fresh = {one.rollout_id: one for step in (10, 20) for one in of_round(step)}
+    assert [replace(one, source="student") for one in again] == [fresh[one.rollout_id] for one in again]
+    assert len(again) == 4
+
+
+def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
+    earlier = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *lent(of_round(5))]
+    found = [
+        sorted({one.step for one in replayed(earlier, rounds=rounds, max_age=age, step=20)})
+        for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
+    ]
+    assert found == [[], [10], [0, 10], [0, 10], [10], []]
+
+
+def test_only_fresh_rollouts_are_lent() -> None:
+    mixed = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *reference_rollouts([prompt("p")])]
+    assert lent(mixed) == [replace(one, source="peer") for one in of_round(10)]
 
 
 def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS, **finish: Any) -> int:

@@ -11,8 +11,8 @@ from pipeline.schedule import ScheduleParams, check_rounds, rounds_document, wri
 ROOT = Path(__file__).parent.parent
 
 
-def schedule(total: int, every: int) -> ScheduleParams:
-    return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None)
+def schedule(total: int, every: int, peers: dict[str, tuple[str, ...]] | None = None) -> ScheduleParams:
+    return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None, peers=peers or {})
 
 
 def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
@@ -23,6 +23,16 @@ def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
             {"id": "r3", "prev": "r2", "first_step": 4, "steps": 1},
         ],
         "checkpoints": ["init", "r1", "r2", "r3"],
+        "lends": {},
+    }
+
+
+def test_peers_lend_every_round_that_has_one_after_it() -> None:
+    document = rounds_document(schedule(5, 2, {"tiny": ("small",), "small": ("tiny",)}))
+    assert document["lends"] == {
+        f"{to}-{by}-{round_}": {"student": to, "other": by, "round": round_}
+        for to, by in (("tiny", "small"), ("small", "tiny"))
+        for round_ in ("r1", "r2")
     }
 
 

@@ -109,7 +109,9 @@ def prompt_of(one: Rollout) -> Prompt:
     return next(prompt for prompt in PROMPTS if prompt.prompt_id == one.prompt_id)
 
 
-MIX = BatchParams(batch_size=6, micro_batch_size=3, student_fraction=0.7, window=3, scale_rewards="none")
+MIX = BatchParams(
+    batch_size=6, micro_batch_size=3, student_fraction=0.7, corpus_weights=None, window=3, scale_rewards="none"
+)
 
 
 def optimizer(**changes: Any) -> OptimizerParams:
@@ -144,7 +146,7 @@ OBJECTIVE = ObjectiveParams(
 def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int = 3) -> Iterator[list[Batch]]:
     p = replace(MIX, micro_batch_size=micro)
     at = steps.start if resume_at is None else resume_at
-    planned = plan_steps(job.own, job.corpus, p, key=KEY, steps=len(steps))[at - steps.start :]
+    planned = plan_steps(job.own, job.corpus, p, key=KEY, steps=steps, replay=0.0)[at - steps.start :]
     return iter_batches(planned, temperature=1.0, column=0)
 
 
