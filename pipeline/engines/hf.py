@@ -64,9 +64,10 @@ class HFSampler:
                 next_B[alike] = drawn_B.cpu()
                 named = likely(some_BV, way)
                 tail, offset = unlikely(some_BV, named, tail_uniform_BT[live[alike], step], way)
+                token_B, each_logp_B = drawn_B.tolist(), logp_B.tolist()
                 for at, row in enumerate(live[alike]):
-                    tokens[row].append(int(drawn_B[at]))
-                    logps[row].append(float(logp_B[at]))
+                    tokens[row].append(token_B[at])
+                    logps[row].append(each_logp_B[at])
                     supports[row].append(named[at])
                     tails[row].append(tail[at])
                     offsets[row].append(offset[at])
