@@ -188,7 +188,9 @@ def _params(setup: Setup) -> Finding:
 
 
 def _rounds(setup: Setup) -> Finding:
-    check_rounds(setup.root / "rounds.yaml", section(setup.root / "params.yaml", ScheduleParams, "schedule"))
+    params = setup.root / "params.yaml"
+    schedule = section(params, ScheduleParams, "schedule")
+    check_rounds(setup.root / "rounds.yaml", schedule, lookup(params, "students"), lookup(params, "sft"))
     return _well("rounds.yaml", "in step with params.yaml")
 
 

@@ -25,6 +25,7 @@ from pipeline.staleness import comparable_temperature
 from pipeline.tasks import find_task
 from pipeline.template import check_template
 from pipeline.training import OptimizerParams
+from pipeline.tuning import SftParams
 
 SECTIONS: dict[str, Any] = {
     "seed": int,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, Any] = {
     "teacher": TeacherParams,
     "students": tuple[str, ...],
     "student": dict[str, StudentParams],
+    "sft": dict[str, SftParams],
     "corpus": CorpusParams,
     "rollout": RolloutParams,
     "reward": dict[str, float],
@@ -43,7 +45,7 @@ SECTIONS: dict[str, Any] = {
     "optimizer": OptimizerParams,
     "evaluation": EvaluationParams,
 }
-_TAKEN = ("corpus", "costs", "evaluations", "prompts", "teacher")  # directories of work/ beside the students'
+_TAKEN = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")  # directories of work/ beside the students'
 
 
 def check_params(path: Path) -> None:
@@ -61,7 +63,9 @@ def check_params(path: Path) -> None:
     _check_peers(parsed["schedule"], parsed["students"])
     _check_scoring(parsed["scoring"])
     _check_corpus(parsed["corpus"], parsed["batches"], parsed["schedule"].total_steps)
-    _check_decay(parsed["optimizer"], parsed["schedule"].total_steps)
+    _check_rollouts(parsed["rollout"], parsed["batches"])
+    _check_decay(parsed["optimizer"], parsed["schedule"].total_steps, "schedule.total_steps", where="optimizer")
+    _check_sft(parsed["sft"], parsed["student"])
     objective.check(parsed["objective"])
     _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
     _check_support(parsed["objective"], parsed["rollout"].sampling, parsed["scoring"])
@@ -168,11 +172,29 @@ def _check_reward(weights: dict[str, float], alpha: float, rollout: RolloutParam
             )
 
 
-def _check_decay(p: OptimizerParams, total_steps: int) -> None:
-    if p.lr_scheduler_type != "constant_with_warmup" and total_steps > p.decay_steps:
+def _check_rollouts(p: RolloutParams, mix: BatchParams) -> None:
+    if mix.student_fraction != 0 and p.prompts == 0:
         raise ParameterError(
-            "optimizer.decay_steps",
-            expected=f"at least schedule.total_steps ({total_steps}) with {p.lr_scheduler_type}, which ends in 0",
+            "batches.student_fraction",
+            expected="0 without rollouts",
+            got=mix.student_fraction,
+            remedy="raise rollout.prompts",
+        )
+
+
+def _check_sft(tuned: dict[str, SftParams], described: dict[str, StudentParams]) -> None:
+    for name, p in tuned.items():
+        if name != "teacher" and name not in described:
+            known = ", ".join(["teacher", *described])
+            raise ParameterError("sft", expected=f"names out of: {known}", got=repr(name), remedy="rename it")
+        _check_decay(p.optimizer, p.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+
+
+def _check_decay(p: OptimizerParams, steps: int, name: str, *, where: str) -> None:
+    if p.lr_scheduler_type != "constant_with_warmup" and steps > p.decay_steps:
+        raise ParameterError(
+            f"{where}.decay_steps",
+            expected=f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0",
             got=p.decay_steps,
             remedy="raise it, which trains the earlier rounds again, or take constant_with_warmup",
         )

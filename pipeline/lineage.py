@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.errors import DataError, ParameterError
 from pipeline.params import parse
 from pipeline.tables import read_json, write_json
-from schemas.lineage import FORMAT, Lineage, Round, Source
+from schemas.lineage import FORMAT, Lineage, Round, Source, Tuning
 
 FILE = "stillroom.json"
 _SHOWN = 12  # digits of a fingerprint that people see
@@ -54,6 +54,14 @@ def of_teacher(source: Source) -> Lineage:
 def grown(lineage: Lineage, one: Round) -> Lineage:
     """The same student a round later."""
     return replace(lineage, rounds=(*lineage.rounds, one))
+
+
+def tuned(lineage: Lineage, one: Tuning) -> Lineage:
+    """The same model, tuned on references; a tuned teacher is known by its new fingerprint."""
+    after = replace(lineage, tunings=(*lineage.tunings, one))
+    if lineage.student is not None:
+        return after
+    return replace(after, teacher=replace(lineage.teacher, fingerprint=one.after))
 
 
 def history(lineage: Lineage) -> list[Lineage]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ModelError, ParameterError
@@ -102,6 +102,13 @@ def _dequantised(model: Any) -> Any:
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config
     return model
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """Of a model directory's weights on disk."""
+    with safe_open(min(path.glob("*.safetensors")), framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(next(iter(file.keys())))
+        return tensor.dtype
 
 
 def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any:

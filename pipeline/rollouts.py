@@ -20,8 +20,8 @@ Decode = Callable[[list[int]], str]
 class RolloutParams:
     """How a student writes its rollouts."""
 
-    prompts: Positive
-    """Training prompts a round takes, at most all there are."""
+    prompts: Count
+    """Training prompts a round takes, at most all there are; 0, with batches.student_fraction: 0, costs nothing."""
     samples_per_prompt: Positive
     """Completions of each, as in GRPO: a prompt costs once, however many there are."""
     batch_size: Positive

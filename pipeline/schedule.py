@@ -4,6 +4,7 @@ DVC's graph is acyclic and its templates know no arithmetic, so the loop rollout
 rounds.yaml, committed, written by `stillroom plan` and checked by the `plan` stage.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,14 @@ class ScheduleParams:
     scores are known to the store."""
 
 
-def rounds_document(p: ScheduleParams) -> dict[str, Any]:
-    """rounds.yaml: the rounds {id, prev, first_step, steps}, every checkpoint to evaluate, `init` first, and who lends
-    which round to whom (the last has no round after it)."""
+def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> dict[str, Any]:
+    """rounds.yaml: what dvc.yaml loops over.
+
+    The rounds {id, prev, first_step, steps}; every checkpoint to evaluate, `init` first; `lends`: who lends which round
+    to whom (the last has no round after it); `starts`: where under
+    work/STUDENT the stage `init` leaves its model; `base`: where the stage `teacher` does; `tuned`: the stages `sft`,
+    for those of the teacher and the students that are named. DVC has no conditional stage, but loops over none.
+    """
     rounds = [
         {
             "id": f"r{index + 1}",
@@ -45,21 +51,35 @@ def rounds_document(p: ScheduleParams) -> dict[str, Any]:
         for other in others
         for one in rounds[:-1]
     }
-    return {"rounds": rounds, "checkpoints": ["init", *(one["id"] for one in rounds)], "lends": lends}
+    base = "work/base" if "teacher" in tuned else "work/teacher"
+    return {
+        "rounds": rounds,
+        "checkpoints": ["init", *(one["id"] for one in rounds)],
+        "lends": lends,
+        "base": base,
+        "starts": {name: "untuned" if name in tuned else "init" for name in students},
+        "tuned": ({"teacher": {"base": base, "out": "work/teacher"}} if "teacher" in tuned else {})
+        | {
+            name: {"base": f"work/{name}/untuned/model", "out": f"work/{name}/init/model"}
+            for name in students
+            if name in tuned
+        },
+    }
 
 
-def write_rounds(path: Path, p: ScheduleParams) -> None:
+def write_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
     """Write rounds.yaml."""
-    write_yaml(path, rounds_document(p), comment="Written by `stillroom plan` from params.yaml:schedule; commit it.")
+    document = rounds_document(p, students, tuned)
+    write_yaml(path, document, comment="Written by `stillroom plan` from params.yaml; commit it.")
 
 
-def check_rounds(path: Path, p: ScheduleParams) -> None:
-    """A ParameterError that names the command when rounds.yaml is not what the schedule asks for."""
-    wanted, found = rounds_document(p), read_yaml(path)
+def check_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
+    """A ParameterError that names the command when rounds.yaml is not what params.yaml asks for."""
+    wanted, found = rounds_document(p, students, tuned), read_yaml(path)
     if found != wanted:
         raise ParameterError(
             path,
             expected=f"{len(wanted['rounds'])} rounds of {p.refresh_every} steps ({p.total_steps} in all)",
-            got=f"{len(found.get('rounds') or [])} rounds that do not match params.yaml:schedule",
+            got=f"{len(found.get('rounds') or [])} rounds that do not match schedule, students and sft in params.yaml",
             remedy="run `stillroom plan`",
         )

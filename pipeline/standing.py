@@ -10,7 +10,7 @@ by steps; scoring is `pipeline.forecast`'s.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -36,24 +36,30 @@ class Job:
     seconds: float | None = None  # it took, or is expected to take
 
 
-def jobs(students: Sequence[str], rounds: Sequence[Mapping[str, Any]]) -> list[Job]:
-    """Every stage but the guard and the report, each behind what it depends on."""
+def jobs(students: Sequence[str], rounds: Sequence[Mapping[str, Any]], tuned: Collection[str] = ()) -> list[Job]:
+    """Every stage but the guard and the report, each behind what it depends on; `tuned` are those of `sft`."""
+    teacher = "teacher-sft" if "teacher" in tuned else "teacher"
     shared: list[Job] = [
         _job("teacher", "teacher"),
         _job("prepare", "prepare", after=("teacher",)),
-        _job("generate", "generate", after=("prepare",)),
+        *([_job("teacher-sft", "sft", after=("prepare",))] if "teacher" in tuned else []),
+        _job("generate", "generate", after=("prepare", teacher)),
         _job("corpus-score", "score", after=("generate",)),
-        _job("teacher-evaluate", "evaluate", after=("prepare",)),
+        _job("teacher-evaluate", "evaluate", after=("prepare", teacher)),
     ]
-    return shared + [one for student in students for one in _of_student(student, rounds)]
+    return shared + [one for name in students for one in _of_student(name, rounds, teacher, tuned=name in tuned)]
 
 
-def _of_student(student: str, rounds: Sequence[Mapping[str, Any]]) -> list[Job]:
+def _of_student(student: str, rounds: Sequence[Mapping[str, Any]], teacher: str, *, tuned: bool) -> list[Job]:
     def job(id_: str, kind: str, *after: str, steps: int = 1) -> Job:
         return Job(name=f"{student}-{id_}-{kind}", kind=kind, student=student, round=id_, after=after, steps=steps)
 
-    first = Job(name=f"{student}-init", kind="init", student=student, round="init", after=("teacher",))
-    found, before = [first, job("init", "evaluate", first.name, "prepare")], first.name
+    first = [Job(name=f"{student}-init", kind="init", student=student, round="init", after=(teacher,))]
+    if tuned:
+        after = (f"{student}-init", "prepare")
+        first.append(Job(name=f"{student}-sft", kind="sft", student=student, round="init", after=after))
+    before = first[-1].name
+    found = [*first, job("init", "evaluate", before, "prepare")]
     for one in rounds:
         id_ = one["id"]
         found += [

@@ -7,7 +7,7 @@ one's lineage as `earlier`.
 
 from dataclasses import dataclass
 
-FORMAT = "stillroom.lineage/1"
+FORMAT = "stillroom.lineage/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,18 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """One `sft` stage."""
+
+    model: str  # "teacher", or the student
+    before: str  # fingerprints of the directory
+    after: str
+    task: str
+    references: str  # digest of the prompts' and the references' ids
+    parameters: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
     """A student, its teacher, and every round that it was trained for; no student: a teacher."""
 
@@ -62,3 +74,4 @@ class Lineage:
     config: dict[str, object] | None  # not null: the start had random weights
     rounds: tuple[Round, ...]
     earlier: "Lineage | None"
+    tunings: tuple[Tuning, ...] = ()  # of the teacher, then of the student's start

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.beginning import Wish, begin
 from pipeline.configuration import check_params
 from pipeline.errors import DataError
-from pipeline.params import edit_yaml, read_yaml, section
+from pipeline.params import edit_yaml, lookup, read_yaml, section
 from pipeline.schedule import ScheduleParams, write_rounds
 from pipeline.tables import replacing
 from stages.command import PARAMS
@@ -21,5 +21,6 @@ def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
         temporary.write_text(text)
         check_params(temporary)
     if out == PARAMS:
-        write_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
+        schedule = section(PARAMS, ScheduleParams, "schedule")
+        write_rounds(Path("rounds.yaml"), schedule, lookup(PARAMS, "students"), lookup(PARAMS, "sft"))
     return beginning.told

@@ -24,8 +24,8 @@ commands.add_command(store)
 @click.option("--total-steps", type=click.IntRange(1), help="Change it in params.yaml first.")
 @click.option("--refresh-every", type=click.IntRange(1), help="Change it in params.yaml first.")
 def plan(**schedule: int | None) -> None:
-    """Write rounds.yaml from params.yaml:schedule."""
-    from pipeline.params import edit_yaml, section
+    """Write rounds.yaml from params.yaml: schedule, students and sft."""
+    from pipeline.params import edit_yaml, lookup, section
     from pipeline.schedule import ScheduleParams, write_rounds
     from pipeline.tables import replacing
 
@@ -35,7 +35,19 @@ def plan(**schedule: int | None) -> None:
         text = edit_yaml(PARAMS, changes)
         with replacing(PARAMS) as temporary:
             temporary.write_text(text)
-    write_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
+    p = section(PARAMS, ScheduleParams, "schedule")
+    write_rounds(Path("rounds.yaml"), p, lookup(PARAMS, "students"), lookup(PARAMS, "sft"))
+
+
+@commands.command()
+@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--name", required=True, help="Whose parameters: sft.NAME.")
+def sft(model: Path, out: Path, name: str) -> None:
+    """Tune MODEL on the references of work/prompts and write it to OUT, with its log beside it in OUT.csv."""
+    from stages.sft import tune
+
+    tune(name, model, out, out.with_name(f"{out.name}.csv"))
 
 
 @commands.command()

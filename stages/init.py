@@ -1,4 +1,4 @@
-"""Make a student's first checkpoint, work/STUDENT/init/model, with the teacher's tokenizer."""
+"""Make a student's first checkpoint, work/STUDENT/TO/model, with the teacher's tokenizer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from stages.command import PARAMS, TEACHER, cost, run
 
 @click.command(help=__doc__)
 @click.option("--student", required=True)
-def main(student: str) -> None:
+@click.option("--to", required=True, help="init, or where it waits to be tuned.")
+def main(student: str, to: str) -> None:
     where, seed = f"student.{student}", lookup(PARAMS, "seed")
     p = section(PARAMS, StudentParams, "student", student)
     source = str(TEACHER) if p.model == "teacher" else p.model
-    with cost(f"{student}-init"), whole_directory(Path(f"work/{student}/init/model")) as folder:
+    with cost(f"{student}-init"), whole_directory(Path(f"work/{student}/{to}/model")) as folder:
         base, tokenizer = load_pretrained(source, p.revision, dtype=torch.float32, where=f"{where}.model")
         require_same_tokenizer(load_tokenizer(TEACHER), tokenizer, (str(TEACHER), p.model))
         model = start_student(p, base, seed=derive_seed(seed, "init", student), where=where)

@@ -18,7 +18,9 @@ _ROUNDS = Path("rounds.yaml")
 
 def needs() -> list[Need]:
     """What the corpus and every round of every student still ask of the teacher."""
-    check_rounds(_ROUNDS, section(PARAMS, ScheduleParams, "schedule"))
+    check_rounds(
+        _ROUNDS, section(PARAMS, ScheduleParams, "schedule"), lookup(PARAMS, "students"), lookup(PARAMS, "sft")
+    )
     paths, scorer = segments(store_root()), None
     if TEACHER.is_dir():
         scorer = find_scorer(paths, model_fingerprint(TEACHER), section(PARAMS, ScoringParams, "scoring"))

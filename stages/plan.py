@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.configuration import check_params
-from pipeline.params import section
+from pipeline.params import lookup, section
 from pipeline.schedule import ScheduleParams, check_rounds
 from pipeline.tables import write_json
 from stages.command import PARAMS, run
@@ -14,7 +14,12 @@ from stages.command import PARAMS, run
 @click.command(help=__doc__)
 def main() -> None:
     check_params(PARAMS)
-    check_rounds(Path("rounds.yaml"), section(PARAMS, ScheduleParams, "schedule"))
+    check_rounds(
+        Path("rounds.yaml"),
+        section(PARAMS, ScheduleParams, "schedule"),
+        lookup(PARAMS, "students"),
+        lookup(PARAMS, "sft"),
+    )
     write_json(Path("work/plan.json"), {"sound": True})
 
 

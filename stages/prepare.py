@@ -1,5 +1,7 @@
 """Turn a task's cases into tokenised prompts, work/prompts, and rank the tokens by frequency for the codec."""
 
+from pathlib import Path
+
 import click
 import numpy as np
 
@@ -9,14 +11,15 @@ from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_promp
 from pipeline.tables import replacing, write_rows
 from pipeline.text import load_tokenizer, shared_vocab
 from schemas.prompt import PROMPT
-from stages.command import PARAMS, PROMPTS, RANKS, TEACHER, cost, run
+from stages.command import PARAMS, PROMPTS, RANKS, cost, run
 
 
 @click.command(help=__doc__)
-def main() -> None:
+@click.option("--teacher", type=Path, required=True, help="Its tokenizer is taken.")
+def main(teacher: Path) -> None:
     p = section(PARAMS, PromptParams, "task")
     with cost("prepare") as entry:
-        tokenizer = load_tokenizer(TEACHER)
+        tokenizer = load_tokenizer(teacher)
         with step(f"prepare: find the cases of {p.name}"):
             cases = find_cases(p)
         with step(f"prepare: tokenise prompts out of {len(cases):,} cases"):

@@ -96,6 +96,7 @@ def _model(described: Mapping[str, Any]) -> str:
 def _costs(students: list[str], rounds: list[str]) -> dict[str, Any]:
     """The costs of this schedule's stages; those of rounds that it no longer has stay out."""
     names = ["prepare", "teacher", "teacher-evaluate", "generate", "corpus-score"]
+    names += [f"{name}-sft" for name in read_yaml(Path("rounds.yaml"))["tuned"]]
     for student in students:
         names += [f"{student}-init", f"{student}-init-evaluate"]
         names += [f"{student}-{id_}-{stage}" for id_ in rounds for stage in ("rollout", "score", "train", "evaluate")]

@@ -17,10 +17,11 @@ _OPEN = ("open", "again")
 
 def standing() -> tuple[list[Job], dict[str, Any]]:
     """Every stage with its state, and the forecast for those that are left."""
-    students, rounds = lookup(PARAMS, "students"), read_yaml(Path("rounds.yaml"))["rounds"]
+    students, document = lookup(PARAMS, "students"), read_yaml(Path("rounds.yaml"))
+    rounds = document["rounds"]
     costs = {one.stem: read_json(one) for one in COSTS.glob("*.json")}
     asked = {one.name.replace(" ", "-") + "-score": one for one in needs()}
-    here = with_states(jobs(students, rounds), Path(), read_lock(Path()))
+    here = with_states(jobs(students, rounds, document["tuned"]), Path(), read_lock(Path()))
     found = with_seconds(here, costs, {name: one.seconds for name, one in asked.items()})
     left = [one for one in found if one.state in _OPEN]
     scores = [asked[one.name] for one in left if one.name in asked]

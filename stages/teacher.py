@@ -1,4 +1,6 @@
-"""Fetch or make the teacher once and save it as an ordinary model directory, work/teacher."""
+"""Fetch or make the teacher once and save it as an ordinary model directory."""
+
+from pathlib import Path
 
 import click
 import torch
@@ -10,13 +12,14 @@ from pipeline.params import section
 from pipeline.pretrained import TeacherParams, load_pretrained
 from pipeline.progress import step
 from pipeline.provenance import source_of
-from stages.command import PARAMS, TEACHER, cost, run
+from stages.command import PARAMS, cost, run
 
 
 @click.command(help=__doc__)
-def main() -> None:
+@click.option("--out", type=Path, required=True, help="work/teacher, or where it waits to be tuned.")
+def main(out: Path) -> None:
     p = section(PARAMS, TeacherParams, "teacher")
-    with cost("teacher"), whole_directory(TEACHER) as folder:
+    with cost("teacher"), whole_directory(out) as folder:
         dtype, where = getattr(torch, p.dtype), "teacher.model"
         if isinstance(p.model, str):
             name = p.model

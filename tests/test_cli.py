@@ -42,7 +42,8 @@ def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("params.yaml").write_text("schedule: {total_steps: 5, refresh_every: 2, max_staleness: null, peers: {}}\n")
+    schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null, peers: {}}"
+    Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n")
     assert stillroom(monkeypatch, "plan") == 0
     assert [one["steps"] for one in read_yaml(Path("rounds.yaml"))["rounds"]] == [2, 2, 1]
 

@@ -57,7 +57,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
 @pytest.mark.parametrize(
     ("where", "value", "told"),
     [
-        ("trian", {}, "trian: expected one of: seed, schedule, task, teacher, students, student, corpus, rollout,"),
+        ("trian", {}, "trian: expected one of: seed, schedule, task, teacher, students, student, sft,"),
         (
             "batches.size",
             3,
@@ -186,8 +186,8 @@ def test_a_students_name_has_to_fit_into_paths_and_stage_names(tmp_path: Path, n
     with pytest.raises(ParameterError) as caught:
         check_params(path)
     assert str(caught.value) == (
-        "students: expected names of letters, digits and _ other than corpus, costs, evaluations, prompts, teacher, "
-        f"got {name!r}; rename it"
+        "students: expected names of letters, digits and _ other than base, corpus, costs, evaluations, prompts, "
+        f"teacher, got {name!r}; rename it"
     )
 
 
@@ -251,3 +251,16 @@ def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: di
 
 def test_a_reward_that_is_not_there_is_told_at_once(mistake: Callable[..., str]) -> None:
     assert mistake("reward", {"rouge": 1.0}).startswith("reward.rouge: expected one of: exact_match, rouge_l, bleu, ")
+
+
+def test_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
+    optimizer = YAML(typ="safe").load(PARAMS)["optimizer"]
+    tuning = {"steps": 41, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
+    assert mistake("sft", {"small": tuning}).startswith(
+        "sft.small.optimizer.decay_steps: expected at least sft.small.steps (41) with linear, which ends in 0, got 40;"
+    )
+    assert mistake("sft", {"tall": tuning | {"steps": 4}}).startswith("sft: expected names out of: teacher, small, got")
+
+
+def test_a_round_without_rollouts_is_no_place_for_the_students_own(mistake: Callable[..., str]) -> None:
+    assert mistake("rollout.prompts", 0).startswith("batches.student_fraction: expected 0 without rollouts, got 0.5;")

@@ -21,6 +21,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.fingerprint import file_digest, tree_digest
+from pipeline.lineage import read_lineage
 from pipeline.schedule import ScheduleParams, write_rounds
 from pipeline.segment import Segment
 from pipeline.training_log import read_log
@@ -56,6 +57,7 @@ PARAMS: dict[str, Any] = {
     "teacher": {"model": "models/teacher", "revision": None, "dtype": "float32"},
     "students": ["small"],
     "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None}},
+    "sft": {},
     "corpus": {"references": 3, "generations": 3, "samples_per_prompt": 2},
     "rollout": {
         "prompts": 3,
@@ -169,7 +171,8 @@ class Project:
 
     def write_params(self, document: dict[str, Any]) -> None:
         YAML(typ="safe").dump(document, self.path / "params.yaml")
-        write_rounds(self.path / "rounds.yaml", ScheduleParams(**document["schedule"]))
+        schedule = ScheduleParams(**document["schedule"])
+        write_rounds(self.path / "rounds.yaml", schedule, document["students"], document["sft"])
 
     def json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
@@ -506,3 +509,29 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
     positions = sum(len(one.head_n) for one in scores)
     assert mass / positions == pytest.approx(1, abs=0.02)  # one-byte probabilities
     assert sum(int(one.union_n.sum()) for one in scores) > 0  # a pruned student writes what the teacher would not
+
+
+@pytest.mark.slow
+def test_sequence_level_kd_of_tuned_models_asks_for_no_rollout(fresh: Project, tmp_path: Path) -> None:
+    """Cross-entropy on the generations of a tuned teacher, by parameters alone; nobody writes or scores in a round."""
+    project = copy_of(fresh, tmp_path)
+    tuning = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "optimizer": PARAMS["optimizer"]}
+    project.change("sft", to={"teacher": tuning, "small": tuning})
+    project.change("corpus", to={"references": 0, "generations": 3, "samples_per_prompt": 2})
+    project.change("rollout", "prompts", to=0)
+    project.change("batches", "student_fraction", to=0.0)
+    project.change("objective", "cross_entropy", to=1.0)
+    project.change("schedule", "total_steps", to=2)
+    output = project.repro()
+    later = {one for one in FIRST_RUN if "round1" in one or one.endswith("-r2")}
+    assert executed(output) == sorted({*FIRST_RUN, "sft@teacher", "sft@small"} - later)
+    for name in ("small-r1-rollout", "small-r1-score"):
+        assert project.json(f"work/costs/{name}.json")["tokens"] == 0
+    (row, *_) = read_log(project.path / "logs/small/r1/train.csv")
+    assert row["own_share"] == 0
+    assert "sft" in project.json("report/metrics.json")["cost"]
+    found = read_lineage(project.path / "work/small/r1/model")
+    assert found is not None
+    assert [one.model for one in found.tunings] == ["teacher", "small"]
+    assert found.teacher.fingerprint == found.rounds[0].teacher
+    assert executed(project.repro()) == []

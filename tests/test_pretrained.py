@@ -211,7 +211,7 @@ def test_a_gguf_file_of_rubbish_is_refused(tmp_path: Path) -> None:
 def test_a_hub_name_that_cannot_be_had_ends_the_stage_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("teacher: {model: nobody/no-such-model, revision: null, dtype: float32}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "stages.teacher"],
+        [sys.executable, "-m", "stages.teacher", "--out", "work/teacher"],
         cwd=tmp_path,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ParameterError
-from pipeline.params import read_yaml, section
+from pipeline.params import lookup, read_yaml, section
 from pipeline.schedule import ScheduleParams, check_rounds, rounds_document, write_rounds
 
 ROOT = Path(__file__).parent.parent
+
+
+STUDENTS = ["small", "large"]
 
 
 def schedule(total: int, every: int, peers: dict[str, tuple[str, ...]] | None = None) -> ScheduleParams:
@@ -16,7 +19,7 @@ def schedule(total: int, every: int, peers: dict[str, tuple[str, ...]] | None = 
 
 
 def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
-    assert rounds_document(schedule(5, 2)) == {
+    assert rounds_document(schedule(5, 2), STUDENTS, []) == {
         "rounds": [
             {"id": "r1", "prev": "init", "first_step": 0, "steps": 2},
             {"id": "r2", "prev": "r1", "first_step": 2, "steps": 2},
@@ -24,11 +27,14 @@ def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
         ],
         "checkpoints": ["init", "r1", "r2", "r3"],
         "lends": {},
+        "base": "work/teacher",
+        "starts": {"small": "init", "large": "init"},
+        "tuned": {},
     }
 
 
 def test_peers_lend_every_round_that_has_one_after_it() -> None:
-    document = rounds_document(schedule(5, 2, {"tiny": ("small",), "small": ("tiny",)}))
+    document = rounds_document(schedule(5, 2, {"tiny": ("small",), "small": ("tiny",)}), ["tiny", "small"], [])
     assert document["lends"] == {
         f"{to}-{by}-{round_}": {"student": to, "other": by, "round": round_}
         for to, by in (("tiny", "small"), ("small", "tiny"))
@@ -38,26 +44,29 @@ def test_peers_lend_every_round_that_has_one_after_it() -> None:
 
 @pytest.mark.parametrize(("total", "every", "rounds"), [(4, 2, 2), (4, 4, 1), (4, 9, 1), (1, 1, 1), (64, 16, 4)])
 def test_the_steps_add_up(total: int, every: int, rounds: int) -> None:
-    steps = [one["steps"] for one in rounds_document(schedule(total, every))["rounds"]]
+    steps = [one["steps"] for one in rounds_document(schedule(total, every), STUDENTS, [])["rounds"]]
     assert len(steps) == rounds
     assert sum(steps) == total
     assert max(steps) <= every
 
 
 def test_more_steps_leave_the_earlier_rounds_as_they_are() -> None:
-    assert rounds_document(schedule(6, 2))["rounds"][:2] == rounds_document(schedule(4, 2))["rounds"]
+    assert (
+        rounds_document(schedule(6, 2), STUDENTS, [])["rounds"][:2]
+        == rounds_document(schedule(4, 2), STUDENTS, [])["rounds"]
+    )
 
 
 def test_what_was_written_is_accepted_until_the_schedule_changes(tmp_path: Path) -> None:
     path = tmp_path / "rounds.yaml"
-    write_rounds(path, schedule(4, 2))
-    assert read_yaml(path) == rounds_document(schedule(4, 2))
-    check_rounds(path, schedule(4, 2))
+    write_rounds(path, schedule(4, 2), STUDENTS, [])
+    assert read_yaml(path) == rounds_document(schedule(4, 2), STUDENTS, [])
+    check_rounds(path, schedule(4, 2), STUDENTS, [])
     with pytest.raises(ParameterError) as caught:
-        check_rounds(path, schedule(6, 2))
+        check_rounds(path, schedule(6, 2), STUDENTS, [])
     assert str(caught.value) == (
-        f"{path}: expected 3 rounds of 2 steps (6 in all), got 2 rounds that do not match params.yaml:schedule; "
-        "run `stillroom plan`"
+        f"{path}: expected 3 rounds of 2 steps (6 in all), got 2 rounds that do not match schedule, students and "
+        "sft in params.yaml; run `stillroom plan`"
     )
 
 
@@ -66,8 +75,21 @@ def test_rounds_edited_by_hand_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rounds.yaml"
     path.write_text(text)
     with pytest.raises(ParameterError, match=r"got 0 rounds that do not match .*; run `stillroom plan`"):
-        check_rounds(path, schedule(4, 2))
+        check_rounds(path, schedule(4, 2), STUDENTS, [])
 
 
 def test_the_committed_rounds_are_those_of_the_committed_parameters() -> None:
-    check_rounds(ROOT / "rounds.yaml", section(ROOT / "params.yaml", ScheduleParams, "schedule"))
+    params = ROOT / "params.yaml"
+    names = [list(lookup(params, one)) for one in ("students", "sft")]
+    check_rounds(ROOT / "rounds.yaml", section(params, ScheduleParams, "schedule"), *names)
+
+
+def test_who_is_tuned_waits_in_another_place_before() -> None:
+    document = rounds_document(schedule(2, 2), STUDENTS, ["teacher", "large", "nobody"])
+    assert document["base"] == "work/base"
+    assert document["starts"] == {"small": "init", "large": "untuned"}
+    assert document["tuned"] == {
+        "teacher": {"base": "work/base", "out": "work/teacher"},
+        "large": {"base": "work/large/untuned/model", "out": "work/large/init/model"},
+    }
+    assert document["rounds"] == rounds_document(schedule(2, 2), STUDENTS, [])["rounds"]

@@ -112,3 +112,13 @@ def test_the_text_has_a_row_a_round_and_what_is_left() -> None:
     assert "about 61 s" in text
     assert "an unknown number of bytes in the store" in text
     assert "all stages are done" in as_text(found, left | {"stages": 0})
+
+
+def test_who_is_tuned_is_waited_for() -> None:
+    after = {one.name: one.after for one in jobs(["a", "b"], ROUNDS, ["teacher", "a"])}
+    assert after["teacher-sft"] == ("prepare",)
+    assert "teacher-sft" in after["generate"]
+    assert "teacher-sft" in after["a-init"]
+    assert "a-init" in after["a-sft"]
+    assert "a-sft" in after["a-init-evaluate"]
+    assert "b-sft" not in after
