@@ -44,9 +44,15 @@ def summarise(
             "payload_bytes": payload_bytes,
             "bytes_per_position": payload_bytes / positions if positions else 0.0,
             "reused_share": reused / positions if positions else 0.0,
+            "teacher_tokens_per_trained_token": _tokens(costs, "score") / max(1, _tokens(costs, "train")),
         },
         "cost": costs_by_stage(costs),
     }
+
+
+def _tokens(costs: Mapping[str, Metrics], stage: str) -> int:
+    """Tokens that the models of one kind of stage read."""
+    return sum(one["tokens"] for name, one in costs.items() if name.rpartition("-")[2] == stage)
 
 
 def _rounds(

@@ -51,6 +51,7 @@ def test_the_stores_figures_are_weighted_by_positions() -> None:
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
         "reused_share": 0.125,
+        "teacher_tokens_per_trained_token": 0.2,
     }
     nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS)["store"]
     assert nothing["bytes_per_position"] == nothing["reused_share"] == 0

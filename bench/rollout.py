@@ -1,0 +1,106 @@
+"""The sampler against transformers' `generate()` at equal output, on the default job's prompts, several samples each.
+
+    python -m bench.rollout --json FILE
+
+The teacher of the last run writes, because its completions end early. Greedy: both sides must write the same tokens, or
+the run fails. Sampled: ours ends when it ends, then `generate()` writes the same batches, every row asked for as many
+tokens as ours wrote in the longest (its rows cannot end apart), and only the tokens that ours wrote count for either.
+Both sides see the same batches in the same order, in float32 unless told otherwise.
+Not taken: equal lengths by banning eos, which hides what early ends are worth.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import torch
+
+from bench.output import Row, show
+from pipeline import lm
+from pipeline.engines.base import Sampled, Sampling
+from pipeline.engines.hf import HFSampler
+from pipeline.params import section
+from pipeline.records import Precision
+from pipeline.rollouts import RolloutParams, plan_batches
+from pipeline.text import eos_ids, load_tokenizer, shared_vocab
+from stages.command import PARAMS, PROMPTS, TEACHER
+from stages.inputs import read_prompts
+
+Batches = list[tuple[list[list[int]], list[str]]]  # prompts, sample ids
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option("--prompts", default=10, show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", show_default=True)
+def main(out: Path | None, prompts: int, precision: str) -> None:
+    p, kind = section(PARAMS, RolloutParams, "rollout"), cast(Precision, precision)
+    tokenizer = load_tokenizer(TEACHER)
+    ends = eos_ids(tokenizer)
+    sampler = HFSampler(TEACHER, precision=kind, vocab=shared_vocab(tokenizer), eos_ids=ends, seed=0)
+    model = lm.load_model(TEACHER, dtype=lm.resolve_dtype(kind))
+    chosen = read_prompts(PROMPTS, "train")[:prompts]
+    planned = plan_batches(chosen, p.samples_per_prompt, p.batch_size, name="bench")
+    batches = [([one.prompt.prompt_ids for one in some], [one.sample_id for one in some]) for some in planned]
+    rows = [
+        *_pair("greedy", sampler, model, batches, replace(p.sampling, temperature=0.0), ends),
+        *_pair("sampled", sampler, model, batches, replace(p.sampling, temperature=1.0, top_p=1.0), ends),
+    ]
+    table = [["name", "tokens", "seconds", "tokens/s", "of generate()"]]
+    table += [
+        [
+            one["name"],
+            f"{one['tokens']:,}",
+            f"{one['seconds']:.2f}",
+            f"{one['tokens_per_s']:,.0f}",
+            f"{one['gain']:.2f}",
+        ]
+        for one in rows
+    ]
+    show(table, rows, out, precision=precision, samples_per_prompt=p.samples_per_prompt)
+
+
+def _pair(name: str, sampler: HFSampler, model: Any, batches: Batches, way: Sampling, ends: Sequence[int]) -> list[Row]:
+    ours, own_seconds = _timed(lambda: [sampler.sample(prompts, ids, way) for prompts, ids in batches])
+    theirs, their_seconds = _timed(
+        lambda: [_generate(model, prompts, made, way, ends) for (prompts, _), made in zip(batches, ours, strict=True)]
+    )
+    if way.temperature == 0:
+        for some, others in zip(ours, theirs, strict=True):
+            for one, other in zip(some, others, strict=True):
+                assert one.token_ids == other[: len(one.token_ids)], "the two sides write different tokens"
+    tokens = sum(len(one.token_ids) for some in ours for one in some)
+    return [
+        {"name": f"{name}: {side}", "tokens": tokens, "seconds": seconds}
+        | {"tokens_per_s": tokens / seconds, "gain": their_seconds / seconds}
+        for side, seconds in (("generate()", their_seconds), ("stillroom", own_seconds))
+    ]
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    made = work()
+    return made, time.perf_counter() - started
+
+
+@torch.inference_mode()
+def _generate(
+    model: Any, prompts: list[list[int]], ours: Sequence[Sampled], way: Sampling, ends: Sequence[int]
+) -> list[list[int]]:
+    """New tokens of each row: greedy until its end, or as many as the longest of ours has."""
+    width = max(map(len, prompts))
+    ids_BP = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=model.device)
+    mask_BP = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=model.device)
+    longest = max(len(one.token_ids) for one in ours)
+    lengths = {"max_new_tokens": way.max_new_tokens, "eos_token_id": list(ends), "do_sample": False}
+    if way.temperature > 0:
+        lengths = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": True, "top_k": 0}
+    made: list[list[int]] = model.generate(input_ids=ids_BP, attention_mask=mask_BP, **lengths)[:, width:].tolist()
+    return made
+
+
+if __name__ == "__main__":
+    main()
