@@ -51,6 +51,17 @@ def sft(model: Path, out: Path, name: str) -> None:
 
 
 @commands.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also over a params.yaml that was changed by hand.")
+def preset(name: str, force: bool) -> None:
+    """Write params.yaml and rounds.yaml from presets/NAME.yaml."""
+    from stages.presets import choose
+
+    choose(name, force=force)
+    click.echo(f"wrote params.yaml and rounds.yaml from presets/{name}.yaml; next: `make repro`")
+
+
+@commands.command()
 @click.option("--teacher", required=True, help="Hub name, directory or .gguf file.")
 @click.option("--student", required=True, help="The same, or `teacher`: half of the teacher's layers.")
 @click.option("--data", required=True, help="Hub name or directory.")
