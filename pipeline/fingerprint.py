@@ -44,6 +44,7 @@ def tree_digest(root: Path) -> str:
 
 
 def model_fingerprint(path: Path) -> str:
-    """Identity of a model directory: its weight files and its configuration."""
-    files = sorted(one for one in path.iterdir() if one.suffix in {".safetensors", ".bin"} or one.name == "config.json")
+    """Identity of a model directory: its weight files and its configuration; an adapter's names its base's identity."""
+    configs = {"config.json", "adapter_config.json"}
+    files = sorted(one for one in path.iterdir() if one.suffix in {".safetensors", ".bin"} or one.name in configs)
     return digest([(one.name, file_digest(one)) for one in files])

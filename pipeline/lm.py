@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, Cache
 
-from pipeline import passes
+from pipeline import adapter, passes
 from pipeline.errors import DataError, ModelError
 from pipeline.head import Head
 from pipeline.passes import Source
@@ -55,17 +55,30 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
     return torch.autocast(device().type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
-def load_model(path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool = False) -> Model:
+def load_model(
+    path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool = False, base: Path | None = None
+) -> Model:
     """A language model from a local directory, on the device, in eval mode.
 
-    `to_train` picks eager attention on a CPU, where the backward pass of the fused one takes 10 % of a step longer.
+    An adapter is merged into its base. `to_train` keeps the two apart, the base in its own dtype, and picks eager
+    attention on a CPU, where the backward pass of the fused one takes 10 % of a step longer. `base` is where an
+    adapter's base lies, if not where the adapter says.
     """
+    has_adapter = adapter.is_adapter(path)
+    source = base if base and has_adapter else adapter.base_of(path)
     attention = "eager" if to_train and device().type == "cpu" else None
     transformers.utils.logging.disable_progress_bar()  # a second's work
     try:
-        model, found = auto_class(AutoConfig.from_pretrained(path)).from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        model, found = auto_class(AutoConfig.from_pretrained(source)).from_pretrained(
+            source,
+            dtype="auto" if has_adapter and to_train else dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
+        if has_adapter:
+            model = adapter.join(model, path, to_train=to_train)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(path, expected="a language model", got=first, remedy="run `make repro`") from error
@@ -81,6 +94,14 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool
 def auto_class(config: Any) -> Any:
     """Transformers' class of models with a head on the vocabulary, for a configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """A model's directory, or that of its adapter alone."""
+    if adapter.has_adapter(model):
+        adapter.save(model, folder)
+    else:
+        model.save_pretrained(folder)
 
 
 def _check_start(model: Model, path: Path) -> None:
@@ -134,7 +155,7 @@ class Context:
 
 def context_of(path: Path) -> Context:
     """The context of a model directory; without limit where positions are relative (T5)."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(adapter.base_of(path))
     limit: int = getattr(config, "max_position_embeddings", None) or 1 << 30
     return Context(limit=limit, apart=config.is_encoder_decoder)
 
@@ -152,7 +173,29 @@ class Prefix:
 def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
     """Hidden states [N, D] that predict the completion tokens, sequences end to end in the given order."""
     distinct, rows_B = distinct_prompts(prompts)
+    if model.training and model.is_activation_checkpointing:
+        return _at_once(model, distinct, rows_B, completions)
     return go_on(model, read(model, distinct), rows_B, completions)
+
+
+def _at_once(
+    model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int], completions: Sequence[list[int]]
+) -> Tensor:
+    """The same in one pass over each prompt with its completion: layers that are computed again keep no cache."""
+    rows, lengths = torch.tensor(rows_B, device=model.device), [len(completion) for completion in completions]
+    start = passes.opening(model, prompts)
+    rest_BT, _ = passes.padded([completion[:-1] for completion in completions], left=False)
+    rest_BT = rest_BT.to(model.device)
+    states_BSD, _ = passes.hidden(
+        model,
+        torch.cat([start.ids_GS[rows], rest_BT], -1),
+        torch.cat([start.mask_GS[rows], torch.ones_like(rest_BT)], -1),
+        None,
+        start.source and start.source.take(rows),
+        keep=False,
+    )
+    first = start.ids_GS.shape[1] - 1
+    return torch.cat([states_SD[first : first + one] for states_SD, one in zip(states_BSD, lengths, strict=True)])
 
 
 def read(model: Model, prompts: Sequence[list[int]]) -> Prefix:

@@ -62,13 +62,13 @@ def opening(model: Model, prompts: Sequence[list[int]]) -> Opening:
 
 
 def hidden(
-    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: Source | None
+    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: Source | None, *, keep: bool = True
 ) -> tuple[Tensor, Cache]:
-    """The states [B, T, D] that the head projects for T more tokens, and the cache that holds them.
+    """The states [B, T, D] that the head projects for T more tokens, and the cache that holds them, if to `keep`.
 
     `mask_BS` covers what the decoder has read and the T tokens.
     """
-    read = {"attention_mask": mask_BS, "past_key_values": cache, "use_cache": True}
+    read = {"attention_mask": mask_BS, "past_key_values": cache, "use_cache": keep}
     if source is None:
         result = model.base_model(input_ids=ids_BT, position_ids=_positions(mask_BS, ids_BT), **read)
     else:

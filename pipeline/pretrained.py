@@ -14,7 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
+from pipeline import adapter
+from pipeline.adapter import LoraParams
 from pipeline.errors import ModelError, ParameterError
+from pipeline.fingerprint import model_fingerprint
 from pipeline.fresh import FreshParams
 from pipeline.text import load_tokenizer
 
@@ -46,6 +49,8 @@ class StudentParams:
     """Layers to keep, counted from 0; null keeps all."""
     config: dict[str, object] | None
     """Not null: random weights, from the model's configuration with these fields changed."""
+    lora: LoraParams | None
+    """Not null: all this is frozen, and the student is an adapter to it."""
 
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
@@ -116,6 +121,21 @@ def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any
     if p.config is not None:
         return _fresh(model.config, p.config, seed=seed, where=where)
     return model if p.layers is None else keep_layers(model, p.layers, where=f"{where}.layers")
+
+
+def save_student(
+    model: Any, tokenizer: Any, p: StudentParams, *, seed: int, base: Path, folder: Path, where: str
+) -> None:
+    """A student's first checkpoint: the model in `folder`, or frozen in `base` with a new adapter in `folder`."""
+    tokenizer.save_pretrained(folder)
+    if p.lora is None:
+        model.save_pretrained(folder)
+        return
+    model.to(getattr(torch, p.lora.base_dtype)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    torch.manual_seed(seed)
+    made = adapter.attach(model, p.lora, revision=model_fingerprint(base), where=f"{where}.lora")
+    adapter.save(made, folder)
 
 
 def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:

@@ -1,6 +1,7 @@
 """What a run comes to: metrics.json, the few figures of it that DVC's tables show, curves, and the table printed."""
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -36,6 +37,7 @@ def summarise(
                 "before": dict(checkpoints[0][1]),
                 "after": dict(checkpoints[-1][1]),
                 "rounds": _rounds(name, checkpoints[1:], costs, last_steps),
+                "best": best_round(checkpoints[1:]),
             }
             for name, checkpoints in students.items()
         },
@@ -86,6 +88,15 @@ def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
                 if key not in PLACE:
                     curves.setdefault(key, {}).setdefault(name, {})[row["step"]] = value
     return curves
+
+
+def best_round(rounds: Sequence[tuple[str, Metrics]]) -> dict[str, Any] | None:
+    """The round with the smallest forward KL on held-out prompts, the first of equals; None without a finite one."""
+    measured = [(id_, metrics["forward_kl"]) for id_, metrics in rounds if math.isfinite(metrics["forward_kl"])]
+    if not measured:
+        return None
+    id_, distance = min(measured, key=lambda one: one[1])
+    return {"round": id_, "forward_kl": distance}
 
 
 def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_scheduler
+from transformers.trainer_pt_utils import get_parameter_names
 
-from pipeline import lm
+from pipeline import adapter, lm
 from pipeline.fingerprint import derive_seed
 from pipeline.journal import whole_directory
 from pipeline.objective import ObjectiveParams, batch_loss
@@ -27,6 +28,8 @@ from pipeline.records import Batch, Precision
 from pipeline.shared import tokens_read
 from pipeline.staleness import is_stale, measures
 from pipeline.training_log import Row, read_log, write_log
+
+_NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # transformers.Trainer's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +45,14 @@ class OptimizerParams:
     adam_beta1: Annotated[float, Range(0, 1)]
     adam_beta2: Annotated[float, Range(0, 1)]
     weight_decay: Annotated[float, Range(0)]
+    """Of all weights but biases and norms', as in transformers."""
     max_grad_norm: AboveZero
     """Gradients are clipped to this norm."""
     precision: Precision
     """Of the student's body (autocast); weights, head and optimizer stay in float32."""
+    gradient_checkpointing: bool
+    """Keep what goes into each layer instead of all that happens in it, and compute the rest again: much less memory,
+    about a third more time, and a prompt is read again for each of its completions."""
     save_steps: Positive
     """Steps between checkpoints: what a kill can cost."""
 
@@ -71,9 +78,11 @@ def train(
     A step that leaves the rollouts staler than `max_staleness` is the last, whether this run or an earlier one took it.
     `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
     """
-    dtype, head = lm.resolve_dtype(p.precision), lm.head_of(model, vocab)
+    dtype = lm.resolve_dtype(p.precision)
     schedule = get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps).lr_lambdas[0]
     model.train()
+    if p.gradient_checkpointing:
+        model.activation_checkpointing_enable()
     with bar(title, total_tokens) as meter:
         for step, window in zip(steps, batches, strict=True):
             if state.rows and is_stale(state.rows[-1], max_staleness):
@@ -81,7 +90,7 @@ def train(
             torch.manual_seed(derive_seed(*key, "step", step))
             for group in state.optimizer.param_groups:
                 group["lr"] = p.learning_rate * schedule(step + 1)
-            sums = _backward(model, head, window, objective, dtype, behaviour_temperature)
+            sums = _backward(model, lm.head_of(model, vocab), window, objective, dtype, behaviour_temperature)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
@@ -168,10 +177,10 @@ def open_run(
     first_step: int,
 ) -> tuple[lm.Model, "State", int]:
     """Model, state and the step to go on from: those of the newest checkpoint, or of the round's beginning."""
-    last = next(reversed(checkpoints(scratch)), None)
+    last, base = next(reversed(checkpoints(scratch)), None), adapter.base_of(model)
     if last is not None:
         model, moments, first_step = last / "model", last / "optimizer.pt", steps_done(last)
-    loaded = lm.load_model(model, to_train=True)
+    loaded = lm.load_model(model, to_train=True, base=base)
     state = start(loaded, p, previous=moments, labels=labels)
     if last is not None:
         state.rows.extend(read_log(last / "train.csv"))
@@ -181,23 +190,30 @@ def open_run(
 def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> State:
     """AdamW over the model, with the moments of the previous round where there is one."""
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=p.learning_rate,
-        betas=(p.adam_beta1, p.adam_beta2),
-        weight_decay=p.weight_decay,
-        fused=True,
+        _groups(model, p.weight_decay), lr=p.learning_rate, betas=(p.adam_beta1, p.adam_beta2), fused=True
     )
     if previous is not None:
+        settings = [{name: group[name] for name in ("betas", "weight_decay")} for group in optimizer.param_groups]
         optimizer.load_state_dict(torch.load(previous, map_location=model.device, weights_only=True))
-        for group in optimizer.param_groups:
-            group.update(betas=(p.adam_beta1, p.adam_beta2), weight_decay=p.weight_decay)
+        for group, ours in zip(optimizer.param_groups, settings, strict=True):
+            group.update(ours)
     return State(optimizer=optimizer, rows=[], labels=labels)
+
+
+def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
+    """The weights to train, those that decay and those that do not."""
+    names = set(get_parameter_names(model, [torch.nn.LayerNorm], _NO_DECAY))
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups[name in names].append(weight)
+    return [{"params": of, "weight_decay": weight_decay if decays else 0.0} for decays, of in groups.items() if of]
 
 
 def save(scratch: Path, model: lm.Model, state: State, done: int) -> None:
     """Checkpoint after `done` steps, replacing the one before it."""
     with whole_directory(scratch / f"step-{done:08d}") as folder:
-        model.save_pretrained(folder / "model")
+        lm.save_model(model, folder / "model")
         torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
         write_log(folder / "train.csv", state.rows)
     for older in checkpoints(scratch)[:-1]:

@@ -9,6 +9,7 @@ import click
 
 from pipeline.errors import DataError
 from stages.command import PARAMS, run, store_root
+from stages.model_cli import best, merge
 from stages.store_cli import store
 
 
@@ -17,7 +18,8 @@ def commands() -> None:
     pass
 
 
-commands.add_command(store)
+for one in (best, merge, store):
+    commands.add_command(one)
 
 
 @commands.command()

@@ -23,6 +23,7 @@ TEACHER = Path("work/teacher")
 PROMPTS = Path("work/prompts/prompts.parquet")
 RANKS = Path("work/prompts/ranks.npy")
 COSTS = Path("work/costs")
+EVALUATIONS = Path("work/evaluations")
 _NEARLY_NONE_BYTES = 1 << 24
 
 

@@ -1,4 +1,7 @@
-"""Make a student's first checkpoint, work/STUDENT/TO/model, with the teacher's tokenizer."""
+"""Make a student's first checkpoint, work/STUDENT/TO/model, with the teacher's tokenizer.
+
+A student with `lora` is an adapter there, and work/STUDENT/base holds what it adapts; for any other it is empty.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from pipeline.fingerprint import derive_seed
 from pipeline.journal import whole_directory
 from pipeline.lineage import FILE, read_lineage, write_lineage
 from pipeline.params import lookup, section
-from pipeline.pretrained import StudentParams, load_pretrained, start_student
+from pipeline.pretrained import StudentParams, load_pretrained, save_student, start_student
 from pipeline.provenance import earlier_lineage, source_of
 from pipeline.text import load_tokenizer, require_same_tokenizer
 from schemas.lineage import Lineage
@@ -22,17 +25,21 @@ from stages.command import PARAMS, TEACHER, cost, run
 @click.option("--student", required=True)
 @click.option("--to", required=True, help="init, or where it waits to be tuned.")
 def main(student: str, to: str) -> None:
-    where, seed = f"student.{student}", lookup(PARAMS, "seed")
+    where, home, seed = f"student.{student}", Path(f"work/{student}"), lookup(PARAMS, "seed")
     p = section(PARAMS, StudentParams, "student", student)
-    source = str(TEACHER) if p.model == "teacher" else p.model
-    with cost(f"{student}-init"), whole_directory(Path(f"work/{student}/{to}/model")) as folder:
-        base, tokenizer = load_pretrained(source, p.revision, dtype=torch.float32, where=f"{where}.model")
+    source, seed = str(TEACHER) if p.model == "teacher" else p.model, derive_seed(seed, "init", student)
+    with (
+        cost(f"{student}-init"),
+        whole_directory(home / "base") as base,
+        whole_directory(home / to / "model") as folder,
+    ):
+        loaded, tokenizer = load_pretrained(source, p.revision, dtype=torch.float32, where=f"{where}.model")
         require_same_tokenizer(load_tokenizer(TEACHER), tokenizer, (str(TEACHER), p.model))
-        model = start_student(p, base, seed=derive_seed(seed, "init", student), where=where)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        model = start_student(p, loaded, seed=seed, where=where)
+        save_student(model, tokenizer, p, seed=seed, base=base, folder=folder, where=where)
         write_lineage(folder, _lineage(student, p, folder, where=f"{where}.model"))
-    click.echo(f"student {student}: {model.num_parameters():,} parameters")
+    every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    click.echo(f"student {student}: {every:,} parameters, {trained:,} to train")
 
 
 def _lineage(student: str, p: StudentParams, folder: Path, *, where: str) -> Lineage:

@@ -20,10 +20,9 @@ from pipeline.report import key_figures, quality_curves, render_table, summarise
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
 from pipeline.views import connect, query
-from stages.command import COSTS, PARAMS, run
+from stages.command import COSTS, EVALUATIONS, PARAMS, run
 
 WORK, LOGS, REPORT = Path("work"), Path("logs"), Path("report")
-EVALUATIONS = WORK / "evaluations"
 
 
 @click.command(help=__doc__)

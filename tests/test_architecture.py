@@ -26,7 +26,21 @@ PLUMBING = {
 }
 LAYERS = [
     {"records", "errors", "params", "fingerprint", "journal", "progress", "ranks", "shared"},
-    {"tables", "text", "lm", "passes", "head", "topk", "ragged", "sequences", "windows", "segment", "store", "catalog"}
+    {
+        "tables",
+        "text",
+        "lm",
+        "passes",
+        "adapter",
+        "head",
+        "topk",
+        "ragged",
+        "sequences",
+        "windows",
+        "segment",
+        "store",
+        "catalog",
+    }
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
     | {"supports", "upkeep", "views", "staleness", "collation", "surrogate", "rewards", "export", "intake", "plain"}
     | {"transfer", "mixing", "certain"}
@@ -162,6 +176,7 @@ def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
         ("zarr", ["pipeline.segment"]),
         ("duckdb", ["pipeline.catalog", "pipeline.views"]),  # what stages depend on, and what they do not
         ("ruamel", ["pipeline.params"]),
+        ("peft", ["pipeline.adapter"]),
     ],
 )
 def test_a_library_is_known_to_its_owners(library: str, owners: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 
 from pipeline.errors import UserError
 from pipeline.params import read_yaml
-from pipeline.tables import write_rows
+from pipeline.tables import write_json, write_rows
 from schemas.prompt import PROMPT
 from stages import command
 from stages.cli import commands
@@ -63,6 +64,25 @@ def test_table_prints_the_last_runs_table(monkeypatch: pytest.MonkeyPatch, capsy
     Path("report/table.md").write_text("| model |\n")
     assert stillroom(monkeypatch, "table") == 0
     assert capsys.readouterr().out == "| model |\n"
+
+
+def test_best_prints_the_model_of_the_round_closest_to_the_teacher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("params.yaml").write_text("schedule: {total_steps: 4, refresh_every: 2}\n")
+    stillroom(monkeypatch, "plan")
+    for id_, distance in (("init", 0.1), ("r1", 2.0), ("r2", 1.0), ("r3", 0.5)):  # r3 is no longer of the schedule
+        write_json(Path(f"work/evaluations/small/{id_}.json"), {"metrics": {"forward_kl": distance}})
+    capsys.readouterr()
+    assert stillroom(monkeypatch, "best", "small") == 0
+    assert capsys.readouterr().out == "work/small/r2/model\n"
+    for id_ in ("r1", "r2"):
+        write_json(Path(f"work/evaluations/small/{id_}.json"), {"metrics": {"forward_kl": math.nan}})
+    assert stillroom(monkeypatch, "best", "small") == 1
+    assert stillroom(monkeypatch, "best", "other") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: work/evaluations/small: expected a finite forward KL, got none;")
+    assert second.startswith("error: work/evaluations/other/r1.json: expected a file, got nothing;")
 
 
 def test_query_answers_from_the_files_of_a_run(

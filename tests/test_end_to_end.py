@@ -20,6 +20,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import lm
 from pipeline.fingerprint import file_digest, tree_digest
 from pipeline.lineage import read_lineage
 from pipeline.schedule import ScheduleParams, write_rounds
@@ -56,7 +57,7 @@ PARAMS: dict[str, Any] = {
     },
     "teacher": {"model": "models/teacher", "revision": None, "dtype": "float32"},
     "students": ["small"],
-    "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None}},
+    "student": {"small": {"model": "teacher", "revision": None, "layers": [0, 2], "config": None, "lora": None}},
     "sft": {},
     "corpus": {"references": 3, "generations": 3, "samples_per_prompt": 2},
     "rollout": {
@@ -117,6 +118,7 @@ PARAMS: dict[str, Any] = {
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "precision": "float32",
+        "gradient_checkpointing": False,
         "save_steps": 1,
     },
     "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32", "shown": 2},
@@ -332,7 +334,9 @@ def test_appended_rounds_run_alone(project: Project) -> None:
 
 def test_rollouts_used_again_by_their_author_and_by_another_student_cost_the_teacher_nothing(project: Project) -> None:
     """Replay, and a second student that reads the first one's: only fresh rollouts are scored."""
-    project.change("student", "tiny", to={"model": "teacher", "revision": None, "layers": [0], "config": None})
+    project.change(
+        "student", "tiny", to={"model": "teacher", "revision": None, "layers": [0], "config": None, "lora": None}
+    )
     project.change("students", to=["small", "tiny"])
     project.change("replay", to={"rounds": 1, "weight": 0.75, "max_age": None, "adaptive": False})
     project.change("schedule", "peers", to={"tiny": ["small"]})
@@ -348,6 +352,42 @@ def test_rollouts_used_again_by_their_author_and_by_another_student_cost_the_tea
         assert cost["positions_reused"] >= used_again > 0
         fresh = [len(one.completion_ids) for one in rollouts if one.source == "student"]
         assert cost["positions"] == used_again + sum(fresh)
+
+
+def test_a_student_that_is_an_adapter_leaves_adapters_and_one_base(project: Project) -> None:
+    lora = {
+        "r": 2,
+        "lora_alpha": 4,
+        "lora_dropout": 0.1,
+        "use_rslora": False,
+        "target_modules": "all-linear",
+        "base_dtype": "float32",
+    }
+    project.change("student", "low", to=PARAMS["student"]["small"] | {"layers": None, "lora": lora})
+    project.change("students", to=["low"])
+    stages = [f"{stage}@low-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")]
+    stages += ["plan", "init@low", *(f"evaluate@low-{one}" for one in ("init", "r1", "r2")), "report"]
+    assert executed(project.repro()) == sorted(stages)
+    work = project.path / "work"
+    assert file_digest(work / "low/base/model.safetensors") == file_digest(work / "teacher/model.safetensors")
+    assert not list((work / "small/base").iterdir())
+    weights = [file_digest(work / "low" / one / "model/adapter_model.safetensors") for one in ("init", "r1", "r2")]
+    assert len(set(weights)) == 3
+    assert not (work / "low/r2/model/model.safetensors").exists()
+    low = project.json("report/metrics.json")["students"]["low"]
+    assert low["before"]["forward_kl"] == pytest.approx(0, abs=1e-6)  # nothing is adapted yet
+    assert low["best"] == min(
+        ({"round": one["id"], "forward_kl": one["forward_kl"]} for one in low["rounds"]),
+        key=lambda one: one["forward_kl"],
+    )
+
+    for name in ("low", "small"):
+        shutil.rmtree(work / name)
+    subprocess.run(["dvc", "checkout"], cwd=project.path, env=project.env, check=True, capture_output=True)
+    assert executed(project.repro()) == []
+    moved = copy_of(project, project.path.parent / "elsewhere")
+    shutil.rmtree(project.path)
+    assert lm.load_model(moved.path / "work/low/r2/model").config.num_hidden_layers == 4
 
 
 def test_training_that_was_killed_ends_with_the_same_student(project: Project) -> None:

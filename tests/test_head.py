@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline import head as module
 from pipeline.head import Head, Metrics, Seen, Targets, project
 
 POSITIONS, WIDTH, VOCAB = 7, 5, 23
@@ -136,6 +137,22 @@ def test_a_frozen_side_gets_no_gradient() -> None:
         value, _ = project(head, hidden_ND, targets, everything, temperature=1.0, chunk=3)
     assert not value.requires_grad
     assert value.item() == pytest.approx(both.item(), rel=1e-12)
+
+
+def test_a_frozen_head_keeps_no_sum_of_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under an adapter: the third matrix product and a tensor as large as the head stay away."""
+    head, seen = make_head(bias=True), []
+    frozen = replace(head, weight_VD=head.weight_VD.detach(), bias_V=head.bias_V.detach())  # type: ignore[union-attr]
+    whole = module._chunk
+
+    def spy(work: Any, hidden_ND: Tensor, places: slice, sums: list[Tensor | None]) -> Tensor:
+        seen.append([one is not None for one in sums])
+        return whole(work, hidden_ND, places, sums)
+
+    monkeypatch.setattr(module, "_chunk", spy)
+    for one in (frozen, head):
+        project(one, random(POSITIONS, WIDTH, seed=0), make_targets(), everything, temperature=1.0, chunk=100)
+    assert seen == [[True, False, False], [True, True, True]]
 
 
 def test_a_scaled_loss_has_scaled_gradients() -> None:

@@ -1,5 +1,6 @@
 """One face for many model families: alignment, padding, heads, and refusals. All models are tiny and random."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,66 @@ def test_the_gradient_of_a_shared_prompt_is_that_of_its_copies(model: Any) -> No
         gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
     for one, other in zip(*gradients, strict=True):
         assert (one - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
+
+
+# Activation checkpointing
+
+
+@pytest.fixture
+def without_dropout(model: Any) -> Any:
+    """In training mode, as checkpointing is; every family keeps its rates elsewhere."""
+    made = copy.deepcopy(model).train()
+    for module in made.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return made
+
+
+def gradients_of(model: Any) -> tuple[dict[str, Tensor], int]:
+    """Of a loss over ragged completions of shared prompts, and the bytes that wait for the backward pass.
+
+    Weights do not count, and neither does a tensor that is there already.
+    """
+    model.zero_grad()
+    known, kept = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}, {}
+
+    def pack(one: Tensor) -> Tensor:
+        storage = one.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+        hidden_ND = lm.completion_hidden(model, [*PROMPTS, PROMPTS[2]], [*COMPLETIONS, [8, 8, 1, 2]])
+    hidden_ND.square().sum().backward()  # type: ignore[no-untyped-call]
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}, sum(
+        kept.values()
+    )
+
+
+def test_checkpointing_changes_memory_and_no_gradient(without_dropout: Any) -> None:
+    plain, much = gradients_of(without_dropout)
+    without_dropout.activation_checkpointing_enable()
+    found, little = gradients_of(without_dropout)
+    assert found.keys() == plain.keys()
+    for name, one in plain.items():
+        assert (found[name] - one).abs().max() <= 1e-4 * max(1.0, float(one.abs().max())), name
+    assert little < much / 3
+
+
+def test_a_layer_is_run_again_and_the_prompts_cache_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training alone: who only reads goes on sharing prompts."""
+    made, runs = build("llama"), []
+    monkeypatch.setattr(lm, "go_on", lambda *_: pytest.fail("went on from a cache"))
+    made.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    made.train().activation_checkpointing_enable()
+    lm.completion_hidden(made, PROMPTS, COMPLETIONS).sum().backward()  # type: ignore[no-untyped-call]
+    assert len(runs) == 2
+    with pytest.raises(pytest.fail.Exception, match="went on"):
+        lm.completion_hidden(made.eval(), PROMPTS, COMPLETIONS)
 
 
 @torch.inference_mode()

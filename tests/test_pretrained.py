@@ -69,7 +69,7 @@ def layers_of(model: Any) -> Any:
 
 
 def student(**changes: Any) -> StudentParams:
-    values: dict[str, Any] = {"model": "teacher", "revision": None, "layers": None, "config": None}
+    values: dict[str, Any] = {"model": "teacher", "revision": None, "layers": None, "config": None, "lora": None}
     return StudentParams(**(values | changes))
 
 

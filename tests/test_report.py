@@ -1,9 +1,13 @@
 """pipeline.report: what a run comes to, from measurements and costs."""
 
 import io
+import math
 from typing import Any
 
+import pytest
+
 from pipeline.report import (
+    best_round,
     costs_by_stage,
     key_figures,
     markdown,
@@ -41,8 +45,26 @@ def test_metrics_hold_before_after_and_every_round() -> None:
                 {"id": "r1", "step": 10, "scored_positions": 200, **quality(3)},
                 {"id": "r2", "step": 20, "scored_positions": 200, **quality(1)},
             ],
+            "best": {"round": "r2", "forward_kl": 1},
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("distances", "best"),
+    [
+        ([3.0, 1.0, 2.0], "r2"),
+        ([2.0, 1.0, 1.0], "r2"),  # the first of equals
+        ([math.nan, 2.0, math.inf], "r2"),
+        ([math.nan, math.nan, math.nan], None),
+        ([], None),
+    ],
+)
+def test_the_best_round_is_the_first_of_the_closest_to_the_teacher(distances: list[float], best: str | None) -> None:
+    found = best_round([(f"r{index}", quality(one)) for index, one in enumerate(distances, 1)])
+    assert (found and found["round"]) == best
+    if found:
+        assert found["forward_kl"] == min(one for one in distances if math.isfinite(one))
 
 
 def test_the_stores_figures_are_weighted_by_positions() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from pipeline.segment import Segment, write_segment
 from pipeline.training import OptimizerParams, checkpoints, open_run, start, train
 from pipeline.training_log import read_log
 from tests.scores import header
+from tests.test_adapter import lora, make_student
 
 VOCAB, EOS = 40, 39  # few enough tokens that a few hundred positions teach something about all of them
 KEY = (0, "s", "r1")
@@ -125,6 +127,7 @@ def optimizer(**changes: Any) -> OptimizerParams:
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "precision": "float32",
+        "gradient_checkpointing": False,
         "save_steps": 2,
     }
     return OptimizerParams(**(settings | changes))
@@ -209,7 +212,8 @@ def run(
 
 def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
     """Everything a checkpoint holds, for comparison by bits."""
-    weights = load_file(checkpoint / "model" / "model.safetensors")
+    (file,) = (checkpoint / "model").glob("*.safetensors")
+    weights = load_file(file)
     moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
     flat = [(index, name, value.numpy().tobytes()) for index, one in moments.items() for name, value in one.items()]
     assert flat
@@ -223,12 +227,17 @@ def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
 # Windows
 
 
-def gradients(job: Job, micro: int, scratch: Path) -> tuple[float, dict[str, Tensor]]:
-    """Loss of one window without dropout, and its gradients as the optimizer sees them."""
-    p, seen = optimizer(max_grad_norm=1e9), {}
-    model = lm.load_model(job.student)
+def without_dropout(job: Job) -> Any:
+    model = lm.load_model(job.student, to_train=True)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.0
+    return model
+
+
+def gradients(job: Job, micro: int, scratch: Path, **changes: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The log's row of one window without dropout, and its gradients as the optimizer sees them."""
+    p, seen = optimizer(**({"max_grad_norm": 1e9} | changes)), {}
+    model = without_dropout(job)
     state = start(model, p, previous=None, labels={})
 
     def record(*_: Any) -> None:
@@ -236,16 +245,97 @@ def gradients(job: Job, micro: int, scratch: Path) -> tuple[float, dict[str, Ten
 
     state.optimizer.register_step_pre_hook(record)
     fit(model, windows(job, range(1), micro=micro), p, state, range(1), scratch)
-    return state.rows[0]["loss"], seen
+    return state.rows[0], seen
 
 
 @pytest.mark.parametrize("micro", [1, 2, 5])
 def test_splitting_a_window_changes_neither_loss_nor_gradient(job: Job, micro: int, tmp_path: Path) -> None:
-    loss, found = gradients(job, micro, tmp_path)
-    loss_at_once, at_once = gradients(job, 6, tmp_path)
-    assert loss == pytest.approx(loss_at_once, abs=1e-6)
+    row, found = gradients(job, micro, tmp_path)
+    row_at_once, at_once = gradients(job, 6, tmp_path)
+    assert row["loss"] == pytest.approx(row_at_once["loss"], abs=1e-6)
     assert max((found[name] - at_once[name]).abs().max().item() for name in at_once) < 1e-6
     assert max(one.abs().max().item() for one in at_once.values()) > 1e-2
+
+
+# What the settings do
+
+
+def test_gradients_are_clipped_as_torch_clips_them(job: Job, tmp_path: Path) -> None:
+    """The accumulated gradient of the whole window, not a micro-batch's."""
+    row, whole = gradients(job, 2, tmp_path)
+    limit = row["grad_norm"] / 3
+    clipped_row, clipped = gradients(job, 2, tmp_path, max_grad_norm=limit)
+    weights = [torch.zeros_like(one).requires_grad_() for one in whole.values()]
+    for weight, gradient in zip(weights, whole.values(), strict=True):
+        weight.grad = gradient.clone()
+    norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+    assert clipped_row["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)  # logged as it was
+    for weight, name in zip(weights, clipped, strict=True):
+        assert torch.allclose(clipped[name], weight.grad, rtol=1e-5, atol=1e-9)  # type: ignore[arg-type]
+    total = torch.stack([one.norm() for one in clipped.values()]).norm()
+    assert total.item() == pytest.approx(limit, rel=1e-4)
+
+
+def test_autocast_to_bfloat16_is_close_to_float32(job: Job, tmp_path: Path) -> None:
+    """Weights, gradients and moments stay in float32; the direction is the same within bfloat16's three digits."""
+    row, full = gradients(job, 3, tmp_path)
+    half_row, half = gradients(job, 3, tmp_path, precision="bfloat16")
+    assert half_row["loss"] == pytest.approx(row["loss"], rel=1e-2)
+    assert half_row["loss"] != row["loss"]
+    assert {one.dtype for one in half.values()} == {torch.float32}
+    one, other = (torch.cat([value.flatten() for value in each.values()]) for each in (full, half))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.999
+    assert other.norm().item() == pytest.approx(one.norm().item(), rel=2e-2)
+
+
+def test_checkpointing_activations_changes_no_gradient(job: Job, tmp_path: Path) -> None:
+    row, plain = gradients(job, 3, tmp_path)
+    again_row, again = gradients(job, 3, tmp_path, gradient_checkpointing=True)
+    assert again_row["loss"] == pytest.approx(row["loss"], abs=1e-6)
+    assert max((again[name] - plain[name]).abs().max().item() for name in plain) < 1e-6
+
+
+def test_a_checkpointed_adapter_gets_the_gradient_of_a_plain_one(adapted: Job, tmp_path: Path) -> None:
+    """Nothing that is frozen asks for a gradient where the layers begin."""
+    rows = []
+    for keep in (False, True):
+        p = optimizer(gradient_checkpointing=keep, max_grad_norm=1e9)
+        model, state, _ = open_run(tmp_path / str(keep), adapted.student, None, p, labels={}, first_step=0)
+        for module in model.modules():
+            module.__dict__.update({name: 0.0 for name in ("attention_dropout", "p") if name in vars(module)})
+        fit(model, windows(adapted, range(1)), p, state, range(1), tmp_path / str(keep))
+        rows.append(state.rows[0])
+    assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
+    assert rows[0]["grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlamaConfig(attention_bias=True),
+        transformers.Gemma2Config(),
+        transformers.Qwen3Config(),
+        transformers.PhiConfig(),
+        transformers.GPT2Config(),
+        transformers.BartConfig(),
+        transformers.T5Config(),
+    ],
+    ids=lambda one: one.model_type,
+)
+def test_weights_decay_where_transformers_trainer_lets_them(config: Any) -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "d_ff": 8}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "n_positions": 8, "num_layers": 1}
+    sizes |= {"d_model": 8, "n_embd": 8, "n_head": 2, "n_layer": 1, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_heads": 2, "pad_token_id": 0}
+    sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "d_kv": 4, "bos_token_id": 0, "eos_token_id": 0}
+    known = {name: value for name, value in sizes.items() if name in config.to_dict() or name in config.attribute_map}
+    model = lm.auto_class(config).from_config(type(config)(**known))
+    decaying, staying = start(model, optimizer(weight_decay=0.3), previous=None, labels={}).optimizer.param_groups
+    assert (decaying["weight_decay"], staying["weight_decay"]) == (0.3, 0.0)
+    names = {id(one): name for name, one in model.named_parameters()}
+    wanted = set(transformers.Trainer.get_decay_parameter_names(None, model))
+    assert {names[id(one)] for one in decaying["params"]} == wanted & set(names.values())
+    assert {names[id(one)] for one in staying["params"]} == set(names.values()) - wanted
 
 
 # Interruption
@@ -321,6 +411,38 @@ def test_a_limit_that_nothing_reaches_changes_nothing(job: Job, uninterrupted: P
     assert contents(run(job, tmp_path, range(4, 10), optimizer(), limit=1e9)) == contents(uninterrupted)
 
 
+# Adapters
+
+
+@pytest.fixture(scope="module")
+def adapted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The same job for an adapter to the student, with a dropout of its own."""
+    home = tmp_path_factory.mktemp("adapted")
+    return replace(job, student=make_student(home, job.student, lora(lora_dropout=0.2)))
+
+
+def test_training_an_adapter_changes_it_alone(adapted: Job, tmp_path: Path) -> None:
+    base = adapted.student.parent.parent / "base" / "model.safetensors"
+    before, size = base.read_bytes(), base.stat().st_size
+    last = run(adapted, tmp_path / "scratch", range(6), optimizer())
+    assert base.read_bytes() == before
+    first, after = (load_file(one / "adapter_model.safetensors") for one in (adapted.student, last / "model"))
+    assert first.keys() == after.keys()
+    assert all(not torch.equal(first[name], after[name]) for name in first if "lora_B" in name)
+    moments = torch.load(last / "optimizer.pt", weights_only=True)["state"].values()
+    assert sum(one["exp_avg"].numel() for one in moments) == sum(one.numel() for one in after.values())
+    assert sum(one.stat().st_size for one in (last / "model").iterdir()) < size
+    rows = read_log(last / "train.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(adapted: Job, tmp_path: Path) -> None:
+    whole = contents(run(adapted, tmp_path / "whole", range(4), optimizer()))
+    with pytest.raises(KeyboardInterrupt):
+        run(adapted, tmp_path / "killed", range(4), optimizer(), fail_before=3)
+    assert contents(run(adapted, tmp_path / "killed", range(4), optimizer())) == whole
+
+
 # Rounds
 
 
@@ -347,8 +469,8 @@ def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments
     before = run(job, tmp_path / "first", range(2), optimizer())
     changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
     state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt", labels={})
-    (group,) = state.optimizer.param_groups
-    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.6), 0.3)
+    found = [(group["betas"], group["weight_decay"]) for group in state.optimizer.param_groups]
+    assert found == [((0.5, 0.6), 0.3), ((0.5, 0.6), 0.0)]  # norms do not decay
     after = run(job, tmp_path / "second", range(8, 9), changed, model=before / "model", moments=before / "optimizer.pt")
     assert read_log(after / "train.csv")[0]["learning_rate"] == 5e-3
 
@@ -367,6 +489,12 @@ def test_the_schedule_follows_the_global_step(job: Job, kind: Any, rates: list[f
     late = run(job, tmp_path / "late", range(7, 9), p)
     logged = [[row["learning_rate"] for row in read_log(one / "train.csv")] for one in (whole, late)]
     assert logged[0] == pytest.approx([1e-2 * one for one in rates], abs=1e-12)
+    other = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=p.learning_rate)
+    theirs = transformers.get_scheduler(kind, other, p.warmup_steps, p.decay_steps)
+    for rate in logged[0]:  # transformers' first step has the rate 0, ours that of its second
+        other.step()
+        theirs.step()
+        assert rate == theirs.get_last_lr()[0]
     assert logged[1] == logged[0][7:9]
 
 
