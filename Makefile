@@ -39,7 +39,7 @@ check: setup
 	@$(IN_ENV) mypy
 
 bench: setup
-	@$(IN_ENV) for one in store loss engines reading lookup; do python -m bench.$$one; done
+	@$(IN_ENV) for one in store loss step engines reading lookup; do python -m bench.$$one; done
 
 clean:
 	rm -rf work report logs .scratch dvc.lock

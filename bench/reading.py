@@ -26,10 +26,10 @@ import torch
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.output import Row, show
-from bench.segments import nameless
+from bench.segments import nameless, synthetic_scores
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
 from pipeline.ragged import split_scores
-from pipeline.records import Rollout, Scores
+from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
 from pipeline.training import to_torch
@@ -112,7 +112,7 @@ def _write(path: Path, count: int) -> list[Rollout]:
     rng = np.random.default_rng(0)
     lengths_B = rng.integers(40, 201, count)
     cut_B = np.cumsum(lengths_B)[:-1]
-    scores, tokens = _scores(rng, int(lengths_B.sum())), rng.integers(0, VOCAB, int(lengths_B.sum()))
+    scores, tokens = synthetic_scores(rng, int(lengths_B.sum()), VOCAB), rng.integers(0, VOCAB, int(lengths_B.sum()))
     rollouts = [
         Rollout(
             rollout_id=str(at),
@@ -134,42 +134,6 @@ def _write(path: Path, count: int) -> list[Rollout]:
     sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
     write_segment(path, sequences, nameless("sqrt8", VOCAB), rng.permutation(VOCAB))
     return rollouts
-
-
-def _scores(rng: np.random.Generator, n: int) -> Scores:
-    """Entries at tokens that mostly lie close together, counts from gamma distributions."""
-    head_n = 1 + np.minimum(rng.poisson(rng.gamma(4, 17 / 4, n)), 127)
-    union_n = rng.poisson(rng.gamma(4, 3 / 4, n))
-    tail_N1 = rng.beta(0.5, 3.5, (n, 1)).astype(np.float32)
-    draw_n = np.where(tail_N1 > 0.02, np.ceil(tail_N1 * 24), 0)[:, 0].astype(np.int32)
-    entries_N = head_n + union_n
-    steps = 1 + rng.lognormal(4, 2, entries_N.sum()).astype(np.int64) % 370
-    starts_N = np.cumsum(entries_N) - entries_N
-    ids = np.cumsum(steps)
-    ids = (ids - np.repeat(ids[starts_N] - steps[starts_N], entries_N)).astype(np.int32)
-    order = np.lexsort((rng.random(len(ids)), np.repeat(np.arange(n), entries_N)))
-    in_head = np.empty(len(ids), dtype=np.bool_)
-    in_head[order] = np.arange(len(ids)) - np.repeat(starts_N, entries_N) < np.repeat(head_n, entries_N)
-    logp = np.log(np.clip(rng.beta(0.3, 6, len(ids)), 1e-6, 1)).astype(np.float32)
-    draws = int(draw_n.sum())
-    return Scores(
-        head_ids=ids[in_head],
-        head_logp=logp[in_head],
-        head_n=head_n.astype(np.int32),
-        tail_NH=tail_N1,
-        lse_NH=np.zeros_like(tail_N1),
-        token_logp_N=-rng.exponential(1, n).astype(np.float32),
-        entropy_NH=np.ones((n, 1), np.float32),
-        realised_only_N=np.zeros(n, np.bool_),
-        tail_g_N=np.full(n, np.nan, np.float32),
-        draw_ids=rng.integers(0, VOCAB, draws).astype(np.int32),
-        draw_logp=(-7 - rng.exponential(2, draws)).astype(np.float32),
-        draw_n=draw_n,
-        union_ids=ids[~in_head],
-        union_logp=logp[~in_head],
-        union_n=union_n.astype(np.int32),
-        union_tail_NH=tail_N1 * np.float32(0.9),
-    )
 
 
 if __name__ == "__main__":

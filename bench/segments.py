@@ -1,6 +1,9 @@
-"""Headers of segments that exist for a measurement only."""
+"""Segments that exist for a measurement only: their headers, and scores by nobody."""
+
+import numpy as np
 
 from pipeline.codecs import CODECS, config_of
+from pipeline.records import Scores
 from pipeline.sequences import SegmentHeader
 
 
@@ -18,4 +21,40 @@ def nameless(codec: str, vocab: int) -> SegmentHeader:
         scoring={},
         codec=codec,
         codec_config=config_of(CODECS[codec]),
+    )
+
+
+def synthetic_scores(rng: np.random.Generator, n: int, vocab: int) -> Scores:
+    """Entries at tokens that mostly lie close together, counts from gamma distributions."""
+    head_n = 1 + np.minimum(rng.poisson(rng.gamma(4, 17 / 4, n)), 127)
+    union_n = rng.poisson(rng.gamma(4, 3 / 4, n))
+    tail_N1 = rng.beta(0.5, 3.5, (n, 1)).astype(np.float32)
+    draw_n = np.where(tail_N1 > 0.02, np.ceil(tail_N1 * 24), 0)[:, 0].astype(np.int32)
+    entries_N = head_n + union_n
+    steps = 1 + rng.lognormal(4, 2, entries_N.sum()).astype(np.int64) % (vocab // 132)
+    starts_N = np.cumsum(entries_N) - entries_N
+    ids = np.cumsum(steps)
+    ids = (ids - np.repeat(ids[starts_N] - steps[starts_N], entries_N)).astype(np.int32)
+    order = np.lexsort((rng.random(len(ids)), np.repeat(np.arange(n), entries_N)))
+    in_head = np.empty(len(ids), dtype=np.bool_)
+    in_head[order] = np.arange(len(ids)) - np.repeat(starts_N, entries_N) < np.repeat(head_n, entries_N)
+    logp = np.log(np.clip(rng.beta(0.3, 6, len(ids)), 1e-6, 1)).astype(np.float32)
+    draws = int(draw_n.sum())
+    return Scores(
+        head_ids=ids[in_head],
+        head_logp=logp[in_head],
+        head_n=head_n.astype(np.int32),
+        tail_NH=tail_N1,
+        lse_NH=np.zeros_like(tail_N1),
+        token_logp_N=-rng.exponential(1, n).astype(np.float32),
+        entropy_NH=np.ones((n, 1), np.float32),
+        realised_only_N=np.zeros(n, np.bool_),
+        tail_g_N=np.full(n, np.nan, np.float32),
+        draw_ids=rng.integers(0, vocab, draws).astype(np.int32),
+        draw_logp=(-7 - rng.exponential(2, draws)).astype(np.float32),
+        draw_n=draw_n,
+        union_ids=ids[~in_head],
+        union_logp=logp[~in_head],
+        union_n=union_n.astype(np.int32),
+        union_tail_NH=tail_N1 * np.float32(0.9),
     )

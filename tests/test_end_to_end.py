@@ -494,7 +494,11 @@ def test_a_student_of_another_teacher_is_noticed(project: Project, make_model_di
     shutil.copytree(project.path / "work/small/r2/model", project.path / "models/student")
     make_model_dir(project.path / "models/successor", layers=4, seed=7)
     project.change("teacher", "model", to="models/successor")
-    project.change("student", "small", to={"model": "models/student", "revision": None, "layers": None, "config": None})
+    project.change(
+        "student",
+        "small",
+        to={"model": "models/student", "revision": None, "layers": None, "config": None, "lora": None},
+    )
     output = project.repro("train@small-round0")
     (warning,) = re.findall(r"^warning: (.*)$", output, re.MULTILINE)
     assert re.match(
