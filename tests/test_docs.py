@@ -3,14 +3,11 @@
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import click
 import pytest
 
 import tests.test_end_to_end as end_to_end
-from pipeline.params import section
-from pipeline.schedule import ScheduleParams
 from stages.cli import commands
 from tests.test_end_to_end import ROOT, Project
 from tests.test_reuse import committed
@@ -104,4 +101,3 @@ def test_the_commands_of_a_page_run(project: Project, page: str) -> None:
         ["bash", "-e", "-c", script], cwd=project.path, env=project.env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    section(Path(project.path / "params.yaml"), ScheduleParams, "schedule")
