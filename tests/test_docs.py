@@ -81,7 +81,7 @@ def test_parameters_that_are_named_exist(name: str) -> None:
 def test_messages_in_the_troubleshooting_are_in_the_code() -> None:
     """Those without dots, which stand for something else."""
     code = "".join(path.read_text() for folder in ("pipeline", "stages") for path in (ROOT / folder).rglob("*.py"))
-    for message in ("rounds that do not match params.yaml:schedule", "add it to params.yaml", "got a full disk"):
+    for message in ("rounds that do not match schedule, students and sft", "add it to params.yaml", "got a full disk"):
         assert message in TEXT["troubleshooting.md"]
         assert message.removeprefix("got ") in code
     for message in ("expected the tokenizer of the teacher", "check the name, the network and HF_HUB_OFFLINE"):
