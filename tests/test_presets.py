@@ -129,8 +129,10 @@ def shrink(document: dict[str, Any], make_model_dir: Callable[..., Path]) -> Non
             place = place[key]
         place[last] = value
     make_model_dir(Path("models/teacher"), layers=2, seed=1, max_position_embeddings=4096)
+    for one in document["sft"].values():
+        one |= {"steps": 2}
     for one in document["student"].values():
-        one |= {"model": "teacher", "revision": None, "layers": [0]}
+        one |= {"model": "teacher", "revision": None, "layers": [0], "config": None}
     if document["task"]["name"] == "docstrings":
         document["task"]["settings"] |= PACKAGES
     elif "data" in document["task"]["settings"]:
