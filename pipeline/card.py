@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from pipeline.lineage import kept_layers
 from schemas.lineage import Lineage, Source
 
 _METRICS = ("forward_kl", "reverse_kl")  # what every student's evaluation has, whatever the task
@@ -82,4 +83,4 @@ def _named(source: Source) -> str:
 def _changes(lineage: Lineage) -> str:
     if lineage.config is not None:
         return f" with random weights and `{json.dumps(lineage.config, sort_keys=True)}`"
-    return f" cut to layers {', '.join(map(str, lineage.layers))}" if lineage.layers else ""
+    return f" cut to layers {kept_layers(lineage)}" if lineage.layers else ""

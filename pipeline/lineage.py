@@ -64,6 +64,13 @@ def tuned(lineage: Lineage, one: Tuning) -> Lineage:
     return replace(after, teacher=replace(lineage.teacher, fingerprint=one.after))
 
 
+def kept_layers(lineage: Lineage) -> str:
+    """The layers that a cut student kept, such as "0, 2" or "encoder 0, 2, decoder 1"; "" for a whole one."""
+    kept = lineage.layers or {}
+    sides = kept if isinstance(kept, dict) else {"": kept}
+    return ", ".join(f"{side} {', '.join(map(str, one))}".strip() for side, one in sides.items())
+
+
 def history(lineage: Lineage) -> list[Lineage]:
     """The runs that a student went through, the first one first."""
     return [*(history(lineage.earlier) if lineage.earlier else []), lineage]

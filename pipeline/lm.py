@@ -24,10 +24,11 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, Cache
+from transformers import AutoConfig, Cache
 
 from pipeline import adapter, passes
 from pipeline.errors import DataError, ModelError
+from pipeline.families import auto_class
 from pipeline.head import Head
 from pipeline.passes import Source
 from pipeline.records import Precision
@@ -91,11 +92,6 @@ def load_model(
     return model
 
 
-def auto_class(config: Any) -> Any:
-    """Transformers' class of models with a head on the vocabulary, for a configuration."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
 def save_model(model: Model, folder: Path) -> None:
     """A model's directory, or that of its adapter alone."""
     if adapter.has_adapter(model):
@@ -129,7 +125,7 @@ def _check_head(model: Model, path: Path) -> None:
             path,
             expected="logits that are a linear map of the hidden state, soft-capped or not",
             got=f"others in this {model.config.model_type}, by {off:.0%} of the largest",
-            remedy="use another family; head_scale in pipeline/passes.py is where to add this one",
+            remedy="use another family; pipeline/families.py is where to add this one",
         )
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from pipeline.families import head_scale
+
 Model: TypeAlias = Any  # a transformers model with a head on its vocabulary
 
 
@@ -111,16 +113,6 @@ def selected(cache: Cache, rows: Tensor) -> Cache:
         part.layers = [copy.copy(layer) for layer in part.layers]
     taken.batch_select_indices(rows)
     return taken
-
-
-def head_scale(config: Any) -> float:
-    """What the model multiplies its states with before the head, or its logits after it, which is the same."""
-    tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings
-    if getattr(config, "scale_decoder_outputs", tied):  # T5 and its kin
-        return float(config.d_model**-0.5)
-    if config.model_type.startswith("granite"):
-        return 1 / float(getattr(config, "logits_scaling", 1.0))
-    return float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
 
 
 def padded(sequences: Sequence[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:

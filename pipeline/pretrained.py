@@ -2,7 +2,7 @@
 
 Every model enters the pipeline once, through here, and leaves as an ordinary directory (safetensors, config,
 tokenizer) that DVC tracks. A GGUF file is dequantised (15 s for 135M parameters). Students are cut from another model
-by keeping some of its layers, or start fresh from a configuration.
+by keeping some of its layers, of encoder and decoder where it has both, or start fresh from a configuration.
 """
 
 import importlib.util
@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from pipeline import adapter
 from pipeline.adapter import LoraParams
 from pipeline.errors import ModelError, ParameterError
+from pipeline.families import auto_class, count_layers, stacks, tied_head, untie_head
 from pipeline.fingerprint import model_fingerprint
 from pipeline.fresh import FreshParams
 from pipeline.text import load_tokenizer
@@ -45,8 +46,9 @@ class StudentParams:
     """`teacher`, or whatever teacher.model takes. Its tokenizer must be the teacher's."""
     revision: str | None
     """Branch, tag or commit of a hub model."""
-    layers: tuple[int, ...] | None
-    """Layers to keep, counted from 0; null keeps all."""
+    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
+    """Layers to keep, counted from 0; null keeps all. For an encoder-decoder one list for both, or a mapping from
+    encoder and decoder to a list each."""
     config: dict[str, object] | None
     """Not null: random weights, from the model's configuration with these fields changed."""
     lora: LoraParams | None
@@ -60,7 +62,7 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
         options["revision"] = revision
     try:
         tokenizer = load_tokenizer(source, **options)
-        loaded, found = AutoModelForCausalLM.from_pretrained(
+        loaded, found = auto_class(AutoConfig.from_pretrained(source, **options)).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, **options
         )
     except ModelError as error:
@@ -119,7 +121,7 @@ def stored_dtype(path: Path) -> torch.dtype:
 def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any:
     """A student from the loaded model: cut to `layers`, or fresh from its configuration."""
     if p.config is not None:
-        return _fresh(model.config, p.config, seed=seed, where=where)
+        return _fresh(model, p.config, seed=seed, where=where)
     return model if p.layers is None else keep_layers(model, p.layers, where=f"{where}.layers")
 
 
@@ -138,7 +140,8 @@ def save_student(
     adapter.save(made, folder)
 
 
-def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
+def _fresh(model: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
+    base = model.config
     for key in changes:
         if not hasattr(base, key):
             raise ParameterError(
@@ -152,7 +155,13 @@ def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> A
     if fields.get("num_hidden_layers") != base.num_hidden_layers and "layer_types" not in changes:
         fields.pop("layer_types", None)  # one entry a layer: made anew by the configuration
     try:
-        return AutoModelForCausalLM.from_config(type(base).from_dict(fields)).float()
+        config = type(base).from_dict(fields)
+        is_t5 = hasattr(config, "scale_decoder_outputs")
+        tied = not is_t5 or bool(changes.get("tie_word_embeddings", tied_head(model)))
+        if "tie_word_embeddings" in changes and is_t5:
+            config.scale_decoder_outputs = tied
+        made = auto_class(config).from_config(config).float()
+        return made if tied else untie_head(made)
     except Exception as error:  # transformers' checks raise whatever they run into
         got = " ".join(str(error).split())[:160]
         raise ParameterError(
@@ -160,27 +169,48 @@ def _fresh(base: Any, changes: dict[str, object], *, seed: int, where: str) -> A
         ) from error
 
 
-def keep_layers(model: Any, layers: tuple[int, ...], *, where: str) -> Any:
-    """Depth pruning: keep these decoder layers in this order, and everything outside them."""
-    count = model.config.num_hidden_layers
-    if not layers or any(not 0 <= one < count for one in layers) or sorted(set(layers)) != list(layers):
+def keep_layers(model: Any, layers: tuple[int, ...] | dict[str, tuple[int, ...]], *, where: str) -> Any:
+    """Depth pruning: keep these layers in this order, and everything outside them.
+
+    A list is for every stack of the model; a mapping names encoder or decoder, and leaves the other whole.
+    """
+    parts = stacks(model)
+    chosen = dict.fromkeys(parts, layers) if isinstance(layers, tuple) else layers
+    if unknown := [side for side in chosen if side not in parts]:
+        raise ParameterError(
+            where, expected=f"layers of: {', '.join(parts)}", got=repr(unknown[0]), remedy="mend params.yaml"
+        )
+    for side, kept in chosen.items():
+        _keep(parts[side], kept, where=where if isinstance(layers, tuple) else f"{where}.{side}")
+    count_layers(model.config, {side: len(kept) for side, kept in chosen.items()})
+    if getattr(model.config, "layer_types", None) and "decoder" in chosen:
+        model.config.layer_types = [model.config.layer_types[one] for one in chosen["decoder"]]
+    return model
+
+
+def _keep(stack: Any, layers: tuple[int, ...], *, where: str) -> None:
+    lists = {name: child for name, child in stack.named_children() if isinstance(child, torch.nn.ModuleList)}
+    name, every = max(lists.items(), key=lambda item: len(item[1]))
+    if not layers or any(not 0 <= one < len(every) for one in layers) or sorted(set(layers)) != list(layers):
         raise ParameterError(
             where,
-            expected=f"ascending layer numbers from 0 to {count - 1}",
+            expected=f"ascending layer numbers from 0 to {len(every) - 1}",
             got=list(layers),
             remedy="mend params.yaml",
         )
-    body = model.base_model
-    name = next(
-        name for name, child in body.named_children() if isinstance(child, torch.nn.ModuleList) and len(child) == count
-    )
-    kept = torch.nn.ModuleList([getattr(body, name)[one] for one in layers])
+    kept = torch.nn.ModuleList([every[one] for one in layers])
     for place, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.__dict__["layer_idx"] = place  # where its keys and values are kept
-    setattr(body, name, kept)
-    model.config.num_hidden_layers = len(layers)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[one] for one in layers]
-    return model
+    _inherit_positions(every[0], kept[0])
+    setattr(stack, name, kept)
+
+
+def _inherit_positions(old: Any, new: Any) -> None:
+    """T5's first layer holds the relative positions of all: where it goes, the new first layer gets them."""
+    for name, module in old.named_modules():
+        heir = new.get_submodule(name)
+        if getattr(module, "has_relative_attention_bias", False) and not heir.has_relative_attention_bias:
+            heir.has_relative_attention_bias = True
+            heir.relative_attention_bias = module.relative_attention_bias

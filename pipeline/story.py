@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.lineage import history, last_warning
+from pipeline.lineage import history, kept_layers, last_warning
 from pipeline.lockfile import Ran
 from pipeline.report import markdown
 from schemas.lineage import Lineage, Round, Source
@@ -46,7 +46,7 @@ def _facts(run: Lineage) -> list[str]:
     last = run.rounds[-1] if run.rounds else None
     facts = {"student": run.student or "none: this is a teacher", "teacher": _source(run.teacher)}
     if run.start:
-        kept = f", layers {list(run.layers)}" if run.layers else ""
+        kept = f", layers {kept_layers(run)}" if run.layers else ""
         fresh = f", random weights with {run.config}" if run.config is not None else ""
         facts["begins as"] = _source(run.start) + kept + fresh
     if last:

@@ -82,9 +82,22 @@ def _chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
 
 
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of an answer, ended by the first of `eos_ids`."""
-    ids = _ids(tokenizer, text, add_special_tokens=False, split_special_tokens=True)
-    return [*ids, eos_ids(tokenizer)[0]]
+    """The ids of an answer, ended by the first of `eos_ids`.
+
+    What an encoder-decoder writes before every text is part of it: BART's <s>, the language of mBART-50; T5 has none.
+    T5's tokenizer takes the letters of "</s>" for the token whatever it is told; there they are left out.
+    """
+    ids, ends = _ids(tokenizer, text, add_special_tokens=False, split_special_tokens=True), eos_ids(tokenizer)
+    return [*_opening(tokenizer), *(one for one in ids if one not in ends), ends[0]]
+
+
+def _opening(tokenizer: Tokenizer) -> list[int]:
+    """Tokens before a target; a tokenizer that ends no text with eos is a decoder's, whose completions go on."""
+    whole = [int(one) for one in tokenizer(text_target=_ANSWER)["input_ids"]]
+    if tokenizer.chat_template or tokenizer.eos_token_id not in whole[-2:]:  # mBART's language may follow eos
+        return []
+    special = _special_ids(tokenizer)
+    return whole[: next((place for place, one in enumerate(whole) if one not in special), 0)]
 
 
 def decode(tokenizer: Tokenizer, ids: list[int]) -> str:

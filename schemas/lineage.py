@@ -70,7 +70,7 @@ class Lineage:
     student: str | None
     teacher: Source
     start: Source | None
-    layers: tuple[int, ...] | None  # of the start that were kept
+    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None  # of the start that were kept; by stack
     config: dict[str, object] | None  # not null: the start had random weights
     rounds: tuple[Round, ...]
     earlier: "Lineage | None"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 CHAT_TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<end>' }}{% endfor %}"
@@ -24,6 +24,47 @@ def _tokenizer(*, template: str | None = None, extra: str = "<extra>", **special
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"} | special
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
+
+
+def _t5_tokenizer() -> Any:
+    letters = [chr(one) for one in range(33, 127)]
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *letters, "\u2581the", "ing"]
+    core = Tokenizer(models.Unigram([(one, -float(len(one) < 2)) for one in pieces], unk_id=2))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    core.add_special_tokens([AddedToken(one, special=True) for one in ("<pad>", "</s>", "<unk>", "<extra_id_0>")])
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
+@pytest.fixture(scope="session")
+def t5_tokenizer() -> Any:
+    """Like T5's: pieces with a mark for the space, </s> at the end of a source, <pad> is 0 and starts the decoder."""
+    return _t5_tokenizer()
+
+
+def _t5_dir(path: Path, *, layers: int = 2, seed: int = 0, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    tokenizer = _t5_tokenizer()
+    settings = {
+        "vocab_size": len(tokenizer) + 3,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_heads": 4,
+        "num_layers": layers,
+        "decoder_start_token_id": 0,
+    }
+    T5ForConditionalGeneration(T5Config(**(settings | changes))).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_t5_dir() -> Callable[..., Path]:
+    """A factory: a random T5 of 32 hidden units with its tokenizer, saved at `path`."""
+    return _t5_dir
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ LAYERS = [
         "lm",
         "passes",
         "adapter",
+        "families",
         "head",
         "topk",
         "ragged",

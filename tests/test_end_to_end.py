@@ -305,6 +305,31 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert "exact_match" in project.stillroom("lineage", "work/small/r2/model", "--card")
 
 
+@pytest.mark.slow
+def test_an_encoder_decoder_runs_through_the_same_stages(
+    fresh: Project, make_t5_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A random T5, its student cut to one layer each, and nothing else in the parameters but a prompt without chat."""
+    project = copy_of(fresh, tmp_path)
+    make_t5_dir(project.path / "models" / "t5", layers=2, seed=1)
+    project.change("teacher", "model", to="models/t5")
+    project.change("student", "small", "layers", to={"encoder": [1], "decoder": [0]})
+    project.change("task", "template", "chat", to=False)
+    project.change("schedule", "total_steps", to=2)
+    assert "train@small-round0" in executed(project.repro())
+    config = project.json("work/small/r1/model/config.json")
+    assert (config["num_layers"], config["num_decoder_layers"]) == (1, 1)
+    log = read_log(project.path / "logs/small/r1/train.csv")
+    assert [row["loss"] > 0 for row in log] == [True, True]
+    for source in ("corpus", "small/r1"):
+        rollouts = read_rollouts(project.path / "work" / source / "rollouts.parquet")
+        segment = Segment.open(project.path / "work" / source / "segment")
+        assert len(rollouts) == len(segment)
+        assert all(one.prompt_ids[-1] == 1 and 1 not in one.completion_ids[:-1] for one in rollouts)
+    small = project.json("report/metrics.json")["students"]["small"]
+    assert 0 < small["after"]["forward_kl"] != small["before"]["forward_kl"]
+
+
 def test_a_second_run_does_nothing(project: Project) -> None:
     assert executed(project.repro()) == []
 

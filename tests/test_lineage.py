@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.lineage import FILE, first_teacher, grown, last_warning, read_lineage, teacher_warning, write_lineage
+from pipeline.lineage import (
+    FILE,
+    first_teacher,
+    grown,
+    kept_layers,
+    last_warning,
+    read_lineage,
+    teacher_warning,
+    write_lineage,
+)
 from tests.lineages import lineage, one_round, source
 
 
@@ -19,6 +28,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     before = (tmp_path / FILE).read_bytes()
     write_lineage(tmp_path, made)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_the_layers_of_an_encoder_and_a_decoder_are_kept_apart(tmp_path: Path) -> None:
+    made = lineage(one_round(), layers={"encoder": (0, 2), "decoder": (1,)})
+    write_lineage(tmp_path, made)
+    assert read_lineage(tmp_path) == made
+    assert kept_layers(made) == "encoder 0, 2, decoder 1"
+    assert kept_layers(lineage(layers=(0, 3))) == "0, 3"
+    assert kept_layers(lineage(layers=None)) == ""
 
 
 def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline import lm, passes
 from pipeline.errors import DataError, ModelError
+from pipeline.families import auto_class, untie_head
 
 VOCAB, PADDED = 61, 64  # a head is often wider than its tokenizer
 SIZES = {
@@ -67,8 +68,8 @@ _BART = {
 }
 ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
     "t5": lambda: transformers.T5Config(**_T5, num_layers=2, num_decoder_layers=3),
-    "t5-untied": lambda: _untied(
-        transformers.T5Config(**_T5, num_layers=3, num_decoder_layers=2, feed_forward_proj="gated-gelu")
+    "t5-untied": lambda: transformers.T5Config(
+        **_T5, num_layers=3, num_decoder_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False
     ),
     "umt5": lambda: transformers.UMT5Config(**_T5, num_layers=2),
     "bart": lambda: transformers.BartConfig(**_BART),
@@ -79,17 +80,13 @@ ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
 FAMILIES |= ENCODER_DECODERS
 
 
-def _untied(config: Any) -> Any:
-    """T5's configuration is tied whatever it is told; told again, the model is not."""
-    config.tie_word_embeddings = config.scale_decoder_outputs = False
-    return config
-
-
 def build(name: str) -> Any:
     """A random model, with biases where the family has them."""
     torch.manual_seed(0)
     config = FAMILIES[name]()
-    made = lm.auto_class(config).from_config(config).eval()
+    made = auto_class(config).from_config(config).eval()
+    if name == "t5-untied":
+        untie_head(made)
     with torch.no_grad():
         for one, weight in [*made.named_parameters(), *made.named_buffers()]:
             if one.endswith("bias"):

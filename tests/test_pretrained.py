@@ -1,6 +1,8 @@
 """pipeline.pretrained: models from everywhere, students cut from them, and what cannot be had in one line."""
 
+import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -19,6 +23,8 @@ from transformers import (
     LlamaForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from pipeline.errors import ModelError, ParameterError
@@ -61,6 +67,26 @@ def gpt2() -> Any:
     return GPT2LMHeadModel(GPT2Config(vocab_size=40, bos_token_id=0, eos_token_id=0, **settings))
 
 
+def t5(**changes: Any) -> Any:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 4, "num_decoder_layers": 3}
+    config = T5Config(vocab_size=40, decoder_start_token_id=0, relative_attention_num_buckets=4, **(sizes | changes))
+    return T5ForConditionalGeneration(config)
+
+
+def untied_t5() -> Any:
+    made = t5(tie_word_embeddings=False)
+    made.lm_head.weight = torch.nn.Parameter(torch.randn(40, 16))
+    return made
+
+
+def bart() -> Any:
+    names = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "max_position_embeddings")
+    sizes = dict(zip(names, (4, 2, 32, 32), strict=True))
+    sizes |= {"decoder_layers": 3, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    return BartForConditionalGeneration(BartConfig(vocab_size=40, d_model=16, init_std=0.3, **sizes))
+
+
+ENCODER_DECODERS: dict[str, Callable[[], Any]] = {"t5": t5, "untied_t5": untied_t5, "bart": bart}
 FAMILIES: dict[str, Callable[[], Any]] = {"llama": llama, "qwen": qwen, "gemma": gemma, "gpt2": gpt2}
 
 
@@ -108,6 +134,94 @@ def test_each_kept_layer_matters() -> None:
 
     assert torch.equal(logits((0, 1, 2, 3)), logits((0, 1, 2, 3)))
     assert not torch.allclose(logits((0, 3)), logits((0, 2)), atol=1e-3)
+
+
+def blocks(stack: Any) -> Any:
+    return stack.block if hasattr(stack, "block") else stack.layers
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    "layers, kept",
+    [
+        ((0, 2), {"encoder": (0, 2), "decoder": (0, 2)}),
+        ({"encoder": (1, 3), "decoder": (2,)}, {"encoder": (1, 3), "decoder": (2,)}),
+        ({"decoder": (1, 2)}, {"encoder": (0, 1, 2, 3), "decoder": (1, 2)}),
+    ],
+)
+@torch.no_grad()
+def test_encoder_and_decoder_are_pruned_apart(family: str, layers: Any, kept: Any, tmp_path: Path) -> None:
+    """The same numbers as a model whose other layers add nothing, also without the layer of the relative positions."""
+    torch.manual_seed(0)
+    model = ENCODER_DECODERS[family]().eval()
+    whole, labels = copy.deepcopy(model), torch.tensor([[7, 8, 9]])
+    for side, stack in (("encoder", whole.get_encoder()), ("decoder", whole.get_decoder())):
+        for place, block in enumerate(blocks(stack)):
+            if place not in kept[side]:
+                _bypass(block)
+    pruned = keep_layers(model, layers, where="student.small.layers")
+    counts = [len(blocks(stack)) for stack in (pruned.get_encoder(), pruned.get_decoder())]
+    assert counts == [len(kept["encoder"]), len(kept["decoder"])]
+    pruned.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    found, expected = (one(input_ids=IDS, labels=labels).logits for one in (loaded, whole))
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, ENCODER_DECODERS[family]().eval()(input_ids=IDS, labels=labels).logits, atol=1e-2)
+
+
+def _bypass(block: Any) -> None:
+    """A block that gives back what it got, and the relative positions that the blocks after it want from it."""
+    old = block.forward
+
+    def forward(states: Any, *args: Any, **kwargs: Any) -> Any:
+        result = old(states, *args, **({**kwargs, "past_key_values": None}))
+        return (states, *result[1:]) if isinstance(result, tuple) else states
+
+    block.forward = forward
+
+
+@pytest.mark.parametrize(
+    "layers, message",
+    [
+        ({"encoder": (0, 4)}, r"x.encoder: expected ascending layer numbers from 0 to 3, got [0, 4]"),
+        ({"decoder": (0, 3)}, r"x.decoder: expected ascending layer numbers from 0 to 2, got [0, 3]"),
+        ((0, 3), r"x: expected ascending layer numbers from 0 to 2, got [0, 3]"),
+        ({"body": (0,)}, r"x: expected layers of: encoder, decoder, got 'body'"),
+    ],
+)
+def test_layers_that_an_encoder_or_a_decoder_lacks_are_refused(layers: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=f"^{re.escape(message)}; mend params.yaml$"):
+        keep_layers(t5(), layers, where="x")
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("tied", [None, True, False])
+@torch.no_grad()
+def test_a_fresh_encoder_decoder_is_tied_as_its_base_or_as_told(family: str, tied: bool | None, tmp_path: Path) -> None:
+    depth = {"encoder_layers": 2} if family == "bart" else {"num_layers": 2}
+    changes: dict[str, object] = depth if tied is None else {**depth, "tie_word_embeddings": tied}
+    base = ENCODER_DECODERS[family]()
+    made = start_student(student(config=changes), base, seed=0, where="student.small").eval()
+    assert [len(blocks(one)) for one in (made.get_encoder(), made.get_decoder())] == [2, 3]
+    expected = family != "untied_t5" if tied is None else tied
+    assert (made.get_output_embeddings().weight is made.get_input_embeddings().weight) == expected
+    logits = made(input_ids=IDS, labels=IDS).logits
+    assert getattr(made.config, "scale_decoder_outputs", expected) == expected
+    if family != "bart":  # whose embeddings are three when its head is untied
+        assert made.get_encoder().embed_tokens.weight is made.get_decoder().embed_tokens.weight
+        assert expected or logits.std() < 2
+    made.save_pretrained(tmp_path)
+    assert torch.allclose(load_model(tmp_path)(input_ids=IDS, labels=IDS).logits, logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@torch.no_grad()
+def test_an_encoder_decoder_comes_from_a_directory(family: str, make_tokenizer: Any, tmp_path: Path) -> None:
+    base = ENCODER_DECODERS[family]().eval()
+    base.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    model, _ = load_pretrained(str(tmp_path), None, dtype=torch.float32, where="teacher.model")
+    assert torch.equal(model.eval()(input_ids=IDS, labels=IDS).logits, base(input_ids=IDS, labels=IDS).logits)
 
 
 @pytest.mark.parametrize("layers", [(), (0, 4), (-1, 2), (2, 0), (1, 1)])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
@@ -87,6 +87,28 @@ def test_a_completion_ends_with_eos_once_and_reads_back(text: str, make_tokenize
     assert ids[-1] == 257
     assert all(one < 256 for one in ids[:-1])
     assert decode(tokenizer, ids) == text
+
+
+@pytest.mark.parametrize("text", ["", "the song, 2 < 3", "it spells </s> and <extra_id_0>"])
+def test_t5_ends_source_and_completion_with_one_eos(text: str, t5_tokenizer: Any) -> None:
+    _, source = render(t5_tokenizer, text)
+    ids = completion_ids(t5_tokenizer, text)
+    assert source[-1] == ids[-1] == 1
+    assert 1 not in ids[:-1]
+    assert 0 not in ids
+    assert decode(t5_tokenizer, ids) == text.replace("</s>", "")
+
+
+@pytest.mark.parametrize("template, opening", [("<s> $A </s>", [256]), ("$A </s> <extra>", []), ("<s> $A", [])])
+def test_an_encoder_decoders_completion_opens_as_its_tokenizer_does(
+    template: str, opening: list[int], make_tokenizer: Maker
+) -> None:
+    """BART's and mBART's way; a bos without an eos is a decoder's, whose completion follows a prompt."""
+    tokenizer = make_tokenizer()
+    special = [(one, int(tokenizer.convert_tokens_to_ids(one))) for one in ("<s>", "</s>", "<extra>")]
+    used = [one for one in special if one[0] in template]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
+    assert completion_ids(tokenizer, "Hi") == [*opening, *tokenizer("Hi", add_special_tokens=False)["input_ids"], 257]
 
 
 def test_the_token_that_closes_a_turn_ends_a_completion_too(make_tokenizer: Maker) -> None:
