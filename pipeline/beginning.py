@@ -18,6 +18,7 @@ from transformers import AutoConfig
 
 from pipeline import lm
 from pipeline.errors import DataError, ModelError
+from pipeline.families import auto_class
 from pipeline.params import parse
 from pipeline.pretrained import locate
 from pipeline.prompts import PromptParams, find_cases
@@ -121,7 +122,7 @@ def _parameters(model: str, where: str) -> int:
     """How many the model has, from its configuration alone."""
     config = _config(model, where)
     with torch.device("meta"):
-        return int(lm.auto_class(config).from_config(config).num_parameters())
+        return int(auto_class(config).from_config(config).num_parameters())
 
 
 def _half(layers: int) -> list[int]:

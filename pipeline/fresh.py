@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from pipeline.errors import ParameterError
+from pipeline.families import auto_class, tied_head, untie_head
 from pipeline.text import byte_tokenizer, load_tokenizer, shared_vocab
 
 FRESH = "fresh:"  # begins the name of a model that came from nowhere
@@ -49,8 +50,9 @@ def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
     torch.manual_seed(p.seed)
     try:
         config = AutoConfig.for_model(kind, **(_token_ids(tokenizer, default.is_encoder_decoder) | fields))
-        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return family.from_config(config).float(), tokenizer
+        made = auto_class(config).from_config(config).float()
+        untied = fields.get("tie_word_embeddings") is False and tied_head(made)  # T5 has to be told again
+        return untie_head(made) if untied else made, tokenizer
     except Exception as error:  # transformers' checks raise whatever they run into
         expected = f"a {type(default).__name__} that fits together"
         raise _mistake(f"{where}.config", expected, " ".join(str(error).split())[:160]) from error

@@ -150,6 +150,9 @@ def _union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if isinstance(value, dict) and len(mappings) == 1:
         return _convert(mappings[0], value, where)
     rest = [one for one in rest if one not in mappings] or rest
+    lists = [one for one in rest if get_origin(one) is tuple]
+    if isinstance(value, list) and len(lists) == 1:
+        return _convert(lists[0], value, where)
     for option in rest:
         try:
             return _convert(option, value, where)

@@ -20,7 +20,8 @@ from pipeline.errors import ModelError, ParameterError
 from pipeline.families import auto_class, count_layers, stacks, tied_head, untie_head
 from pipeline.fingerprint import model_fingerprint
 from pipeline.fresh import FreshParams
-from pipeline.text import load_tokenizer
+from pipeline.onnx_t5 import is_export, load_export
+from pipeline.text import load_tokenizer, load_tokenizer_file
 
 _PACKAGE = "package:"
 
@@ -30,8 +31,8 @@ class TeacherParams:
     """Where the teacher comes from."""
 
     model: str | FreshParams
-    """Hub name, local directory, path of a .gguf file, or package:MODULE/FILE.gguf in an installed package; or a
-    mapping: a fresh model."""
+    """Hub name, local directory (of transformers, or of a T5 in ONNX), path of a .gguf file, or package:MODULE/PATH of
+    one of these in an installed package; or a mapping: a fresh model."""
     revision: str | None
     """Branch, tag or commit of a hub model; null is its default branch."""
     dtype: Literal["bfloat16", "float32"]
@@ -58,12 +59,15 @@ class StudentParams:
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
     """Model and tokenizer from any source; a ModelError with the remedy when they cannot be had."""
     source, options = locate(model, where)
+    if is_export(Path(source)):
+        return load_export(Path(source)).to(dtype), load_tokenizer_file(Path(source) / "tokenizer.json")
     if revision is not None:
         options["revision"] = revision
     try:
         tokenizer = load_tokenizer(source, **options)
-        loaded, found = auto_class(AutoConfig.from_pretrained(source, **options)).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **options
+        config = AutoConfig.from_pretrained(source, **options)  # 7 s for the GGUF file: not a second time below
+        loaded, found = auto_class(config).from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
     except ModelError as error:
         raise _unavailable(where, model, error) from error

@@ -55,6 +55,16 @@ def byte_tokenizer() -> Tokenizer:
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
+def load_tokenizer_file(path: Path) -> Tokenizer:
+    """A tokenizer.json that stands alone, as beside a T5 in ONNX, with T5's names for its special tokens."""
+    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), **names)
+    except Exception as error:  # as above
+        got = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(path, expected="a tokenizer", got=got, remedy="put the model's own there") from error
+
+
 def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[str, list[int]]:
     """The text that a model reads, and its token ids.
 

@@ -33,6 +33,7 @@ LAYERS = [
         "passes",
         "adapter",
         "families",
+        "onnx_t5",
         "head",
         "topk",
         "ragged",

@@ -25,7 +25,7 @@ from tests.scores import header
 VOCAB, PAD, EOS, LENGTH = 20, 0, 1, 3
 SUPPORT = SupportParams(threshold=0.01, max_entries=16, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
 MIX = replace(test_training.MIX, batch_size=16, micro_batch_size=16, student_fraction=0.5, window=64)
-OBJECTIVE = replace(test_training.OBJECTIVE, tail_draws=False, chunk_tokens=64)
+OBJECTIVE = replace(test_training.OBJECTIVE, chunk_tokens=64)
 OPTIMIZER = test_training.optimizer(
     learning_rate=5e-3, warmup_steps=5, decay_steps=100, adam_beta2=0.99, save_steps=100
 )
@@ -103,7 +103,8 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
 def test_it_teaches_a_student_cut_from_it(copier: tuple[Path, list[float]], tmp_path: Path) -> None:
     """On its own rollouts and on references: the divergence falls, and copying comes back."""
     teacher, _ = copier
-    cut = StudentParams(model="teacher", revision=None, layers={"encoder": (1,), "decoder": (1,)}, config=None)
+    layers: dict[str, tuple[int, ...]] = {"encoder": (1,), "decoder": (1,)}
+    cut = StudentParams(model="teacher", revision=None, layers=layers, config=None, lora=None)
     student = tmp_path / "student"
     start_student(cut, lm.load_model(teacher), seed=0, where="student.small").save_pretrained(student)
     prompts = as_prompts(words(np.random.default_rng(2), 120))
@@ -117,7 +118,7 @@ def test_it_teaches_a_student_cut_from_it(copier: tuple[Path, list[float]], tmp_
     corpus = scored(reference_rollouts(prompts), teacher, tmp_path / "corpus")
 
     model, state, _ = open_run(tmp_path / "run", student, None, OPTIMIZER, labels={}, first_step=0)
-    planned = plan_steps(own, corpus, MIX, key=(0,), steps=STEPS)
+    planned = plan_steps(own, corpus, MIX, key=(0,), steps=range(STEPS), replay=0.0)
     train(
         model,
         iter_batches(planned, temperature=1.0, column=0),

@@ -46,7 +46,7 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"format": "stillroom.lineage/0"}, "expected stillroom.lineage/1, got stillroom.lineage/0"),
+        ({"format": "stillroom.lineage/0"}, "expected stillroom.lineage/2, got stillroom.lineage/0"),
         ({"rounds": [{"id": "r1"}]}, "lineage.rounds"),
         ({"teacher": None}, "lineage.teacher"),
         ({"more": 1}, "lineage.more"),
