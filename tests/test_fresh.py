@@ -83,7 +83,7 @@ def test_the_teacher_stage_saves_it_as_any_model(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     model = {"config": LLAMA, "tokenizer": "bytes", "seed": 3}
     write_yaml(Path("params.yaml"), {"teacher": {"model": model, "revision": None, "dtype": "float32"}}, comment="x")
-    teacher.main.main([], standalone_mode=False)
+    teacher.main.main(["--out", "work/teacher"], standalone_mode=False)
     saved = AutoModelForCausalLM.from_pretrained("work/teacher")
     made, _ = fresh(LLAMA, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), made.parameters(), strict=True))
