@@ -122,13 +122,18 @@ def write_data(document: dict[str, Any]) -> None:
         Path(f"data/{split}.jsonl").write_text("\n".join(rows) + "\n")
 
 
-def shrink(document: dict[str, Any], make_model_dir: Callable[..., Path]) -> None:
+def shrink(
+    name: str, document: dict[str, Any], make_model_dir: Callable[..., Path], make_t5_dir: Callable[..., Path]
+) -> None:
     for (*above, last), value in TINY.items():
         place = document
         for key in above:
             place = place[key]
         place[last] = value
-    make_model_dir(Path("models/teacher"), layers=2, seed=1, max_position_embeddings=4096)
+    if "-t5" in name:
+        make_t5_dir(Path("models/teacher"), layers=2, seed=1)
+    else:
+        make_model_dir(Path("models/teacher"), layers=2, seed=1, max_position_embeddings=4096)
     for one in document["sft"].values():
         one |= {"steps": 2}
     for one in document["student"].values():
@@ -149,12 +154,16 @@ def commands_of(project: Path) -> list[list[str]]:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_runs_to_its_end_at_a_tiny_size(
-    name: str, project: Path, make_model_dir: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    project: Path,
+    make_model_dir: Callable[..., Path],
+    make_t5_dir: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("STILLROOM_STORE", "store")
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", "site")
     document = read_yaml(Path(f"presets/{name}.yaml"))
-    shrink(document, make_model_dir)
+    shrink(name, document, make_model_dir, make_t5_dir)
     YAML(typ="safe").dump(document, Path("params.yaml"))
     schedule = section(Path("params.yaml"), ScheduleParams, "schedule")
     write_rounds(Path("rounds.yaml"), schedule, document["students"], document["sft"])
