@@ -69,8 +69,7 @@ def test_table_prints_the_last_runs_table(monkeypatch: pytest.MonkeyPatch, capsy
 def test_best_prints_the_model_of_the_round_closest_to_the_teacher(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("params.yaml").write_text("schedule: {total_steps: 4, refresh_every: 2}\n")
-    stillroom(monkeypatch, "plan")
+    Path("rounds.yaml").write_text("rounds: [{id: r1}, {id: r2}]\n")
     for id_, distance in (("init", 0.1), ("r1", 2.0), ("r2", 1.0), ("r3", 0.5)):  # r3 is no longer of the schedule
         write_json(Path(f"work/evaluations/small/{id_}.json"), {"metrics": {"forward_kl": distance}})
     capsys.readouterr()

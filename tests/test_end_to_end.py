@@ -357,6 +357,7 @@ def test_appended_rounds_run_alone(project: Project) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_rollouts_used_again_by_their_author_and_by_another_student_cost_the_teacher_nothing(project: Project) -> None:
     """Replay, and a second student that reads the first one's: only fresh rollouts are scored."""
     project.change(
@@ -379,6 +380,7 @@ def test_rollouts_used_again_by_their_author_and_by_another_student_cost_the_tea
         assert cost["positions"] == used_again + sum(fresh)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_an_adapter_leaves_adapters_and_one_base(project: Project) -> None:
     lora = {
         "r": 2,

@@ -34,4 +34,4 @@ def test_the_page_has_names_types_bounds_values_and_words() -> None:
     assert "| `refresh_every` | int >= 1 | `10` | Optimizer steps between two refreshes" in text
     assert "| `sampling.max_new_tokens` | int >= 1 |" in text
     assert "## task.settings of gsm8k" in text
-    assert "| `layers` | a list or null | `[0, 1, 2," in text
+    assert "| `layers` | a list or a mapping or null | `[0, 1, 2," in text
