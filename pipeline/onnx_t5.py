@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers  # its models are loaded when they are named: T5's take two seconds
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
 
 from pipeline.errors import ModelError
 from pipeline.families import untie_head
@@ -44,7 +44,7 @@ def load_export(path: Path) -> Any:
     try:
         for name in FILES:
             weights |= _weights(memoryview((path / name).read_bytes()))
-        model = T5ForConditionalGeneration(_config(weights))
+        model = transformers.T5ForConditionalGeneration(_config(weights))
         untie_head(model).load_state_dict(weights | _shared(weights))
     except (KeyError, IndexError, StopIteration, ValueError, RuntimeError) as error:
         got = " ".join(str(error).split())[:160] or type(error).__name__
@@ -88,13 +88,13 @@ def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
     return whole * tensors[f"{name}_scale"]
 
 
-def _config(weights: dict[str, Tensor]) -> T5Config:
+def _config(weights: dict[str, Tensor]) -> "transformers.T5Config":
     """Sizes are the matrices'; what no matrix tells is T5's default."""
     first = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = weights[f"{first}.relative_attention_bias.weight"].shape
     inner, width = weights[f"{first}.q.weight"].shape
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in weights
-    return T5Config(
+    return transformers.T5Config(
         vocab_size=len(weights["lm_head.weight"]),
         d_model=width,
         d_kv=inner // heads,

@@ -132,10 +132,14 @@ def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any
 def save_student(
     model: Any, tokenizer: Any, p: StudentParams, *, seed: int, base: Path, folder: Path, where: str
 ) -> None:
-    """A student's first checkpoint: the model in `folder`, or frozen in `base` with a new adapter in `folder`."""
+    """A student's first checkpoint: the model in `folder`, or frozen in `base` with a new adapter in `folder`.
+
+    Without an adapter a line in `base` says so: DVC warns of an empty directory at every stage.
+    """
     tokenizer.save_pretrained(folder)
     if p.lora is None:
         model.save_pretrained(folder)
+        (base / "README.md").write_text("This student is no adapter: its checkpoints are whole models.\n")
         return
     model.to(getattr(torch, p.lora.base_dtype)).save_pretrained(base)
     tokenizer.save_pretrained(base)

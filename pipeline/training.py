@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import transformers  # whose schedulers import peft, three seconds: when they are asked for
 from torch import Tensor
-from transformers import get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pipeline import adapter, lm
@@ -79,7 +79,9 @@ def train(
     `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
     """
     dtype = lm.resolve_dtype(p.precision)
-    schedule = get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps).lr_lambdas[0]
+    schedule = transformers.get_scheduler(
+        p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps
+    ).lr_lambdas[0]
     model.train()
     if p.gradient_checkpointing:
         model.activation_checkpointing_enable()

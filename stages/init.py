@@ -1,6 +1,6 @@
 """Make a student's first checkpoint, work/STUDENT/TO/model, with the teacher's tokenizer.
 
-A student with `lora` is an adapter there, and work/STUDENT/base holds what it adapts; for any other it is empty.
+A student with `lora` is an adapter there, and work/STUDENT/base holds what it adapts; for any other a line of text.
 """
 
 from dataclasses import replace
