@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import transformers  # whose schedulers import peft, three seconds: when they are asked for
+import transformers  # its schedulers bring peft along, three seconds: loaded when they are asked for
 from torch import Tensor
 from transformers.trainer_pt_utils import get_parameter_names
 
