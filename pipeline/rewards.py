@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from pipeline.errors import DataError, ParameterError
 from pipeline.records import Prompt, Rollout
+from pipeline.tasks.bleu import sentence_bleu
 from pipeline.tasks.numbers import exact_match
 from pipeline.tasks.rouge import rouge_l
 
@@ -38,7 +39,7 @@ Written: TypeAlias = tuple[str, int, bool]  # text, tokens, ended
 REWARDS: dict[str, Reward] = {
     "exact_match": lambda answer: exact_match(answer.text, answer.references),  # the final numbers are equal
     "rouge_l": lambda answer: rouge_l(answer.text, answer.references),
-    "bleu": lambda answer: _bleu(answer.text, answer.references),
+    "bleu": lambda answer: sentence_bleu(answer.text, answer.references),
     "length": lambda answer: answer.tokens,
     "ended": lambda answer: answer.ended,
 }
@@ -97,13 +98,6 @@ def _number(name: str, function: Reward, answer: Answer) -> float:
         shown = f"{value!r} ({type(value).__name__})"
         raise DataError(f"reward.{name}", expected="a finite number", got=shown, remedy="mend the function")
     return float(value)
-
-
-def _bleu(text: str, references: Sequence[str]) -> float:
-    """Sentence BLEU between 0 and 1, with sacrebleu's smoothing and no longer n-grams than there are words."""
-    from sacrebleu.metrics import BLEU  # imported here: half a second that other rewards need not
-
-    return float(BLEU(effective_order=True).sentence_score(text, references).score) / 100
 
 
 def _wrong(name: str, expected: str, got: str) -> ParameterError:

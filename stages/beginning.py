@@ -5,10 +5,10 @@ from pathlib import Path
 from pipeline.beginning import Wish, begin
 from pipeline.configuration import check_params
 from pipeline.errors import DataError
-from pipeline.params import edit_yaml, lookup, read_yaml, section
-from pipeline.schedule import ScheduleParams, write_rounds
+from pipeline.params import edit_yaml, read_yaml
 from pipeline.tables import replacing
 from stages.command import PARAMS
+from stages.rounds import follow_params
 
 
 def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
@@ -21,6 +21,5 @@ def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
         temporary.write_text(text)
         check_params(temporary)
     if out == PARAMS:
-        schedule = section(PARAMS, ScheduleParams, "schedule")
-        write_rounds(Path("rounds.yaml"), schedule, lookup(PARAMS, "students"), lookup(PARAMS, "sft"))
+        follow_params()
     return beginning.told

@@ -27,9 +27,10 @@ for one in (best, merge, store):
 @click.option("--refresh-every", type=click.IntRange(1), help="Change it in params.yaml first.")
 def plan(**schedule: int | None) -> None:
     """Write rounds.yaml from params.yaml: schedule, students and sft."""
-    from pipeline.params import edit_yaml, lookup, section
-    from pipeline.schedule import ScheduleParams, write_rounds
+    from pipeline.params import edit_yaml, section
+    from pipeline.schedule import ScheduleParams
     from pipeline.tables import replacing
+    from stages.rounds import follow_params
 
     section(PARAMS, ScheduleParams, "schedule")  # its mistakes first
     changes: dict[tuple[str, ...], int] = {("schedule", key): n for key, n in schedule.items() if n is not None}
@@ -37,8 +38,7 @@ def plan(**schedule: int | None) -> None:
         text = edit_yaml(PARAMS, changes)
         with replacing(PARAMS) as temporary:
             temporary.write_text(text)
-    p = section(PARAMS, ScheduleParams, "schedule")
-    write_rounds(Path("rounds.yaml"), p, lookup(PARAMS, "students"), lookup(PARAMS, "sft"))
+    follow_params()
 
 
 @commands.command()

@@ -4,13 +4,11 @@ from pathlib import Path
 
 from pipeline.configuration import check_params
 from pipeline.errors import DataError, ParameterError
-from pipeline.params import lookup, section
-from pipeline.schedule import ScheduleParams, write_rounds
 from pipeline.tables import replacing
 from stages.command import PARAMS
+from stages.rounds import follow_params
 
 PRESETS = Path("presets")
-ROUNDS = Path("rounds.yaml")
 
 
 def choose(name: str, *, force: bool) -> None:
@@ -26,5 +24,4 @@ def choose(name: str, *, force: bool) -> None:
     check_params(PRESETS / f"{name}.yaml")
     with replacing(PARAMS) as temporary:
         temporary.write_text(texts[name])
-    schedule = section(PARAMS, ScheduleParams, "schedule")
-    write_rounds(ROUNDS, schedule, lookup(PARAMS, "students"), lookup(PARAMS, "sft"))
+    follow_params()

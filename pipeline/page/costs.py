@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.page.charts import bars
-from pipeline.page.findings import Row
+from pipeline.page.findings import Row, place
 from pipeline.page.html import Section, Specs, details, figure, table, text
 
 _COLUMNS = ("runs", "seconds", "tokens", "tokens/s", "bytes", "from the store")
@@ -58,8 +58,7 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
 
 
 def _place(row: Row) -> str:
-    named = " ".join(one for one in (row["student"], row["round"]) if one)
-    return named or "once"
+    return place(row) or "once"
 
 
 def _grouped(rows: Sequence[Row], name_of: Any) -> list[list[str]]:

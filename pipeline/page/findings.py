@@ -62,6 +62,11 @@ def thinned(rows: Sequence[Row], points: int = POINTS) -> list[Row]:
     return found
 
 
+def place(row: Row) -> str:
+    """The student and the round that a row belongs to, as far as it does."""
+    return " ".join(one for one in (row["student"], row["round"]) if one)
+
+
 def _mean(steps: Sequence[Row]) -> Row:
     merged = dict(steps[-1])
     for key, last in merged.items():

@@ -7,7 +7,7 @@ from pipeline.measures import measure
 from pipeline.page import heatmap, quality
 from pipeline.page.charts import curve, ranges
 from pipeline.page.costs import compared_costs, ledger
-from pipeline.page.findings import Findings, Row
+from pipeline.page.findings import Findings, Row, place
 from pipeline.page.html import Section, Specs, details, document, figure, grid, table, text
 
 Metrics = Mapping[str, Any]
@@ -98,7 +98,7 @@ def _store(found: Findings, specs: Specs) -> Section:
     figures = []
     for key, title in (("tail", "Teacher's mass outside its entries"), ("entropy", "Teacher's entropy, nats")):
         points = [
-            {"group": _place(row), "series": row["source"]} | {name: row[name] for name in ("mean", "p50", "p90")}
+            {"group": place(row), "series": row["source"]} | {name: row[name] for name in ("mean", "p50", "p90")}
             for row in found.tails
             if row["measure"] == key
         ]
@@ -122,11 +122,7 @@ def _segment_line(row: Row) -> list[str]:
 
     error = f"{row['error_nats']:.2g}" if row["measured_positions"] else ""
     numbers = [each(name) for name in ("head_entries", "union_entries", "draws", "size_bytes")]
-    return [_place(row), f"{row['sequences']:,}", f"{row['positions']:,}", *numbers, row["codec"], error]
-
-
-def _place(row: Row) -> str:
-    return " ".join(one for one in (row["student"], row["round"]) if one)
+    return [place(row), f"{row['sequences']:,}", f"{row['positions']:,}", *numbers, row["codec"], error]
 
 
 def _lineage(lineage: Mapping[str, str], segments: Sequence[Row], params: str) -> Section:
