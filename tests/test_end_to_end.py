@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from pipeline import lm
@@ -256,9 +257,18 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, make_model_dir: Callable[...
 
 @pytest.fixture(scope="module")
 def finished(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
-    """A project that has run to its end, and what that printed."""
-    project = copy_of(fresh, tmp_path_factory.mktemp("finished"))
-    return project, project.repro()
+    """A project that has run to its end, and what that printed: once for all workers of pytest-xdist."""
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent
+    printed = parent / "finished" / "printed.txt"
+    with FileLock(parent / "finished.lock"):
+        if not printed.exists():
+            shutil.rmtree(printed.parent, ignore_errors=True)  # of a worker that failed
+            printed.parent.mkdir()
+            output = copy_of(fresh, printed.parent).repro()
+            printed.write_text(output)
+    return Project(printed.parent / "project"), printed.read_text()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from transformers import (
@@ -27,6 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from pipeline import pretrained
 from pipeline.errors import ModelError, ParameterError
 from pipeline.lm import load_model
 from pipeline.pretrained import StudentParams, keep_layers, load_pretrained, start_student
@@ -314,6 +316,18 @@ def test_a_directory_without_weights_or_with_damaged_ones_is_refused(teacher_dir
     assert refused(str(copied)).startswith("teacher.model: expected a hub name, a local model directory or a GGUF file")
     weights.unlink()
     assert "no file named model.safetensors" in refused(str(copied))
+
+
+def test_the_three_readings_of_a_gguf_file_share_one_reader(tmp_path: Path) -> None:
+    path, plain = tmp_path / "model.gguf", gguf.GGUFReader
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pretrained._gguf_read_once():
+        assert gguf.GGUFReader(path) is gguf.GGUFReader(path)
+    assert gguf.GGUFReader is plain
 
 
 def test_a_gguf_file_of_rubbish_is_refused(tmp_path: Path) -> None:
