@@ -8,13 +8,14 @@ from pipeline.errors import DataError
 from pipeline.params import edit_yaml, read_yaml
 from pipeline.tables import replacing
 from stages.command import PARAMS
+from stages.presets import require_unchanged
 from stages.rounds import follow_params
 
 
 def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
     """Write `out` from params.yaml, and rounds.yaml where it is params.yaml itself; returns what was found out."""
-    if out.exists() and not force:
-        raise DataError(out, expected="no file", got="one", remedy="add --force to change it, or --out another")
+    if not force:
+        _spare(out)
     beginning = begin(wish, read_yaml(PARAMS))
     text = edit_yaml(PARAMS, beginning.changes)
     with replacing(out) as temporary:
@@ -23,3 +24,11 @@ def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
     if out == PARAMS:
         follow_params()
     return beginning.told
+
+
+def _spare(out: Path) -> None:
+    """A DataError where something would be lost: another file, or a params.yaml that is no preset."""
+    if out == PARAMS:
+        require_unchanged()
+    elif out.exists():
+        raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")

@@ -53,12 +53,15 @@ def sft(model: Path, out: Path, name: str) -> None:
 
 
 @commands.command()
-@click.argument("name")
-@click.option("--force", is_flag=True, help="Also over a params.yaml that was changed by hand.")
-def preset(name: str, force: bool) -> None:
-    """Write params.yaml and rounds.yaml from presets/NAME.yaml."""
-    from stages.presets import choose
+@click.argument("name", required=False)
+@click.option("--force", is_flag=True, help="Also over a params.yaml or rounds.yaml that was changed by hand.")
+def preset(name: str | None, force: bool) -> None:
+    """Write params.yaml and rounds.yaml from presets/NAME.yaml; without NAME list what there is (* is params.yaml)."""
+    from stages.presets import choose, listing
 
+    if name is None:
+        click.echo("\n".join(listing()))
+        return
     choose(name, force=force)
     click.echo(f"wrote params.yaml and rounds.yaml from presets/{name}.yaml; next: `make repro`")
 
@@ -73,7 +76,7 @@ def preset(name: str, force: bool) -> None:
 @click.option("--heldout-split", default="test", show_default=True)
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PARAMS, show_default=True)
-@click.option("--force", is_flag=True, help="Change the file that is there.")
+@click.option("--force", is_flag=True, help="Also over changes of your own.")
 def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
     """Write params.yaml for your own models and data, after checking that they fit together."""
     from pipeline.beginning import Wish
@@ -129,7 +132,7 @@ def compare(runs: tuple[str, ...], out: Path) -> None:
 @click.argument("sql")
 @click.option("--json", "as_json", is_flag=True, help="One object a row, for scripts.")
 def query(sql: str, as_json: bool) -> None:
-    """Ask DuckDB over the files of a run and the store; the README lists the views, such as "select * from runs"."""
+    """Ask DuckDB over the files of a run and the store, such as "select * from runs"; docs/commands.md lists views."""
     from pipeline import views
     from pipeline.report import markdown
 

@@ -86,7 +86,7 @@ def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("args", "row", "told"),
     [
-        ((), {"article": "a", "summary": "b"}, "params.yaml: expected no file, got one; add --force"),
+        ((), {"article": "a", "summary": "b"}, "got changes to it; keep a copy and add --force"),
         (("--force",), {"frage": "a", "antwort": "b"}, "got frage, antwort; name them"),
         (("--force", "--task", "poems"), {"article": "a", "summary": "b"}, "--task: expected one of: "),
         (("--force", "--heldout-split", "dev"), {"article": "a", "summary": "b"}, "expected dev"),

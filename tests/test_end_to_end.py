@@ -30,7 +30,7 @@ from pipeline.training_log import read_log
 from stages.inputs import read_rollouts
 
 ROOT = Path(__file__).parent.parent
-FILES = ("dvc.yaml", ".dvcignore", "pyproject.toml", "requirements", "pipeline", "stages", "schemas")
+FILES = ("dvc.yaml", ".dvcignore", "pyproject.toml", "requirements", "presets", "pipeline", "stages", "schemas")
 STUDENT = "work/small/r2/model/model.safetensors"
 FIRST_RUN = [
     *["plan", "teacher", "prepare", "init@small", "generate", "corpus", "evaluate_teacher", "report"],

@@ -66,8 +66,8 @@ def test_a_preset_is_sound_and_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_is_in_the_readme(name: str) -> None:
-    assert f"`{name}`" in (ROOT / "README.md").read_text()
+def test_a_preset_is_documented(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs/presets.md").read_text()
 
 
 def chosen(*args: str) -> Any:
@@ -93,6 +93,25 @@ def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
     assert (project / "params.yaml").read_text() == mine
     assert chosen("instructions", "--force").exit_code == 0
     assert read_yaml(project / "params.yaml")["task"]["name"] == "instructions"
+
+
+def test_rounds_of_ones_own_are_kept_unless_forced(project: Path) -> None:
+    assert chosen("gsm8k").exit_code == 0
+    mine = (project / "rounds.yaml").read_text().replace("steps: 10", "steps: 9", 1)
+    (project / "rounds.yaml").write_text(mine)
+    assert str(chosen("docstrings").exception).startswith("rounds.yaml: expected the rounds of a preset, got others")
+    assert (project / "rounds.yaml").read_text() == mine
+    assert (project / "params.yaml").read_text() == (project / "presets/gsm8k.yaml").read_text()
+    assert chosen("docstrings", "--force").exit_code == 0
+    assert (project / "rounds.yaml").read_text() != mine
+
+
+def test_without_a_name_the_presets_are_listed(project: Path) -> None:
+    assert chosen("gsm8k").exit_code == 0
+    lines = chosen().output.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != "*"] == [name for name in NAMES if name != "gsm8k"]
+    assert [line for line in lines if line[0] == "*"] == [line for line in lines if "worked answers to school" in line]
+    assert all(len(line.split()) > 3 for line in lines)
 
 
 def test_an_unknown_preset_lists_those_that_exist(project: Path) -> None:

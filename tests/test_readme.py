@@ -10,7 +10,6 @@ import pytest
 from pipeline.records import Rollout
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
-from pipeline.views import VIEWS, connect, query
 from tests.scores import head_only, header
 
 ROOT = Path(__file__).parent.parent
@@ -58,12 +57,3 @@ def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:pipeline|stages|schemas|docs|tests)/[\w./]*)`", README))))
 def test_files_that_the_readme_names_exist(path: str) -> None:
     assert (ROOT / path).exists()
-
-
-def test_the_readme_has_a_query_for_each_view() -> None:
-    assert re.findall(r"^\| `(\w+)` \|.*`select ", README, re.MULTILINE) == list(VIEWS)
-
-
-@pytest.mark.parametrize("sql", re.findall(r"[`\"](select [^`\"]*)[`\"]", README))
-def test_queries_in_the_readme_run(tmp_path: Path, sql: str) -> None:
-    query(connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store"), sql)
