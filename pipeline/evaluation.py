@@ -19,6 +19,7 @@ from pipeline.engines.base import Sampled, Sampler, Sampling
 from pipeline.params import Count, Positive
 from pipeline.progress import bar
 from pipeline.records import Precision, Prompt, TokenComparison
+from pipeline.tasks import Judged, Task
 
 LIKELIEST = 5  # tokens of either model that a comparison keeps
 _POSITIONS = 256  # whose logits are in memory at once
@@ -47,6 +48,11 @@ class Completions:
 
     sampled: list[Sampled]  # temperature 1
     greedy: list[Sampled]
+
+    @property
+    def eos_share(self) -> float:
+        """How many of the sampled end with eos."""
+        return sum(one.ended for one in self.sampled) / len(self.sampled)
 
     @property
     def tokens(self) -> int:
@@ -132,18 +138,15 @@ def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
     )
 
 
-def task_metrics(
-    prompts: Sequence[Prompt],
-    completions: Completions,
-    decode: Callable[[list[int]], str],
-    measure: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]],
-) -> dict[str, float]:
-    """The task's metrics of the greedy completions, and the share of sampled completions that end with eos."""
-    texts = [decode(one.token_ids) for one in completions.greedy]
-    return {
-        **measure(texts, [prompt.references for prompt in prompts]),
-        "eos_share": sum(one.ended for one in completions.sampled) / len(completions.sampled),
-    }
+def judge(
+    task: Task, prompts: Sequence[Prompt], completions: Sequence[Sampled], decode: Callable[[list[int]], str]
+) -> list[Judged]:
+    """Each completion and what it is worth, in the order of the prompts."""
+    texts = [decode(one.token_ids) for one in completions]
+    return [
+        Judged(text=text, references=prompt.references, score=task.score(text, prompt.references))
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
 
 
 @torch.inference_mode()

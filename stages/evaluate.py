@@ -1,18 +1,17 @@
 """Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone: work/evaluations."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline.engines.hf import HFSampler
-from pipeline.evaluation import EvaluationParams, compare, complete, join, task_metrics
+from pipeline.evaluation import EvaluationParams, compare, complete, join, judge
 from pipeline.params import lookup, section
-from pipeline.records import Prompt
 from pipeline.rewards import mean_reward
 from pipeline.tables import write_json, write_rows
-from pipeline.tasks import Task, find_task
+from pipeline.tasks import find_task
 from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from schemas.comparison import COMPARISON
 from stages.command import PARAMS, PROMPTS, TEACHER, cost, run
@@ -37,7 +36,8 @@ def main(student: str | None, checkpoint: str) -> None:
         name = f"{student} {checkpoint}" if student else "teacher"
         completions = complete(prompts, sampler, p, title=f"complete {name}")
         del sampler
-        metrics = task_metrics(prompts, completions, read, task.metrics)
+        judged = judge(task, prompts, completions.greedy, read)
+        metrics = task.metrics(judged) | {"eos_share": completions.eos_share}
         written = [(read(one.token_ids), len(one.token_ids), one.ended) for one in completions.sampled]
         metrics |= mean_reward(prompts, written, weights)
         if student:
@@ -47,16 +47,9 @@ def main(student: str | None, checkpoint: str) -> None:
             rows = [row for prompt, one, at in pairs for row in at.rows(prompt.prompt_id, one.token_ids, tokens)]
             write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
         entry["tokens"] = completions.tokens
-    texts = [
-        _judged(task, prompt, read(one.token_ids)) for prompt, one in zip(prompts, completions.greedy, strict=True)
-    ]
+    texts = [{"prompt_id": prompt.prompt_id} | asdict(one) for prompt, one in zip(prompts, judged, strict=True)]
     positions = sum(len(one.token_ids) for one in completions.sampled)
     write_json(out, {"headline": task.headline, "metrics": metrics, "positions": positions, "texts": texts})
-
-
-def _judged(task: Task, prompt: Prompt, text: str) -> dict[str, Any]:
-    score = task.score(text, prompt.references)
-    return {"prompt_id": prompt.prompt_id, "references": prompt.references, "greedy": text, "score": score}
 
 
 if __name__ == "__main__":

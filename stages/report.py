@@ -17,6 +17,7 @@ from pipeline.page.vega import dvc_template
 from pipeline.params import lookup, read_yaml
 from pipeline.picture import draw_run
 from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
+from pipeline.standing import jobs
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
 from pipeline.views import connect, query
@@ -33,7 +34,7 @@ def main() -> None:
         name: [(id_, read_json(EVALUATIONS / name / f"{id_}.json")["metrics"]) for id_ in document["checkpoints"]]
         for name in students
     }
-    teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, list(last_steps))
+    teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, document)
     metrics = summarise(teacher["headline"], teacher["metrics"], measured, costs, last_steps)
     write_json(REPORT / "metrics.json", metrics)
     write_json(REPORT / "summary.json", key_figures(metrics))
@@ -92,13 +93,9 @@ def _model(described: Mapping[str, Any]) -> str:
     return ", ".join([described["model"], *told]) if described["model"] else ", ".join(told)
 
 
-def _costs(students: list[str], rounds: list[str]) -> dict[str, Any]:
+def _costs(students: list[str], document: Mapping[str, Any]) -> dict[str, Any]:
     """The costs of this schedule's stages; those of rounds that it no longer has stay out."""
-    names = ["prepare", "teacher", "teacher-evaluate", "generate", "corpus-score"]
-    names += [f"{name}-sft" for name in read_yaml(Path("rounds.yaml"))["tuned"]]
-    for student in students:
-        names += [f"{student}-init", f"{student}-init-evaluate"]
-        names += [f"{student}-{id_}-{stage}" for id_ in rounds for stage in ("rollout", "score", "train", "evaluate")]
+    names = [one.name for one in jobs(students, document["rounds"], document["tuned"])]
     return {name: read_json(COSTS / f"{name}.json") for name in names}
 
 

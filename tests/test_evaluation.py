@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import lm
 from pipeline.engines.base import Sampled, Sampling
 from pipeline.engines.hf import HFSampler
-from pipeline.evaluation import LIKELIEST, Completions, EvaluationParams, compare, complete, join, task_metrics
+from pipeline.evaluation import LIKELIEST, Completions, EvaluationParams, compare, complete, join, judge
 from pipeline.records import Prompt
 
 VOCAB = 260
@@ -125,18 +125,25 @@ def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) ->
     assert found.tokens == sum(len(one.token_ids) for one in [*found.sampled, *found.greedy])
 
 
-def test_task_metrics_score_the_greedy_and_count_the_sampled_that_end() -> None:
-    prompts = [prompt("a", [1], "xx"), prompt("b", [1], "y"), prompt("c", [1], "z"), prompt("d", [1], "zz")]
+def test_every_greedy_completion_is_scored_once_and_the_sampled_that_end_are_counted() -> None:
+    seen: list[str] = []
+
+    class Task:
+        def score(self, text: str, references: Sequence[str]) -> float:
+            seen.append(text)
+            return float(text in references)
+
+    task: Any = Task()
     completions = Completions(
         sampled=[sampled([1], ended=True), sampled([2]), sampled([3]), sampled([4])],
-        greedy=[sampled([120, 120]), sampled([121]), sampled([0], ended=True), sampled([122], ended=True)],
+        greedy=[sampled([120, 120]), sampled([121]), sampled([0], ended=True)],
     )
-
-    def decode(ids: list[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def measure(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        return {"right": sum(text in right for text, right in zip(texts, references, strict=True)), "asked": len(texts)}
-
-    found = task_metrics(prompts, completions, decode, measure)
-    assert found == {"right": 2, "asked": 4, "eos_share": 0.25}
+    prompts = [prompt("a", [1], "xx"), prompt("b", [1], "y"), prompt("c", [1], "z")]
+    judged = judge(task, prompts, completions.greedy, lambda ids: "".join(map(chr, ids)))
+    assert [(one.text, one.references, one.score) for one in judged] == [
+        ("xx", ["xx"], 1.0),
+        ("y", ["y"], 1.0),
+        ("\0", ["z"], 0.0),
+    ]
+    assert seen == ["xx", "y", "\0"]
+    assert completions.eos_share == 0.25

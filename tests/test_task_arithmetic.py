@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ParameterError
 from pipeline.params import parse
 from pipeline.tasks.arithmetic import Arithmetic, ArithmeticSettings
-from pipeline.tasks.base import Case
+from pipeline.tasks.base import Case, Judged
 from pipeline.tasks.numbers import final_number
 
 SETTINGS: dict[str, Any] = {
@@ -111,4 +111,5 @@ def test_the_final_number_decides() -> None:
     assert right is not None
     assert Arithmetic().score(f"So it is {right}", case.references) == 1.0
     assert Arithmetic().score(f"So it is {right + 1}", case.references) == 0.0
-    assert Arithmetic().metrics([f"{right}", "no"], [case.references] * 2) == {"exact_match": 0.5}
+    judged = [Judged(text="", references=[], score=one) for one in (1.0, 0.0)]
+    assert Arithmetic().metrics(judged) == {"exact_match": 0.5}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import Case
+from pipeline.tasks.base import Case, Judged
 from pipeline.tasks.gsm8k import Gsm8k, Gsm8kSettings
 
 
@@ -47,8 +47,10 @@ def test_an_answer_without_a_number_is_refused(tmp_path: Path) -> None:
 
 def test_the_score_is_that_of_the_final_number() -> None:
     assert Gsm8k().score("That makes $1,000.00.", ["#### 1000"]) == 1.0
-    found = Gsm8k().metrics(["1", "2", "3", "4"], [["#### 1"], ["#### 2", "#### 9"], ["#### 4"], ["#### 5"]])
-    assert found == {"exact_match": 0.5}
+    assert Gsm8k().score("2", ["#### 2", "#### 9"]) == 1.0
+    assert Gsm8k().score("3", ["#### 4"]) == 0.0
+    judged = [Judged(text="", references=[], score=one) for one in (1.0, 1.0, 0.0, 0.0)]
+    assert Gsm8k().metrics(judged) == {"exact_match": 0.5}
 
 
 def test_the_published_set_reads_whole() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tasks.base import Case
+from pipeline.tasks.base import Case, Judged
 from pipeline.tasks.rouge import rouge, rouge_l
 from pipeline.tasks.summarisation import Summarisation, SummarisationSettings
 
@@ -70,7 +70,9 @@ def test_each_measure_takes_its_best_reference() -> None:
 
 
 def test_metrics_are_means_over_the_texts() -> None:
-    found = Summarisation().metrics(["a b c d", "x"], [["a b d e"], ["y"]])
+    task = Summarisation()
+    pairs = [("a b c d", ["a b d e"]), ("x", ["y"])]
+    found = task.metrics([Judged(text=one, references=right, score=task.score(one, right)) for one, right in pairs])
     assert found == pytest.approx({"rouge_1": 3 / 8, "rouge_2": 1 / 6, "rouge_l": 3 / 8})
 
 

@@ -1,7 +1,7 @@
 """Every task of pipeline.tasks: what the rest of the pipeline relies on. A new task adds a line to SETTINGS."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import ParameterError
 from pipeline.measures import MEASURES
 from pipeline.params import parse
-from pipeline.tasks import TASKS, Case, find_task
+from pipeline.tasks import TASKS, Case, Judged, Task, find_task
 
 
 def docstring_settings(root: Path) -> dict[str, Any]:
@@ -75,6 +75,11 @@ def cases_of(name: str, root: Path) -> list[Case]:
     return list(task.cases(parse(task.settings, SETTINGS[name](root), where="task.settings")))
 
 
+def judged(task: Task, texts: list[str], references: Sequence[Sequence[str]]) -> list[Judged]:
+    pairs = zip(texts, references, strict=True)
+    return [Judged(text=text, references=right, score=task.score(text, right)) for text, right in pairs]
+
+
 def test_settings_are_a_frozen_dataclass_without_defaults(name: str) -> None:
     settings = TASKS[name].settings
     assert is_dataclass(settings)
@@ -111,15 +116,15 @@ def test_scores_lie_between_0_and_1_and_any_reference_scores_1(name: str, tmp_pa
 def test_the_references_reach_the_top_of_every_metric_and_silence_the_bottom(name: str, tmp_path: Path) -> None:
     task, cases = TASKS[name], cases_of(name, tmp_path)
     references = [case.references for case in cases]
-    best = task.metrics([one[0] for one in references], references)
+    best = task.metrics(judged(task, [one[0] for one in references], references))
     assert task.headline in best
     for metric, value in best.items():
         assert value == pytest.approx(100.0 if metric in OF_100 else 1.0)
-    assert task.metrics([""] * len(cases), references) == dict.fromkeys(best, 0.0)
+    assert task.metrics(judged(task, [""] * len(cases), references)) == dict.fromkeys(best, 0.0)
 
 
 def test_every_metric_has_a_title_in_the_report(name: str) -> None:
-    assert set(TASKS[name].metrics(["a"], [["a 1"]])) <= set(MEASURES)
+    assert set(TASKS[name].metrics(judged(TASKS[name], ["a"], [["a 1"]]))) <= set(MEASURES)
 
 
 def test_an_unknown_task_is_refused_with_those_that_exist() -> None:

@@ -70,11 +70,12 @@ def place(row: Row) -> str:
 def _mean(steps: Sequence[Row]) -> Row:
     merged = dict(steps[-1])
     for key, last in merged.items():
-        numbers = [row[key] for row in steps if _is_number(row[key])]
+        numbers = [row[key] for row in steps if is_number(row[key])]
         if key != "step" and numbers and not isinstance(last, str):
             merged[key] = sum(numbers) / len(numbers)
     return merged
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for what can be drawn and averaged; neither None nor NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

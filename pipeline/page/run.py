@@ -7,7 +7,7 @@ from pipeline.measures import measure
 from pipeline.page import heatmap, quality
 from pipeline.page.charts import curve, ranges
 from pipeline.page.costs import compared_costs, ledger
-from pipeline.page.findings import Findings, Row, place
+from pipeline.page.findings import Findings, Row, is_number, place
 from pipeline.page.html import Section, Specs, details, document, figure, grid, table, text
 
 Metrics = Mapping[str, Any]
@@ -70,7 +70,7 @@ def _way(student: Metrics, key: str) -> str:
 
 def _training(rows: Sequence[Row], students: Sequence[quality.Student], specs: Specs) -> Section:
     """A chart for every number in the logs, whatever it is called."""
-    keys = [key for key in (rows[0] if rows else {}) if key not in _LABELS and any(_number(row[key]) for row in rows)]
+    keys = [key for key in (rows[0] if rows else {}) if key not in _LABELS and any(is_number(row[key]) for row in rows)]
     borders = sorted({row["step"] + 0.5 for one in students for row in one.checkpoints[1:-1]})
     figures = {key: _training_figure(key, rows, borders, specs) for key in keys}
     main = grid(*(one for key, one in figures.items() if key not in _ASIDE))
@@ -82,15 +82,11 @@ def _training(rows: Sequence[Row], students: Sequence[quality.Student], specs: S
 
 
 def _training_figure(key: str, rows: Sequence[Row], borders: Sequence[float], specs: Specs) -> str:
-    points = [{"series": row["student"], "x": row["step"], "y": row[key]} for row in rows if _number(row[key])]
+    points = [{"series": row["student"], "x": row["step"], "y": row[key]} for row in rows if is_number(row[key])]
     name, of = f"training-{key}", measure(key)
     form = "%" if of.form.endswith("%") else of.form
     specs[name] = curve(points, x_title="optimizer steps", y_title=of.title, marked=False, form=form, borders=borders)
     return figure(name, of.title, of.unit)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
 
 
 def _store(found: Findings, specs: Specs) -> Section:

@@ -2,14 +2,14 @@
 
 from pipeline.errors import ParameterError
 from pipeline.tasks.arithmetic import Arithmetic
-from pipeline.tasks.base import Case, Message, Split, Task
+from pipeline.tasks.base import Case, Judged, Message, Split, Task
 from pipeline.tasks.docstrings import Docstrings
 from pipeline.tasks.gsm8k import Gsm8k
 from pipeline.tasks.instructions import Instructions
 from pipeline.tasks.summarisation import Summarisation
 from pipeline.tasks.translation import Translation
 
-__all__ = ["TASKS", "Case", "Message", "Split", "Task", "find_task"]
+__all__ = ["TASKS", "Case", "Judged", "Message", "Split", "Task", "find_task"]
 
 TASKS: dict[str, Task] = {
     "arithmetic": Arithmetic(),

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 from pipeline.errors import ParameterError
 from pipeline.fingerprint import derive_seed, digest
 from pipeline.params import Positive, Range
-from pipeline.tasks.base import Case, mean
+from pipeline.tasks.base import Case, Judged, mean
 from pipeline.tasks.numbers import exact_match
 
 Operation: TypeAlias = Literal["add", "subtract", "multiply", "divide"]
@@ -89,9 +89,9 @@ class Arithmetic:
         """1 when the final numbers are equal, else 0."""
         return exact_match(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The share of completions that end in the right number."""
-        return {"exact_match": mean(list(map(self.score, completions, references)))}
+        return {"exact_match": mean([one.score for one in judged])}
 
 
 def _draw_steps(chance: random.Random, value: int, settings: ArithmeticSettings) -> tuple[Step, ...]:

@@ -25,6 +25,15 @@ class Case:
     references: tuple[str, ...]  # at least one; the first is what is learnt, all count in the measures
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A completion as a task's metrics see it."""
+
+    text: str
+    references: Sequence[str]
+    score: float  # the task's own
+
+
 class Task(Protocol):
     """What a task file provides. `pipeline.tasks.TASKS` holds one instance of each."""
 
@@ -46,8 +55,8 @@ class Task(Protocol):
     def score(self, completion: str, references: Sequence[str]) -> float:
         """What one completion is worth: between 0 and 1; 1 for any of the references itself. Usable as a reward."""
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        """Name -> value over all completions, each with its references. Every name has a line in pipeline.report."""
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """Name -> value over all completions. Every name has a line in pipeline.measures."""
 
 
 def mean(values: Sequence[float]) -> float:

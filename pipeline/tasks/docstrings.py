@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import DataError, ParameterError
 from pipeline.params import Positive
-from pipeline.tasks.base import Case, Split, mean
+from pipeline.tasks.base import Case, Judged, Split, mean
 from pipeline.tasks.rouge import rouge_l
 from pipeline.tasks.sources import STDLIB, docstrings
 
@@ -77,9 +77,9 @@ class Docstrings:
         """ROUGE-L F1."""
         return rouge_l(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The mean ROUGE-L F1."""
-        return {"rouge_l": mean(list(map(self.score, completions, references)))}
+        return {"rouge_l": mean([one.score for one in judged])}
 
 
 def is_summary(text: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import DataError
 from pipeline.fingerprint import digest
-from pipeline.tasks.base import Case, Split, mean
+from pipeline.tasks.base import Case, Judged, Split, mean
 from pipeline.tasks.numbers import exact_match, final_number
 from pipeline.tasks.rows import RowSettings, iter_splits
 from pipeline.tasks.table import merge_cases
@@ -43,9 +43,9 @@ class Gsm8k:
         """1 when the final numbers are equal as numbers, else 0."""
         return exact_match(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The share of completions that end in the right number."""
-        return {"exact_match": mean(list(map(self.score, completions, references)))}
+        return {"exact_match": mean([one.score for one in judged])}
 
 
 def _cases(settings: Gsm8kSettings) -> Iterator[Case]:

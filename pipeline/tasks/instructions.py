@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ParameterError
 from pipeline.fingerprint import digest
-from pipeline.tasks.base import Case, Message, Split, mean
+from pipeline.tasks.base import Case, Judged, Message, Split, mean
 from pipeline.tasks.rouge import rouge_l
 from pipeline.tasks.rows import RowSettings, iter_splits
 from pipeline.tasks.table import Row, merge_cases
@@ -54,9 +54,9 @@ class Instructions:
         """ROUGE-L F1."""
         return rouge_l(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The mean ROUGE-L F1."""
-        return {"rouge_l": mean(list(map(self.score, completions, references)))}
+        return {"rouge_l": mean([one.score for one in judged])}
 
 
 def _cases(settings: InstructionSettings) -> Iterator[Case]:

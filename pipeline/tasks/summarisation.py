@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.fingerprint import digest
-from pipeline.tasks.base import Case, mean
+from pipeline.tasks.base import Case, Judged, mean
 from pipeline.tasks.rouge import rouge, rouge_l
 from pipeline.tasks.rows import RowSettings, iter_splits
 from pipeline.tasks.table import merge_cases
@@ -46,10 +46,12 @@ class Summarisation:
         """ROUGE-L F1."""
         return rouge_l(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The mean F1 of each measure."""
-        found = list(map(rouge, completions, references))
-        return {name: mean([one[name] for one in found]) for name in found[0]}
+        words = [rouge(one.text, one.references, ("rouge_1", "rouge_2")) for one in judged]
+        return {name: mean([one[name] for one in words]) for name in words[0]} | {
+            "rouge_l": mean([one.score for one in judged])
+        }
 
 
 def _cases(settings: SummarisationSettings) -> Iterator[Case]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.fingerprint import digest
-from pipeline.tasks.base import Case
+from pipeline.tasks.base import Case, Judged
 from pipeline.tasks.bleu import corpus_scores, sentence_score
 from pipeline.tasks.rows import RowSettings, iter_splits
 from pipeline.tasks.table import merge_cases
@@ -40,9 +40,9 @@ class Translation:
         """chrF of the sentence, between 0 and 1."""
         return sentence_score(completion, references)
 
-    def metrics(self, completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """BLEU and chrF of all sentences together, between 0 and 100."""
-        return corpus_scores(completions, references)
+        return corpus_scores([one.text for one in judged], [one.references for one in judged])
 
 
 def _cases(settings: TranslationSettings) -> Iterator[Case]:
