@@ -1,0 +1,117 @@
+"""A job in a folder of its own: the pipeline's stages, run in this process on another checkout's teacher and prompts.
+
+The stages are those of dvc.yaml, called in their order with its options; what they read and write, the store included,
+lies in the folder. DVC and the start of a process for each stage are missing (about ten seconds a stage on two slow
+cores; docs/decisions.md), so seconds told here are those of the work: loading models, hashing inputs, checkpoints and
+all. Not taken: `dvc repro` in a copy, whose seconds are mostly those of starting Python.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.params import parse, read_yaml, write_yaml
+from pipeline.schedule import ScheduleParams, rounds_document
+from pipeline.tables import read_json
+from stages import generate, init, rollout, score, train
+from stages.command import COSTS, PARAMS
+
+_COMMANDS: dict[str, click.Command] = {
+    "init": init.main,
+    "generate": generate.main,
+    "rollout": rollout.main,
+    "score": score.main,
+    "train": train.main,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """By one stage."""
+
+    stage: str
+    seconds: float
+    tokens: int  # as the stage counts them: sampled, read by the teacher, read by the student
+
+
+@contextlib.contextmanager
+def job(folder: Path, changes: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """Stand in `folder`, with the teacher and the prompts of the directory left and its params.yaml, changed; gives the
+    rounds. What the stages print goes to stderr."""
+    home, document = Path.cwd(), merged(read_yaml(PARAMS), changes)
+    (folder / "work").mkdir(parents=True)
+    for name in ("teacher", "prompts"):
+        (folder / "work" / name).symlink_to(home / "work" / name)
+    write_yaml(folder / PARAMS, document, comment="Of a benchmark.")
+    known = os.environ.get("STILLROOM_STORE")
+    os.environ["STILLROOM_STORE"] = str(folder / "store")
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+            schedule = parse(ScheduleParams, document["schedule"], where="schedule")
+            yield rounds_document(schedule, document["students"], [])["rounds"]
+    finally:
+        del os.environ["STILLROOM_STORE"]
+        if known is not None:
+            os.environ["STILLROOM_STORE"] = known
+
+
+def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the changes in their places; whatever is no mapping is replaced."""
+    found = dict(document)
+    for key, value in changes.items():
+        within = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if within else value
+    return found
+
+
+def make_corpus() -> list[Spent]:
+    """Written, and scored."""
+    return [_run("generate", "generate"), _score(Path("work/corpus"), "corpus")]
+
+
+def begin(student: str) -> Spent:
+    """The student's first checkpoint."""
+    return _run("init", f"{student}-init", student=student, to="init")
+
+
+def go_round(student: str, one: Mapping[str, Any]) -> list[Spent]:
+    """One round of the schedule: rollouts, scores, training."""
+    place, name = {"student": student, "round": one["id"], "prev": one["prev"]}, f"{student}-{one['id']}"
+    place["first-step"] = one["first_step"]
+    return [
+        _run("rollout", f"{name}-rollout", **place),
+        _score(Path(f"work/{student}/{one['id']}"), name),
+        _run("train", f"{name}-train", **place, steps=one["steps"]),
+    ]
+
+
+def _score(place: Path, name: str) -> Spent:
+    entry = f"{name}-score"
+    return _run("score", entry, rollouts=place / "rollouts.parquet", out=place / "segment", name=entry)
+
+
+def _run(stage: str, entry: str, **options: object) -> Spent:
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    started = time.perf_counter()
+    _COMMANDS[stage].main(args=words, prog_name=stage, standalone_mode=False)
+    gc.collect()  # a process of its own would leave nothing
+    seconds = time.perf_counter() - started
+    return Spent(stage=stage, seconds=seconds, tokens=read_json(COSTS / f"{entry}.json")["tokens"])
+
+
+def seconds_of(spent: list[Spent], stage: str | None = None) -> float:
+    """Of one kind of stage, or of all."""
+    return sum(one.seconds for one in spent if stage in (None, one.stage))
+
+
+def tokens_of(spent: list[Spent], stage: str) -> int:
+    """Of one kind of stage."""
+    return sum(one.tokens for one in spent if one.stage == stage)

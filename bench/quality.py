@@ -1,0 +1,285 @@
+"""How fast a student comes near its teacher: held-out KL against wall time and teacher tokens, beside TRL's GKDTrainer.
+
+    python -m bench.quality --json FILE
+    python -m bench.quality --steps 32 --measure 8 --heldout 24 --seeds 2 --json FILE    # an hour
+
+Every row trains the first student of params.yaml for the same number of steps of the same size on nothing but its own
+rollouts for the same training prompts, with the same learning rate, from the same seed: through this pipeline's stages
+(`bench.job`) with fresh rollouts every so many steps and so many passes over them, and with a live teacher
+(`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a token, on
+completions that the student samples for held-out prompts.
+
+Each row and seed has a process of its own, whose peak of resident memory is taken before it measures any KL; KL is
+measured on saved checkpoints afterwards, off the clock. Seconds include loading models, hashing and checkpoints, and
+not the imports. A pipeline's row runs all its stages in one process, so its peak is an upper bound of any stage's.
+Run where a finished job's teacher and prompts are (work/).
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import click
+
+import stages  # noqa: F401  sets up the process as a stage is
+from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
+from bench.output import Row, show
+from bench.trl_gkd import has_trl, run_gkd
+from pipeline.engines.base import Sampling
+from pipeline.engines.hf import HFSampler
+from pipeline.evaluation import EvaluationParams, compare, join
+from pipeline.params import lookup, section
+from pipeline.text import eos_ids, load_tokenizer, shared_vocab
+from pipeline.training import OptimizerParams
+from stages.command import PARAMS, PROMPTS, TEACHER
+from stages.inputs import read_prompts
+
+_TRL = "trl"
+_STUDENT = "measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all rows have in common."""
+
+    steps: int
+    measure: int
+    batch: int
+    samples: int
+    tokens: int
+    heldout: int
+    learning_rate: float
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option("--steps", default=8, show_default=True, help="Optimizer steps of a row.")
+@click.option("--measure", default=4, show_default=True, help="Steps between measurements.")
+@click.option("--batch", default=8, show_default=True, help="Rollouts of a step.")
+@click.option("--samples", default=4, show_default=True, help="Rollouts of a prompt in the pipeline's rows.")
+@click.option("--tokens", default=40, show_default=True, help="Of a rollout, at most.")
+@click.option("--heldout", default=12, show_default=True, help="Prompts on which a student is measured.")
+@click.option("--learning-rate", default=3e-4, show_default=True)
+@click.option("--way", "ways", multiple=True, default=("2x1", "4x1", "4x2"), show_default=True)
+@click.option("--seeds", default=1, show_default=True)
+@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+@click.option("--seed", default=0, show_default=True, help="Of --only.")
+def main(out: Path | None, ways: Sequence[str], seeds: int, only: str | None, seed: int, **sizes: Any) -> None:
+    """--way EVERYxPASSES: steps between refreshes, and passes over the rollouts of each."""
+    setting = Setting(**sizes)
+    if only is not None:
+        click.echo(json.dumps(list(measured(only, setting, seed))))
+        return
+    for way in ways:
+        check_way(way, setting)
+    names = [*([_TRL] if has_trl() else []), *ways]
+    runs = [row for name in names for seed in range(seeds) for row in _in_its_own_process(name, setting, seed)]
+    rows = [*averaged(runs), *against_trl(averaged(runs))]
+    show(table(rows), rows, out, setting=asdict(setting), runs=runs)
+    if _TRL not in names:
+        click.echo("trl is not installed: no row for it")
+
+
+def check_way(way: str, setting: Setting) -> tuple[int, int]:
+    """Steps between refreshes, and passes; a click.UsageError where the numbers do not go into each other."""
+    every, _, passes = way.partition("x")
+    if not (every.isdigit() and passes.isdigit() and int(every) and int(passes)):
+        raise click.UsageError(f"--way: expected EVERYxPASSES such as 8x2, got {way}")
+    if setting.measure % int(every) or setting.steps % setting.measure:
+        raise click.UsageError(f"--way: expected a divisor of --measure, and that one of --steps, got {way}")
+    if int(every) * setting.batch % (int(passes) * setting.samples):
+        raise click.UsageError(f"--way {way}: expected whole prompts of --samples rollouts in --batch times EVERY")
+    return int(every), int(passes)
+
+
+def _in_its_own_process(name: str, setting: Setting, seed: int) -> list[Row]:
+    options = [word for key, value in asdict(setting).items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "bench.quality", "--only", name, "--seed", str(seed), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+def measured(name: str, setting: Setting, seed: int) -> Iterator[Row]:
+    """One row a checkpoint, after all of them are trained."""
+    changes = changed(setting, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        checkpoints = _trl(setting, seed, changes, at) if name == _TRL else _pipeline(name, setting, changes, at)
+        trained = [*checkpoints]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
+        for row, model in trained:
+            yield row | {"way": name, "seed": seed, "peak_mb": peak / 1e6} | divergences(model, setting)
+
+
+def changed(setting: Setting, seed: int) -> dict[str, Any]:
+    """What is changed of params.yaml for every row."""
+    document = lookup(PARAMS)
+    return {
+        "seed": seed,
+        "students": [_STUDENT],
+        "student": {_STUDENT: document["student"][document["students"][0]]},
+        "schedule": {"total_steps": setting.steps, "max_staleness": None, "peers": {}},
+        "corpus": {"references": 0, "generations": 0},
+        "reward": {},
+        "replay": {"rounds": 0},
+        "rollout": {
+            "samples_per_prompt": setting.samples,
+            "sampling": {"max_new_tokens": setting.tokens, "temperature": 1.0, "top_p": 1.0},
+        },
+        "objective": {
+            "divergence": {"name": "forward_kl"},
+            "temperature": 1.0,
+            "support": "auto",
+            "cross_entropy": 0.0,
+            "alpha": 1.0,
+        },
+        "batches": {
+            "batch_size": setting.batch,
+            "micro_batch_size": setting.batch,
+            "student_fraction": 1.0,
+            "corpus_weights": None,
+        },
+        "optimizer": {
+            "learning_rate": setting.learning_rate,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 0,
+            "save_steps": setting.steps,
+        },
+    }
+
+
+def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path) -> Iterator[tuple[Row, Path]]:
+    every, passes = check_way(way, setting)
+    prompts = every * setting.batch // (passes * setting.samples)
+    own = {"schedule": {"refresh_every": every}, "rollout": {"prompts": prompts}}
+    seconds, tokens = 0.0, 0
+    with job(folder / "job", merged(changes, own)) as rounds:
+        make_corpus()  # an empty one
+        begin(_STUDENT)
+        for one in rounds:
+            spent, done = go_round(_STUDENT, one), one["first_step"] + one["steps"]
+            seconds, tokens = seconds + seconds_of(spent), tokens + tokens_of(spent, "score")
+            if done % setting.measure == 0:
+                model = folder / f"job/work/{_STUDENT}/{one['id']}/model"
+                yield {"step": done, "seconds": seconds, "teacher_tokens": tokens}, model
+
+
+def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> list[tuple[Row, Path]]:
+    found: list[tuple[Row, Path]] = []
+    with job(folder / "job", merged(changes, {"schedule": {"refresh_every": setting.steps}})):
+        begin(_STUDENT)
+        prompts, start = read_prompts(PROMPTS, "train"), Path(f"work/{_STUDENT}/init/model")
+        tokenizer = load_tokenizer(start)
+
+        def tell(model: Any, step: int, seconds: float, tokens: int) -> None:
+            out = folder / f"trl-{step}"
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+            found.append(({"step": step, "seconds": seconds, "teacher_tokens": tokens}, out))
+
+        run_gkd(
+            start,
+            TEACHER,
+            [one.prompt_ids for one in prompts],
+            section(PARAMS, OptimizerParams, "optimizer"),
+            batch=setting.batch,
+            tokens=setting.tokens,
+            steps=setting.steps,
+            every=setting.measure,
+            seed=seed,
+            tell=tell,
+        )
+    return found
+
+
+def divergences(model: Path, setting: Setting) -> dict[str, float]:
+    """Dense, on completions that the model samples for held-out prompts; the same uniform numbers for every model."""
+    p = section(PARAMS, EvaluationParams, "evaluation")
+    tokenizer, prompts = load_tokenizer(model), read_prompts(PROMPTS, "heldout")[: setting.heldout]
+    vocab = shared_vocab(tokenizer)
+    sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=0)
+    way = Sampling(
+        max_new_tokens=setting.tokens, temperature=1.0, top_p=1.0, support_threshold=1.0, support_max=0, tail_draws=0
+    )
+    made = sampler.sample([one.prompt_ids for one in prompts], [one.prompt_id for one in prompts], way)
+    found = join(compare(model, TEACHER, prompts, made, p, vocab=vocab, title="compare")).means()
+    return {name: found[name] for name in ("forward_kl", "reverse_kl")}
+
+
+def averaged(runs: Sequence[Row]) -> list[Row]:
+    """Means over seeds, one row a way and step; peaks are the largest."""
+    rows: list[Row] = []
+    for way, step in dict.fromkeys((row["way"], row["step"]) for row in runs):
+        same = [row for row in runs if (row["way"], row["step"]) == (way, step)]
+        kls = [row["forward_kl"] for row in same]
+        means = {
+            key: mean(row[key] for row in same) for key in ("seconds", "teacher_tokens", "forward_kl", "reverse_kl")
+        }
+        rows.append(
+            {"name": f"{title(way)}: step {step}", "way": way, "step": step, "seeds": len(same)}
+            | means
+            | {"range": max(kls) - min(kls), "peak_mb": max(row["peak_mb"] for row in same)}
+        )
+    return rows
+
+
+def title(way: str) -> str:
+    """A way in words."""
+    every, _, passes = way.partition("x")
+    return "TRL, live teacher" if way == _TRL else f"refresh every {every}, passes {passes}"
+
+
+def against_trl(rows: Sequence[Row]) -> list[Row]:
+    """For each of our ways the first measurement that is as near as TRL's last, in parts of what TRL took."""
+    theirs = [row for row in rows if row["way"] == _TRL]
+    if not theirs:
+        return []
+    last, found = theirs[-1], list[Row]()
+    for way in dict.fromkeys(row["way"] for row in rows if row["way"] != _TRL):
+        own = [row for row in rows if row["way"] == way]
+        there = next((row for row in own if row["forward_kl"] <= last["forward_kl"]), None)
+        found.append(
+            {
+                "name": f"{title(way)}: to TRL's KL",
+                "way": way,
+                "reached": there is not None,
+                "step": there and there["step"],
+                "forward_kl": (there or own[-1])["forward_kl"],
+                "of_trl_seconds": there and there["seconds"] / last["seconds"],
+                "of_trl_teacher_tokens": there and there["teacher_tokens"] / last["teacher_tokens"],
+                "of_trl_peak": own[-1]["peak_mb"] / last["peak_mb"],
+            }
+        )
+    return found
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows to read."""
+    head = ["run", "forward KL", "seconds", "teacher tokens", "peak MB", "of TRL's seconds", "of TRL's peak"]
+    shown = {
+        "forward_kl": "{:.3f}",
+        "seconds": "{:.1f}",
+        "teacher_tokens": "{:,.0f}",
+        "peak_mb": "{:,.0f}",
+        "of_trl_seconds": "{:.2f}",
+        "of_trl_peak": "{:.2f}",
+    }
+    return [
+        head,
+        *(
+            [row["name"], *(form.format(row[key]) if row.get(key) is not None else "" for key, form in shown.items())]
+            for row in rows
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()
