@@ -150,10 +150,11 @@ def test_supports_that_settle_are_let_through(tmp_path: Path) -> None:
 
 
 def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[..., str], tmp_path: Path) -> None:
-    check_params(write(tmp_path, "schedule.total_steps", 40))
-    assert mistake("schedule.total_steps", 41) == (
-        "optimizer.decay_steps: expected at least schedule.total_steps (41) with linear, which ends in 0, "
-        "got 40; raise it, which trains the earlier rounds again, or take constant_with_warmup"
+    last = YAML(typ="safe").load(PARAMS)["optimizer"]["decay_steps"]
+    check_params(write(tmp_path, "schedule.total_steps", last))
+    assert mistake("schedule.total_steps", last + 1) == (
+        f"optimizer.decay_steps: expected at least schedule.total_steps ({last + 1}) with linear, which ends in 0, "
+        f"got {last}; raise it, which trains the earlier rounds again, or take constant_with_warmup"
     )
 
 
@@ -255,9 +256,11 @@ def test_a_reward_that_is_not_there_is_told_at_once(mistake: Callable[..., str])
 
 def test_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
     optimizer = YAML(typ="safe").load(PARAMS)["optimizer"]
-    tuning = {"steps": 41, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
+    last = optimizer["decay_steps"]
+    tuning = {"steps": last + 1, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
     assert mistake("sft", {"small": tuning}).startswith(
-        "sft.small.optimizer.decay_steps: expected at least sft.small.steps (41) with linear, which ends in 0, got 40;"
+        f"sft.small.optimizer.decay_steps: expected at least sft.small.steps ({last + 1}) with linear, "
+        f"which ends in 0, got {last};"
     )
     assert mistake("sft", {"tall": tuning | {"steps": 4}}).startswith("sft: expected names out of: teacher, small, got")
 
