@@ -37,6 +37,10 @@ MEASURES = {
     "read_tokens": Measure(title="tokens read a step", form=",.0f"),
     "own_share": Measure(title="share of the student's own rollouts", form=".1%"),
     "staleness_kl": Measure(title="staleness of the rollouts", unit="nats a token"),
+    "effective_share": Measure(title="effective sample of the rollouts", form=".1%"),
+    "clipped_share": Measure(title="tokens that PPO would clip", form=".1%"),
+    "truncated_share": Measure(title="completions that were cut", form=".1%"),
+    "compared_tokens": Measure(title="tokens compared for staleness", form=",.0f"),
     "teacher_tail": Measure(title="teacher's mass outside its entries", form=".3f"),
 }
 

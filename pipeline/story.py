@@ -32,8 +32,9 @@ def as_text(lineage: Lineage, costs: Costs, ran: Ran | None) -> str:
     lines: list[str] = []
     for run in history(lineage):
         here = run is lineage
-        lines += [*_facts(run), "", *_rounds(run, costs if here else {}), ""]
-        lines += ["Scores of each round:", *(f"  {one.id}: {_scored(one)}" for one in run.rounds), ""]
+        told = facts(run) | {f"parameters.{name}": value for name, value in parameters(run).items()}
+        lines += [*_aligned(told), "", *_rounds(run, costs if here else {}), ""]
+        lines += ["Scores of each round:", *(f"  {name}: {value}" for name, value in scores(run).items()), ""]
         if not here:
             lines += ["... and from there, in this run:", ""]
     lines += _ran(ran)
@@ -42,20 +43,47 @@ def as_text(lineage: Lineage, costs: Costs, ran: Ran | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(run: Lineage) -> list[str]:
+def facts(run: Lineage) -> dict[str, str]:
+    """What is known of a run of a student but its parameters and its rounds."""
     last = run.rounds[-1] if run.rounds else None
-    facts = {"student": run.student or "none: this is a teacher", "teacher": _source(run.teacher)}
+    found = {"student": run.student or "none: this is a teacher", "teacher": _source(run.teacher)}
     if run.start:
         kept = f", layers {kept_layers(run)}" if run.layers else ""
         fresh = f", random weights with {run.config}" if run.config is not None else ""
-        facts["begins as"] = _source(run.start) + kept + fresh
+        found["begins as"] = _source(run.start) + kept + fresh
+    if run.tunings:
+        found["tuned on references"] = ", ".join(
+            f"{one.model} for {one.parameters['steps']} steps" for one in run.tunings
+        )
     if last:
-        facts["tokenizer"] = last.tokenizer[:_SHOWN]
-        facts["data"] = f"{last.task} {last.settings}"
-        facts["prompts"] = ", ".join(f"{one.id} {one.prompts[:_SHOWN]}" for one in run.rounds)
-        facts |= {f"parameters.{name}": str(value) for name, value in last.parameters.items()}
-    width = max(map(len, facts))
-    return [f"{name.ljust(width)}  {value}" for name, value in facts.items()]
+        found["tokenizer"] = last.tokenizer[:_SHOWN]
+        found["data"] = f"{last.task}: " + ", ".join(f"{name} {value}" for name, value in flat(last.settings).items())
+        found["prompts"] = ", ".join(f"{one.id} {one.prompts[:_SHOWN]}" for one in run.rounds)
+    return found
+
+
+def parameters(run: Lineage) -> dict[str, str]:
+    """Those of the last round, by dotted name."""
+    return flat(run.rounds[-1].parameters) if run.rounds else {}
+
+
+def flat(value: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """A nested mapping by dotted name, lists in one line."""
+    found: dict[str, str] = {}
+    for key, one in value.items():
+        shown = " ".join(map(str, one)) if isinstance(one, list | tuple) else str(one)
+        found |= flat(one, f"{above}{key}.") if isinstance(one, Mapping) else {f"{above}{key}": shown}
+    return found
+
+
+def scores(run: Lineage) -> dict[str, str]:
+    """Round to the segments of teacher scores that it was trained on."""
+    return {one.id: _scored(one) for one in run.rounds}
+
+
+def _aligned(told: Mapping[str, str]) -> list[str]:
+    width = max(map(len, told))
+    return [f"{name.ljust(width)}  {value}" for name, value in told.items()]
 
 
 def _source(one: Source) -> str:
@@ -64,8 +92,11 @@ def _source(one: Source) -> str:
 
 
 def _rounds(run: Lineage, costs: Costs) -> list[str]:
-    if not run.rounds:
-        return ["No round yet."]
+    return markdown(rounds(run, costs)) if run.rounds else ["No round yet."]
+
+
+def rounds(run: Lineage, costs: Costs) -> list[list[str]]:
+    """A table with its head: what each round read, asked and took."""
     rows = [["round", "steps", "tokens trained", "teacher tokens", "of them new", "seconds", "code"]]
     for one in run.rounds:
         spent = [_cost(run, one, stage, costs) for stage in _STAGES]
@@ -78,7 +109,7 @@ def _rounds(run: Lineage, costs: Costs) -> list[str]:
                 *(f"{sum(seconds):,.1f}" if seconds else "unknown", _code(spent[2])),
             ]
         )
-    return markdown(rows)
+    return rows
 
 
 def _own(one: Round) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from pipeline.lineage import read_lineage
 from pipeline.page.findings import find
+from pipeline.page.origins import Costs
 from pipeline.page.run import run_page
 from pipeline.page.vega import dvc_template
 from pipeline.params import lookup, read_yaml
@@ -41,7 +43,7 @@ def main() -> None:
     _write_plots(metrics, list(last_steps))
     with replacing(REPORT / "picture.svg") as temporary:
         draw_run(temporary, metrics, [0, *last_steps.values()])
-    _write(REPORT / "index.html", _page(metrics, document["checkpoints"]))
+    _write(REPORT / "index.html", _page(metrics, document["checkpoints"], costs))
     _write(REPORT / "table.md", render_table(metrics))
     click.echo((REPORT / "table.md").read_text())
 
@@ -67,30 +69,20 @@ def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
     _write(REPORT / "dvc_plots.html", dvc_template())
 
 
-def _page(metrics: Mapping[str, Any], checkpoints: list[str]) -> str:
+def _page(metrics: Mapping[str, Any], checkpoints: list[str], costs: Costs) -> str:
     views = connect(WORK, LOGS, Path("no store: the page is about this run"))
-    found = find(partial(query, views), list(metrics["students"]), checkpoints)
-    params = read_yaml(PARAMS)
-    task, teacher = params["task"], params["teacher"]
-    lineage = {
-        "task": f"{task['name']}: {task['train']:,} prompts to train on, {task['heldout']:,} held out",
-        "data": ", ".join(f"{key} {value}" for key, value in task["settings"].items()),
-        "teacher": _model(teacher),
-        **{f"student {name}": _model(params["student"][name]) for name in metrics["students"]},
-    }
+    students = list(metrics["students"])
+    params, lineages = read_yaml(PARAMS), [read_lineage(WORK / name / checkpoints[-1] / "model") for name in students]
     return run_page(
         metrics,
-        found,
+        find(partial(query, views), students, checkpoints),
         checkpoints=checkpoints,
-        title=f"stillroom: {task['name']}",
-        lineage=lineage,
+        title=f"stillroom: {params['task']['name']}",
+        lineages=[one for one in lineages if one],
+        costs=costs,
+        max_staleness=params["schedule"]["max_staleness"],
         params=PARAMS.read_text(),
     )
-
-
-def _model(described: Mapping[str, Any]) -> str:
-    told = [f"{key} {value}" for key, value in described.items() if key != "model" and value is not None]
-    return ", ".join([described["model"], *told]) if described["model"] else ", ".join(told)
 
 
 def _costs(students: list[str], document: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.page.findings import Findings
+from pipeline.page.findings import Findings, by_round
 from pipeline.page.run import run_page
+from schemas.lineage import Lineage
+from tests.lineages import lineage, one_round, source
 
 NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 CHECKPOINTS = ["init", "r1", "r2", "r3"]
@@ -50,8 +52,10 @@ def _quality(far: float) -> dict[str, float]:
 def findings(students: Sequence[str] = ("small",)) -> Findings:
     """What the views would say about it."""
     places = [("", "corpus"), *((name, id_) for name in students for id_ in CHECKPOINTS[1:])]
+    training = [_step(name, step) for name in students for step in range(1, 31)]
     return Findings(
-        training=[_step(name, step) for name in students for step in range(1, 31)],
+        training=training,
+        rounds=by_round(training),
         costs=[_cost("prepare", "", ""), *(_cost(kind, *at) for at in places for kind in ("score", "train"))],
         tails=[
             {
@@ -115,13 +119,27 @@ def _token(student: str, round_id: str, prompt: int, position: int) -> dict[str,
     return row | {"teacher_p": [0.5, 0.2, 0.1, 0.05, 0.01], "student_p": [0.4, 0.3, 0.1, 0.1, 0.05]}
 
 
-def page(students: Sequence[str] = ("small",)) -> str:
+def lineages(students: Sequence[str] = ("small",)) -> list[Lineage]:
+    """Of the students after their last round; the teacher's name is one that nobody should have."""
+    rounds = [one_round(id_, first_step=10 * n, steps=10) for n, id_ in enumerate(CHECKPOINTS[1:])]
+    return [lineage(*rounds, student=name, teacher=source(NASTY, fingerprint="teacher-print")) for name in students]
+
+
+def costs() -> dict[str, Any]:
+    """work/costs as far as a lineage asks for it."""
+    score = {"seconds": 2.0, "tokens": 9, "positions": 50, "positions_reused": 20}
+    train = {"seconds": 4.0, "tokens": 5, "commit": "c" * 40, "dirty": True}
+    return {f"small-{id_}-{kind}": one for id_ in CHECKPOINTS for kind, one in (("score", score), ("train", train))}
+
+
+def page(students: Sequence[str] = ("small",), found: Findings | None = None, **changes: Any) -> str:
     """The report of such a run."""
-    return run_page(
-        metrics(students),
-        findings(students),
-        checkpoints=CHECKPOINTS,
-        title="stillroom: docstrings",
-        lineage={"task": "docstrings", "teacher": NASTY},
-        params=f"seed: 0\nname: {NASTY}\n",
-    )
+    about: dict[str, Any] = {
+        "checkpoints": CHECKPOINTS,
+        "title": "stillroom: docstrings",
+        "lineages": lineages(students),
+        "costs": costs(),
+        "max_staleness": None,
+        "params": f"seed: 0\nname: {NASTY}\n",
+    }
+    return run_page(changes.pop("metrics", metrics(students)), found or findings(students), **(about | changes))

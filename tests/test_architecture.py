@@ -53,11 +53,11 @@ LAYERS = [
     | {"tasks.translation"}
     | {"fresh", "card", "lineage", "provenance"}
     | {"measures", "page", "page.charts", "page.costs", "page.findings", "page.heatmap", "page.html", "page.quality"}
-    | {"page.run", "page.vega"},
+    | {"page.scores", "page.training", "page.vega"},
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
     {"configuration", "forecast", "tuning"},
-    {"beginning", "checkup", "lockfile", "reference", "standing", "story"},
+    {"beginning", "checkup", "lockfile", "reference", "standing", "story", "page.origins", "page.run"},
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +12,14 @@ import pytest
 from pipeline.measures import measure
 from pipeline.page import heatmap, quality
 from pipeline.page.charts import bars, curve
-from pipeline.page.findings import thinned
-from pipeline.page.html import data, table, text
-from pipeline.page.run import comparison_page, run_page
-from tests.pages import CHECKPOINTS, NASTY, findings, metrics, page
+from pipeline.page.costs import ledger
+from pipeline.page.findings import by_round, thinned
+from pipeline.page.html import Specs, data, table, text
+from pipeline.page.origins import origins
+from pipeline.page.run import comparison_page
+from pipeline.page.training import training
+from tests.lineages import one_round
+from tests.pages import NASTY, costs, findings, lineages, metrics, page
 
 TITLES = {
     "Side by side": "side-by-side",
@@ -54,16 +60,59 @@ def test_measures_and_columns_that_nobody_foresaw_show_by_name() -> None:
 
 
 def test_what_a_run_does_not_have_leaves_no_section() -> None:
-    found = dataclasses.replace(findings(), training=[], costs=[], tails=[], segments=[], tokens=[], prompts={})
+    found = dataclasses.replace(
+        findings(), training=[], rounds=[], costs=[], tails=[], segments=[], tokens=[], prompts={}
+    )
     alone = metrics()
     alone["students"]["small"]["rounds"] = []
-    html = run_page(alone, found, checkpoints=["init"], title="t", lineage={}, params="")
+    html = page(found=found, metrics=alone, checkpoints=["init"], lineages=[])
     assert re.findall(r'<section id="([^"]+)"', html) == ["headline", "lineage"]
     assert chart_places(html) == set()
-    html = run_page(
-        metrics(), dataclasses.replace(findings(), tokens=[]), checkpoints=CHECKPOINTS, title="", lineage={}, params=""
-    )
-    assert 'id="tokens"' not in html
+    assert 'id="tokens"' not in page(found=dataclasses.replace(findings(), tokens=[]))
+
+
+def test_the_lineage_of_every_student_is_told() -> None:
+    body = origins(lineages(("small", "tiny")), costs(), findings().segments, "seed: 0").body
+    assert re.findall("<h3>(.*?)</h3>", body) == ["small", "tiny", "The teacher's scores"]
+    for fact in ("teacher-prin", "tokenizer-p", "gsm8k: data openai/gsm8k, config main", "layers 0, 2"):
+        assert fact in body
+    row = '<th scope="row">r2</th><td>11-20</td><td>1,234</td><td>50</td><td>30</td><td>6.0</td><td>cccccccccccc'
+    assert row in body
+    assert "small/r1 aaaaaaaaaaaa (50 positions)" in body
+    assert "<dt>objective.temperature</dt><dd>1.0</dd>" in body
+    assert "Warning" not in body
+    other = dataclasses.replace(lineages()[0], rounds=(one_round(), one_round("r2", teacher="other")))
+    assert "Warning: student small: first tuned on data of teacher" in origins([other], {}, [], "").body
+
+
+def trained(left_out: Sequence[int], limit: float | None) -> tuple[str, Specs]:
+    steps = [one for one in findings().training if one["step"] not in left_out]
+    found, specs = dataclasses.replace(findings(), training=steps, rounds=by_round(steps)), Specs()
+    return training(found, quality.students_of({"": metrics()}), specs, max_staleness=limit).body, specs
+
+
+def test_rounds_tell_the_steps_that_were_not_taken_and_how_stale_they_ended() -> None:
+    body, specs = trained((), None)
+    assert "10 of 10" in body
+    assert "steps were not taken" not in body
+    assert "schedule.max_staleness" not in str(specs)
+    body, specs = trained((18, 19, 20), 0.08)
+    assert "3 steps were not taken" in body
+    loss = sum(one["loss"] for one in findings().training[10:17]) / 7
+    assert f'<th scope="row">small r2</th><td>7 of 10</td><td>{loss:.3f}</td><td>0.07</td>' in body
+    assert "schedule.max_staleness" in str(specs["training-staleness_kl"])
+    assert "schedule.max_staleness" not in str(specs["training-loss"])
+
+
+def test_numbers_that_are_none_are_neither_drawn_nor_averaged() -> None:
+    losses = [1.0, math.nan, 3.0, None]
+    steps = [{"student": "s", "round": "r1", "step": n, "loss": one} for n, one in enumerate(losses)]
+    (row,) = by_round(steps)
+    assert (row["steps"], row["loss"], row["last_loss"]) == (4, 2.0, None)
+    specs = Specs()
+    training(dataclasses.replace(findings(), training=steps), [], specs, max_staleness=None)
+    points = json.loads(data(specs["training-loss"]))["data"]["values"]
+    assert [(one["x"], one["y"]) for one in points] == [(0, 1.0), (2, 3.0)]
 
 
 def test_texts_of_others_stay_text() -> None:
@@ -146,6 +195,23 @@ def test_several_series_have_a_legend_and_one_has_none() -> None:
         spec = json.dumps(curve(points, x_title="x", y_title="y", marked=True))
         assert ('"legend": {"orient": "top"}' in spec) == legend
     assert bars([{"group": "g", "series": "a", "y": 1.0}], x_title="s")["encoding"]["color"]["legend"] is None
+
+
+def test_bars_are_stacked_by_what_is_most_in_all() -> None:
+    rows = [
+        {"group": g, "series": s, "y": y} for g, s, y in (("a", "few", 5.0), ("a", "many", 4.0), ("b", "many", 3.0))
+    ]
+    spec = bars(rows, x_title="s")
+    assert spec["encoding"]["color"]["sort"] == ["many", "few"]
+    assert [one["rank"] for one in spec["data"]["values"]] == [1, 0, 0]
+
+
+def test_the_ledger_says_what_came_from_the_store() -> None:
+    body = ledger([one for one in findings().costs if one["stage"] in ("score", "prepare")], {}).body
+    assert '<th scope="row">score</th><td>4</td><td>126.0</td><td>16,000</td><td>127</td>' in body
+    assert "<td>469,448</td><td>1,400 of 5,656</td>" in body
+    assert "of which 1,400 came from the store, which at this run&#x27;s rate saved about 41 s" in body
+    assert '<th scope="row">prepare</th><td>1</td><td>31.5</td><td>4,000</td><td>127</td><td></td><td></td>' in body
 
 
 def test_a_comparison_names_every_run_and_student() -> None:

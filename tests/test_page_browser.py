@@ -34,9 +34,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def opened(browser: Browser, path: Path, *, width: int = 1200, scheme: Any = "light") -> tuple[Page, list[str]]:
+def opened(
+    browser: Browser, path: Path, *, width: int = 1200, scheme: Any = "light", touch: bool = False
+) -> tuple[Page, list[str]]:
     """The page, and whatever it asked for or complained about."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, has_touch=touch, is_mobile=touch
+    )
     context.set_default_timeout(120_000)
     tab, told = context.new_page(), []
     tab.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
@@ -68,6 +72,75 @@ def test_every_chart_is_drawn_without_network_complaint_or_sideways_scrolling(
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     rights = charts.locator("svg").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
     assert max(rights) <= width
+
+
+def test_a_chart_tells_its_values_by_keyboard(browser: Browser, report: Path) -> None:
+    tab, told = opened(browser, report)
+    chart = tab.locator("#step-forward_kl")
+    words, here = tab.locator("#step-forward_kl + output"), chart.locator(".here")
+    chart.scroll_into_view_if_needed()
+    tab.wait_for_selector("#step-forward_kl[data-drawn]")
+    tab.locator("nav a").last.focus()
+    tab.keyboard.press("Tab")
+    while tab.evaluate("document.activeElement.id") != "step-forward_kl":  # it can be reached, and is no trap
+        tab.keyboard.press("Tab")
+    assert words.inner_text() == ""
+    for key, value in (
+        ("ArrowRight", "small, optimizer steps 0, forward KL 2.120"),
+        ("ArrowRight", "small, optimizer steps 10, forward KL 1.651"),
+        ("ArrowLeft", "small, optimizer steps 0, forward KL 2.120"),
+        ("ArrowLeft", "small, optimizer steps 0, forward KL 2.120"),
+        ("End", "tiny, optimizer steps 30, forward KL 0.780"),
+        ("ArrowRight", "tiny, optimizer steps 30, forward KL 0.780"),
+        ("Home", "small, optimizer steps 0, forward KL 2.120"),
+    ):
+        tab.keyboard.press(key)
+        assert words.inner_text() == value
+        assert here.count() == 1
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.id") == "step-reverse_kl"
+    assert told == []
+
+
+@pytest.mark.parametrize("name", ["costs-by-round", "store-tail", "training-loss"])
+def test_every_kind_of_chart_has_values_for_the_keyboard(browser: Browser, report: Path, name: str) -> None:
+    tab, _ = opened(browser, report)
+    tab.locator(f"#{name}").scroll_into_view_if_needed()
+    tab.wait_for_selector(f"#{name}[data-drawn]")
+    tab.locator(f"#{name}").focus()
+    tab.keyboard.press("End")
+    last = {
+        "costs-by-round": "tiny r3, train, seconds 31.5",
+        "store-tail": "tiny r3, student, mean 0.300, p50 0.200, p90 0.600",
+        "training-loss": "tiny, optimizer steps 30, training loss 0.9826",
+    }
+    assert tab.locator(f"#{name} + output").inner_text() == last[name]
+
+
+def test_a_phone_shows_both_distributions_of_a_tapped_token_and_the_value_of_a_tapped_point(
+    browser: Browser, report: Path
+) -> None:
+    tab, told = opened(browser, report, width=390, touch=True)
+    detail = tab.locator("#heat-detail")
+    tab.locator(".tokens").first.locator("span").nth(2).tap()
+    assert detail.locator("table").count() == 2
+    assert [detail.locator("table").nth(n).locator("tr").count() for n in (0, 1)] == [5, 5]
+    box = detail.bounding_box()
+    assert box is not None
+    assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 900.5  # it is on the screen, and leaves half of it to the text
+    assert box["height"] <= 450
+    rights = detail.locator("td.p").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
+    assert max(rights) <= 390
+    shown = detail.inner_text()
+    tab.locator(".tokens").nth(1).locator("span").nth(5).tap()
+    assert detail.inner_text() != shown
+    tab.locator("#step-forward_kl").scroll_into_view_if_needed()
+    tab.wait_for_selector("#step-forward_kl[data-drawn]")
+    tab.locator("#step-forward_kl .mark-symbol.role-mark path").nth(1).tap()
+    assert tab.locator("#step-forward_kl + output").inner_text() == "small, optimizer steps 10, forward KL 1.651"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert told == []
 
 
 def test_a_token_shows_both_distributions_when_hovered_and_by_keyboard(browser: Browser, report: Path) -> None:

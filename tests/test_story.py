@@ -1,6 +1,7 @@
 """A lineage in words and for programs."""
 
 import json
+import re
 
 from pipeline.lockfile import Ran
 from pipeline.story import as_json, as_text
@@ -23,6 +24,7 @@ def test_the_rounds_say_tokens_seconds_and_code() -> None:
     for fact in ("tokenizer-p", "openai/gsm8k", "prompts-prin", "teacher-prin", "small/r1 aaaaaaaaaaaa (50 positions)"):
         assert fact in text
     assert "  seed: 0" in text
+    assert re.search(r"parameters\.objective\.temperature +1\.0\n", text)
     assert "warning" not in text
 
 

@@ -3,7 +3,9 @@
 Series differ in shape or dashes as well as in colour, so that none is told by colour alone.
 """
 
-from collections.abc import Sequence
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -29,7 +31,7 @@ def curve(
         alt.Tooltip("x:Q", title=x_title, format=","),
         alt.Tooltip("y:Q", title=y_title, format=form),
     ]
-    base = alt.Chart(_data(points)).encode(
+    base = _told(alt.Chart(_data(points)), ["series"], {x_title: ("x", ","), y_title: ("y", form)}).encode(
         x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickMinStep=1, grid=False)),
         y=alt.Y("y:Q", title=None, scale=alt.Scale(zero=False), axis=_axis(form)),
         color=alt.Color("series:N", title=None, legend=_legend(points)),
@@ -47,15 +49,21 @@ def curve(
 
 
 def bars(rows: Sequence[Point], *, x_title: str, form: str = ",.1f") -> Spec:
-    """Horizontal bars, one a `group`, stacked of `series`; groups in the order given."""
+    """Horizontal bars, one a `group`, stacked of `series`, the largest in all first; groups in the order given."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
+    totals: dict[str, float] = defaultdict(float)
+    for row in rows:
+        totals[row["series"]] += row["y"]
+    ranked = sorted(totals, key=lambda one: -totals[one])
+    ordered = [row | {"rank": ranked.index(row["series"])} for row in rows]
     chart = (
-        alt.Chart(_data(rows))
+        _told(alt.Chart(_data(ordered)), ["group", "series"], {x_title: ("y", form)})
         .mark_bar()
         .encode(
             x=alt.X("y:Q", title=x_title, stack="zero", axis=alt.Axis(tickCount=6)),
             y=alt.Y("group:N", title=None, sort=groups),
-            color=alt.Color("series:N", title=None, legend=_legend(rows)),
+            color=alt.Color("series:N", title=None, sort=ranked, legend=_legend(rows)),
+            order="rank:Q",
             tooltip=[
                 alt.Tooltip("group:N", title="where"),
                 alt.Tooltip("series:N", title="what"),
@@ -69,7 +77,8 @@ def bars(rows: Sequence[Point], *, x_title: str, form: str = ",.1f") -> Spec:
 def ranges(rows: Sequence[Point], *, y_title: str, form: str = ".3f") -> Spec:
     """For each `group` and series a mean with the span from its median to its 90th percentile."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    base = alt.Chart(_data(rows)).encode(
+    spread = {name: (name, form) for name in ("mean", "p50", "p90")}
+    base = _told(alt.Chart(_data(rows)), ["group", "series"], spread).encode(
         x=alt.X("group:N", title=None, sort=groups, axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("series:N"),
         color=alt.Color("series:N", title=None, legend=_legend(rows)),
@@ -89,13 +98,20 @@ def _data(rows: Sequence[Point]) -> Any:
     return alt.Data(values=list(rows))
 
 
+def _told(chart: Any, names: Sequence[str], values: Mapping[str, tuple[str, str]]) -> Any:
+    """Each mark described in words, for who goes through them with the keyboard: `values` are field and format."""
+    words = [f"datum.{name}" for name in names]
+    words += [f"{json.dumps(f'{title} ')} + format(datum.{field}, '{form}')" for title, (field, form) in values.items()]
+    return chart.transform_calculate(told=" + ', ' + ".join(words)).encode(description="told:N")
+
+
 def _several(rows: Sequence[Point]) -> bool:
     return len({row["series"] for row in rows}) > 1
 
 
 def _axis(form: str) -> Any:
     """Shares in per cent; other numbers as short as they are."""
-    return alt.Axis(format=form) if form.endswith("%") else alt.Axis()
+    return alt.Axis(format="%") if form.endswith("%") else alt.Axis()
 
 
 def _legend(rows: Sequence[Point]) -> Any:
@@ -112,8 +128,7 @@ def _rules(values: Sequence[float]) -> Any:
 
 
 def _level(name: str, value: float, form: str) -> Any:
-    tooltip = [alt.Tooltip("name:N", title="series"), alt.Tooltip("at:Q", title="value", format=form)]
-    line = alt.Chart(_data([{"at": value, "name": name}])).encode(y="at:Q", tooltip=tooltip)
+    line = alt.Chart(_data([{"at": value, "name": f"{name} {value:{form}}"}])).encode(y="at:Q", tooltip="name:N")
     words = line.mark_text(align="left", dx=4, dy=-6, x=0).encode(text="name:N")
     return alt.layer(line.mark_rule(strokeDash=[6, 4], strokeWidth=1.5), words)
 

@@ -8,7 +8,7 @@ from pipeline.page.charts import bars
 from pipeline.page.findings import Row, place
 from pipeline.page.html import Section, Specs, details, figure, table, text
 
-_COLUMNS = ("runs", "seconds", "tokens", "tokens/s", "bytes", "from the store")
+_COLUMNS = ("runs", "seconds", "tokens", "tokens/s", "bytes", "positions from the store")
 
 
 def ledger(rows: Sequence[Row], specs: Specs) -> Section:
@@ -70,10 +70,12 @@ def _grouped(rows: Sequence[Row], name_of: Any) -> list[list[str]]:
 
 def _line(name: str, rows: Sequence[Row]) -> list[str]:
     seconds, tokens = (sum(row[key] or 0 for row in rows) for key in ("seconds", "tokens"))
-    size, reused = (sum(row[key] or 0 for row in rows) for key in ("payload_bytes", "positions_reused"))
-    rate = f"{tokens / seconds:,.0f}" if seconds and tokens else ""
-    shown = f"{size:,}" if size else "", f"{reused:,} positions" if reused else ""
-    return [name, f"{len(rows)}", f"{seconds:,.1f}", f"{tokens:,}", rate, *shown]
+    size, known, reused = (
+        sum(row[key] or 0 for row in rows) for key in ("payload_bytes", "positions", "positions_reused")
+    )
+    read = (f"{tokens:,}", f"{tokens / seconds:,.0f}" if seconds else "") if tokens else ("", "")
+    scored = (f"{size:,}", f"{reused:,} of {known:,}") if known else ("", "")
+    return [name, f"{len(rows)}", f"{seconds:,.1f}", *read, *scored]
 
 
 def _words(rows: Sequence[Row]) -> str:

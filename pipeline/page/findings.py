@@ -26,6 +26,7 @@ class Findings:
     """Rows of the views, as dictionaries by column."""
 
     training: list[Row]
+    rounds: list[Row]  # how training began and ended in each
     costs: list[Row]
     tails: list[Row]
     segments: list[Row]
@@ -42,8 +43,10 @@ def find(ask: Ask, students: Sequence[str], rounds: Sequence[str]) -> Findings:
         known = {"", *students}, {"", "corpus", "init", *rounds}
         return [one for one in named if one.get("student", "") in known[0] and one.get("round", "") in known[1]]
 
+    training = rows(_TRAINING)
     return Findings(
-        training=thinned(rows(_TRAINING)),
+        training=thinned(training),
+        rounds=by_round(training),
         costs=rows(_COSTS),
         tails=rows(_TAILS),
         segments=rows(_SEGMENTS),
@@ -59,6 +62,16 @@ def thinned(rows: Sequence[Row], points: int = POINTS) -> list[Row]:
         steps = list(group)
         size = math.ceil(len(steps) / points)
         found += [_mean(steps[start : start + size]) for start in range(0, len(steps), size)]
+    return found
+
+
+def by_round(rows: Sequence[Row]) -> list[Row]:
+    """A row a student and round: how many steps it took, its means, and its last step with `last_` before the name."""
+    found = []
+    for _, group in groupby(rows, key=lambda row: (row["student"], row["round"])):
+        steps = list(group)
+        last = {f"last_{key}": value for key, value in steps[-1].items()}
+        found.append(_mean(steps) | last | {"steps": len(steps)})
     return found
 
 

@@ -79,7 +79,7 @@ def heat_section(shown: int, found: int) -> Section:
     """The section in which the page's script shows the cases; empty without any."""
     words = (
         "Completions that the student sampled for held-out prompts, before its first and after its last round. The "
-        "darker a token's background, the further the student's distribution was from the teacher's at that place. "
+        "stronger a token's colour, the further the student's distribution was from the teacher's at that place. "
         "A dotted line: the two would not have put the same token first. Hover, tap, or go through the tokens with "
         "Tab and the arrow keys to see both distributions."
     )

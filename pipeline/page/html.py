@@ -45,12 +45,19 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     )
 
 
+def pairs(told: Mapping[str, Any]) -> str:
+    """Names and what they stand for."""
+    return "<dl>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in told.items()) + "</dl>"
+
+
 def figure(name: str, title: str, note: str = "") -> str:
-    """The place of a chart; the page's script draws it when it comes into view."""
+    """The place of a chart; the page's script draws it when it comes into view, and tells its values in the output."""
     words = f"<small>{text(note)}</small>" if note else ""
+    label = text(f"Chart: {title}; arrow keys go from value to value")
     return (
         f"<figure><figcaption>{text(title)} {words}</figcaption>"
-        f'<div class="chart" id="{text(name)}" role="img" aria-label="{text(title)}"></div></figure>'
+        f'<div class="chart" id="{text(name)}" role="group" tabindex="0" aria-label="{label}"></div>'
+        "<output></output></figure>"
     )
 
 

@@ -9,6 +9,13 @@
     return element;
   };
 
+  // The item that a key leads to, or none: the next, the one before, the first, the last.
+  const led = (items, chosen, key) => {
+    const at = items.indexOf(chosen), end = items.length - 1;
+    const to = { ArrowRight: at + 1, ArrowLeft: at < 0 ? end : at - 1, Home: 0, End: end }[key];
+    return to === undefined ? undefined : items[Math.max(0, Math.min(end, to))];
+  };
+
   // --- charts ---------------------------------------------------------------------------------------------------
   // Okabe and Ito's colours; the order keeps the best contrast with the ground first.
   const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b8669a", "#a87400", "#3a8fc0", "#777777", "#1b1f24"];
@@ -41,6 +48,26 @@
       .then(() => element.setAttribute("data-drawn", ""))
       .catch((error) => console.error(element.id, error));
   };
+  // What the mouse finds in a tooltip, the keyboard finds below the chart: the marks that have words, in their order.
+  const VALUES = ".mark-symbol path[aria-label], .mark-rect path[aria-label]";
+  const tell = (chart, mark) => {
+    chart.querySelector(".here")?.classList.remove("here");
+    mark.classList.add("here");
+    chart.nextElementSibling.textContent = mark.getAttribute("aria-label");
+  };
+  document.addEventListener("keydown", (event) => {
+    if (!event.target.matches(".chart")) return;
+    const marks = [...event.target.querySelectorAll(VALUES)];
+    const mark = led(marks, event.target.querySelector(".here"), event.key);
+    if (!mark) return;
+    event.preventDefault();
+    tell(event.target, mark);
+  });
+  document.addEventListener("click", (event) => {
+    const mark = event.target.closest(VALUES);
+    if (mark) tell(mark.closest(".chart"), mark);
+  });
+
   const charts = [...document.querySelectorAll(".chart")];
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -153,10 +180,11 @@
   place.addEventListener("keydown", (event) => {
     const list = event.target;
     if (event.key === "Escape") detail.classList.remove("open");
-    const move = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
-    if (!move || !list.matches(".tokens")) return;
+    if (!list.matches(".tokens")) return;
+    const token = led([...list.children], list.querySelector(".chosen"), event.key);
+    if (!token) return;
     event.preventDefault();
-    choose(list.querySelector(".chosen")?.[move] ?? list[event.key === "ArrowRight" ? "firstChild" : "lastChild"]);
+    choose(token);
   });
   for (const name of new Set(cases.map((one) => one.student))) student.append(new Option(name, name));
   student.parentElement.hidden = student.options.length < 2;

@@ -4,6 +4,7 @@ A run is a label and its metrics.json. With several runs or several students eac
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pipeline.measures import measure
@@ -19,11 +20,15 @@ class Student:
 
     def __init__(self, run: str, name: str, metrics: Metrics) -> None:
         """`run` is '' where the page is about one run alone."""
-        self.label = " ".join(one for one in (run, name) if one)
+        self.name, self.label = name, " ".join(one for one in (run, name) if one)
         self.teacher: Metrics = metrics["teacher"]
         self.before, self.after = (metrics["students"][name][when] for when in ("before", "after"))
         begin = {"id": "before", "step": 0, "scored_positions": 0} | self.before
         self.checkpoints: list[Metrics] = [begin, *metrics["students"][name]["rounds"]]
+
+    def pairs(self) -> Iterator[tuple[Metrics, Metrics]]:
+        """Each round's checkpoint behind the one before."""
+        return pairwise(self.checkpoints)
 
 
 def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
@@ -120,8 +125,7 @@ def _charts(students: Sequence[Student], specs: Specs, axis: str, x_title: str) 
         name, of = f"{axis}-{key}", measure(key)
         (value,) = values if len(values) == 1 else (None,)
         level = None if value is None else ("teacher", value)
-        form = "%" if of.form.endswith("%") else of.form
-        specs[name] = curve(points, x_title=x_title, y_title=of.title, marked=True, form=form, level=level)
+        specs[name] = curve(points, x_title=x_title, y_title=of.title, marked=True, form=of.form, level=level)
         yield figure(name, of.title, of.unit)
 
 
