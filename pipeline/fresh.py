@@ -24,8 +24,9 @@ class FreshParams:
 
     config: dict[str, object]
     """`model_type` of transformers (llama, t5, ...), and what differs from its defaults; token ids may be left out."""
-    tokenizer: str
-    """`bytes`: a token for every byte and three special ones; or a hub name or a directory, whose tokenizer it gets."""
+    tokenizer: str | tuple[str, ...]
+    """`bytes`: a token for every byte and three special ones; a list: the same and a token for each of these strings;
+    or a hub name or a directory, whose tokenizer it gets."""
     seed: int
     """Of the weights."""
 
@@ -37,7 +38,7 @@ class FreshParams:
 
 def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
     """Model and tokenizer of the same vocabulary; a ParameterError for a configuration that makes no model."""
-    tokenizer = byte_tokenizer() if p.tokenizer == "bytes" else load_tokenizer(p.tokenizer)
+    tokenizer = _tokenizer(p.tokenizer)
     fields = dict(p.config)
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
@@ -56,6 +57,12 @@ def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
     except Exception as error:  # transformers' checks raise whatever they run into
         expected = f"a {type(default).__name__} that fits together"
         raise _mistake(f"{where}.config", expected, " ".join(str(error).split())[:160]) from error
+
+
+def _tokenizer(named: str | tuple[str, ...]) -> Any:
+    if named == "bytes" or isinstance(named, tuple):
+        return byte_tokenizer(() if named == "bytes" else named)
+    return load_tokenizer(named)
 
 
 def _token_ids(tokenizer: Any, encoder: bool) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """What the figures of a run are called and how they are written; what is not listed shows under its own name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+_SAMPLED = "sampled_"  # begins the name of a task's metric of completions at temperature 1; without it they are greedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,5 +48,8 @@ MEASURES = {
 
 
 def measure(key: str) -> Measure:
-    """A known measure, or one whose title is its name."""
+    """A known measure, one of sampled completions, or one whose title is its name."""
+    if key.startswith(_SAMPLED):
+        greedy = measure(key.removeprefix(_SAMPLED))
+        return replace(greedy, title=f"{greedy.title}, sampled")
     return MEASURES.get(key) or Measure(title=key.replace("_", " "))

@@ -54,16 +54,18 @@ def sft(model: Path, out: Path, name: str) -> None:
 
 @commands.command()
 @click.argument("name", required=False)
+@click.option("--method", help="Of presets/methods: sft, supervised, sequence-level, mixed or on-policy.")
 @click.option("--force", is_flag=True, help="Also over a params.yaml or rounds.yaml that was changed by hand.")
-def preset(name: str | None, force: bool) -> None:
+def preset(name: str | None, method: str | None, force: bool) -> None:
     """Write params.yaml and rounds.yaml from presets/NAME.yaml; without NAME list what there is (* is params.yaml)."""
     from stages.presets import choose, listing
 
     if name is None:
         click.echo("\n".join(listing()))
         return
-    choose(name, force=force)
-    click.echo(f"wrote params.yaml and rounds.yaml from presets/{name}.yaml; next: `make repro`")
+    choose(name, method, force=force)
+    over = f" and presets/methods/{method}.yaml" if method else ""
+    click.echo(f"wrote params.yaml and rounds.yaml from presets/{name}.yaml{over}; next: `make repro`")
 
 
 @commands.command()

@@ -36,8 +36,9 @@ def main(student: str | None, checkpoint: str) -> None:
         name = f"{student} {checkpoint}" if student else "teacher"
         completions = complete(prompts, sampler, p, title=f"complete {name}")
         del sampler
-        judged = judge(task, prompts, completions.greedy, read)
-        metrics = task.metrics(judged) | {"eos_share": completions.eos_share}
+        judged, sampled = (judge(task, prompts, some, read) for some in (completions.greedy, completions.sampled))
+        metrics = task.metrics(judged) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
+        metrics |= {"eos_share": completions.eos_share}
         written = [(read(one.token_ids), len(one.token_ids), one.ended) for one in completions.sampled]
         metrics |= mean_reward(prompts, written, weights)
         if student:

@@ -285,9 +285,10 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     project, output = finished
     assert executed(output) == sorted(FIRST_RUN)
     metrics = project.json("report/metrics.json")
-    quality = {"forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", "exact_match", "eos_share"}
+    task = {"exact_match", "sampled_exact_match", "eos_share"}
+    quality = {"forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", *task}
     small = metrics["students"]["small"]
-    assert set(metrics["teacher"]) == {"exact_match", "eos_share"}
+    assert set(metrics["teacher"]) == task
     assert set(small["before"]) == set(small["after"]) == quality
     assert [set(one) for one in small["rounds"]] == [quality | {"id", "step", "scored_positions"}] * 2
     assert small["rounds"][-1] == small["rounds"][-1] | small["after"] | {"id": "r2", "step": 4}

@@ -38,6 +38,19 @@ def test_bytes_say_everything_and_prompts_begin_with_bos() -> None:
     assert render(tokenizer, "ab")[1][0] == tokenizer.bos_token_id
 
 
+def test_words_are_tokens_of_their_own_beside_the_bytes(tmp_path: Path) -> None:
+    words = (" pens", "pens", " has ", "\n#### ")
+    model, made = make_fresh(FreshParams(config=LLAMA, tokenizer=words, seed=0), where="teacher.model")
+    assert model.config.vocab_size == 259 + len(words)
+    made.save_pretrained(tmp_path)
+    for tokenizer in (made, load_tokenizer(tmp_path)):
+        ids = completion_ids(tokenizer, "Ann has 12 pens\n#### 12 opens  pens")
+        pieces = [decode(tokenizer, [one]) for one in ids[:-1]]
+        assert "|".join(pieces) == "A|n|n| has |1|2| pens|\n#### |1|2| |o|pens| | pens"
+        text = "Ünïcode has \u2028 pens </s>"
+        assert decode(tokenizer, completion_ids(tokenizer, text)) == text
+
+
 @pytest.mark.parametrize("config", [LLAMA, T5], ids=["llama", "t5"])
 @torch.no_grad()
 def test_the_weights_are_those_of_the_seed_and_the_vocabulary_is_the_tokenizers(config: dict[str, Any]) -> None:

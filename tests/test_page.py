@@ -222,6 +222,10 @@ def test_a_comparison_names_every_run_and_student() -> None:
     assert "exp<1>" not in html
 
 
+def test_a_metric_of_sampled_completions_is_written_like_that_of_greedy_ones() -> None:
+    assert (measure("sampled_bleu").title, measure("sampled_bleu").show(2)) == ("BLEU, sampled", "2.0")
+
+
 @pytest.mark.parametrize(("key", "shown"), [("forward_kl", "1.500"), ("eos_share", "150.0%"), ("new_one", "1.5")])
 def test_a_measure_knows_how_it_is_written(key: str, shown: str) -> None:
     assert measure(key).show(1.5) == shown

@@ -18,9 +18,11 @@ from pipeline.errors import DataError, ParameterError
 from pipeline.params import read_yaml, section
 from pipeline.schedule import ScheduleParams, write_rounds
 from stages.cli import commands
+from stages.presets import combined
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (ROOT / "presets/methods").glob("*.yaml"))
 TINY: dict[tuple[str, ...], Any] = {
     ("schedule", "total_steps"): 2,
     ("schedule", "refresh_every"): 1,
@@ -36,6 +38,7 @@ TINY: dict[tuple[str, ...], Any] = {
     ("rollout", "samples_per_prompt"): 2,
     ("rollout", "batch_size"): 4,
     ("rollout", "sampling", "max_new_tokens"): 6,
+    ("scoring", "batch_size"): 1,
     ("batches", "batch_size"): 4,
     ("batches", "micro_batch_size"): 4,
     ("evaluation", "prompts"): 2,
@@ -119,6 +122,55 @@ def test_an_unknown_preset_lists_those_that_exist(project: Path) -> None:
     assert isinstance(refused, ParameterError)
     assert str(refused) == f"preset: expected one of: {', '.join(NAMES)}, got 'gsm9k'; run in the project's root"
     assert not (project / "params.yaml").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["arithmetic-tiny", "docstrings", "translation-t5"])
+def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: str) -> None:
+    text = combined(project / f"presets/{name}.yaml", project / f"presets/methods/{method}.yaml")
+    (project / "params.yaml").write_text(text)
+    check_params(project / "params.yaml")
+    wanted = read_yaml(project / f"presets/{name}.yaml")
+    for section_, keys in read_yaml(project / f"presets/methods/{method}.yaml").items():
+        assert keys.keys() <= wanted[section_].keys()
+        wanted[section_] |= keys
+    assert read_yaml(project / "params.yaml") == wanted
+    assert text.startswith("# ")
+
+
+def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
+    documents = {name: read_yaml(ROOT / f"presets/methods/{name}.yaml") for name in METHODS}
+
+    def what(name: str) -> tuple[float, dict[str, float] | None, float]:
+        one = documents[name]
+        weights = one["batches"]["corpus_weights"]
+        return one["batches"]["student_fraction"], weights and dict(weights), one["objective"]["cross_entropy"]
+
+    dataset, teacher = ({"dataset": a, "teacher": 1 - a, "peer": 0} for a in (1, 0))
+    assert {name: what(name) for name in METHODS} == {
+        "sft": (0, dataset, 1),
+        "supervised": (0, dataset, 0),
+        "sequence-level": (0, teacher, 1),
+        "mixed": (0.5, dataset, 0),
+        "on-policy": (1, None, 0),
+    }
+    assert all(("rollout" in one) == (what(name)[0] == 0) for name, one in documents.items())
+
+
+def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Path) -> None:
+    refused = chosen("gsm8k", "--method", "gkd").exception
+    assert isinstance(refused, ParameterError)
+    assert str(refused) == f"method: expected one of: {', '.join(METHODS)}, got 'gkd'; run in the project's root"
+    assert not (project / "params.yaml").exists()
+
+
+def test_changes_to_a_preset_with_a_method_are_kept_too(project: Path) -> None:
+    assert chosen("gsm8k", "--method", "supervised").exit_code == 0
+    assert chosen("gsm8k", "--method", "on-policy").exit_code == 0  # nothing of one's own was lost
+    mine = (project / "params.yaml").read_text().replace("seed: 0", "seed: 7")
+    (project / "params.yaml").write_text(mine)
+    assert isinstance(chosen("gsm8k").exception, DataError)
+    assert (project / "params.yaml").read_text() == mine
 
 
 def write_data(document: dict[str, Any]) -> None:
