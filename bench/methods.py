@@ -1,6 +1,6 @@
 """Methods of distillation compared at equal optimizer steps: one teacher, one corpus, one start of the student a seed.
 
-    stillroom preset arithmetic-tiny && dvc repro prepare corpus teacher-evaluate
+    stillroom preset arithmetic-tiny && dvc repro corpus evaluate_teacher
     python -m bench.methods --seeds 3 --json FILE --svg FILE
 
 Each way is the project's params.yaml with a method of presets/methods over it; the stages are the pipeline's own, run
