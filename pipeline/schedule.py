@@ -58,12 +58,18 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
         "lends": lends,
         "base": base,
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
-        "tuned": ({"teacher": {"base": base, "out": "work/teacher"}} if "teacher" in tuned else {})
-        | {
-            name: {"base": f"work/{name}/untuned/model", "out": f"work/{name}/init/model"}
-            for name in students
-            if name in tuned
-        },
+        "tuned": {name: _tuning(name) for name in ("teacher", *students) if name in tuned},
+    }
+
+
+def _tuning(name: str) -> dict[str, str]:
+    """What a stage `sft` reads and writes; `frozen` are an adapter's weights, of which a teacher has none."""
+    if name == "teacher":
+        return {"base": "work/base", "frozen": "work/plan.json", "out": "work/teacher"}
+    return {
+        "base": f"work/{name}/untuned/model",
+        "frozen": f"work/{name}/base",
+        "out": f"work/{name}/init/model",
     }
 
 

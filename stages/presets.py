@@ -45,7 +45,8 @@ def combined(preset: Path, method: Path | None) -> str:
     """The text of a preset with a method's parameters over its own, and what the method says of itself on top."""
     if method is None:
         return preset.read_text()
-    changes = {(section, key): value for section, keys in read_yaml(method).items() for key, value in keys.items()}
+    over = read_yaml(method).items()
+    changes: dict[tuple[str, ...], object] = {(part, key): value for part, keys in over for key, value in keys.items()}
     return _about(method) + edit_yaml(preset, changes)
 
 

@@ -89,7 +89,7 @@ def test_who_is_tuned_waits_in_another_place_before() -> None:
     assert document["base"] == "work/base"
     assert document["starts"] == {"small": "init", "large": "untuned"}
     assert document["tuned"] == {
-        "teacher": {"base": "work/base", "out": "work/teacher"},
-        "large": {"base": "work/large/untuned/model", "out": "work/large/init/model"},
+        "teacher": {"base": "work/base", "frozen": "work/plan.json", "out": "work/teacher"},
+        "large": {"base": "work/large/untuned/model", "frozen": "work/large/base", "out": "work/large/init/model"},
     }
     assert document["rounds"] == rounds_document(schedule(2, 2), STUDENTS, [])["rounds"]

@@ -11,13 +11,15 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 import stages.sft as stage
-from pipeline import lm
+from pipeline import adapter, lm
+from pipeline.adapter import LoraParams
 from pipeline.batches import Pick, iter_batches, make_pool, plan_steps
 from pipeline.certain import Certain
+from pipeline.families import tied_head, untie_head
 from pipeline.fingerprint import model_fingerprint, tree_digest
 from pipeline.lineage import of_teacher, read_lineage, write_lineage
 from pipeline.objective import ObjectiveParams, batch_loss
-from pipeline.pretrained import stored_dtype
+from pipeline.pretrained import StudentParams, load_pretrained, save_student, stored_dtype
 from pipeline.rollouts import reference_rollouts
 from pipeline.tables import write_rows
 from pipeline.training import to_torch
@@ -171,6 +173,42 @@ def test_a_teacher_keeps_its_precision_and_its_lineage_tells(
     assert (one.model, one.before, one.after) == ("small", print_, model_fingerprint(Path("teacher")))
     assert found.teacher.fingerprint == one.after != print_
     assert one.parameters["steps"] == 6
+
+
+def test_an_adapter_is_tuned_apart_from_its_base(place: Path, student_dir: Path) -> None:
+    home, lora = (
+        Path("work/small"),
+        LoraParams(
+            r=4, lora_alpha=8, lora_dropout=0.0, use_rslora=False, target_modules="all-linear", base_dtype="float32"
+        ),
+    )
+    p = StudentParams(model="teacher", revision=None, layers=None, config=None, lora=lora)
+    base, before, made = home / "base", home / "untuned/model", home / "init/model"
+    base.mkdir(parents=True)
+    before.mkdir(parents=True)
+    model, tokenizer = load_pretrained(str(student_dir), None, dtype=torch.float32, where="student.small.model")
+    save_student(model, tokenizer, p, seed=0, base=base, folder=before, where="student.small")
+    frozen = tree_digest(base)
+    tune(before, str(made))
+    assert adapter.is_adapter(made)
+    assert not list(made.glob("model*.safetensors"))
+    assert tree_digest(base) == frozen
+    rows = read_log(Path(f"{made}.csv"))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    weights = [lm.load_model(one).state_dict() for one in (before, made)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Path], tied: bool) -> None:
+    write_rows(Path("work/prompts/prompts.parquet"), PROMPTS, PROMPT)
+    model = make_t5_dir(place / "t5", seed=3)
+    if not tied:
+        untie_head(lm.load_model(model)).save_pretrained(model)
+    tune(model, "tuned")
+    rows = read_log(Path("tuned.csv"))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert tied_head(lm.load_model(Path("tuned"))) == tied
 
 
 def test_certain_rows_are_of_their_own_tokens() -> None:
