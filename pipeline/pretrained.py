@@ -24,6 +24,7 @@ from pipeline.families import auto_class, count_layers, stacks, tied_head, untie
 from pipeline.fingerprint import model_fingerprint
 from pipeline.fresh import FreshParams
 from pipeline.onnx_t5 import is_export, load_export
+from pipeline.progress import bar
 from pipeline.text import load_tokenizer, load_tokenizer_file
 
 _PACKAGE = "package:"
@@ -67,12 +68,18 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     if revision is not None:
         options["revision"] = revision
     try:
-        with _gguf_read_once():
+        with _gguf_read_once(), bar(f"read {model}", 3, unit="parts") as meter:
+            meter.set_postfix(now="tokenizer")
             tokenizer = load_tokenizer(source, **options)
+            meter.update()
+            meter.set_postfix(now="configuration")
             config = AutoConfig.from_pretrained(source, **options)  # not a second time below
+            meter.update()
+            meter.set_postfix(now="weights")
             loaded, found = auto_class(config).from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True, **options
             )
+            meter.update()
     except ModelError as error:
         raise _unavailable(where, model, error) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:

@@ -1,17 +1,19 @@
 """What a stage tells while it works: a bar in a terminal, plain lines elsewhere, and a line when something is done.
 
-A bar has tokens, tokens/s, the time left and what it is doing. Where the output is no terminal (a log, a pipe) the same
-stands in a line every ten seconds, without carriage returns. Steps whose length nobody knows, such as reading a
-model, say that they began and how long they took.
+A bar has how much is done, how much a second, the time left and what it is doing, in tokens or in whatever the work
+has instead: files, rows, prompts, parts. Where the output is no terminal (a log, a pipe) the same stands in a line
+every ten seconds, without carriage returns. Where nobody knows the total, as of rows that are streamed, there is no
+time left.
 """
 
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tqdm import tqdm
+if TYPE_CHECKING:  # who prints lines does not import it
+    from tqdm import tqdm
 
 _PLAIN_INTERVAL_S = 10.0
 
@@ -19,14 +21,14 @@ _PLAIN_INTERVAL_S = 10.0
 class Lines:
     """A meter that prints lines; the part of tqdm's interface that a step uses."""
 
-    def __init__(self, title: str, total: int, done: int) -> None:
-        """`done` tokens of `total` are there already, and do not count for the rate."""
-        self.n, self.total = float(done), float(total)
-        self._title, self._done, self._shown = title, done, ""
+    def __init__(self, title: str, total: int | None, done: int, unit: str) -> None:
+        """`done` units of `total` are there already, and do not count for the rate."""
+        self.n, self.total = float(done), None if total is None else float(total)
+        self._title, self._done, self._unit, self._shown = title, done, unit, ""
         self._started = self._told = time.monotonic()
 
     def update(self, n: float = 1) -> None:
-        """Count `n` more tokens; now and then, say so."""
+        """Count `n` more; now and then, say so."""
         self.n += n
         if time.monotonic() - self._told >= _PLAIN_INTERVAL_S:
             self._told = time.monotonic()
@@ -38,11 +40,10 @@ class Lines:
 
     def _line(self, seconds: float) -> str:
         rate = (self.n - self._done) / seconds if seconds > 0 else 0.0
-        left = f", {duration((self.total - self.n) / rate)} left" if rate and self.total > self.n else ""
+        of = f" of {self.total:,.0f}" if self.total else ""
         share = f" ({self.n / self.total:.0%})" if self.total else ""
-        return (
-            f"{self._title}: {self.n:,.0f} of {self.total:,.0f} tokens{share}, {rate:,.0f} tokens/s{left}{self._shown}"
-        )
+        left = f", {duration((self.total - self.n) / rate)} left" if rate and self.total and self.total > self.n else ""
+        return f"{self._title}: {self.n:,.0f}{of} {self._unit}{share}, {_rate(rate, self._unit)}{left}{self._shown}"
 
 
 Meter: TypeAlias = "tqdm[Any] | Lines"
@@ -55,38 +56,38 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _rate(each_second: float, unit: str) -> str:
+    return f"{each_second:,.{0 if each_second >= 10 else 2}f} {unit}/s"
+
+
 @contextmanager
-def bar(title: str, total_tokens: int, *, done: int = 0) -> Iterator[Meter]:
-    """A meter in tokens, and a line that sums up when the block ends well."""
+def bar(title: str, total: int | None, *, unit: str = "tokens", done: int = 0) -> Iterator[Meter]:
+    """A meter, and a line that sums up when the block ends well."""
     started = time.monotonic()
-    if sys.stderr.isatty():
-        with tqdm(
-            total=total_tokens,
-            initial=done,
-            desc=title,
-            unit="tok",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.2,
-        ) as meter:
-            yield meter
-            tokens = int(meter.n) - done
-    else:
-        lines = Lines(title, total_tokens, done)
-        yield lines
-        tokens = int(lines.n) - done
+    with _meter(title, total, unit, done) as meter:
+        yield meter
+        made = int(meter.n) - done
     seconds = time.monotonic() - started
-    rate = tokens / seconds if seconds > 0 else 0.0
-    print(f"{title}: {tokens:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s)", flush=True)
+    print(f"{title}: {made:,} {unit} in {seconds:.1f} s ({_rate(made / max(seconds, 1e-9), unit)})", flush=True)
 
 
 @contextmanager
-def step(title: str) -> Iterator[None]:
-    """A step of unknown length."""
-    print(f"{title} ...", flush=True)
-    started = time.monotonic()
-    yield
-    print(f"{title}: {time.monotonic() - started:.1f} s", flush=True)
+def _meter(title: str, total: int | None, unit: str, done: int) -> Iterator[Meter]:
+    if not sys.stderr.isatty():
+        yield Lines(title, total, done, unit)
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        initial=done,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=total is None or total >= 1000,
+        dynamic_ncols=True,
+        mininterval=0.2,
+    ) as meter:
+        yield meter
 
 
 def summary(name: str, entry: Mapping[str, Any]) -> str:

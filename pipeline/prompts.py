@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.fingerprint import digest
 from pipeline.params import Positive, parse
+from pipeline.progress import Meter, bar
 from pipeline.ranks import rank_by_count
 from pipeline.records import Prompt
 from pipeline.tasks import Case, Split, find_task
@@ -72,17 +73,21 @@ def render_prompts(
     assert len({case.case_id for case in pool}) == len(pool), "a task gave two cases the same id"
     prompts: list[Prompt] = []
     counts: list[SplitCounts] = []
-    for split, asked in zip(get_args(Split), (p.train, p.heldout), strict=True):
-        found = sorted((case for case in pool if case.split == split), key=lambda case: digest(seed, case.case_id))
-        kept, too_long = _render(found, tokenizer, asked, p)
-        if not kept:
-            raise _no_case(split, len(found), p)
-        prompts += kept
-        counts.append(SplitCounts(split=split, found=len(found), asked=asked, kept=len(kept), too_long=too_long))
+    with bar("tokenise", p.train + p.heldout, unit="prompts") as meter:
+        for split, asked in zip(get_args(Split), (p.train, p.heldout), strict=True):
+            found = sorted((case for case in pool if case.split == split), key=lambda case: digest(seed, case.case_id))
+            kept, too_long = _render(found, tokenizer, asked, p, meter)
+            if not kept:
+                raise _no_case(split, len(found), p)
+            prompts += kept
+            counts.append(SplitCounts(split=split, found=len(found), asked=asked, kept=len(kept), too_long=too_long))
+        meter.total = meter.n
     return prompts, counts
 
 
-def _render(cases: list[Case], tokenizer: Tokenizer, asked: int, p: PromptParams) -> tuple[list[Prompt], int]:
+def _render(
+    cases: list[Case], tokenizer: Tokenizer, asked: int, p: PromptParams, meter: Meter
+) -> tuple[list[Prompt], int]:
     """The first `asked` prompts that are short enough, and how many longer ones came before the last."""
     kept: list[Prompt] = []
     too_long = 0
@@ -94,6 +99,7 @@ def _render(cases: list[Case], tokenizer: Tokenizer, asked: int, p: PromptParams
             too_long += 1
         else:
             kept.append(_prompt(case, tokenizer, text, ids))
+            meter.update()
     return kept, too_long
 
 

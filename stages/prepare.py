@@ -6,7 +6,6 @@ import click
 import numpy as np
 
 from pipeline.params import lookup, section
-from pipeline.progress import step
 from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_prompts
 from pipeline.tables import replacing, write_rows
 from pipeline.text import load_tokenizer, shared_vocab
@@ -20,10 +19,7 @@ def main(teacher: Path) -> None:
     p = section(PARAMS, PromptParams, "task")
     with cost("prepare") as entry:
         tokenizer = load_tokenizer(teacher)
-        with step(f"prepare: find the cases of {p.name}"):
-            cases = find_cases(p)
-        with step(f"prepare: tokenise prompts out of {len(cases):,} cases"):
-            prompts, counts = render_prompts(cases, tokenizer, p, seed=lookup(PARAMS, "seed"))
+        prompts, counts = render_prompts(find_cases(p), tokenizer, p, seed=lookup(PARAMS, "seed"))
         write_rows(PROMPTS, prompts, PROMPT)
         with replacing(RANKS) as temporary, temporary.open("wb") as file:
             np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))

@@ -4,7 +4,7 @@ The page also asks the views about prompts, rollouts and segments, which dvc.yam
 one leaves its seconds in work/costs, so the report runs again whenever one was made anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.page.run import run_page
 from pipeline.page.vega import dvc_template
 from pipeline.params import lookup, read_yaml
 from pipeline.picture import draw_run
+from pipeline.progress import bar
 from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.standing import jobs
 from pipeline.tables import read_json, replacing, write_json
@@ -38,19 +39,34 @@ def main() -> None:
     }
     teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, document)
     metrics = summarise(teacher["headline"], teacher["metrics"], measured, costs, last_steps)
-    write_json(REPORT / "metrics.json", metrics)
-    write_json(REPORT / "summary.json", key_figures(metrics))
-    _write_plots(metrics, list(last_steps))
-    with replacing(REPORT / "picture.svg") as temporary:
-        draw_run(temporary, metrics, [0, *last_steps.values()])
-    _write(REPORT / "index.html", _page(metrics, document["checkpoints"], costs))
-    _write(REPORT / "table.md", render_table(metrics))
+    parts: dict[str, Callable[[], None]] = {
+        "figures": lambda: _write_figures(metrics),
+        "plots": lambda: _write_plots(metrics, list(last_steps)),
+        "picture": lambda: _write_picture(metrics, [0, *last_steps.values()]),
+        "page": lambda: _write(REPORT / "index.html", _page(metrics, document["checkpoints"], costs)),
+    }
+    with bar("report", len(parts), unit="parts") as meter:
+        for name, write in parts.items():
+            meter.set_postfix(now=name)
+            write()
+            meter.update()
     click.echo((REPORT / "table.md").read_text())
 
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def _write_figures(metrics: Mapping[str, Any]) -> None:
+    write_json(REPORT / "metrics.json", metrics)
+    write_json(REPORT / "summary.json", key_figures(metrics))
+    _write(REPORT / "table.md", render_table(metrics))
+
+
+def _write_picture(metrics: Mapping[str, Any], borders: list[int]) -> None:
+    with replacing(REPORT / "picture.svg") as temporary:
+        draw_run(temporary, metrics, borders)
 
 
 def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:

@@ -10,7 +10,6 @@ from pipeline.journal import whole_directory
 from pipeline.lineage import of_teacher, write_lineage
 from pipeline.params import section
 from pipeline.pretrained import TeacherParams, load_pretrained
-from pipeline.progress import step
 from pipeline.provenance import source_of
 from stages.command import PARAMS, cost, run
 
@@ -23,15 +22,14 @@ def main(out: Path) -> None:
         dtype, where = getattr(torch, p.dtype), "teacher.model"
         if isinstance(p.model, str):
             name = p.model
-            with step(f"teacher: read {name}"):
-                model, tokenizer = load_pretrained(name, p.revision, dtype=dtype, where=where)
+            model, tokenizer = load_pretrained(name, p.revision, dtype=dtype, where=where)
         else:
             name = p.model.name
             model, tokenizer = make_fresh(p.model, where=where)
             model = model.to(dtype)
-        with step(f"teacher: write {model.num_parameters():,} parameters"):
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        click.echo(f"teacher: write {model.num_parameters():,} parameters")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         write_lineage(folder, of_teacher(source_of(name, p.revision, folder, where=where)))
 
 

@@ -2,11 +2,12 @@
 
 import io
 import re
+import subprocess
 import sys
 
 import pytest
 
-from pipeline.progress import bar, duration, step, summary
+from pipeline.progress import bar, duration, summary
 
 
 class Terminal(io.StringIO):
@@ -45,7 +46,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with bar("train", 4000) as meter:
         meter.update(3000)
         meter.refresh()
-    assert re.search(r"\rtrain: +75%.*3\.00k/4\.00k \[\d\d:\d\d<\d\d:\d\d, .*tok/s\]", terminal.getvalue())
+    assert re.search(r"\rtrain: +75%.*3\.00k/4\.00k \[\d\d:\d\d<\d\d:\d\d, .* tokens/s\]", terminal.getvalue())
 
 
 def test_a_failed_step_prints_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,10 +55,33 @@ def test_a_failed_step_prints_no_summary(capsys: pytest.CaptureFixture[str]) -> 
     assert "tokens in" not in capsys.readouterr().out
 
 
-def test_a_step_says_what_it_does_before_it_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    with step("teacher: read it"):
-        assert capsys.readouterr().out == "teacher: read it ...\n"
-    assert re.fullmatch(r"teacher: read it: \d+\.\d s\n", capsys.readouterr().out)
+def test_work_without_tokens_has_a_unit_of_its_own_and_slow_work_a_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    with bar("read m", 3, unit="parts") as meter:
+        meter.set_postfix(now="weights")
+        now[0] = 12.5
+        meter.update()
+        now[0] = 20.0
+        meter.update(2)
+    told = capsys.readouterr()
+    assert told.err == "read m: 1 of 3 parts (33%), 0.08 parts/s, 0:25 left, now weights\n"
+    assert told.out == "read m: 3 parts in 20.0 s (0.15 parts/s)\n"
+
+
+def test_where_nobody_knows_the_total_there_is_a_rate_and_no_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    with bar("data train", None, unit="rows") as meter:
+        now[0] = 10.0
+        meter.update(20_000)
+    told = capsys.readouterr()
+    assert told.err == "data train: 20,000 rows, 2,000 rows/s\n"
+    assert told.out == "data train: 20,000 rows in 10.0 s (2,000 rows/s)\n"
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
@@ -71,3 +95,9 @@ def test_a_stage_ends_with_what_it_spent() -> None:
     assert summary("small-r1-score", scored) == (
         "small-r1-score: done in 83.2 s, 12,761 tokens, 350 of 1,414 positions from the store"
     )
+
+
+def test_bars_of_libraries_stay_out_of_a_log() -> None:
+    code = "import stages; from tqdm.auto import tqdm; list(tqdm(range(3))); print('done')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")

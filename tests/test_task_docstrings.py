@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import DataError, ParameterError
 from pipeline.tasks.base import Case
 from pipeline.tasks.docstrings import Docstrings, DocstringSettings, is_summary, opens_with_prose
-from pipeline.tasks.sources import docstrings
+from pipeline.tasks.sources import docstrings, modules
 
 PROSE = "The result holds every line that was read so far, and it grows while the file is read again."
 
@@ -94,7 +94,7 @@ def test_the_length_of_the_text_is_bounded(root: Path) -> None:
 
 
 def test_the_standard_library_is_a_package_and_names_its_modules() -> None:
-    found = dict(docstrings("stdlib", min_chars=2000))
+    found = dict(one for at in modules("stdlib") for one in docstrings(*at, min_chars=2000))
     assert "ast.NodeVisitor.visit" in found
     assert not any(name.startswith(("tkinter.", "idlelib.", "test.", "_")) for name in found)
 

@@ -12,12 +12,14 @@ example or a directive, which tell how a thing is called and not what it does. W
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import DataError, ParameterError
 from pipeline.params import Positive
+from pipeline.progress import bar
 from pipeline.tasks.base import Case, Judged, Split, mean
 from pipeline.tasks.rouge import rouge_l
-from pipeline.tasks.sources import STDLIB, docstrings
+from pipeline.tasks.sources import STDLIB, docstrings, modules
 
 _SUMMARY_CHARS = (20, 160)
 _SUMMARY_WORDS = 4
@@ -60,18 +62,16 @@ class Docstrings:
         _require_disjoint(settings)
         ids: set[str] = set()
         bodies: set[str] = set()
-        splits: tuple[tuple[Split, tuple[str, ...]], ...] = (
-            ("heldout", settings.heldout_packages),
-            ("train", settings.train_packages),
-        )
-        for split, packages in splits:
-            for package in packages:
-                for name, summary, body in _texts(package, settings, where=f"task.settings.{split}_packages"):
+        files = _files(settings)
+        with bar("read docstrings", len(files), unit="files") as meter:
+            for split, module, path in files:
+                for name, summary, body in _texts(module, path, settings):
                     key = " ".join(body.lower().split())
                     if name not in ids and key not in bodies:  # a name returns where a definition has variants
                         ids.add(name)
                         bodies.add(key)
                         yield Case(case_id=name, split=split, fields={"body": body}, references=(summary,))
+                meter.update()
 
     def score(self, completion: str, references: Sequence[str]) -> float:
         """ROUGE-L F1."""
@@ -109,15 +109,33 @@ def opens_with_prose(body: str) -> bool:
     )
 
 
-def _texts(package: str, settings: DocstringSettings, *, where: str) -> Iterator[tuple[str, str, str]]:
-    """(name, summary, body) of the usable docstrings of a package."""
+def _texts(module: str, path: Path, settings: DocstringSettings) -> Iterator[tuple[str, str, str]]:
+    """(name, summary, body) of the usable docstrings of a file."""
+    for name, text in docstrings(module, path, min_chars=settings.min_chars):
+        head, *rest = _BLANK.split(text, maxsplit=1)
+        summary, body = " ".join(head.split()), "".join(rest).strip()
+        wanted = settings.min_chars <= len(body) <= settings.max_chars
+        if wanted and is_summary(summary) and opens_with_prose(body):
+            yield name, summary, body
+
+
+def _files(settings: DocstringSettings) -> list[tuple[Split, str, Path]]:
+    """Split, module and file, those held out first."""
+    splits: tuple[tuple[Split, tuple[str, ...]], ...] = (
+        ("heldout", settings.heldout_packages),
+        ("train", settings.train_packages),
+    )
+    return [
+        (split, *one)
+        for split, packages in splits
+        for package in packages
+        for one in _modules(package, where=f"task.settings.{split}_packages")
+    ]
+
+
+def _modules(package: str, *, where: str) -> list[tuple[str, Path]]:
     try:
-        for name, text in docstrings(package, min_chars=settings.min_chars):
-            head, *rest = _BLANK.split(text, maxsplit=1)
-            summary, body = " ".join(head.split()), "".join(rest).strip()
-            wanted = settings.min_chars <= len(body) <= settings.max_chars
-            if wanted and is_summary(summary) and opens_with_prose(body):
-                yield name, summary, body
+        return modules(package)
     except LookupError:
         raise DataError(
             where,

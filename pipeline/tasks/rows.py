@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.progress import bar
 from pipeline.tasks.base import Split
 from pipeline.tasks.table import Row
 
@@ -59,8 +60,10 @@ def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iter
     where = f"{settings.data} ({split})"
     number = -1
     try:
-        for number, values in enumerate(_rows(settings, split, columns)):
-            yield Row(values=values, where=f"{where} row {number}")
+        with bar(f"read {where}", None, unit="rows") as meter:
+            for number, values in enumerate(_rows(settings, split, columns)):
+                yield Row(values=values, where=f"{where} row {number}")
+                meter.update()
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, EOFError, zlib.error) as error:  # no network, no such name, damage

@@ -23,30 +23,33 @@ _OPENING = re.compile(rb":[^\n]*\n\s*[rRuU]?(\"\"\"|''')")
 _TEST = re.compile(r"tests?|test_.*|.*_tests?|conftest")
 
 
-def docstrings(package: str, *, min_chars: int) -> Iterator[tuple[str, str]]:
-    """Pairs (dotted name, docstring) of a package or of "stdlib"; at least all docstrings of `min_chars` characters.
+def docstrings(module: str, path: Path, *, min_chars: int) -> Iterator[tuple[str, str]]:
+    """Pairs (dotted name, docstring) of a module's file; at least all docstrings of `min_chars` characters."""
+    source = path.read_bytes()
+    if _may_have(source, min_chars):
+        for name, text in _functions(_parse(source), ""):
+            yield f"{module}.{name}", text
+
+
+def modules(package: str) -> list[tuple[str, Path]]:
+    """Dotted names and files of a package's public modules, or of those of "stdlib".
 
     A LookupError when the package is not installed, or has no Python source.
     """
-    for module, path in _modules(package):
-        source = path.read_bytes()
-        if _may_have(source, min_chars):
-            for name, text in _functions(_parse(source), ""):
-                yield f"{module}.{name}", text
+    return [one for name, root in _roots(package) for one in _below(name, root)]
 
 
-def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    for name, root in _roots(package):
-        if root.is_file():
-            yield name, root
-            continue
-        files = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-        for relative, path in sorted(files, key=lambda pair: pair[0].as_posix()):
-            parts = [*relative.parts[:-1], relative.stem]
-            if parts[-1] == "__init__":
-                parts.pop()
-            if all(map(_public, parts)):
-                yield ".".join([name, *parts]), path
+def _below(name: str, root: Path) -> Iterator[tuple[str, Path]]:
+    if root.is_file():
+        yield name, root
+        return
+    files = ((path.relative_to(root), path) for path in root.rglob("*.py"))
+    for relative, path in sorted(files, key=lambda pair: pair[0].as_posix()):
+        parts = [*relative.parts[:-1], relative.stem]
+        if parts[-1] == "__init__":
+            parts.pop()
+        if all(map(_public, parts)):
+            yield ".".join([name, *parts]), path
 
 
 def _roots(package: str) -> list[tuple[str, Path]]:
