@@ -107,7 +107,7 @@ def store_rates(paths: Sequence[Path], scorer: str | None) -> dict[Kind, Rate]:
     for path in paths:
         manifest = read_manifest(path)
         if manifest.scorer == scorer:
-            sources = pq.read_table(path / "index.parquet", columns=["source"])["source"].to_pylist()
+            sources = pq.ParquetFile(path / "index.parquet").read(columns=["source"])["source"].to_pylist()
             size = sum(one.size_bytes for name, one in manifest.files.items() if name != "ranks.npy")
             totals.setdefault("student" if "student" in sources else "corpus", []).append((size, manifest.positions))
     return {
