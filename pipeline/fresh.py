@@ -5,6 +5,7 @@ equal parameters give equal weights. Not taken: a tokenizer trained on the task'
 depend on the task, and every change of a task would make another teacher.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +46,35 @@ def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
         expected = "a model type of transformers, such as llama"
         raise _mistake(f"{where}.config.model_type", expected, "nothing" if kind is None else repr(kind))
     default = AutoConfig.for_model(kind)
+    check_fields(default, fields, where=where)
+    every = _token_ids(tokenizer, default.is_encoder_decoder) | fields
+    tied = fields.get("tie_word_embeddings") is not False
+    return random_model(type(default), every, tied=tied, seed=p.seed, where=where), tokenizer
+
+
+def check_fields(config: Any, fields: Iterable[str], *, where: str) -> None:
+    """A ParameterError for a name that a configuration does not have."""
     for key in fields:
-        if not hasattr(default, key):
-            raise _mistake(f"{where}.config.{key}", f"a field of {type(default).__name__}", "an unknown name")
-    torch.manual_seed(p.seed)
+        if not hasattr(config, key):
+            field = f"a field of {type(config).__name__}"
+            raise ParameterError(
+                f"{where}.config.{key}", expected=field, got="an unknown name", remedy="remove or rename it"
+            )
+
+
+def random_model(kind: Any, fields: dict[str, object], *, tied: bool, seed: int, where: str) -> Any:
+    """Random weights for a class of configurations and its fields; a ParameterError where these make no model.
+
+    T5 has to be told twice that its head is its own: its configuration calls itself tied whatever it is told.
+    """
+    torch.manual_seed(seed)
     try:
-        config = AutoConfig.for_model(kind, **(_token_ids(tokenizer, default.is_encoder_decoder) | fields))
+        config = kind.from_dict(fields)
         made = auto_class(config).from_config(config).float()
-        untied = fields.get("tie_word_embeddings") is False and tied_head(made)  # T5 has to be told again
-        return untie_head(made) if untied else made, tokenizer
+        return made if tied or not tied_head(made) else untie_head(made)
     except Exception as error:  # transformers' checks raise whatever they run into
-        expected = f"a {type(default).__name__} that fits together"
-        raise _mistake(f"{where}.config", expected, " ".join(str(error).split())[:160]) from error
+        got = " ".join(str(error).split())[:160]
+        raise _mistake(f"{where}.config", f"a {kind.__name__} that fits together", got) from error
 
 
 def _tokenizer(named: str | tuple[str, ...]) -> Any:

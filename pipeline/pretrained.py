@@ -20,9 +20,9 @@ from transformers import AutoConfig
 from pipeline import adapter
 from pipeline.adapter import LoraParams
 from pipeline.errors import ModelError, ParameterError
-from pipeline.families import auto_class, count_layers, stacks, tied_head, untie_head
+from pipeline.families import auto_class, count_layers, stacks, tied_head
 from pipeline.fingerprint import model_fingerprint
-from pipeline.fresh import FreshParams
+from pipeline.fresh import FreshParams, check_fields, random_model
 from pipeline.onnx_t5 import is_export, load_export
 from pipeline.progress import bar
 from pipeline.text import load_tokenizer, load_tokenizer_file
@@ -179,31 +179,14 @@ def save_student(
 
 def _fresh(model: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
     base = model.config
-    for key in changes:
-        if not hasattr(base, key):
-            raise ParameterError(
-                f"{where}.config.{key}",
-                expected=f"a field of {type(base).__name__}",
-                got="an unknown name",
-                remedy="remove or rename it",
-            )
-    torch.manual_seed(seed)
+    check_fields(base, changes, where=where)
     fields = {**base.to_dict(), **changes}
     if fields.get("num_hidden_layers") != base.num_hidden_layers and "layer_types" not in changes:
         fields.pop("layer_types", None)  # one entry a layer: made anew by the configuration
-    try:
-        config = type(base).from_dict(fields)
-        is_t5 = hasattr(config, "scale_decoder_outputs")
-        tied = not is_t5 or bool(changes.get("tie_word_embeddings", tied_head(model)))
-        if "tie_word_embeddings" in changes and is_t5:
-            config.scale_decoder_outputs = tied
-        made = auto_class(config).from_config(config).float()
-        return made if tied else untie_head(made)
-    except Exception as error:  # transformers' checks raise whatever they run into
-        got = " ".join(str(error).split())[:160]
-        raise ParameterError(
-            f"{where}.config", expected=f"a {type(base).__name__} that fits together", got=got, remedy="mend it"
-        ) from error
+    if "tie_word_embeddings" in changes:
+        fields.pop("scale_decoder_outputs", None)  # T5's, which follows
+    tied = bool(changes.get("tie_word_embeddings", tied_head(model)))
+    return random_model(type(base), fields, tied=tied, seed=seed, where=where)
 
 
 def keep_layers(model: Any, layers: tuple[int, ...] | dict[str, tuple[int, ...]], *, where: str) -> Any:

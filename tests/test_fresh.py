@@ -82,7 +82,7 @@ def test_another_models_tokenizer_may_be_taken(teacher_dir: Path) -> None:
     [
         ({"model_type": "lama"}, "config.model_type: expected a model type of transformers, such as llama, got 'lama'"),
         ({"model_type": None}, "config.model_type: expected a model type of transformers, such as llama, got nothing"),
-        ({"layers": 2}, "config.layers: expected a field of LlamaConfig, got an unknown name; mend params.yaml"),
+        ({"layers": 2}, "config.layers: expected a field of LlamaConfig, got an unknown name; remove or rename it"),
         ({"hidden_size": 33}, "config: expected a LlamaConfig that fits together, got "),
     ],
 )
