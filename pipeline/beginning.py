@@ -1,11 +1,12 @@
 """`stillroom init`: params.yaml for the user's own teacher, student and data, checked before anything is written.
 
 Guarantee: every other line of the params.yaml that it starts from stays, comments too, and the result passes
-`check_params`. What it decides by looking: the task, by the data's columns; the lengths, by the data's first cases;
-chat or plain text, by the tokenizer.
+`check_params`. What it decides by looking: the task, splits and columns, by the data; the lengths, by the data's first
+cases and the models' positions; chat or plain text, by the tokenizer.
 Cost: the tokenizers and configurations of both models and the data; no weights. Memory is arithmetic, not measured.
 """
 
+import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,38 +18,24 @@ import torch
 from transformers import AutoConfig
 
 from pipeline import lm
+from pipeline.columns import choose, find_rows, first_row, question
 from pipeline.errors import DataError, ModelError
-from pipeline.families import auto_class
+from pipeline.families import auto_class, stacks
 from pipeline.params import parse
-from pipeline.pretrained import locate
+from pipeline.pretrained import keep_layers, locate
 from pipeline.prompts import PromptParams, find_cases
-from pipeline.tasks import TASKS
-from pipeline.tasks.rows import RowSettings, iter_rows
+from pipeline.records import Precision
 from pipeline.template import fill
 from pipeline.text import Tokenizer, completion_ids, load_tokenizer, render, require_same_tokenizer
 
-_TEXTS = {  # task, in the order in which they are tried: how a model is asked; null: as a conversation
-    "instructions": "{request}",
-    "summarisation": "Summarise in one or two sentences:\n\n{document}",
-    "gsm8k": "{question}\n\nThink step by step, and end with the answer after ####.",
-    "translation": "Translate:\n\n{source}",
-}
-_COLUMNS = {  # the usual names, by the field of task.settings
-    "messages_column": ("messages", "conversation", "conversations"),
-    "instruction_column": ("instruction", "prompt"),
-    "input_column": ("input", "context"),
-    "output_column": ("output", "completion", "response"),
-    "document_column": ("document", "article", "dialogue", "text"),
-    "summary_column": ("summary", "highlights", "target"),
-    "question_column": ("question", "problem"),
-    "answer_column": ("answer", "solution"),
-    "source_column": ("source",),
-    "target_column": ("target", "translation"),
-}
-_NEEDED = {"instructions": ("instruction_column", "output_column")}
 _LOOKED_AT = 200  # cases that tell the lengths
 _LONGEST = 1024
 _TRAIN_BYTES = 16  # a parameter: weight, gradient and two moments in float32
+_COMMENTS = {
+    "seed": "Every knob of the pipeline; nothing has a default in the code. docs/parameters.md says more.",
+    "task": "What is learnt; docs/parameters.md has every task's settings.",
+    "teacher": "Hub name, local directory, .gguf file, or package:MODULE/FILE.gguf.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +44,11 @@ class Wish:
 
     teacher: str
     student: str
-    data: str
+    data: str | None
     task: str | None
     config: str | None
-    train_split: str
-    heldout_split: str
+    train_split: str | None
+    heldout_split: str | None
     columns: Mapping[str, str]  # field of task.settings to column
 
 
@@ -70,38 +57,45 @@ class Beginning:
     """What to change in params.yaml, and what was found out."""
 
     changes: dict[tuple[str, ...], Any]
+    comments: dict[str, str]
     told: list[str]
 
 
-def begin(wish: Wish, document: Mapping[str, Any]) -> Beginning:
-    """Look at models and data; `document` is the params.yaml to start from. A UserError says what does not fit."""
+def begin(wish: Wish, document: Mapping[str, Any], ready: Mapping[str, Mapping[str, Any]]) -> Beginning:
+    """Look at models and data; a UserError says what does not fit.
+
+    `document` is the params.yaml to start from, `ready` the section `task` of tasks that need no data.
+    """
     tokenizer = _tokenizer(wish.teacher, "--teacher")
     cut = wish.student == "teacher"
     if not cut:
         require_same_tokenizer(tokenizer, _tokenizer(wish.student, "--student"), (wish.teacher, wish.student))
-    task, told = _task(wish, tokenizer)
-    sizes = {name: _parameters(model, f"--{name}") for name, model in _models(wish).items()}
-    lengths = _lengths(task, tokenizer)
-    student = dict(next(iter(document["student"].values()))) | {"model": wish.student, "revision": None, "config": None}
-    student["layers"] = _half(_config(wish.teacher, "--teacher").num_hidden_layers) if cut else None
+    teacher = _skeleton(wish.teacher, "--teacher")
+    layers = _half(teacher) if cut else None
+    student = _cut(teacher, layers) if layers else _skeleton(wish.student, "--student")
+    task, told = _task(wish, tokenizer, ready)
+    prompt, completion = _lengths(task, tokenizer, [teacher, student])
+    told += [
+        f"{name}: {one.num_parameters():,} parameters" for name, one in (("teacher", teacher), ("student", student))
+    ]
+    told += [f"prompts of at most {prompt} tokens, completions of {completion}, by the first {_LOOKED_AT} cases"]
+    sizes = {"teacher": teacher.num_parameters(), "student": student.num_parameters()}
+    told += _memory(sizes, document["scoring"]["precision"], document["evaluation"]["precision"])
+    told += ["the student is half of the teacher; `python -m bench.layers` finds better layers"] if cut else []
+    start = {"model": wish.student, "revision": None, "layers": layers, "config": None, "lora": None}
     changes: dict[tuple[str, ...], Any] = {
         ("teacher", "model"): wish.teacher,
         ("teacher", "revision"): None,
         ("students",): ["student"],
-        ("student",): {"student": student},
-        ("task", "max_prompt_tokens"): lengths[0],
-        ("rollout", "sampling", "max_new_tokens"): lengths[1],
-        ("evaluation", "max_new_tokens"): lengths[1],
-        **{("task", key): value for key, value in task.items() if key != "max_prompt_tokens"},
+        ("student",): {"student": start},
+        ("schedule", "peers"): {},
+        ("sft",): {name: one for name, one in document["sft"].items() if name == "teacher"},
+        **{("task", key): value for key, value in task.items()},
+        ("task", "max_prompt_tokens"): prompt,
+        ("rollout", "sampling", "max_new_tokens"): completion,
+        ("evaluation", "max_new_tokens"): completion,
     }
-    told += [f"{name}: {size:,} parameters" for name, size in sizes.items()]
-    told += [f"prompts of at most {lengths[0]} tokens, completions of {lengths[1]}: 95 % of the cases fit"]
-    told += _memory(sizes, document["teacher"]["dtype"], cut=cut)
-    return Beginning(changes=changes, told=told)
-
-
-def _models(wish: Wish) -> dict[str, str]:
-    return {"teacher": wish.teacher} | ({} if wish.student == "teacher" else {"student": wish.student})
+    return Beginning(changes=changes, comments=_COMMENTS, told=told)
 
 
 def _tokenizer(model: str, where: str) -> Tokenizer:
@@ -109,76 +103,69 @@ def _tokenizer(model: str, where: str) -> Tokenizer:
     return load_tokenizer(place, **options)
 
 
-def _config(model: str, where: str) -> Any:
+def _skeleton(model: str, where: str) -> Any:
+    """The model without its weights, from its configuration alone."""
     place, options = locate(model, where)
     try:
-        return AutoConfig.from_pretrained(place, **options)
+        config = AutoConfig.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
         got = " ".join(str(error).split())[:160]
         raise ModelError(where, expected="a model", got=got, remedy="check the name and the network") from error
-
-
-def _parameters(model: str, where: str) -> int:
-    """How many the model has, from its configuration alone."""
-    config = _config(model, where)
     with torch.device("meta"):
-        return int(auto_class(config).from_config(config).num_parameters())
+        return auto_class(config).from_config(config)
 
 
-def _half(layers: int) -> list[int]:
-    """Half of the layers, the first and the last among them."""
+def _half(teacher: Any) -> list[int] | dict[str, list[int]]:
+    """Half of the layers of every stack, the first and the last among them."""
+    sides = {side: _spread(_depth(stack)) for side, stack in stacks(teacher).items()}
+    return sides if len(sides) > 1 else sides["decoder"]
+
+
+def _depth(stack: Any) -> int:
+    return max(len(one) for one in stack.children() if isinstance(one, torch.nn.ModuleList))
+
+
+def _spread(layers: int) -> list[int]:
     count = max(2, math.ceil(layers / 2))
     return sorted({round(index * (layers - 1) / (count - 1)) for index in range(count)})
 
 
-def _task(wish: Wish, tokenizer: Tokenizer) -> tuple[dict[str, Any], list[str]]:
+def _cut(teacher: Any, layers: list[int] | dict[str, list[int]]) -> Any:
+    chosen = tuple(layers) if isinstance(layers, list) else {side: tuple(one) for side, one in layers.items()}
+    return keep_layers(copy.deepcopy(teacher), chosen, where="--student")
+
+
+def _task(wish: Wish, tokenizer: Tokenizer, ready: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """The section `task`, and what was seen."""
-    rows: dict[str, Any] = {"data": wish.data, "config": wish.config, "revision": None}
-    rows |= {"train_split": wish.train_split, "heldout_split": wish.heldout_split}
-    look = RowSettings(**rows)
-    first = next(iter_rows(look, wish.heldout_split, list(wish.columns.values()) or ["column"]))
-    name, columns = _choose(wish, list(first.values))
     chat = bool(tokenizer.chat_template)
-    text = None if chat and columns.get("messages_column") else _TEXTS[name]
+    asked = f"asked {'in the chat template' if chat else 'as plain text: no chat template'}"
+    if wish.data is None:
+        if wish.task is None or wish.task not in ready:
+            remedy = f"add --data, or --task with one of: {', '.join(ready) or 'none, in this directory'}"
+            raise DataError("--data", expected="a data set", got="none", remedy=remedy)
+        found = dict(ready[wish.task])
+        return found | {"template": found["template"] | {"chat": chat}}, [f"task {wish.task}", asked]
+    rows = find_rows(wish.data, wish.config, wish.train_split, wish.heldout_split)
+    name, columns = choose(wish.data, wish.task, wish.columns, first_row(rows, wish.columns.values()))
+    text = None if chat and columns.get("messages_column") else question(name, columns)
     template = {"text": text if chat or text is None else f"{text}\n\n", "chat": chat, "system": None}
-    found = {"name": name, "train": 2000, "heldout": 200, "max_prompt_tokens": _LONGEST, "template": template}
     shown = ", ".join(f"{key}={value}" for key, value in columns.items() if value)
-    told = [f"task {name}: {shown}", f"asked {'in the chat template' if chat else 'as plain text: no chat template'}"]
+    told = [f"task {name}: {shown}", f"splits: {rows['train_split']}, held out {rows['heldout_split']}", asked]
+    found = {"name": name, "train": 2000, "heldout": 200, "max_prompt_tokens": _LONGEST, "template": template}
     return found | {"settings": rows | columns}, told
 
 
-def _choose(wish: Wish, columns: Sequence[str]) -> tuple[str, dict[str, str | None]]:
-    """The task and its columns: those that were named, or else the usual ones."""
-    names = [wish.task] if wish.task else list(_TEXTS)
-    for name in names:
-        if name not in _TEXTS:
-            known = ", ".join(_TEXTS)
-            raise DataError("--task", expected=f"one of: {known}", got=repr(name), remedy="mend it or leave it out")
-        found = {field: wish.columns.get(field) or _usual(field, columns) for field in _fields(name)}
-        if found.get("messages_column"):
-            return name, {field: one if field == "messages_column" else None for field, one in found.items()}
-        if all(found[field] for field in _NEEDED.get(name, _fields(name))):
-            return name, found
-    wanted = "; ".join(f"{name}: {', '.join(_NEEDED.get(name, _fields(name)))}" for name in names)
-    remedy = "name them, such as --column answer_column=solution"
-    raise DataError(wish.data, expected=f"columns for {wanted}", got=", ".join(columns), remedy=remedy)
-
-
-def _fields(task: str) -> tuple[str, ...]:
-    return tuple(one for one in TASKS[task].settings.__dataclass_fields__ if one.endswith("_column"))
-
-
-def _usual(field: str, columns: Sequence[str]) -> str | None:
-    return next((one for one in _COLUMNS[field] if one in columns), None)
-
-
-def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, int]:
-    """Tokens that 95 % of the first cases' prompts and references stay under, in whole steps of 16."""
+def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any]) -> tuple[int, int]:
+    """Tokens that 95 % of the first prompts and references stay under, in steps of 16, as far as the models go."""
     p = parse(PromptParams, dict(task), where="task")
     cases = list(islice(find_cases(p), _LOOKED_AT))
-    prompts = [len(render(tokenizer, fill(p.template, one))[1]) for one in cases]
-    answers = [len(completion_ids(tokenizer, one.references[0])) for one in cases]
-    return _most(prompts), _most(answers)
+    prompt = _most([len(render(tokenizer, fill(p.template, one))[1]) for one in cases])
+    answer = _most([len(completion_ids(tokenizer, one.references[0])) for one in cases])
+    for config in (one.config for one in models):
+        limit = getattr(config, "max_position_embeddings", None) or 2 * _LONGEST
+        answer = min(answer, limit // 2)
+        prompt = min(prompt, limit if config.is_encoder_decoder else limit - answer)
+    return prompt, answer
 
 
 def _most(lengths: Sequence[int]) -> int:
@@ -186,15 +173,18 @@ def _most(lengths: Sequence[int]) -> int:
     return min(_LONGEST, 16 * math.ceil(covered / 16))
 
 
-def _memory(sizes: Mapping[str, int], dtype: str, *, cut: bool) -> list[str]:
+def _memory(sizes: Mapping[str, int], scoring: Precision, evaluation: Precision) -> list[str]:
     """Weights alone, against what the device has; activations come on top."""
-    needed = {"scoring": sizes["teacher"] * (2 if dtype == "bfloat16" else 4)}
-    needed["training"] = (sizes["teacher"] // 2 if cut else sizes["student"]) * _TRAIN_BYTES
+    needed = {
+        "scoring": sizes["teacher"] * lm.resolve_dtype(scoring).itemsize,
+        "training": sizes["student"] * _TRAIN_BYTES,
+        "evaluation": sum(sizes.values()) * lm.resolve_dtype(evaluation).itemsize,
+    }
     has = _device_bytes()
     shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needed.items())
-    told = [f"memory for weights: {shown} (float32 with optimizer); the device has {has / 1e9:.1f} GB"]
-    told += [f"warning: {name} does not fit the device" for name, size in needed.items() if size > has]
-    return told + (["the student is half of the teacher; `python -m bench.layers` finds better layers"] if cut else [])
+    told = [f"memory for weights: {shown} (training with gradients and optimizer); the device has {has / 1e9:.1f} GB"]
+    told += ["warning: the student is larger than its teacher"] if sizes["student"] > sizes["teacher"] else []
+    return told + [f"warning: {name} does not fit the device" for name, size in needed.items() if size > has]
 
 
 def _device_bytes() -> int:

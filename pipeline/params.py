@@ -8,6 +8,7 @@ reads YAML 1.2, where 1e-4 is a number (PyYAML makes it a string).
 import copy
 import dataclasses
 import io
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -87,8 +88,16 @@ class _SaysNull(RoundTripRepresenter):
 _SaysNull.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def edit_yaml(path: Path, changes: Mapping[tuple[str, ...], Any]) -> str:
-    """The text of a YAML file with other values under some keys; comments, order and every other line stay."""
+_ABOVE = re.compile(r"((?:^(?:#.*)?\n)*)^(\w+):", re.MULTILINE)  # blank lines and comments over a section, its name
+
+
+def edit_yaml(
+    path: Path, changes: Mapping[tuple[str, ...], Any], comments: Mapping[str, str] = types.MappingProxyType({})
+) -> str:
+    """The text of a YAML file with other values under some keys; comments, order and every other line stay.
+
+    `comments` replaces those above sections. ruamel keeps a comment with what stands before it, and loses it with that.
+    """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width, yaml.Representer = True, 4096, _SaysNull
     document = yaml.load(path)
@@ -99,7 +108,10 @@ def edit_yaml(path: Path, changes: Mapping[tuple[str, ...], Any]) -> str:
         place[last] = value
     text = io.StringIO()
     yaml.dump(document, text)
-    return text.getvalue()
+    blocks = {name: block for block, name in _ABOVE.findall(path.read_text())}
+    for name, words in comments.items():
+        blocks[name] = ("\n" if blocks.get(name, "").startswith("\n") else "") + f"# {words}\n"
+    return _ABOVE.sub(lambda found: f"{blocks.get(found[2], found[1])}{found[2]}:", text.getvalue())
 
 
 def section(path: Path, cls: type[T], *keys: str) -> T:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import beginning
-from pipeline.beginning import _half, _memory
+from pipeline.beginning import _memory, _spread
 from pipeline.configuration import check_params
 from pipeline.params import read_yaml
 from stages import command
@@ -80,7 +80,7 @@ def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None
     write_data(article="a", summary="b")
     assert init(monkeypatch, "--force", student="teacher") == 0
     assert read_yaml(Path("params.yaml"))["student"]["student"]["layers"] == [0, 3]
-    assert (_half(30)[0], _half(30)[-1], len(_half(30))) == (0, 29, 15)
+    assert (_spread(30)[0], _spread(30)[-1], len(_spread(30))) == (0, 29, 15)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,141 @@ def test_another_tokenizer_is_refused(
 def test_memory_that_the_device_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beginning, "_device_bytes", lambda: 10_000_000_000)
     sizes = {"teacher": 4_000_000_000, "student": 1_000_000_000}
-    told = _memory(sizes, "bfloat16", cut=False)
+    told = _memory(sizes, "bfloat16", "bfloat16")
     assert "scoring 8.0 GB, training 16.0 GB" in told[0]
     assert told[1:] == ["warning: training does not fit the device"]
-    assert _memory(sizes, "float32", cut=False)[1] == "warning: scoring does not fit the device"
-    assert "half of the teacher" in _memory(sizes, "float32", cut=True)[-1]
+    assert _memory(sizes, "float32", "bfloat16")[1] == "warning: scoring does not fit the device"
+    assert "larger than its teacher" in _memory({"teacher": 1, "student": 2}, "float32", "float32")[1]
+
+
+def files(**contents: str) -> None:
+    Path("data").mkdir()
+    for name, text in contents.items():
+        Path("data", name.replace("__", "-").replace("_", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("contents", "splits", "columns", "text"),
+    [
+        (  # Multi30k
+            {"train_en": "a\nb\n", "train_de": "c\nd\n", "val_en": "e\n", "val_de": "f\n"},
+            ("train", "val"),
+            {"source_column": "en", "target_column": "de"},
+            "Translate from en to de:\n\n{source}",
+        ),
+        (  # OpenNMT's sample of WMT
+            {"src__train_txt": "a\n", "tgt__train_txt": "c\n", "src__val_txt": "e\n", "tgt__val_txt": "f\n"},
+            ("train", "val"),
+            {"source_column": "src", "target_column": "tgt"},
+            "Translate:\n\n{source}",
+        ),
+        (  # WMT as the hub has it
+            {
+                "train_jsonl": '{"translation": {"de": "a", "en": "b"}}\n',
+                "dev_jsonl": '{"translation": {"de": "c", "en": "d"}}\n',
+            },
+            ("train", "dev"),
+            {"source_column": "translation.en", "target_column": "translation.de"},
+            "Translate from en to de:\n\n{source}",
+        ),
+        (  # SciTLDR: a list of sentences is no sentence to translate
+            {
+                "train_jsonl": '{"source": ["a"], "target": ["b"]}\n',
+                "dev_jsonl": '{"source": ["c"], "target": ["d"]}\n',
+            },
+            ("train", "dev"),
+            {"document_column": "source", "summary_column": "target"},
+            "Summarise in one or two sentences:\n\n{document}",
+        ),
+        (  # Alpaca: one file, whatever its name
+            {"mine_json": json.dumps([{"instruction": f"do {n}", "input": "", "output": "done"} for n in range(20)])},
+            ("mine[:90%]", "mine[90%:]"),
+            {
+                "messages_column": None,
+                "instruction_column": "instruction",
+                "input_column": "input",
+                "output_column": "output",
+            },
+            "{request}",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_splits_and_columns_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+    contents: dict[str, str],
+    splits: tuple[str, str],
+    columns: dict[str, str],
+    text: str,
+) -> None:
+    files(**contents)
+    assert init(monkeypatch, "--force") == 0
+    check_params(Path("params.yaml"))
+    task = read_yaml(Path("params.yaml"))["task"]
+    assert (task["settings"]["train_split"], task["settings"]["heldout_split"]) == splits
+    assert {key: task["settings"].get(key) for key in columns} == columns
+    assert task["template"]["text"] == text
+
+
+def test_a_file_stands_for_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    files(a_jsonl='{"question": "a", "answer": "1"}\n' * 20, b_jsonl="{}\n")
+    assert init(monkeypatch, "--force", "--data", "data/a.jsonl") == 0
+    settings = read_yaml(Path("params.yaml"))["task"]["settings"]
+    assert (settings["data"], settings["train_split"]) == ("data", "a[:90%]")
+
+
+def test_splits_that_nobody_can_guess_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files(a_jsonl="{}\n", b_jsonl="{}\n")
+    assert init(monkeypatch, "--force") == 1
+    assert "data: expected a split `train`, got a, b; name them with --train-split" in capsys.readouterr().err
+
+
+def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("presets").mkdir()
+    text = (ROOT / "presets/arithmetic-tiny.yaml").read_text().replace("problems: 20000", "problems: 400")
+    Path("presets/arithmetic-tiny.yaml").write_text(text)
+    given = ["--teacher", "teacher", "--student", "student", "--force"]
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given, "--task", "arithmetic"])
+    with pytest.raises(SystemExit) as caught:
+        command.run(commands)
+    assert not caught.value.code
+    check_params(Path("params.yaml"))
+    assert read_yaml(Path("params.yaml"))["task"]["settings"]["problems"] == 400
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given])
+    with pytest.raises(SystemExit):
+        command.run(commands)
+    assert "--data: expected a data set, got none; add --data, or --task with one of" in capsys.readouterr().err
+
+
+def test_comments_stay_and_tell_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(ROOT / "presets/gsm8k.yaml", "params.yaml")
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--force") == 0
+    written, before = Path("params.yaml").read_text(), (ROOT / "params.yaml").read_text()
+    assert "Preset" not in written
+    assert "gsm8k" not in written.lower()
+    lost = {line for line in before.splitlines() if line.startswith("#")} - set(written.splitlines())
+    assert {line.split(". ")[0] for line in lost} == {
+        "# What is learnt",
+        "# Every knob of the pipeline; nothing has a default in the code",
+    }
+
+
+def test_a_t5_is_cut_on_both_sides(monkeypatch: pytest.MonkeyPatch, make_t5_dir: Callable[..., Path]) -> None:
+    Path("teacher").unlink()
+    make_t5_dir(Path("teacher"), layers=4, seed=1)
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--force", student="teacher") == 0
+    cut = read_yaml(Path("params.yaml"))["student"]["student"]["layers"]
+    assert set(cut) == {"encoder", "decoder"}
+    assert cut["encoder"] == [0, 3]
+
+
+def test_a_params_yaml_of_ones_own_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "presets", "presets")
+    write_data(article="a", summary="b")
+    assert init(monkeypatch) == 0  # params.yaml was a preset as it was written
+    assert init(monkeypatch) == 1
+    assert "params.yaml: expected a preset as it was written" in capsys.readouterr().err

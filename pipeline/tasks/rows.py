@@ -26,9 +26,11 @@ from pipeline.tasks.base import Split
 from pipeline.tasks.table import Row
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
-_TABLES = tuple(f"{{split}}{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))  # the first is taken
+_SUFFIXES = tuple(f"{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))
+_TABLES = tuple(f"{{split}}{suffix}" for suffix in _SUFFIXES)  # the first is taken
 _LINES = tuple(f"{name}{packed}" for name in ("{split}.{column}", "{column}-{split}.txt") for packed in ("", ".gz"))
 _PART = re.compile(r"(.+?)(\[.*\])?")
+_LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,26 @@ def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iter
         ) from error
     if number < 0:
         raise DataError(where, expected="rows", got="none", remedy="name another split in task.settings")
+
+
+def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
+    """The splits of a data set, each with its columns where these are files of lines; none where nobody tells."""
+    directory = Path(data).expanduser()
+    if not directory.is_dir():
+        if data[:1] in "./~":
+            return {}
+        from datasets import get_dataset_split_names
+
+        try:
+            return {name: [] for name in get_dataset_split_names(data, config)}
+        except Exception:  # no network, no such name: reading tells it
+            return {}
+    names = sorted(path.name for path in directory.iterdir())
+    tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in names if name.endswith(_SUFFIXES)}
+    lines: dict[str, list[str]] = {}
+    for found in filter(None, map(_LINE_FILE.fullmatch, names)):
+        lines.setdefault(found["name"] or found["split"], []).append(found["first"] or found["column"])
+    return {name: columns for name, columns in lines.items() if len(columns) > 1 and name not in tables} | tables
 
 
 def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
