@@ -56,7 +56,7 @@ def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPa
     after = Path("params.yaml").read_text()
     assert [one["steps"] for one in read_yaml(Path("rounds.yaml"))["rounds"]] == [5, 5, 5]
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
-    assert changed == [("  total_steps: 30", "  total_steps: 15"), ("  refresh_every: 10", "  refresh_every: 5")]
+    assert [after for _, after in changed] == ["  total_steps: 15", "  refresh_every: 5"]
 
 
 def test_table_prints_the_last_runs_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
