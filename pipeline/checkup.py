@@ -21,13 +21,15 @@ from pipeline.configuration import check_params
 from pipeline.errors import UserError
 from pipeline.params import lookup, section
 from pipeline.pretrained import locate
+from pipeline.room import rest_bytes
 from pipeline.schedule import ScheduleParams, check_rounds
 from pipeline.store import alive
 from pipeline.upkeep import segments, survey
 
 State: TypeAlias = Literal["well", "note", "wrong"]
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)")
-_LITTLE_BYTES = 5 << 30  # the default job leaves 3 GB
+_LITTLE_BYTES = 5 << 30  # where the job's size is unknown; the default job leaves 3 GB
+_SPARE_BYTES = 1 << 30  # for the store, the report, and what is written before it takes a file's place
 _SHOWN = 4
 
 
@@ -112,10 +114,24 @@ def _memory(_: Setup) -> Finding:
 def _disk(setup: Setup) -> Finding:
     free = {place: shutil.disk_usage(_existing(place)).free for place in (setup.root.resolve(), setup.store.resolve())}
     found = ", ".join(f"{size / 1e9:.1f} GB free at {place}" for place, size in free.items())
-    if min(free.values()) < _LITTLE_BYTES:
-        remedy = "free some: `dvc gc --workspace`, `stillroom store gc`"
+    here, store = free.values()
+    rest = _rest_bytes(setup)
+    needed = _LITTLE_BYTES if rest is None else rest + _SPARE_BYTES
+    job = "unknown until its models are here" if rest is None else f"at most {rest / 1e9:.1f} GB"
+    found += f"; the rounds that are left take {job}"
+    if here < needed or store < _SPARE_BYTES:
+        remedy = (
+            f"free {max(needed - here, _SPARE_BYTES - store) / 1e9:.1f} GB: `dvc gc --workspace`, `stillroom store gc`"
+        )
         return Finding(check="disk", state="wrong", found=found, remedy=remedy)
     return _well("disk", found)
+
+
+def _rest_bytes(setup: Setup) -> int | None:
+    try:
+        return rest_bytes(setup.root)
+    except (UserError, LookupError, TypeError):  # parameters that other checks judge
+        return None
 
 
 def _existing(path: Path) -> Path:

@@ -92,6 +92,11 @@ def survey(paths: Sequence[Path]) -> tuple[list[Facts], list[StoreError]]:
     return found, damaged
 
 
+def readable(root: Path) -> list[Path]:
+    """The segments whose manifest can be read."""
+    return [root / "segments" / one.segment for one in survey(segments(root))[0]]
+
+
 def check(paths: Sequence[Path]) -> Iterator[Damage | None]:
     """Read and hash every file of each segment: its damage, or None."""
     for path in paths:

@@ -9,7 +9,7 @@ from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.schedule import ScheduleParams, check_rounds
 from pipeline.scoring import ScoringParams
 from pipeline.tables import read_json
-from pipeline.upkeep import segments
+from pipeline.upkeep import readable
 from stages.command import COSTS, PARAMS, PROMPTS, TEACHER, store_root
 from stages.inputs import read_prompts, read_rollouts
 
@@ -17,11 +17,11 @@ _ROUNDS = Path("rounds.yaml")
 
 
 def needs() -> list[Need]:
-    """What the corpus and every round of every student still ask of the teacher."""
+    """What the corpus and every round of every student still ask of the teacher; damaged segments count for nothing."""
     check_rounds(
         _ROUNDS, section(PARAMS, ScheduleParams, "schedule"), lookup(PARAMS, "students"), lookup(PARAMS, "sft")
     )
-    paths, scorer = segments(store_root()), None
+    paths, scorer = readable(store_root()), None
     if TEACHER.is_dir():
         scorer = find_scorer(paths, model_fingerprint(TEACHER), section(PARAMS, ScoringParams, "scoring"))
     grounds = Grounds(

@@ -30,6 +30,11 @@ def ls(as_json: bool) -> None:
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
         _list(found)
+    _tell_damage(damaged)
+
+
+def _tell_damage(damaged: Sequence[Exception]) -> None:
+    """What is wrong with segments that a command went past, and exit code 1 where there are some."""
     for error in damaged:
         click.echo(f"error: {error}", err=True)
     if damaged:
@@ -97,16 +102,20 @@ def repair() -> None:
 @click.option("--work", "works", type=Path, multiple=True, help="Work directory of a checkout in use; several times.")
 @click.option("--force", is_flag=True, help="Delete; without it nothing is touched.")
 def gc(works: tuple[Path, ...], force: bool) -> None:
-    """Drop segments whose scores none of the checkouts has in use (default: only the one here)."""
-    from pipeline.upkeep import collect, collectable, facts
+    """Drop segments whose scores none of the checkouts has in use (default: only the one here).
 
-    paths = collectable(store_root(), works or (Path("work"),))
-    size = sum(facts(one).bytes for one in paths)
-    for one in paths:
-        click.echo(one.name)
-    click.echo(f"{len(paths)} segments, {size:,} bytes" + (" deleted" if force else ": --force deletes them"))
+    One whose manifest is damaged is told and left for `stillroom store repair`; exit code 1.
+    """
+    from pipeline.upkeep import collect, collectable, segments, survey
+
+    found, _ = survey(collectable(store_root(), works or (Path("work"),)))
+    for one in found:
+        click.echo(one.segment)
+    size = sum(one.bytes for one in found)
+    click.echo(f"{len(found)} segments, {size:,} bytes" + (" deleted" if force else ": --force deletes them"))
     if force:
-        collect(paths)
+        collect([store_root() / "segments" / one.segment for one in found])
+    _tell_damage(survey(segments(store_root()))[1])
 
 
 @store.command("import")
@@ -155,14 +164,24 @@ def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
 @store.command()
 @click.option("--json", "as_json", is_flag=True, help="One object a score stage, for scripts.")
 def forecast(as_json: bool) -> None:
-    """What the schedule still asks of the teacher: positions, bytes, seconds, and what they rest on."""
-    from pipeline.report import markdown
+    """What the schedule still asks of the teacher: positions, bytes, seconds, and what they rest on.
+
+    Segments whose manifest is damaged are told and not counted on; exit code 1.
+    """
+    from pipeline.upkeep import segments, survey
     from stages.needs import needs
 
     found = needs()
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
-        return
+    else:
+        _list_needs(found)
+    _tell_damage(survey(segments(store_root()))[1])
+
+
+def _list_needs(found: Sequence[Any]) -> None:
+    from pipeline.report import markdown
+
     rows = [["score stage", "positions", "known", "bytes", "seconds"]]
     rows += [
         [one.name, f"{one.positions:,}", f"{one.known:,}", _figure(one.bytes), _figure(one.seconds)] for one in found

@@ -57,7 +57,18 @@ LAYERS = [
     {"prompts", "rollouts", "scoring", "rescore", "batches", "objective", "training", "evaluation", "report"}
     | {"picture"},
     {"configuration", "forecast", "tuning"},
-    {"beginning", "checkup", "columns", "lockfile", "reference", "standing", "story", "page.origins", "page.run"},
+    {
+        "beginning",
+        "checkup",
+        "columns",
+        "room",
+        "lockfile",
+        "reference",
+        "standing",
+        "story",
+        "page.origins",
+        "page.run",
+    },
 ]
 ALLOWED_STEP_IMPORTS = {("training", "objective")}
 

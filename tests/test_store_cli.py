@@ -217,3 +217,14 @@ def test_forecast_works_before_anything_was_run(
     Path("rounds.yaml").write_text("rounds: []\ncheckpoints: []\n")
     assert stillroom(monkeypatch, "forecast") == 1
     assert "run `stillroom plan`" in capsys.readouterr().err
+
+
+def test_forecast_goes_past_a_damaged_manifest(
+    sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (broken,) = segments(STORE)
+    (broken / "manifest.json").write_text("{")
+    assert stillroom(monkeypatch, "forecast") == 1
+    out, err = capsys.readouterr()
+    assert "| in all " in out
+    assert err.startswith(f"error: {broken}/manifest.json: expected ")

@@ -195,3 +195,17 @@ def test_gc_is_dry_until_it_is_told(
     assert "1 segments" in capsys.readouterr().out
     assert not unused.exists()
     assert len(segments(store.root)) == 2
+
+
+def test_gc_goes_past_a_damaged_manifest(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_segment(tmp_path / "work/corpus/segment", [sequence(0)], HEADER, RANKS)
+    broken, unused = holding(store, 2), holding(store, 4)
+    (broken / "manifest.json").write_text("{")
+    assert stillroom(monkeypatch, "gc", "--force") == 1
+    out, err = capsys.readouterr()
+    assert "1 segments" in out
+    assert err.startswith(f"error: {broken}/manifest.json: expected ")
+    assert broken.is_dir()
+    assert not unused.exists()
