@@ -108,7 +108,7 @@ def store_rates(paths: Sequence[Path], scorer: str | None) -> dict[Kind, Rate]:
         manifest = read_manifest(path)
         if manifest.scorer == scorer:
             sources = pq.ParquetFile(path / "index.parquet").read(columns=["source"])["source"].to_pylist()
-            size = sum(one.size_bytes for name, one in manifest.files.items() if name != "ranks.npy")
+            size = sum(one.size_bytes for name, one in manifest.files.items() if name != "ranks.parquet")
             totals.setdefault("student" if "student" in sources else "corpus", []).append((size, manifest.positions))
     return {
         kind: Rate(

@@ -1,20 +1,19 @@
-"""One segment: a sealed directory of scored sequences. The only module that knows Zarr.
+"""One segment: a sealed directory of scored sequences.
 
 Guarantee: a directory that has a manifest is a whole segment. Everything else is hashed and synced before it, and one
 rename makes it visible, so a killed writer leaves a `.tmp-*` directory that nobody reads. Equal input gives equal
-bytes, and writing what was read gives them again. Damage is a StoreError: small files are hashed on opening, payload
-chunks carry a crc32c, a chunk that is gone is no run of zeros.
-Cost: a segment of a few thousand positions pays about 20 kB for its metadata. Read by window: the price of one read
-is that of its 64 Ki-entry chunks, whatever number of sequences is taken from them.
+bytes, and writing what was read gives them again. Damage is a StoreError: small files are hashed on opening, the
+payload checks itself (`pipeline.payload`).
+Cost: beside its scores 14-25 kB for metadata, index and ranks, and 2 bytes a token.
 Not taken: appending (a DVC-tracked file may be a read-only link), one Zarr zip (unreadable when killed before
-closing), a database of blobs (nobody else could read it).
+closing), a database of blobs (nobody else could read it), tokens and ranks as they are for memory mapping (4 and 11
+times the bytes, more than the scores themselves in a small segment).
 
 Array suffixes: see `pipeline.records`; B sequences of a segment.
 """
 
 import errno
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -30,28 +29,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
 
 from pipeline.codecs import Arrays, Codec, build_codec
 from pipeline.codecs.accuracy import measure
 from pipeline.errors import StoreError
 from pipeline.fingerprint import file_digest
+from pipeline.payload import Payload, damaged, is_chunk, write_payload
 from pipeline.ragged import GROUPS, join_scores, split_scores
 from pipeline.records import Rollout, Scores
 from pipeline.sequences import ScoredSequence, SegmentHeader, index_table
 from pipeline.windows import Stretch
 from schemas.manifest import FileEntry, Manifest, Measured
-from schemas.segment import FORMAT, PAYLOAD, TOKENS
+from schemas.segment import FORMAT, RANKS, TOKENS
 
-_CHUNK = 1 << 16  # rows; what one random access decodes
-_SHARD = 1 << 22  # rows; what one file holds at most
-_RANKS = "ranks.npy"
-_ZSTD_LEVEL = 3  # 19 saves 3 % and costs a third of the writing speed
+_RANKS = "ranks.parquet"
+_ZSTD_LEVEL = 19
 _NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max=0.0, forward_kl=0.0)
-_AXES = {"E": "head", "R": "draw", "U": "union", "N": "position", "NH": "position"}
 
 
 def write_segment(
@@ -83,12 +77,11 @@ def fill(
     """
     codec = build_codec(header.codec, header.codec_config)
     arrays, index, measured = _pack(sequences, header, codec, token_of_rank)
-    _write_payload(root / "payload.zarr", arrays)
+    write_payload(root / "payload.zarr", arrays)
     write_index(root / "index.parquet", index)
     rollouts = [one.rollout for one in sequences]
     tokens = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
-    with pa.OSFile(str(root / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, TOKENS) as writer:
-        writer.write_table(pa.Table.from_pydict(tokens, schema=TOKENS))
+    _write_ids(root / "tokens.parquet", pa.Table.from_pydict(tokens, schema=TOKENS), "BYTE_STREAM_SPLIT")
     ranks = _write_ranks(root, token_of_rank, in_store=in_store)
     files = {}
     for file in sorted(file for file in root.rglob("*") if file.is_file()):
@@ -151,38 +144,29 @@ def write_index(path: Path, index: pa.Table) -> None:
     pq.write_table(index, path, compression="zstd", write_statistics=False)
 
 
-def _write_payload(root: Path, arrays: Arrays) -> None:
-    group = zarr.create_group(LocalStore(root), zarr_format=3)
-    for name, array in sorted(arrays.items()):
-        assert array.dtype.name in PAYLOAD[name].dtypes
-        rows = max(1, len(array))
-        chunk = min(_CHUNK, rows)
-        shard = min(_SHARD, -(-rows // chunk) * chunk)
-        stored = group.create_array(
-            name,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=(chunk, *array.shape[1:]),
-            shards=None if rows <= chunk else (shard, *array.shape[1:]),
-            filters=None,
-            compressors=(ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()),
-            chunk_key_encoding={"name": "default", "separator": "."},
-            fill_value=0,
-            config={"write_empty_chunks": True},
-        )
-        if array.size:
-            stored[...] = array
+def _write_ids(file: Any, table: pa.Table, encoding: str) -> None:
+    """Token ids, in the encoding of Parquet that suits their order."""
+    pq.write_table(
+        table,
+        file,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=False,
+        column_encoding=encoding,
+        write_statistics=False,
+    )
 
 
 def _write_ranks(root: Path, token_of_rank: NDArray[Any], *, in_store: bool) -> str:
     """Write the ranks into the segment or, once, into the store; returns the blake2b of the file."""
     buffer = io.BytesIO()
-    np.save(buffer, token_of_rank.astype("<u2" if len(token_of_rank) <= 1 << 16 else "<u4"))
+    # tokens that the corpus lacks ascend: their differences take a few bits
+    _write_ids(buffer, pa.table({"token_id": pa.array(token_of_rank, pa.int32())}, schema=RANKS), "DELTA_BINARY_PACKED")
     name = hashlib.blake2b(buffer.getvalue(), digest_size=32).hexdigest()
     if not in_store:
         (root / _RANKS).write_bytes(buffer.getvalue())
         return name
-    path = root.parent.parent / "ranks" / f"{name}.npy"
+    path = root.parent.parent / "ranks" / f"{name}.parquet"
     if not path.is_file() or file_digest(path) != name:
         with temporary_directory(path.parent) as temporary:
             (temporary / path.name).write_bytes(buffer.getvalue())
@@ -246,7 +230,7 @@ class Segment:
     index: pa.Table  # schemas.segment.INDEX
     token_of_rank: NDArray[Any]  # [V]
     _codec: Codec
-    _payload: Mapping[str, Any]  # Zarr arrays
+    _payload: Payload
     _tokens: pa.Table
     _bounds: Mapping[str, NDArray[np.int64]]  # [B + 1] of each axis
 
@@ -260,7 +244,7 @@ class Segment:
         _check_fields(path, manifest, expect)
         _check_files(path, manifest)
         for name, entry in manifest.files.items():
-            if not _is_chunk(name):
+            if not is_chunk(name):
                 _check_hash(path / name, entry.blake2b)
         index = pq.read_table(path / "index.parquet")
         totals = {
@@ -275,8 +259,8 @@ class Segment:
             index=index,
             token_of_rank=_read_ranks(path, manifest),
             _codec=build_codec(manifest.codec, manifest.codec_config),
-            _payload=_open_payload(path / "payload.zarr"),
-            _tokens=pa.ipc.open_file(pa.memory_map(str(path / "tokens.arrow"))).read_all(),
+            _payload=Payload.open(path / "payload.zarr"),
+            _tokens=pq.read_table(path / "tokens.parquet"),
             _bounds={axis: np.append(index[f"{axis}_offset"].to_numpy(), end) for axis, end in totals.items()},
         )
 
@@ -305,52 +289,16 @@ class Segment:
         """Scores of the sequences in rows [start, stop), decoded together and left end to end."""
         assert 0 <= start <= stop <= len(self), f"rows {start}:{stop} of {len(self)}"
         window = {axis: slice(int(ends[start]), int(ends[stop])) for axis, ends in self._bounds.items()}
-        arrays = {name: self._read_array(name, window[_AXES[PAYLOAD[name].axes]]) for name in self._payload}
+        arrays = self._payload.read(window)
         rows = self.index.slice(start, stop - start)
         scores = self._codec.decode(arrays, self.token_of_rank)
         return Stretch.of(start, scores, rows["positions"].to_numpy())
-
-    def _read_array(self, name: str, window: slice) -> NDArray[Any]:
-        stored, path = self._payload[name], self.path / "payload.zarr" / name
-        try:
-            rows = np.asarray(stored[window])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(path, "chunks as written", error) from error
-        _check_chunks(path, stored, window)
-        return rows
 
     def verify(self) -> None:
         """Hash every file; a StoreError names the first that differs from the manifest."""
         _check_files(self.path, self.manifest)
         for name, entry in self.manifest.files.items():
             _check_hash(self.path / name, entry.blake2b)
-
-
-def _open_payload(path: Path) -> dict[str, Any]:
-    """The Zarr arrays by name, read with zarrs where it is installed: the same files, several times as fast.
-
-    Only read: two zstd libraries need not compress alike, and equal input must give equal bytes everywhere.
-    """
-    found = importlib.util.find_spec("zarrs") is not None
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {}):
-        return dict(zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3).arrays())
-
-
-def _check_chunks(path: Path, stored: Any, window: slice) -> None:
-    """A StoreError when a file that was just read is gone: Zarr takes it for a run of its fill value."""
-    size = (stored.shards or stored.chunks)[0]
-    for number in range(window.start // size, -(-window.stop // size)):
-        chunk = path / ".".join(["c", str(number), *"0" * (stored.ndim - 1)])
-        if not chunk.is_file():
-            raise _damaged(chunk, "a chunk", "nothing")
-
-
-def _is_chunk(name: str) -> bool:
-    return name.rsplit("/", 1)[-1].startswith("c.")
-
-
-def _damaged(path: Path, expected: str, got: object) -> StoreError:
-    return StoreError(path, expected=expected, got=got, remedy="delete the segment and score again")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -360,9 +308,9 @@ def read_manifest(path: Path) -> Manifest:
         text = file.read_text()
         found = json.loads(text)["format"]
     except (FileNotFoundError, NotADirectoryError):
-        raise _damaged(file, "the manifest of a sealed segment", "nothing") from None
+        raise damaged(file, "the manifest of a sealed segment", "nothing") from None
     except (ValueError, LookupError, TypeError) as error:
-        raise _damaged(file, "a manifest", error) from error
+        raise damaged(file, "a manifest", error) from error
     if found != FORMAT:
         raise StoreError(
             file, expected=FORMAT, got=found, remedy="read it with the version that wrote it, or delete it"
@@ -370,7 +318,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.from_text(text)
     except ValueError as error:
-        raise _damaged(file, "a manifest as written", error) from error
+        raise damaged(file, "a manifest as written", error) from error
 
 
 def _check_fields(path: Path, manifest: Manifest, expect: Mapping[str, object]) -> None:
@@ -391,24 +339,24 @@ def _check_files(path: Path, manifest: Manifest) -> None:
     found.pop("manifest.json", None)
     for name in sorted(found.keys() ^ manifest.files.keys()):
         listed, there = ("a file", "nothing") if name in manifest.files else ("nothing", "a file")
-        raise _damaged(path / name, listed, there)
+        raise damaged(path / name, listed, there)
     for name, entry in manifest.files.items():
         if (size := found[name].stat().st_size) != entry.size_bytes:
-            raise _damaged(path / name, f"{entry.size_bytes} bytes", f"{size} bytes")
+            raise damaged(path / name, f"{entry.size_bytes} bytes", f"{size} bytes")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
         found = file_digest(path)
     except OSError as error:
-        raise _damaged(path, f"a file with blake2b {expected}", error) from error
+        raise damaged(path, f"a file with blake2b {expected}", error) from error
     if found != expected:
-        raise _damaged(path, f"blake2b {expected}", found)
+        raise damaged(path, f"blake2b {expected}", found)
 
 
 def _read_ranks(path: Path, manifest: Manifest) -> NDArray[Any]:
     own = path / _RANKS
-    file = own if own.name in manifest.files else path.parent.parent / "ranks" / f"{manifest.ranks}.npy"
+    file = own if own.name in manifest.files else path.parent.parent / "ranks" / f"{manifest.ranks}.parquet"
     _check_hash(file, manifest.ranks)
-    ranks: NDArray[Any] = np.load(file, allow_pickle=False)
+    ranks: NDArray[Any] = pq.read_table(file)["token_id"].to_numpy()
     return ranks

@@ -1,7 +1,7 @@
 """The store of segments that checkouts share: append-only, content-addressed, any number of writers and readers.
 
-`<root>/segments/<segment id>/` and `<root>/ranks/<hash>.npy`. It is neither dependency nor output of any stage: what
-it holds changes what a run costs and not what it computes.
+`<root>/segments/<segment id>/` and `<root>/ranks/<hash>.parquet`. It is neither dependency nor output of any stage:
+what it holds changes what a run costs and not what it computes.
 """
 
 import os

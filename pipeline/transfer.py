@@ -3,8 +3,8 @@
 Guarantee: every byte of a segment is hashed before it is copied; it is published as the store's own writers do, and
 `find_known` finds its scores at once. It keeps its bytes and so its id: one that brings its ranks along (those of
 work/**/segment do) keeps them, because a segment without that file would be another one.
-Cost: .5 s a segment of the default job. A self-contained one holds 2 bytes a token of the vocabulary more than one that
-the store wrote. A segment all of whose scores the store has, in whatever segments, is not copied.
+Cost: .5 s a segment of the default job. A self-contained one holds the ranks as well, some kB more than one that the
+store wrote. A segment all of whose scores the store has, in whatever segments, is not copied.
 Not taken: hard links (what is copied must survive its source being mended in place), decoding and writing anew.
 """
 

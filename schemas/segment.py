@@ -3,10 +3,15 @@
 ```
 manifest.json   `schemas.manifest.Manifest`, written last: a directory without it is no segment
 index.parquet   INDEX, one row a sequence
-tokens.arrow    TOKENS, one row a sequence, Arrow IPC file (made for memory mapping)
-ranks.npy       token_of_rank [V], u2 if V <= 65536 else u4; may live in <store>/ranks/<blake2b>.npy instead
-payload.zarr/   a Zarr v3 group with the arrays of PAYLOAD, little-endian, zstd and then crc32c on every chunk
+tokens.parquet  TOKENS, one row a sequence
+ranks.parquet   RANKS, the token id of each rank [V]; may live in <store>/ranks/<blake2b>.parquet instead
+payload.zarr/   a Zarr v3 group with the arrays of PLANES, zstd and then crc32c on every chunk
 ```
+
+Each array of `payload.zarr` holds what runs along one axis, as bytes: uint8 [P, rows], plane by plane, so that high and
+low bytes are compressed apart. Its attribute `columns` lists what lies in them, in the order of PAYLOAD, which has the
+meanings: [name, dtype, H] or [name, dtype]. A column of numbers of b bytes (little-endian) takes b planes, the lowest
+byte's first, and H times as many where it has H temperatures, temperature by temperature.
 
 Axes: N positions of all sequences end to end, E head entries, U union entries, R draws as they are stored,
 H temperatures (the first is 1). Sequence b owns positions `position_offset[b]` to `position_offset[b] + positions[b]`;
@@ -28,7 +33,7 @@ What the author of the rollout has to do with, and another student's scores of t
 Codec "sqrt8" (`levels`, `floor_nats`):
 * `head_id`, `union_id`: ranks of a position ascend without repetition; the first is stored as it is, each later one
   as rank - previous rank - 1. `draw_id`: ranks ascend and may repeat, stored as rank - previous rank.
-  token id = ranks.npy[rank].
+  token id = ranks.parquet["token_id"][rank].
 * `head_p`, `union_p`, `draw_p`, `tail`: a probability as a byte c. With L = `levels` and F = `floor_nats` of the
   codec's configuration, k = floor(L * sqrt(0.001)) and b = 255 - (L - k): c = 0 means 0 (masses only);
   0 < c < b means exp(-F + (c - 1) * (F + 2 * log(k / L)) / (b - 1)); c >= b means ((k + c - b) / L) ** 2.
@@ -51,7 +56,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-FORMAT = "stillroom.segment/3"
+FORMAT = "stillroom.segment/4"
 
 _INDEX_FIELDS: list[Any] = [
     pa.field("score_key", pa.binary(16), nullable=False),  # blake2b of "scorer/sequence_key/support_key"; found by this
@@ -84,12 +89,17 @@ TOKENS = pa.schema(
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
     ],
-    metadata={"schema": "stillroom.segment.tokens/1"},
+    metadata={"schema": "stillroom.segment.tokens/2"},
 )
+
+RANKS = pa.schema([pa.field("token_id", pa.int32(), nullable=False)], metadata={"schema": "stillroom.segment.ranks/1"})
+
+# The arrays of payload.zarr, by the axis they run along.
+PLANES = {"E": "head", "R": "draw", "U": "union", "N": "position"}
 
 
 class PayloadArray(NamedTuple):
-    """What one Zarr array holds: the numpy dtypes it may have, its axes, its meaning."""
+    """What one column of the payload holds: the numpy dtypes it may have, its axes, its meaning."""
 
     dtypes: tuple[str, ...]
     axes: str

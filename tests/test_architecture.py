@@ -39,6 +39,7 @@ LAYERS = [
         "ragged",
         "sequences",
         "windows",
+        "payload",
         "segment",
         "store",
         "catalog",
@@ -186,7 +187,7 @@ def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("zarr", ["pipeline.segment"]),
+        ("zarr", ["pipeline.payload"]),
         ("duckdb", ["pipeline.catalog", "pipeline.views"]),  # what stages depend on, and what they do not
         ("ruamel", ["pipeline.params"]),
         ("peft", ["pipeline.adapter"]),

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline import payload as payload_module
 from pipeline import segment as segment_module
 from pipeline.codecs import CODECS, ErrorBounds, config_of
 from pipeline.codecs.sqrt8 import Sqrt8
@@ -230,14 +231,14 @@ def test_an_empty_segment(tmp_path: Path) -> None:
 
 
 def test_many_chunks_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_module, "_CHUNK", 8)
-    monkeypatch.setattr(segment_module, "_SHARD", 32)
+    monkeypatch.setattr(payload_module, "_CHUNK", 8)
+    monkeypatch.setattr(payload_module, "_SHARD", 32)
     sequences = _sequences(60)
     _write(tmp_path / "sharded", sequences)
     monkeypatch.undo()
     _write(tmp_path / "plain", sequences)
     sharded, plain = Segment.open(tmp_path / "sharded"), Segment.open(tmp_path / "plain")
-    assert sum(1 for _ in (tmp_path / "sharded/payload.zarr/head_id").glob("c.*")) > 3
+    assert sum(1 for _ in (tmp_path / "sharded/payload.zarr/head").glob("c.*")) > 3
     for start, stop in ((0, 60), (17, 18), (30, 41)):
         pairs = zip(sharded.read(start, stop), plain.read(start, stop), strict=True)
         assert all(_same(a, b) for a, b in pairs)
@@ -246,7 +247,7 @@ def test_many_chunks_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_any_zarr_reader_opens_the_payload(tmp_path: Path) -> None:
     manifest = _write(tmp_path / "one", _sequences(5))
     group = zarr.open_group(str(tmp_path / "one/payload.zarr"), mode="r")
-    assert group["head_n"][:].sum() == manifest.head_entries  # type: ignore[index, union-attr, call-overload]
+    assert group["head"].shape == (3, manifest.head_entries)  # type: ignore[union-attr]
 
 
 def test_zarrs_reads_the_same_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +257,8 @@ def test_zarrs_reads_the_same_where_it_is_installed(tmp_path: Path, monkeypatch:
     fast = Segment.open(tmp_path / "one")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     plain = Segment.open(tmp_path / "one")
-    assert "zarrs" in type(fast._payload["head_id"]._async_array.codec_pipeline).__module__
-    assert "zarrs" not in type(plain._payload["head_id"]._async_array.codec_pipeline).__module__
+    assert "zarrs" in type(fast._payload._arrays["head"]._async_array.codec_pipeline).__module__
+    assert "zarrs" not in type(plain._payload._arrays["head"]._async_array.codec_pipeline).__module__
     assert all(_same(a, b) for a, b in zip(fast.read(0, 9), plain.read(0, 9), strict=True))
 
 
@@ -323,8 +324,8 @@ def test_damage_in_any_file_is_an_error(tmp_path: Path, damage: Callable[[Path, 
 def test_verify_finds_a_flip_in_a_chunk(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(6))
     segment = Segment.open(tmp_path / "one")
-    _flip(tmp_path / "one/payload.zarr/head_id/c.0", random.Random(0))
-    with pytest.raises(StoreError, match=r"head_id/c\.0: expected blake2b"):
+    _flip(tmp_path / "one/payload.zarr/head/c.0.0", random.Random(0))
+    with pytest.raises(StoreError, match=r"head/c\.0\.0: expected blake2b"):
         segment.verify()
 
 
@@ -333,21 +334,21 @@ def test_a_chunk_gone_after_opening_is_no_run_of_zeros(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int | None
 ) -> None:
     if shard:
-        monkeypatch.setattr(segment_module, "_CHUNK", 8)
-        monkeypatch.setattr(segment_module, "_SHARD", shard)
+        monkeypatch.setattr(payload_module, "_CHUNK", 8)
+        monkeypatch.setattr(payload_module, "_SHARD", shard)
     _write(tmp_path / "one", _sequences(30))
     segment = Segment.open(tmp_path / "one")
-    (tmp_path / "one/payload.zarr/head_id/c.0").unlink()
-    with pytest.raises(StoreError, match="head_id"):
+    (tmp_path / "one/payload.zarr/head/c.0.0").unlink()
+    with pytest.raises(StoreError, match="head"):
         segment.read(0, len(segment))
 
 
 def test_any_bit_of_a_shard_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_module, "_CHUNK", 8)
-    monkeypatch.setattr(segment_module, "_SHARD", 32)
+    monkeypatch.setattr(payload_module, "_CHUNK", 8)
+    monkeypatch.setattr(payload_module, "_SHARD", 32)
     _write(tmp_path / "one", _sequences(10))
     segment = Segment.open(tmp_path / "one")
-    file = tmp_path / "one/payload.zarr/head_n/c.0"
+    file = tmp_path / "one/payload.zarr/position/c.0.0"
     data = file.read_bytes()
     for place in random.Random(0).sample(range(len(data)), 25):
         file.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
@@ -357,8 +358,8 @@ def test_any_bit_of_a_shard_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_stray_file_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(2))
-    (tmp_path / "one/payload.zarr/head_id/c.1").write_bytes(b"x")
-    with pytest.raises(StoreError, match=r"head_id/c\.1: expected nothing, got a file"):
+    (tmp_path / "one/payload.zarr/head/c.0.1").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"head/c\.0\.1: expected nothing, got a file"):
         Segment.open(tmp_path / "one")
 
 
@@ -376,8 +377,8 @@ def test_a_segment_of_another_make_is_refused_naming_both(tmp_path: Path, field:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(2))
     file = tmp_path / "one/manifest.json"
-    file.write_text(file.read_text().replace("segment/3", "segment/2"))
-    with pytest.raises(StoreError, match=r"expected stillroom.segment/3, got stillroom.segment/2"):
+    file.write_text(file.read_text().replace("segment/4", "segment/3"))
+    with pytest.raises(StoreError, match=r"expected stillroom.segment/4, got stillroom.segment/3"):
         Segment.open(tmp_path / "one")
 
 
@@ -414,8 +415,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(segment_module, "_sync", fail)
     _write(tmp_path / "0" / "one", _sequences(3))
     last = calls
-    assert last > 30
-    for failing in (1, 2, 10, 20, last - 3, last - 2, last - 1, last):
+    assert last > 15
+    for failing in (1, 2, 6, 10, last - 3, last - 2, last - 1, last):
         calls, root = 0, tmp_path / str(failing)
         with pytest.raises(OSError, match="No space left"):
             _write(root / "one", _sequences(3))
@@ -427,7 +428,7 @@ def test_a_disk_that_fills_while_zarr_writes_leaves_nothing(tmp_path: Path, monk
     async def full(*arguments: object, **keywords: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(segment_module.LocalStore, "set", full)
+    monkeypatch.setattr(payload_module.LocalStore, "set", full)
     with pytest.raises(OSError, match="No space left"):
         _write(tmp_path / "one", _sequences(3))
     assert list(tmp_path.iterdir()) == []
@@ -508,7 +509,7 @@ def test_publish_names_segments_by_content(tmp_path: Path) -> None:
     assert store.publish([], _header(), _ranks()) is None
     assert len(_segments(store)) == 2
     assert len(list((tmp_path / "ranks").iterdir())) == 1
-    assert not (first / "ranks.npy").exists()
+    assert not (first / "ranks.parquet").exists()
     assert _leftovers(tmp_path) == []
 
 

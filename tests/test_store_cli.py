@@ -100,11 +100,11 @@ def test_import_tells_what_is_damaged_and_fails(
 ) -> None:
     theirs = Path("elsewhere/segment")
     write_segment(theirs, sequences[2:], written_by(params()), np.arange(VOCAB))
-    (theirs / "tokens.arrow").unlink()
+    (theirs / "tokens.parquet").unlink()
     assert stillroom(monkeypatch, "import", "elsewhere") == 1
     out, err = capsys.readouterr()
     assert out == "0 imported, 0 known, 1 damaged, 0 positions into .store\n"
-    assert "elsewhere/segment/tokens.arrow: expected a file, got nothing; " in err
+    assert "elsewhere/segment/tokens.parquet: expected a file, got nothing; " in err
 
 
 def test_import_takes_raw_top_k(

@@ -85,7 +85,7 @@ def test_another_teachers_scores_of_the_same_sequences_are_something_else(checko
     assert outcomes(checkout / ".store", tmp_path / "new") == ["imported"]
 
 
-@pytest.mark.parametrize("name", ["payload.zarr/head_p/c.0", "ranks.npy", "manifest.json", "index.parquet"])
+@pytest.mark.parametrize("name", ["payload.zarr/head/c.0.0", "ranks.parquet", "manifest.json", "index.parquet"])
 def test_a_damaged_segment_stays_outside_and_does_not_stop_the_others(
     checkout: Path, tmp_path: Path, name: str
 ) -> None:
