@@ -71,11 +71,11 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
         with _gguf_read_once(), bar(f"read {model}", 3, unit="parts") as meter:
             meter.set_postfix(now="tokenizer")
             tokenizer = load_tokenizer(source, **options)
-            meter.update()
             meter.set_postfix(now="configuration")
-            config = AutoConfig.from_pretrained(source, **options)  # not a second time below
             meter.update()
+            config = AutoConfig.from_pretrained(source, **options)  # not a second time below
             meter.set_postfix(now="weights")
+            meter.update()
             loaded, found = auto_class(config).from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True, **options
             )

@@ -299,6 +299,10 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert set(stages) == {"prepare", "teacher", "init", "generate", "rollout", "score", "train", "evaluate"}
     assert all(set(one) == {"runs", "tokens", "seconds"} for one in stages.values())
     assert (project.path / "report/table.md").read_text() in output
+    for stage in [one.stem for one in (project.path / "work/costs").glob("*.json")]:
+        assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
+    for done in ("read .*: 3 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 4 parts"):
+        assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
     html = (project.path / "report/index.html").read_text()
     assert re.findall('<section id="([^"]+)"', html) == [
         *["headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
@@ -312,6 +316,11 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert "train@small-round1" in told["dvc_lock"]["stages"]
     assert told["costs"]["r2"]["score"]["positions_reused"] == 0
     assert told["warning"] is None
+    lineage = html[html.index('<section id="lineage">') :]
+    known = [told["teacher"]["fingerprint"], told["rounds"][1]["tokenizer"], told["rounds"][1]["prompts"]]
+    known += [one["segment"] for round_ in told["rounds"] for one in round_["scored"]]
+    assert all(one[:12] in lineage for one in known)
+    assert f"<td>{told['rounds'][1]['tokens']:,}</td>" in lineage
     assert (project.path / "work/small/r1/model/README.md").read_text().startswith("---\n")
     assert "exact_match" in project.stillroom("lineage", "work/small/r2/model", "--card")
 
