@@ -64,7 +64,13 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     """Model and tokenizer from any source; a ModelError with the remedy when they cannot be had."""
     source, options = locate(model, where)
     if is_export(Path(source)):
-        return load_export(Path(source)).to(dtype), load_tokenizer_file(Path(source) / "tokenizer.json")
+        with bar(f"read {model}", 2, unit="parts") as meter:
+            meter.set_postfix(now="weights")
+            loaded = load_export(Path(source)).to(dtype)
+            meter.update()
+            tokenizer = load_tokenizer_file(Path(source) / "tokenizer.json")
+            meter.update()
+        return loaded, tokenizer
     if revision is not None:
         options["revision"] = revision
     try:

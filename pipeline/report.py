@@ -5,10 +5,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from pipeline.measures import MEASURES, measure
+from pipeline.measures import MEASURES, PLACE, measure
 
 Metrics = Mapping[str, Any]
-PLACE = ("id", "step", "scored_positions")  # of a round's row, beside its metrics
 
 
 def summarise(

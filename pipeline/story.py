@@ -13,7 +13,7 @@ from pipeline.lockfile import Ran
 from pipeline.report import markdown
 from schemas.lineage import Lineage, Round, Source
 
-Costs = Mapping[str, Mapping[str, Any]]
+Costs = Mapping[str, Mapping[str, Any]]  # work/costs, by name
 _SHOWN = 12
 _STAGES = ("rollout", "score", "train")
 

@@ -13,7 +13,6 @@ import click
 
 from pipeline.lineage import read_lineage
 from pipeline.page.findings import find
-from pipeline.page.origins import Costs
 from pipeline.page.run import run_page
 from pipeline.page.vega import dvc_template
 from pipeline.params import lookup, read_yaml
@@ -21,6 +20,7 @@ from pipeline.picture import draw_run
 from pipeline.progress import bar
 from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.standing import jobs
+from pipeline.story import Costs
 from pipeline.tables import read_json, replacing, write_json
 from pipeline.training_log import read_log
 from pipeline.views import connect, query

@@ -1,15 +1,13 @@
 """Where the students come from: each one's lineage as `stillroom lineage` tells it, and the file of parameters."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.lineage import history, last_warning
 from pipeline.page.findings import Row
 from pipeline.page.html import Section, details, pairs, table, text
-from pipeline.story import facts, parameters, rounds, scores
+from pipeline.story import Costs, facts, parameters, rounds, scores
 from schemas.lineage import Lineage
 
-Costs = Mapping[str, Mapping[str, Any]]  # work/costs, by name
 _CODED = 12  # characters of a fingerprint that people compare
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from pipeline.measures import measure
+from pipeline.measures import PLACE, measure
 from pipeline.page.charts import curve
 from pipeline.page.html import Section, Specs, details, figure, grid, table, text
 
 Metrics = Mapping[str, Any]
-_PLACE = ("id", "step", "scored_positions")  # of a round's row, beside its metrics
 
 
 class Student:
@@ -38,7 +37,7 @@ def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
 
 def keys_of(students: Sequence[Student]) -> list[str]:
     """The measures of the students' checkpoints: divergences first, then the task's, in the order found."""
-    found = dict.fromkeys(key for one in students for row in one.checkpoints for key in row if key not in _PLACE)
+    found = dict.fromkeys(key for one in students for row in one.checkpoints for key in row if key not in PLACE)
     return sorted(found, key=lambda key: (not key.endswith("_kl"), key in {"top1_agreement", "eos_share"}))
 
 

@@ -8,9 +8,10 @@ from pipeline.page import heatmap, quality
 from pipeline.page.costs import compared_costs, ledger
 from pipeline.page.findings import Findings
 from pipeline.page.html import Specs, document
-from pipeline.page.origins import Costs, origins
+from pipeline.page.origins import origins
 from pipeline.page.scores import scores
 from pipeline.page.training import training
+from pipeline.story import Costs
 from schemas.lineage import Lineage
 
 Metrics = Mapping[str, Any]
