@@ -62,7 +62,12 @@ def base_of(path: Path) -> Path:
     try:
         base = Path(os.path.normpath(path / json.loads((path / _CONFIG).read_text())["base_model_name_or_path"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(path / _CONFIG, expected="peft's", got=str(error), remedy="run `make repro`") from error
+        raise ModelError(
+            path / _CONFIG,
+            expected="an adapter's configuration as peft writes it",
+            got=str(error),
+            remedy="run `make repro`",
+        ) from error
     if not (base / "config.json").is_file():
         raise ModelError(
             path,

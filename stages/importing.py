@@ -47,7 +47,9 @@ def take_parquet(source: Path, **given: Any) -> dict[str, int]:
 def _origin(source: Path, tokenizer: Path | None, teacher: str | None, prompt_tokens: int | None) -> Origin:
     if tokenizer is None or teacher is None:
         remedy = "add --tokenizer DIRECTORY --teacher NAME"
-        raise DataError(source, expected="whose ids and whose scores these are", got="not both", remedy=remedy)
+        raise DataError(
+            source, expected="the tokenizer of the ids and a name for the teacher", got="not both", remedy=remedy
+        )
     loaded = load_tokenizer(tokenizer)
     return Origin(
         teacher=teacher,

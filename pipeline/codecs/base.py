@@ -67,7 +67,7 @@ def encode_counts(n_N: Ints, group: str) -> NDArray[Any]:
             f"{group} entries",
             expected=f"at most {limit} at a position",
             got=most,
-            remedy="lower the cap in params.yaml",
+            remedy="lower scoring.support.max_entries or rollout.sampling.support_max",
         )
     return n_N.astype(dtype)
 
