@@ -22,6 +22,11 @@ _HEAD = """# Parameters
 Written by `stillroom parameters > docs/parameters.md`; do not edit. Everything stands in `params.yaml`, nothing has a
 default in the code. `value` is the default job's.
 """
+_PLAIN = {  # sections that are no dataclass
+    "seed": "Of every random draw, together with what it is for.",
+    "students": "Which of the students described below are made.",
+    "reward": "What a finished completion is worth: function to weight, summed (pipeline/rewards.py). {} for none.",
+}
 
 
 def page(path: Path) -> str:
@@ -42,7 +47,7 @@ def _section(name: str, kind: Any, value: Any) -> Iterator[str]:
     inner = _record(kind)
     yield f"## {name}"
     if inner is None:
-        yield f"{_kind(kind)}; value `{_shown(value)}`."
+        yield f"{_PLAIN[name]} {_kind(kind)}; value `{_shown(value)}`."
         return
     yield textwrap.dedent(inner.__doc__ or "").strip()
     if get_origin(kind) is dict:
@@ -68,12 +73,12 @@ def _rows(cls: type, prefix: str, value: Any) -> Iterator[list[str]]:
     for field in dataclasses.fields(cls):
         one = value.get(field.name) if isinstance(value, dict) else None
         inner = _record(hints[field.name])
-        if inner is not None:
-            yield from _rows(inner, f"{prefix}{field.name}.", one)
-        else:
+        if inner is None or field.name in words:  # a record whose fields say all has no row of its own
             known = isinstance(value, dict) and field.name in value
             cells = [f"`{prefix}{field.name}`", _kind(hints[field.name]), f"`{_shown(one)}`" if known else ""]
             yield [_cell(text) for text in (*cells, words.get(field.name, ""))]
+        if inner is not None:
+            yield from _rows(inner, f"{prefix}{field.name}.", one)
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
