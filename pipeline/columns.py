@@ -63,7 +63,8 @@ def first_row(rows: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
     """The values of the first held-out row by column; those of a column within a column as `translation.de`."""
     split = str(rows["heldout_split"])
     columns = list(named) or find_splits(rows["data"], rows["config"]).get(split.partition("[")[0]) or ["column"]
-    found = next(iter_rows(RowSettings(**rows), split, columns)).values
+    every = list(iter_rows(RowSettings(**rows), split, columns))  # a stream left open kept the process from ending
+    found = every[0].values
     inner = {
         f"{name}.{key}": one for name, value in found.items() if isinstance(value, dict) for key, one in value.items()
     }

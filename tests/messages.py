@@ -13,14 +13,19 @@ WORDS = ("expected", "got", "remedy")
 def messages() -> dict[str, str]:
     """Message to the place that raises it."""
     found: dict[str, str] = {}
-    for path in sorted(one for folder in ("pipeline", "stages") for one in (ROOT / folder).rglob("*.py")):
-        module = ast.parse(path.read_text())
-        functions = [one for one in ast.walk(module) if isinstance(one, ast.FunctionDef)]
+    paths = sorted(one for folder in ("pipeline", "stages") for one in (ROOT / folder).rglob("*.py"))
+    inside = {
+        path: [one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.FunctionDef)]
+        for path in paths
+    }
+    everywhere = [one for some in inside.values() for one in some]
+    for path, functions in inside.items():
         for function in functions:
             for call in _calls(function):
                 if set(WORDS) <= {one.arg for one in call.keywords}:
+                    callers = functions if function.name.startswith("_") else everywhere
                     place = f"{path.relative_to(ROOT)}:{call.lineno}"
-                    found |= dict.fromkeys(_written(call, function, functions), place)
+                    found |= dict.fromkeys(_written(call, function, callers), place)
     return found
 
 
