@@ -117,9 +117,10 @@ def with_likely_tokens(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tenso
 
 
 def _as_written(rollout: Rollout, logits_TV: Tensor) -> Rollout:
-    named = likely(logits_TV, _SAMPLING)
+    q_TV = logits_TV.softmax(-1)
+    named = likely(q_TV, _SAMPLING)
     uniform_T = np.random.Generator(np.random.Philox(derive_seed(rollout.rollout_id))).random(len(named))
-    tail_ids, tail_offset = unlikely(logits_TV, named, uniform_T, _SAMPLING)
+    tail_ids, tail_offset = unlikely(logits_TV, q_TV, named, uniform_T, _SAMPLING)
     return replace(rollout, support_ids=named, tail_ids=tail_ids, tail_offset=tail_offset)
 
 

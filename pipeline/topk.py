@@ -21,6 +21,7 @@ from pipeline.records import Scores
 
 _MAX_DRAWS = 255  # draw_n is one byte
 _BLOCK = 256  # tokens that one step of the inverse CDF takes together
+_BELOW_ONE = 1 - 2.0**-52  # times a sum it stays below the sum: no draw falls behind the last token of any mass
 
 Entries: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
 
@@ -29,7 +30,7 @@ def truncate(logits_TV: Tensor, one: ToScore, p: SupportParams, *, seed: int) ->
     """Scores of one completion of T tokens from fp32 logits [T, V]."""
     logp_TV = logits_TV.log_softmax(-1)
     p_TV = logp_TV.exp()
-    entropy_T = _entropy(p_TV, logp_TV)
+    entropy_T = -expectation(p_TV, logp_TV)
     tokens_T = torch.tensor(one.completion_ids, device=logits_TV.device)
     in_head_TV, realised_only_T, head = _head(p_TV, tokens_T, p)
     likely = _named(one.support_ids, logp_TV)
@@ -67,12 +68,12 @@ def truncate(logits_TV: Tensor, one: ToScore, p: SupportParams, *, seed: int) ->
     )
 
 
-def _entropy(p_TV: Tensor, logp_TV: Tensor) -> Tensor:
-    """Nats."""
-    entropy_T: Tensor = -torch.linalg.vecdot(p_TV, logp_TV)
-    if entropy_T.isnan().any():  # 0 * -inf, for tokens that cannot be
-        entropy_T = -(p_TV * logp_TV).nan_to_num(0.0).sum(-1)
-    return entropy_T
+def expectation(p_TV: Tensor, value_TV: Tensor) -> Tensor:
+    """Sum of p times value, [T]."""
+    sum_T: Tensor = torch.linalg.vecdot(p_TV, value_TV)
+    if sum_T.isnan().any():  # 0 * -inf, for tokens that cannot be
+        sum_T = (p_TV * value_TV).nan_to_num(0.0).sum(-1)
+    return sum_T
 
 
 def _head(p_TV: Tensor, tokens_T: Tensor, p: SupportParams) -> tuple[Tensor, Tensor, Entries]:
@@ -110,7 +111,7 @@ def _tempered(logp_TV: Tensor, head: Entries, union: Entries, temperature: float
     lse_T = q_TV.logsumexp(-1)
     q_TV.sub_(lse_T[:, None])
     p_TV = q_TV.exp()
-    entropy_T = _entropy(p_TV, q_TV)
+    entropy_T = -expectation(p_TV, q_TV)
     p_TV[head] = 0.0
     tail_T = p_TV.sum(-1)
     p_TV[union] = 0.0
@@ -147,13 +148,14 @@ def inverse_cdf(mass_TV: Tensor, rows_R: Tensor, uniform_R: Tensor) -> Tensor:
 
     First a block of tokens, then a token in it.
     """
-    padded_TV = functional.pad(mass_TV, (0, -mass_TV.shape[-1] % _BLOCK))
+    missing = -mass_TV.shape[-1] % _BLOCK
+    padded_TV = functional.pad(mass_TV, (0, missing)) if missing else mass_TV  # padding by nothing copies
     blocks = padded_TV.reshape(len(mass_TV), -1, _BLOCK)
     ends = blocks.sum(-1).double().cumsum(-1)[rows_R]
-    marks_R1 = uniform_R[:, None] * ends[:, -1:]
+    marks_R1 = uniform_R[:, None].clamp(max=_BELOW_ONE) * ends[:, -1:]
     block_R1 = torch.searchsorted(ends, marks_R1, right=True).clamp(max=ends.shape[-1] - 1)
     begin_R1 = functional.pad(ends, (1, 0)).gather(-1, block_R1)
-    share_R1 = (marks_R1 - begin_R1) / (ends.gather(-1, block_R1) - begin_R1)
+    share_R1 = ((marks_R1 - begin_R1) / (ends.gather(-1, block_R1) - begin_R1)).clamp(max=_BELOW_ONE)
     within = blocks[rows_R, block_R1[:, 0]].double().cumsum(-1)
     token_R1 = torch.searchsorted(within, share_R1 * within[:, -1:], right=True).clamp(max=_BLOCK - 1)
     tokens_R: Tensor = (block_R1 * _BLOCK + token_R1)[:, 0]

@@ -229,7 +229,7 @@ def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, na
     q_V /= q_V.sum()
     counts, offsets, p = torch.zeros(10), [], sampling(tail_draws=6)
     for uniform in (np.arange(100) + 0.5) / 100:
-        (drawn,), (offset,) = unlikely(logits_BV, [named], np.array([uniform]), p)
+        (drawn,), (offset,) = unlikely(logits_BV, logits_BV.softmax(-1), [named], np.array([uniform]), p)
         once = torch.bincount(torch.tensor(drawn), minlength=10)
         assert ((once - 6 * q_V).abs() < 1 + 1e-5).all()
         assert q_V[drawn].log().mean() + offset == pytest.approx(-torch.special.entr(q_V).sum().item(), abs=1e-5)
@@ -241,7 +241,8 @@ def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, na
 
 def test_nothing_left_is_no_draw() -> None:
     logits_BV = torch.zeros(2, 3)
-    found = unlikely(logits_BV, [[0, 1, 2], [0, 1]], np.array([0.3, 0.3]), sampling(tail_draws=2))
+    named, way = [[0, 1, 2], [0, 1]], sampling(tail_draws=2)
+    found = unlikely(logits_BV, logits_BV.softmax(-1), named, np.array([0.3, 0.3]), way)
     assert found == ([[], [2, 2]], [0.0, 0.0])
 
 
@@ -285,12 +286,12 @@ def test_a_draw_inverts_the_cumulative_distribution() -> None:
     """Evenly spaced uniforms give every token its share, to one draw; a token of probability 0 is never taken."""
     p_V = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniform_B = (np.arange(1000) + 0.5) / 1000
-    tokens_B, logp_B = draw(p_V.log().expand(1000, -1), uniform_B, sampling())
+    tokens_B, logp_B = draw(p_V.log().expand(1000, -1), p_V.expand(1000, -1), uniform_B, sampling())
     counts = np.bincount(tokens_B.numpy(), minlength=6)
     assert np.abs(counts - 1000 * p_V.numpy()).max() <= 1
     assert counts[[0, 2, 5]].tolist() == [0, 0, 0]
     assert logp_B.exp().numpy() == pytest.approx(p_V[tokens_B].numpy())
-    edges, _ = draw(p_V.log().expand(2, -1), np.array([0.0, 1 - 2.0**-53]), sampling())
+    edges, _ = draw(p_V.log().expand(2, -1), p_V.expand(2, -1), np.array([0.0, 1 - 2.0**-53]), sampling())
     assert edges.tolist() == [1, 4]
 
 
@@ -299,7 +300,7 @@ def test_a_draw_inverts_the_cumulative_distribution() -> None:
 )
 def test_the_nucleus_is_the_smallest_set_with_enough_mass(top_p: float, kept: list[int]) -> None:
     p_V = torch.tensor([0.15, 0.5, 0.05, 0.3])
-    found_V = nucleus(p_V.log()[None], top_p)[0].exp()
+    found_V = nucleus(p_V[None], top_p)[0]
     assert found_V.nonzero()[:, 0].tolist() == kept
     assert found_V[kept].tolist() == pytest.approx((p_V[kept] / p_V[kept].sum()).tolist(), rel=1e-5)
 

@@ -19,7 +19,7 @@ from pipeline.engines.base import Sampled, Sampling, SupportParams, ToScore
 from pipeline.fingerprint import derive_seed, digest, model_fingerprint
 from pipeline.records import Precision, Scores
 from pipeline.shared import distinct_prompts
-from pipeline.topk import inverse_cdf, truncate
+from pipeline.topk import expectation, inverse_cdf, truncate
 
 _VERSION = 4  # raise it when the numbers of a score change
 
@@ -60,10 +60,11 @@ class HFSampler:
             for way in dict.fromkeys(ways[row] for row in live):
                 alike = [place for place, row in enumerate(live) if ways[row] == way]
                 some_BV = logits_BV if len(alike) == len(live) else logits_BV[alike]
-                drawn_B, logp_B = draw(some_BV, uniform_BT[live[alike], step], way)
+                q_BV = some_BV.softmax(-1)
+                drawn_B, logp_B = draw(some_BV, q_BV, uniform_BT[live[alike], step], way)
                 next_B[alike] = drawn_B.cpu()
-                named = likely(some_BV, way)
-                tail, offset = unlikely(some_BV, named, tail_uniform_BT[live[alike], step], way)
+                named = likely(q_BV, way)
+                tail, offset = unlikely(some_BV, q_BV, named, tail_uniform_BT[live[alike], step], way)
                 token_B, each_logp_B = drawn_B.tolist(), logp_B.tolist()
                 for at, row in enumerate(live[alike]):
                     tokens[row].append(token_B[at])
@@ -94,63 +95,70 @@ class HFSampler:
         return np.random.Generator(np.random.Philox(derive_seed(self._seed, *key))).random(count)
 
 
-def draw(logits_BV: Tensor, uniform_B: np.ndarray, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probs [B] under the distribution sampled from (temperature and nucleus applied)."""
+def draw(logits_BV: Tensor, q_BV: Tensor, uniform_B: np.ndarray, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Next tokens [B] and their log-probs [B] under the distribution sampled from (temperature and nucleus applied).
+
+    `q_BV` is the softmax of the logits, which is all there is to do at temperature 1 without a nucleus.
+    """
     if sampling.temperature == 0:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, torch.zeros(len(tokens_B))
-    logp_BV = (logits_BV / sampling.temperature).log_softmax(-1)
+    if sampling.temperature != 1:
+        q_BV = (logits_BV / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
-        logp_BV = nucleus(logp_BV, sampling.top_p)
-    cumulative_BV = logp_BV.exp().double().cumsum(-1)
-    marks_B = torch.from_numpy(uniform_B).to(logits_BV.device) * cumulative_BV[:, -1]
-    tokens_B = torch.searchsorted(cumulative_BV, marks_B[:, None], right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
-    return tokens_B, logp_BV.gather(-1, tokens_B[:, None])[:, 0]
+        q_BV = nucleus(q_BV, sampling.top_p)
+    rows_B = torch.arange(len(q_BV), device=q_BV.device)
+    tokens_B = inverse_cdf(q_BV, rows_B, torch.from_numpy(uniform_B).to(q_BV.device))
+    return tokens_B, q_BV.gather(-1, tokens_B[:, None])[:, 0].log()
 
 
-def nucleus(logp_BV: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens with mass >= top_p, renormalised; the rest -inf."""
-    ordered_BV, order_BV = logp_BV.sort(-1, descending=True)
-    before_BV = ordered_BV.exp().cumsum(-1) - ordered_BV.exp()
-    kept_BV = ordered_BV.masked_fill(before_BV >= top_p, -torch.inf)
-    return torch.empty_like(logp_BV).scatter_(-1, order_BV, kept_BV).log_softmax(-1)
+def nucleus(q_BV: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens with mass >= top_p, renormalised; the rest 0."""
+    ordered_BV, order_BV = q_BV.sort(-1, descending=True)
+    before_BV = ordered_BV.cumsum(-1) - ordered_BV
+    kept_BV = ordered_BV.masked_fill(before_BV >= top_p, 0.0)
+    return torch.empty_like(q_BV).scatter_(-1, order_BV, kept_BV / kept_BV.sum(-1, keepdim=True))
 
 
-def likely(logits_BV: Tensor, sampling: Sampling) -> list[list[int]]:
+def likely(q_BV: Tensor, sampling: Sampling) -> list[list[int]]:
     """For each row the ids with probability above the support threshold (temperature 1), the likeliest first."""
+    found: list[list[int]] = [[] for _ in q_BV]
     if sampling.support_max == 0:
-        return [[] for _ in logits_BV]
-    top = logits_BV.topk(min(sampling.support_max, logits_BV.shape[-1]), dim=-1)
-    p_BK = (top.values - logits_BV.logsumexp(-1, keepdim=True)).exp()
-    counts = (p_BK > sampling.support_threshold).sum(-1).tolist()
-    return [ids[:count] for ids, count in zip(top.indices.tolist(), counts, strict=True)]
+        return found
+    rows, ids = (q_BV > sampling.support_threshold).nonzero(as_tuple=True)
+    order = q_BV[rows, ids].sort(descending=True, stable=True).indices
+    for row, token in zip(rows[order].tolist(), ids[order].tolist(), strict=True):
+        if len(found[row]) < sampling.support_max:
+            found[row].append(token)
+    return found
 
 
 def unlikely(
-    logits_BV: Tensor, named: Sequence[list[int]], uniform_B: np.ndarray, sampling: Sampling
+    logits_BV: Tensor, q_BV: Tensor, named: Sequence[list[int]], uniform_B: np.ndarray, sampling: Sampling
 ) -> tuple[list[list[int]], list[float]]:
     """For each row `tail_draws` ids from the softmax without the named ones, or none where that leaves nothing; and
-    how far their mean log-prob lies below that of all tokens they are drawn from.
+    how far their mean log-prob lies below that of all tokens they are drawn from. `q_BV`, the softmax of the logits,
+    is used up.
 
     Systematic draws: m equal steps through the inverse CDF from one uniform number. Each is distributed as a single
     draw is, and as ids go by frequency they spread over frequent and rare tokens. The offset is
     a control variate for the teacher's mean log-prob over them: what it leaves of the error is that of the log-ratio of
-    teacher and author, .03 nats for .09 over 16 (a student .25 nats from its teacher; docs/decisions.md).
+    teacher and author, .03 nats for .09 over 16 (a student .25 nats from its teacher; docs/decisions.md). Normalisers
+    cancel in it: it is the draws' mean logit below the tail's.
     """
     m = sampling.tail_draws
-    found: list[list[int]] = [[] for _ in logits_BV]
-    offsets = [0.0] * len(logits_BV)
+    found: list[list[int]] = [[] for _ in q_BV]
+    offsets = [0.0] * len(q_BV)
     if m == 0:
         return found, offsets
-    q_BV = logits_BV.softmax(-1)
-    for row, ids in enumerate(named):
-        q_BV[row, ids] = 0.0
-    rows = (q_BV.sum(-1) > 0).nonzero()[:, 0]
-    q_BV = q_BV[rows] / q_BV[rows].sum(-1, keepdim=True)
+    pairs = [(row, token) for row, ids in enumerate(named) for token in ids]
+    q_BV[torch.tensor(pairs, dtype=torch.long, device=q_BV.device).reshape(-1, 2).unbind(-1)] = 0.0
+    mass_B = q_BV.sum(-1)
+    rows = (mass_B > 0).nonzero()[:, 0]
     uniform_BJ = (torch.from_numpy(uniform_B).to(q_BV.device)[rows, None] + torch.arange(m, device=q_BV.device)) / m
-    rows_R = torch.arange(len(rows), device=q_BV.device).repeat_interleave(m)
-    drawn_BJ = inverse_cdf(q_BV, rows_R, uniform_BJ.flatten()).reshape(-1, m)
-    offset_B = -torch.special.entr(q_BV).sum(-1) - q_BV.gather(-1, drawn_BJ).log().mean(-1)
+    drawn_BJ = inverse_cdf(q_BV, rows.repeat_interleave(m), uniform_BJ.flatten()).reshape(-1, m)
+    mean_B = expectation(q_BV, logits_BV)[rows] / mass_B[rows]
+    offset_B = mean_B - logits_BV[rows[:, None], drawn_BJ].mean(-1)
     for row, ids, offset in zip(rows.tolist(), drawn_BJ.tolist(), offset_B.tolist(), strict=True):
         found[row], offsets[row] = ids, offset
     return found, offsets
