@@ -36,10 +36,10 @@ def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     ]
     return ModelCardData(
         base_model=start.model if start.hub else None,
-        base_model_relation="finetune" if start.hub else None,
+        base_model_relation=_relation(lineage) if start.hub else None,
         datasets=[data] if last.hub_data else None,
         license=start.license,
-        library_name="transformers",
+        library_name="peft" if lineage.lora else "transformers",
         pipeline_tag="text-generation",
         tags=["stillroom", "distillation", "gkd", "on-policy"],
         metrics=list(metrics) or list(_METRICS),
@@ -58,6 +58,7 @@ def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
         "feedback (GKD, [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649)) by stillroom.",
         "",
         f"* Begins as {_named(start)}{_changes(lineage)}.",
+        *([f"* A LoRA adapter to it, `{json.dumps(lineage.lora, sort_keys=True)}`."] if lineage.lora else []),
         f"* Task: {last.task}, `{json.dumps(last.settings, sort_keys=True)}`.",
         f"* {steps} optimizer steps in {len(lineage.rounds)} rounds; "
         f"{sum(one.tokens for one in lineage.rounds):,} tokens in the loss.",
@@ -78,6 +79,12 @@ def _json(value: object) -> str:
 
 def _named(source: Source) -> str:
     return f"`{source.model}`" + (f" at `{source.revision}`" if source.revision else "")
+
+
+def _relation(lineage: Lineage) -> str:
+    """An adapter to a model that was cut is none to the model on the hub."""
+    whole = not lineage.layers and lineage.config is None
+    return "adapter" if lineage.lora and whole else "finetune"
 
 
 def _changes(lineage: Lineage) -> str:

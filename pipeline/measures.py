@@ -19,7 +19,7 @@ class Measure:
         return "" if value is None else format(value, self.form)
 
 
-PLACE = ("id", "step", "scored_positions")  # of a round's row in metrics.json, beside its measures
+PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # of a round's row in metrics.json, beside its measures
 MEASURES = {
     "forward_kl": Measure(title="forward KL", form=".3f", unit="nats a token", at_teacher=0.0),
     "reverse_kl": Measure(title="reverse KL", form=".3f", unit="nats a token", at_teacher=0.0),

@@ -97,4 +97,7 @@ def summary(name: str, entry: Mapping[str, Any]) -> str:
         parts.append(f"{entry['tokens']:,} tokens")
     if entry.get("positions"):
         parts.append(f"{entry.get('positions_reused', 0):,} of {entry['positions']:,} positions from the store")
+    if entry.get("steps_not_taken"):
+        steps = entry["steps"] + entry["steps_not_taken"]
+        parts.append(f"{entry['steps_not_taken']} of {steps} steps not taken (schedule.max_staleness)")
     return ", ".join(parts)

@@ -21,8 +21,9 @@ def summarise(
     metrics) pairs, `init` first; `costs` is by stage instance.
 
     Divergences are nats per token; bytes_per_position counts the payload of every segment, metadata included. A round
-    has the step it ends with (`last_steps`) and the positions that the teacher has scored for this student by then,
-    whether now or earlier: those of the corpus and of its rollouts.
+    has the step it ends with (`last_steps`), how many of its steps `schedule.max_staleness` cut off, and the positions
+    that the teacher has scored for this student by then, whether now or earlier: those of the corpus and of its
+    rollouts.
     """
     scored = [one for one in costs.values() if "positions" in one]
     positions, reused, payload_bytes = (
@@ -65,7 +66,9 @@ def _rounds(
     rows, positions = [], costs.get("corpus-score", {}).get("positions", 0)
     for id_, metrics in checkpoints:
         positions += costs.get(f"{student}-{id_}-score", {}).get("positions", 0)
-        rows.append({"id": id_, "step": last_steps[id_], "scored_positions": positions, **metrics})
+        missing = costs.get(f"{student}-{id_}-train", {}).get("steps_not_taken", 0)
+        place = {"id": id_, "step": last_steps[id_], "steps_not_taken": missing, "scored_positions": positions}
+        rows.append(place | metrics)
     return rows
 
 

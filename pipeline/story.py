@@ -55,6 +55,8 @@ def facts(run: Lineage) -> dict[str, str]:
         found["tuned on references"] = ", ".join(
             f"{one.model} for {one.parameters['steps']} steps" for one in run.tunings
         )
+    if run.lora:
+        found["LoRA adapter"] = ", ".join(f"{name} {value}" for name, value in flat(run.lora).items())
     if last:
         found["tokenizer"] = last.tokenizer[:_SHOWN]
         found["data"] = f"{last.task}: " + ", ".join(f"{name} {value}" for name, value in flat(last.settings).items())

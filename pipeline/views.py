@@ -25,6 +25,8 @@ _RUNS_FIELDS: list[Any] = [
     ("round", pa.string()),
     ("step", pa.int64()),
     ("loss", pa.float64()),
+    ("compared_tokens", pa.int64()),
+    *((name, pa.float64()) for name in ("staleness_kl", "effective_share", "clipped_share", "truncated_share")),
 ]
 RUNS = pa.schema(_RUNS_FIELDS)
 _COST_FIELDS: list[Any] = [
@@ -33,6 +35,8 @@ _COST_FIELDS: list[Any] = [
     ("positions", pa.int64()),
     ("positions_reused", pa.int64()),
     ("payload_bytes", pa.int64()),
+    ("steps", pa.int64()),
+    ("steps_not_taken", pa.int64()),
 ]
 _FILENAME = pa.field("filename", pa.string())
 _COST_FILES = pa.schema(_COST_FIELDS).append(_FILENAME)
@@ -48,10 +52,10 @@ _MANIFEST_FIELDS: list[Any] = [
 _MANIFESTS = pa.schema(_MANIFEST_FIELDS).append(_FILENAME)
 
 _PARQUET = "read_parquet(%s, filename = true)"
-_CSV = """read_csv(%s, union_by_name = true,
-    types = {'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'})"""
+_CSV = """(SELECT * FROM no_runs UNION ALL BY NAME SELECT * FROM read_csv(%s, union_by_name = true,
+    types = {'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}))"""
 _JSON = """read_json(%s, filename = true, columns = {'tokens': 'BIGINT', 'seconds': 'DOUBLE', 'positions': 'BIGINT',
-    'positions_reused': 'BIGINT', 'payload_bytes': 'BIGINT'})"""
+    'positions_reused': 'BIGINT', 'payload_bytes': 'BIGINT', 'steps': 'BIGINT', 'steps_not_taken': 'BIGINT'})"""
 _MANIFEST = """read_json(%s, filename = true, columns = {'scorer': 'VARCHAR', 'teacher': 'VARCHAR',
     'tokenizer': 'VARCHAR', 'engine': 'VARCHAR', 'dtype': 'VARCHAR', 'codec': 'VARCHAR', 'sequences': 'BIGINT',
     'positions': 'BIGINT', 'head_entries': 'BIGINT', 'draws': 'BIGINT', 'union_entries': 'BIGINT',
@@ -129,7 +133,7 @@ _COSTS = """
     SELECT name[-1] AS stage,
         CASE WHEN len(name) = 1 OR name[1] IN ('teacher', 'corpus') THEN '' ELSE name[1] END AS student,
         CASE WHEN name[1] IN ('generate', 'corpus') THEN 'corpus' WHEN student = '' THEN '' ELSE name[2] END AS round,
-        tokens, seconds, positions, positions_reused, payload_bytes
+        tokens, seconds, positions, positions_reused, payload_bytes, steps, steps_not_taken
     FROM named
 """
 
@@ -148,6 +152,19 @@ _ROUNDS_COST = """
         sum(positions - positions_reused)::BIGINT AS positions_scored,
         sum(positions_reused)::BIGINT AS positions_reused
     FROM costs WHERE round <> ''
+    GROUP BY student, round
+"""
+
+# One row a round: how stale its rollouts were, by tokens (at worst: in one step), and what max_staleness cut off.
+_STALENESS = """
+    SELECT student, round, any_value(costs.steps) AS steps, any_value(costs.steps_not_taken) AS steps_not_taken,
+        sum(compared_tokens)::BIGINT AS compared_tokens,
+        sum(staleness_kl * compared_tokens) / sum(compared_tokens) AS staleness_kl,
+        max(staleness_kl) AS worst_staleness_kl,
+        sum(effective_share * compared_tokens) / sum(compared_tokens) AS effective_share,
+        sum(clipped_share * compared_tokens) / sum(compared_tokens) AS clipped_share,
+        avg(truncated_share) AS truncated_share
+    FROM runs LEFT JOIN costs USING (student, round) WHERE costs.stage = 'train'
     GROUP BY student, round
 """
 
@@ -190,6 +207,7 @@ _DERIVED = {
     "disagreement": _DISAGREEMENT,
     "costs": _COSTS,
     "rounds_cost": _ROUNDS_COST,
+    "staleness": _STALENESS,
     "duplicates": _DUPLICATES,
 }
 VIEWS = ("prompts", "rollouts", "scores", "store", "runs", *_DERIVED)
@@ -230,10 +248,8 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], l
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema, reader: str) -> None:
-    """A view over files, or an empty table of the same columns where there are none."""
-    if not files:
-        connection.register(f"no_{name}", schema.empty_table())
-        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM no_{name}")
-        return
+    """A view over files, or over an empty table of the same columns (`no_NAME`) where there are none."""
+    connection.register(f"no_{name}", schema.empty_table())
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader % f'[{listed}]'}")
+    found = reader % f"[{listed}]" if files else f"no_{name}"
+    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {found}")

@@ -75,3 +75,4 @@ class Lineage:
     rounds: tuple[Round, ...]
     earlier: "Lineage | None"
     tunings: tuple[Tuning, ...] = ()  # of the teacher, then of the student's start
+    lora: dict[str, object] | None = None  # of a student that is an adapter, names as in peft's LoraConfig

@@ -3,7 +3,7 @@
 A student with `lora` is an adapter there, and work/STUDENT/base holds what it adapts; for any other a line of text.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -53,6 +53,7 @@ def _lineage(student: str, p: StudentParams, folder: Path, *, where: str) -> Lin
         start=source_of(*known, folder, where=where),
         layers=p.layers,
         config=p.config,
+        lora=asdict(p.lora) if p.lora else None,
         earlier=None if p.config is not None or p.model == "teacher" else earlier_lineage(*known, where=where),
     )
 

@@ -112,7 +112,9 @@ def main(student: str, round_id: str, prev: str, first_step: int, steps: int) ->
             )
             write_pedigree(last / "model", lineage, done)
             last.rename(scratch / DONE)
-        entry["tokens"] = sum(row["read_tokens"] for row in read_log(scratch / DONE / "train.csv"))
+        taken = read_log(scratch / DONE / "train.csv")
+        entry["tokens"] = sum(row["read_tokens"] for row in taken)
+        entry["steps"], entry["steps_not_taken"] = len(taken), steps - len(taken)
 
 
 if __name__ == "__main__":

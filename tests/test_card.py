@@ -30,6 +30,16 @@ def test_what_is_not_on_the_hub_stands_in_the_text_alone() -> None:
     assert "model it begins as: unknown" in card
 
 
+def test_an_adapter_says_so() -> None:
+    lora = {"r": 16, "lora_alpha": 32}
+    card = model_card(lineage(one_round(), start=HUB, layers=None, lora=lora))
+    data = ModelCard(card).data.to_dict()
+    assert (data["library_name"], data["base_model_relation"]) == ("peft", "adapter")
+    assert '* A LoRA adapter to it, `{"lora_alpha": 32, "r": 16}`.' in card
+    cut = ModelCard(model_card(lineage(one_round(), start=HUB, layers=(0, 2), lora=lora))).data.to_dict()
+    assert cut["base_model_relation"] == "finetune"
+
+
 def test_measured_metrics_become_a_model_index() -> None:
     card = model_card(lineage(one_round(), start=HUB), {"exact_match": 0.25})
     (result,) = ModelCard(card).data.eval_results

@@ -95,6 +95,11 @@ def test_a_stage_ends_with_what_it_spent() -> None:
     assert summary("small-r1-score", scored) == (
         "small-r1-score: done in 83.2 s, 12,761 tokens, 350 of 1,414 positions from the store"
     )
+    trained = {"tokens": 90, "seconds": 3.0, "steps": 7, "steps_not_taken": 0}
+    assert summary("small-r1-train", trained) == "small-r1-train: done in 3.0 s, 90 tokens"
+    assert summary("small-r1-train", trained | {"steps_not_taken": 3}) == (
+        "small-r1-train: done in 3.0 s, 90 tokens, 3 of 10 steps not taken (schedule.max_staleness)"
+    )
 
 
 def test_bars_of_libraries_stay_out_of_a_log() -> None:

@@ -30,7 +30,7 @@ COSTS: dict[str, dict[str, Any]] = {
     "teacher": {"tokens": 0, "seconds": 1.5},
     "corpus-score": {"tokens": 40, "seconds": 2.0} | SCORED,
     "small-r1-score": {"tokens": 60, "seconds": 3.0, "positions": 100, "payload_bytes": 1000, "positions_reused": 0},
-    "small-r1-train": {"tokens": 500, "seconds": 0.0},
+    "small-r1-train": {"tokens": 500, "seconds": 0.0, "steps": 7, "steps_not_taken": 3},
 }
 
 
@@ -42,8 +42,8 @@ def test_metrics_hold_before_after_and_every_round() -> None:
             "before": quality(7),
             "after": quality(1),
             "rounds": [
-                {"id": "r1", "step": 10, "scored_positions": 200, **quality(3)},
-                {"id": "r2", "step": 20, "scored_positions": 200, **quality(1)},
+                {"id": "r1", "step": 10, "steps_not_taken": 3, "scored_positions": 200, **quality(3)},
+                {"id": "r2", "step": 20, "steps_not_taken": 0, "scored_positions": 200, **quality(1)},
             ],
             "best": {"round": "r2", "forward_kl": 1},
         }

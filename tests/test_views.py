@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.records import Prompt, Rollout, Source, TokenComparison
 from pipeline.segment import write_index
 from pipeline.tables import write_json, write_rows
+from pipeline.training_log import write_log
 from pipeline.views import RUNS, VIEWS, connect, query
 from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
@@ -41,10 +42,17 @@ COLUMNS = {
         *("student", "round", "prompt_id", "rollout_id", "positions"),
         *("student_logp", "teacher_logp", "gap", "top1_agreement"),
     ],
-    "costs": ["stage", "student", "round", "tokens", "seconds", "positions", "positions_reused", "payload_bytes"],
+    "costs": [
+        *("stage", "student", "round", "tokens", "seconds", "positions", "positions_reused", "payload_bytes"),
+        *("steps", "steps_not_taken"),
+    ],
     "rounds_cost": [
         *("student", "round", "seconds", "rollout_seconds", "score_seconds", "train_seconds", "evaluate_seconds"),
         *("rollout_tokens", "score_tokens", "train_tokens", "evaluate_tokens", "positions_scored", "positions_reused"),
+    ],
+    "staleness": [
+        *("student", "round", "steps", "steps_not_taken", "compared_tokens", "staleness_kl", "worst_staleness_kl"),
+        *("effective_share", "clipped_share", "truncated_share"),
     ],
     "duplicates": ["student", "round", "sequences", "repeated", "positions", "positions_repeated", "positions_reused"],
 }
@@ -134,9 +142,30 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
     connection = connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store")
     assert _rows(connection, "SELECT prompts.references[1] FROM prompts") == [("é",)]
     assert query(connection, "SELECT * FROM runs ORDER BY student") == (
-        ["student", "round", "step", "loss", "kl"],
-        [("x", "0", 1, 0.5, None), ("y", "0", 1, 0.5, 2)],
+        [*RUNS.names, "kl"],
+        [("x", "0", 1, 0.5, *[None] * 5, None), ("y", "0", 1, 0.5, *[None] * 5, 2)],
     )
+
+
+def test_staleness_of_a_round_is_that_of_its_tokens(tmp_path: Path) -> None:
+    """With what max_staleness cut off; greedy sampling (round r2) has nothing to compare with."""
+    rows = [
+        {"student": "x", "round": "r1", "step": step, "loss": 1.0, "compared_tokens": tokens, "staleness_kl": kl}
+        | {"effective_share": 1 - kl, "clipped_share": kl, "truncated_share": 0.5}
+        for step, tokens, kl in ((1, 30, 0.0), (2, 10, 0.4))
+    ]
+    bare = [{"student": "x", "round": "r2", "step": 5, "loss": 1.0, "compared_tokens": 0, "truncated_share": 1.0}]
+    for id_, some, missing in (("r1", rows, 2), ("r2", bare, 0)):
+        (tmp_path / "logs/x" / id_).mkdir(parents=True)
+        write_log(tmp_path / "logs/x" / id_ / "train.csv", some)
+        entry = {"tokens": 1, "seconds": 1.0, "steps": len(some), "steps_not_taken": missing}
+        write_json(tmp_path / f"work/costs/x-{id_}-train.json", entry)
+    write_json(tmp_path / "work/costs/x-r1-score.json", {"tokens": 1, "seconds": 1.0})
+    found = _rows(connect(tmp_path / "work", tmp_path / "logs", tmp_path), "SELECT * FROM staleness ORDER BY round")
+    assert found == [
+        ("x", "r1", 2, 2, 40, pytest.approx(0.1), 0.4, pytest.approx(0.9), pytest.approx(0.1), 0.5),
+        ("x", "r2", 1, 0, 0, None, None, None, None, 1.0),
+    ]
 
 
 def test_unfinished_segments_are_not_seen(tmp_path: Path) -> None:
@@ -215,8 +244,8 @@ def test_costs_by_stage_student_and_round(run: duckdb.DuckDBPyConnection) -> Non
         ("train", "small", "r1"),
     ]
     assert _rows(run, "SELECT * EXCLUDE (student, round) FROM costs WHERE round = 'corpus' ORDER BY ALL") == [
-        ("generate", 10, 1.5, None, None, None),
-        ("score", 10, 1.5, 5, 2, 70),
+        ("generate", 10, 1.5, None, None, None, None, None),
+        ("score", 10, 1.5, 5, 2, 70, None, None),
     ]
 
 
