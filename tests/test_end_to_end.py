@@ -290,7 +290,8 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     small = metrics["students"]["small"]
     assert set(metrics["teacher"]) == task
     assert set(small["before"]) == set(small["after"]) == quality
-    assert [set(one) for one in small["rounds"]] == [quality | {"id", "step", "steps_not_taken", "scored_positions"}] * 2
+    place = {"id", "step", "steps_not_taken", "scored_positions"}
+    assert [set(one) for one in small["rounds"]] == [quality | place] * 2
     assert small["rounds"][-1] == small["rounds"][-1] | small["after"] | {"id": "r2", "step": 4}
     assert small["rounds"][-1]["scored_positions"] == metrics["store"]["positions"]
     assert metrics["store"]["bytes_per_position"] > 0
