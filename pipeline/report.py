@@ -68,7 +68,7 @@ def _rounds(
         positions += costs.get(f"{student}-{id_}-score", {}).get("positions", 0)
         missing = costs.get(f"{student}-{id_}-train", {}).get("steps_not_taken", 0)
         place = {"id": id_, "step": last_steps[id_], "steps_not_taken": missing, "scored_positions": positions}
-        rows.append(place | metrics)
+        rows.append({**place, **metrics})
     return rows
 
 
