@@ -11,8 +11,10 @@ offer. Every run of a seed begins with the same rollouts, scored once. Needs a r
 GSM8K under STILLROOM_DATA.
 """
 
+import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.output import Row, show
+from bench.output import Row, show, write_json
 from bench.populations import load_prompts, make_student
 from pipeline import lm
 from pipeline.codecs import CODECS
@@ -39,7 +41,8 @@ from pipeline.ragged import join_scores
 from pipeline.records import Batch, Prompt, Rollout
 from pipeline.rollouts import collect_rollouts, plan_batches
 from pipeline.scoring import ScoringParams
-from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
+from pipeline.template import TemplateParams
+from pipeline.text import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab
 from pipeline.topk import truncate
 from pipeline.training import to_torch
 from stages.command import PARAMS, TEACHER
@@ -52,7 +55,7 @@ _OBJECTIVES = {
         temperature=1.0,
         support="bucket",
         tail_draws_scale=0.3,
-        g_staleness=1.0,
+        g_staleness=5.0,
         cross_entropy=0.0,
         alpha=1.0,
         epsilon=0.2,
@@ -61,6 +64,8 @@ _OBJECTIVES = {
     for name in ("forward_kl", "reverse_kl", "jsd")
 }
 _MEASURED = {name: DIVERGENCES[name](one.divergence) for name, one in _OBJECTIVES.items()}
+_BEFORE = {"name": "before", "divergence": "", "support": ""}
+_QUESTION = TemplateParams(text="{question}", chat=False, system=None)  # short: most of the time goes into prompts
 _POSITIONS = 128  # whose dense distributions exist at once
 
 
@@ -88,6 +93,7 @@ class Setting:
     """What all runs have in common."""
 
     teacher: lm.Model
+    tokenizer: Tokenizer  # the students' as well
     train: list[Prompt]
     heldout: list[Prompt]
     scratch: Path
@@ -133,7 +139,8 @@ def ways(kept: SupportParams) -> list[Way]:
         way("larger bucket, top-256", "bucket", larger),
         way("union, bucket", "bucket", union=True),
         way("tail draws", "draws", kept, of=("forward_kl",)),
-        way("union, G", "g", union=True, of=("reverse_kl",)),
+        way("union, tail draws", "draws", kept, union=True, of=("forward_kl",)),
+        way("union, G", "g", union=True, of=("reverse_kl", "jsd")),
         way("union, residual", "residual", union=True),
         way("sampled (k1)", "sampled", of=("reverse_kl",)),
         way("renormalise", "renormalise"),
@@ -142,22 +149,26 @@ def ways(kept: SupportParams) -> list[Way]:
     ]
 
 
-def write(setting: Setting, student: Path, prompts: Sequence[Prompt], samples: int, *, name: str, seed: int) -> Texts:
-    """Rollouts of the student in this directory, completions of a prompt side by side, and the teacher's states."""
-    tokenizer = load_tokenizer(student)
-    vocab, ends = shared_vocab(tokenizer), eos_ids(tokenizer)
+def write(setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: str, seed: int, union: bool) -> Texts:
+    """Rollouts of the student in this directory, completions of a prompt side by side, and the teacher's states.
+
+    `union`: the sampler says which tokens the student finds likely, and draws from the others.
+    """
+    vocab, ends = shared_vocab(setting.tokenizer), eos_ids(setting.tokenizer)
     sampler = HFSampler(student, precision="auto", vocab=vocab, eos_ids=ends, seed=seed)
     sampling = Sampling(
         max_new_tokens=setting.tokens,
         temperature=1.0,
         top_p=1.0,
         support_threshold=0.005,
-        support_max=64,
-        tail_draws=16,
+        support_max=64 if union else 0,
+        tail_draws=16 if union else 0,
     )
     rollouts: list[Rollout] = []
-    for batch in plan_batches(prompts, samples, 32, name=name):
-        rollouts += collect_rollouts(batch, sampler, sampling, lambda ids: decode(tokenizer, ids), source="student")
+    for batch in plan_batches(prompts, setting.samples, 64, name=name):
+        rollouts += collect_rollouts(
+            batch, sampler, sampling, lambda ids: decode(setting.tokenizer, ids), source="student"
+        )
     states: list[Tensor] = []
     with torch.no_grad():
         for some in cut(rollouts, setting.batch):
@@ -213,14 +224,16 @@ def step_loss(
 def run(setting: Setting, way: Way, name: str, start: Path, first: Texts, *, seed: int) -> Path:
     """The directory of the trained student."""
     model = lm.load_model(start, to_train=True)
-    vocab = shared_vocab(load_tokenizer(start))
+    vocab = shared_vocab(setting.tokenizer)
     heads = lm.head_of(setting.teacher, vocab), lm.head_of(model, vocab)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     out, texts, spent = setting.scratch / "trained", first, 0
     for step in range(setting.steps):
         if step and step % setting.refresh == 0:
-            save(model, start, out)
-            texts, spent = write_round(setting, out, step // setting.refresh, seed=seed), 0
+            model.save_pretrained(out)
+            texts, spent = write_round(setting, out, step // setting.refresh, seed=seed, union=way.union), 0
         places = slice(spent, spent + setting.batch)
         spent += setting.batch
         rollouts, states = texts.rollouts[places], texts.teacher[places]
@@ -231,22 +244,16 @@ def run(setting: Setting, way: Way, name: str, start: Path, first: Texts, *, see
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    save(model, start, out)
+    model.save_pretrained(out)
     return out
 
 
-def save(model: lm.Model, like: Path, out: Path) -> None:
-    """A directory that a sampler opens."""
-    model.save_pretrained(out)
-    load_tokenizer(like).save_pretrained(out)
-
-
-def write_round(setting: Setting, student: Path, number: int, *, seed: int) -> Texts:
+def write_round(setting: Setting, student: Path, number: int, *, seed: int, union: bool) -> Texts:
     """As many rollouts as the steps up to the next refresh take, in a shuffled order of prompts."""
     wanted = setting.refresh * setting.batch // setting.samples
     order = np.random.default_rng((seed, number)).permutation(len(setting.train))
     prompts = [setting.train[one] for one in order[:wanted]]
-    texts = write(setting, student, prompts, setting.samples, name=f"round{number}", seed=seed)
+    texts = write(setting, student, prompts, name=f"round{number}", seed=seed, union=union)
     shuffled = np.random.default_rng((seed, number, 1)).permutation(len(cut(texts.rollouts, setting.samples)))
     groups = [range(int(one) * setting.samples, (int(one) + 1) * setting.samples) for one in shuffled]
     rows = [row for group in groups for row in group]
@@ -256,9 +263,9 @@ def write_round(setting: Setting, student: Path, number: int, *, seed: int) -> T
 @torch.no_grad()
 def measure(setting: Setting, student: Path, *, seed: int) -> Row:
     """Dense divergences, nats a token, on held-out rollouts of its own."""
-    texts = write(setting, student, setting.heldout, 1, name="heldout", seed=seed)
+    texts = write(setting, student, setting.heldout, name="heldout", seed=seed, union=False)
     model = lm.load_model(student)
-    vocab = shared_vocab(load_tokenizer(student))
+    vocab = shared_vocab(setting.tokenizer)
     teacher_head, head = lm.head_of(setting.teacher, vocab), lm.head_of(model, vocab)
     sums, positions = dict.fromkeys(_MEASURED, 0.0), 0
     for rollouts, states in zip(cut(texts.rollouts, setting.batch), cut(texts.teacher, setting.batch), strict=True):
@@ -271,17 +278,23 @@ def measure(setting: Setting, student: Path, *, seed: int) -> Row:
     return {name: value / positions for name, value in sums.items()}
 
 
-def runs(setting: Setting, chosen: Sequence[Way], names: Sequence[str], seeds: int) -> Iterator[Row]:
-    """One row a seed, divergence and way; the first of each seed is the student before training."""
+def runs(setting: Setting, chosen: Sequence[Way], names: Sequence[str], seeds: int, done: set[Any]) -> Iterator[Row]:
+    """One row a seed, divergence and way, but for those done; the first of each seed is the student before training."""
     start = setting.scratch / "start"
     make_student("pruned", TEACHER, start)
+    planned = [(name, way) for name in names for way in chosen if name in way.divergences]
     for seed in range(seeds):
-        first = write_round(setting, start, 0, seed=seed)
-        yield {"name": "before", "divergence": "", "support": "", "seed": seed} | measure(setting, start, seed=seed)
-        for name in names:
-            for way in (one for one in chosen if name in one.divergences):
-                found = measure(setting, run(setting, way, name, start, first, seed=seed), seed=seed)
-                yield {"name": f"{name}: {way.name}", "divergence": name, "support": way.name, "seed": seed} | found
+        first: Texts | None = None
+        for name, way in [("", None), *planned]:
+            row: Row = (
+                {"name": f"{name}: {way.name}", "divergence": name, "support": way.name} if way else dict(_BEFORE)
+            )
+            if (seed, row["name"]) in done:
+                continue
+            began = time.monotonic()
+            first = first or write_round(setting, start, 0, seed=seed, union=True)
+            trained = run(setting, way, name, start, first, seed=seed) if way else start
+            yield row | {"seed": seed} | measure(setting, trained, seed=seed) | {"seconds": time.monotonic() - began}
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:
@@ -302,38 +315,62 @@ def averaged(rows: Sequence[Row]) -> list[Row]:
 @click.option("--steps", default=16, show_default=True, help="Optimizer steps of a run.")
 @click.option("--refresh", default=8, show_default=True, help="Steps between fresh rollouts.")
 @click.option("--batch", default=8, show_default=True, help="Rollouts of a step, a multiple of --samples.")
-@click.option("--samples", default=4, show_default=True, help="Rollouts of a prompt.")
-@click.option("--tokens", default=32, show_default=True, help="Of a rollout, at most.")
-@click.option("--heldout", default=24, show_default=True, help="Prompts on which a student is measured.")
+@click.option("--samples", default=8, show_default=True, help="Rollouts of a prompt.")
+@click.option("--tokens", default=16, show_default=True, help="Of a rollout, at most.")
+@click.option("--heldout", default=8, show_default=True, help="Prompts on which a student is measured.")
+@click.option("--prompt-tokens", default=88, show_default=True, help="Of a prompt, at most.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
 @click.option("--divergence", "names", multiple=True, type=click.Choice(list(_OBJECTIVES)), help="These alone.")
 @click.option("--support", "chosen", multiple=True, help="These alone, by their names in the table.")
 def main(
-    out: Path | None, seeds: int, heldout: int, names: tuple[str, ...], chosen: tuple[str, ...], **sizes: Any
+    out: Path | None,
+    seeds: int,
+    heldout: int,
+    prompt_tokens: int,
+    names: tuple[str, ...],
+    chosen: tuple[str, ...],
+    **sizes: Any,
 ) -> None:
     if sizes["batch"] % sizes["samples"]:
         raise click.UsageError(f"--batch: expected a multiple of --samples {sizes['samples']}, got {sizes['batch']}")
     p = section(PARAMS, ScoringParams, "scoring")
     needed = sizes["refresh"] * sizes["batch"] // sizes["samples"]
-    prompts = load_prompts(TEACHER, Path(os.environ.get("STILLROOM_DATA", "../shared/data")), 4 * needed + heldout)
+    data = Path(os.environ.get("STILLROOM_DATA", "../shared/data"))
+    prompts = load_prompts(TEACHER, data, 4 * needed + heldout, longest=prompt_tokens, template=_QUESTION)
     possible = [one for one in ways(p.support) if not chosen or one.name in chosen]
-    found: list[Row] = []
+    about: Row = sizes | {"heldout": heldout, "prompt_tokens": prompt_tokens}
+    found = earlier(out, about)
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
             teacher=lm.load_model(TEACHER),
+            tokenizer=load_tokenizer(TEACHER),
             train=prompts[heldout:],
             heldout=prompts[:heldout],
             scratch=Path(folder),
             codec=p.codec,
             **sizes,
         )
-        for row in runs(setting, possible, names or tuple(_OBJECTIVES), seeds):
+        done = {(row["seed"], row["name"]) for row in found}
+        for row in runs(setting, possible, names or tuple(_OBJECTIVES), seeds, done):
             found.append(row)
-            click.echo(f"seed {row['seed']}, {row['name']}: " + numbers(row), err=True)
+            click.echo(f"seed {row['seed']}, {row['name']}: {numbers(row)}; {row['seconds']:.0f} s", err=True)
+            if out is not None:
+                write_json(out, averaged(found), about=about, runs=found)
     rows = averaged(found)
     table = [["run", *_MEASURED, "range over seeds"]]
     table += [[one["name"], *(f"{one[key]:.3f}" for key in (*_MEASURED, "range"))] for one in rows]
-    show(table, rows, out, runs=found)
+    show(table, rows, out, about=about, runs=found)
+
+
+def earlier(out: Path | None, about: Row) -> list[Row]:
+    """The runs that the file already has; of another size they are an error."""
+    if out is None or not out.exists():
+        return []
+    there = json.loads(out.read_text())
+    if there["about"] != about:
+        raise click.UsageError(f"--json: {out} is of a run with {there['about']}, and not {about}; name another file")
+    runs: list[Row] = there["runs"]
+    return runs
 
 
 def numbers(row: Row) -> str:

@@ -16,4 +16,11 @@ def show(table: Sequence[Sequence[str]], rows: Sequence[Row], out: Path | None, 
     """Print the table, whose first row is its head; write {"rows": [...]} and what else is said of them to `out`."""
     click.echo("\n".join(markdown(table)))
     if out is not None:
-        out.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")
+        write_json(out, rows, **about)
+
+
+def write_json(out: Path, rows: Sequence[Row], **about: object) -> None:
+    """The file, whole at any time: one that is stopped leaves what it had."""
+    part = out.with_name(f"{out.name}.part")
+    part.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")
+    part.replace(out)

@@ -57,7 +57,9 @@ _TEMPLATE = TemplateParams(
 )
 
 
-def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
+def load_prompts(
+    teacher: Path, data: Path, count: int, *, longest: int = 160, template: TemplateParams = _TEMPLATE
+) -> list[Prompt]:
     """Training prompts of GSM8K."""
     settings: dict[str, object] = {
         "data": str(data / "gsm8k"),
@@ -67,7 +69,9 @@ def load_prompts(teacher: Path, data: Path, count: int) -> list[Prompt]:
         "heldout_split": "test",
     }
     settings |= {"question_column": "question", "answer_column": "answer"}
-    p = PromptParams(name="gsm8k", train=count, heldout=1, max_prompt_tokens=160, settings=settings, template=_TEMPLATE)
+    p = PromptParams(
+        name="gsm8k", train=count, heldout=1, max_prompt_tokens=longest, settings=settings, template=template
+    )
     prompts, _ = render_prompts(find_cases(p), load_tokenizer(teacher), p, seed=0)
     return prompts[:-1]
 

@@ -97,12 +97,16 @@ def pipelines(name: str, *, draws_scale: float | None = None) -> Loss:
     return lambda z_NV, chunk: tail(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows)
 
 
-def with_g(z_NV: Tensor, chunk: Chunk) -> Tensor:
-    """Reverse KL with what is stored of the student's tail, fresh."""
-    none_N = torch.zeros_like(chunk.rows.tail_N)
-    rows = replace(chunk.rows, fresh_N=none_N == 0, behaviour_logp_N=none_N)
-    seen = replace(see(z_NV, chunk), token_logp_N=none_N)
-    return supports.with_g(_DIVERGENCES["reverse_kl"], seen, rows, staleness=1.0)
+def with_g(name: str) -> Loss:
+    """With what is stored of the student's tail, fresh."""
+
+    def loss(z_NV: Tensor, chunk: Chunk) -> Tensor:
+        none_N = torch.zeros_like(chunk.rows.tail_N)
+        rows = replace(chunk.rows, fresh_N=none_N == 0, behaviour_logp_N=none_N)
+        seen = replace(see(z_NV, chunk), token_logp_N=none_N)
+        return supports.with_g(_DIVERGENCES[name], seen, rows, staleness=1.0)
+
+    return loss
 
 
 def rounded(name: str, texts: Population) -> Loss:
@@ -144,7 +148,7 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
     mixed = {"forward_kl": pipelines("forward_kl", draws_scale=draws_scale)}
     drawn = {"forward_kl": pipelines("forward_kl", draws_scale=0.0)}
     usual = {name: renormalised(name) for name in _DIVERGENCES}
-    best = plain | mixed | {"reverse_kl": with_g}
+    best = plain | mixed | {name: with_g(name) for name in ("reverse_kl", "jsd")}
     everywhere: tuple[Source, ...] = ("student", "dataset")
     top64: dict[str, Any] = {"threshold": 0.0, "max_entries": 64, "draws_per_tail": 0.0, "union": (), "codec": "topk"}
     return [

@@ -1,7 +1,7 @@
 """The distillation loss from a truncated teacher: what to compare, and on which tokens.
 
 A divergence (`pipeline.divergence`) is had from a truncated row by one of the supports of `pipeline.supports`. `auto`
-takes draws for forward_kl and skew_forward_kl, G for reverse_kl at temperature 1 and the bucket for the others;
+takes draws for forward_kl and skew_forward_kl, and for the others G at temperature 1 and the bucket at another;
 docs/decisions.md has the measurements.
 
 Reward: the student maximises (1 - alpha) E[reward] - alpha E[divergence] (Agarwal et al., ICLR 2024, section 3.2). The
@@ -31,10 +31,10 @@ from pipeline.surrogate import surrogate
 
 Support: TypeAlias = Literal["bucket", "draws", "g", "residual", "sampled"]
 
-_AUTO: dict[str, Support] = {"forward_kl": "draws", "skew_forward_kl": "draws", "reverse_kl": "g"}
+_AUTO: dict[str, Support] = {"forward_kl": "draws", "skew_forward_kl": "draws"}  # g for the others
 _ONLY = {
     "draws": ("forward_kl", "skew_forward_kl"),  # with the others a token that p hardly ever draws counts by q / p
-    "g": ("reverse_kl",),  # the only one whose tail needs no more of p than the mean of log p
+    "g": ("reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"),  # forward_kl's would be the bucket
 }
 
 
@@ -48,10 +48,11 @@ class ObjectiveParams:
     """Of both distributions in the loss; must be one of scoring.temperatures."""
     support: Literal["auto", "bucket", "draws", "g", "residual", "sampled"]
     """What stands for the tokens that are not stored. bucket: "any other token", for every divergence, biased where the
-    student is far off; draws: from the teacher's tail, forward_kl and skew_forward_kl; g: the teacher's mean log-prob
-    over the student's tail, reverse_kl; residual: the bucket made unbiased at the realised token, and sampled: the
-    realised token alone (with reverse_kl the reward log p - log q, "k1"), for every divergence, from untruncated
-    sampling at temperature 1. auto: draws or g where they go, else the bucket."""
+    student is far off; draws: from the teacher's tail, forward_kl and skew_forward_kl; g: from the teacher's mean
+    log-prob over the student's tail, all but forward_kl; residual: the bucket made unbiased at the realised token, and
+    sampled: the realised token alone (with reverse_kl the reward log p - log q, "k1"), for every divergence, from
+    untruncated sampling at temperature 1. auto: draws where they go, else g, and the bucket at another temperature
+    than 1."""
     tail_draws_scale: Annotated[float, Range(0)]
     """Nats: at a position whose bucketed forward KL is d, draws count 1 - exp(-d / scale) and the bucket's tail the
     rest. 0: draws alone, which is unbiased."""
@@ -84,7 +85,7 @@ def check(p: ObjectiveParams) -> None:
     if (only := _ONLY.get(support)) and p.divergence.name not in only:
         raise ParameterError(
             "objective.support",
-            expected=f"{support} with no other divergence than {' and '.join(only)}",
+            expected=f"{support} with no other divergence than {', '.join(only)}",
             got=f"{support} with {p.divergence.name}",
             remedy="set objective.support: auto",
         )
@@ -108,7 +109,7 @@ def support_of(p: ObjectiveParams) -> Support:
     """The support in use."""
     if p.support != "auto":
         return p.support
-    found = _AUTO.get(p.divergence.name, "bucket")
+    found = _AUTO.get(p.divergence.name, "g")
     return "bucket" if found == "g" and p.temperature != 1 else found
 
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | bucket | one outcome, "any other token" | a lower bound, exact at K = V - 1 |
 | draws | draws from the teacher's own tail | unbiased at scale 0 |
-| g | one outcome with the mean log-ratio over the student's tail, from G | exact for the tail's mass, see `with_g` |
+| g | spread as two means over the student's tail say | reverse KL: exact in value; jsd: bounded; see `with_g` |
 | residual | the bucket, corrected at the realised token | unbiased |
 | sampled | like those inside: nothing but the realised token counts | unbiased, of the highest variance |
 
@@ -22,14 +22,19 @@ The student's tail is a log-sum-exp over the tokens outside K rather than 1 - su
 when K holds nearly everything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.divergence import Divergence, kl_terms
 from pipeline.head import Seen
 from pipeline.records import Batch
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
+_NORMAL = _NODES, _WEIGHTS / _WEIGHTS.sum()  # means over the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,25 +101,44 @@ def _draws_share(logp_NC: Tensor, logq_NC: Tensor, scale: float) -> Tensor | flo
 
 
 def with_g(divergence: Divergence, seen: Seen, rows: Rows, *, staleness: float) -> Tensor:
-    """Reverse KL whose tail has the log-ratio E[log q] - G, means over the student's tail, instead of log(q_t / p_t).
+    """The bucket, and in its tail log-ratios r = log(q / p) that are normal over the student's tail, instead of equal.
 
-    The reverse KL that the bucket misses is q_t KL(q tail || p tail), and log p_t - KL(q tail || p tail) is what
-    G - E[log q] + log q_t is: so the bucket with that for the tail's log p has the dense value, and the dense gradient
-    but for how the mass is spread within the tail. E[log q] is the current student's and carries no gradient: with
-    one, the student would flatten its tail even where it equals its teacher.
-    G is its author's: at a position whose realised token is k nats off (k3, `pipeline.staleness`) it counts
-    exp(-k / staleness) and the bucket's log p_t the rest, and nothing outside this student's completions of the round.
+    Two of their means are known: E[exp(-r)] = p_t / q_t from the masses, and E[r] = E[log q] - G. The normal
+    distribution that has both is centred at log(q_t / p_t) + gap with variance 2 gap, gap = KL(q tail || p tail), the
+    number that the bucket's reverse KL misses by q_t; the means of f and f' under it replace theirs at q_t / p_t.
+    Status: reverse KL, for which E[r] alone counts, has its dense value, and the dense gradient but for how the mass is
+    spread within the tail. The others are estimates; jsd's f' is, as the true mean is, between those at q_t / p_t (the
+    bucket) and at exp(E[r]). Forward KL, for which E[exp(-r)] alone counts, would be the bucket.
+
+    E[log q] is the current student's. No gradient flows into the means: with one, the student would flatten its tail
+    even where it equals its teacher. G is its author's: at a position whose realised token is k nats off (k3,
+    `pipeline.staleness`) the gap counts exp(-k / staleness), and nothing outside this student's completions of the
+    round.
     """
     assert seen.others_entropy_N is not None, "project was not asked for the entropy"
     logp_NC, logq_NC = _outcomes(seen, rows)
-    tail_N = logp_NC[:, -1]
+    mass_N = logq_NC[:, -1].exp()
     with torch.no_grad():
+        tail_N = logp_NC[:, -1]
         l_N = seen.token_logp_N - rows.behaviour_logp_N
-        share_N = torch.exp(-(torch.expm1(l_N) - l_N) / staleness)
-        met_N = seen.others_entropy_N + rows.tail_g_N
-        usable_N = rows.fresh_N & ~torch.isnan(share_N) & torch.isfinite(met_N) & ~torch.isneginf(tail_N)
-        tail_N = torch.where(usable_N, tail_N + share_N * (met_N - tail_N), tail_N)
-    return divergence(torch.cat([logp_NC[:, :-1], tail_N[:, None]], -1), logq_NC)
+        gap_N = torch.exp(-(torch.expm1(l_N) - l_N) / staleness) * (tail_N - seen.others_entropy_N - rows.tail_g_N)
+        usable_N = rows.fresh_N & torch.isfinite(gap_N) & torch.isfinite(tail_N)
+        ratio_N, gap_N = (torch.where(usable_N, one, 0.0) for one in (logq_NC[:, -1] - tail_N, gap_N))
+        value_N = _spread_out(lambda r: divergence.terms(-r, torch.zeros_like(r)), ratio_N, gap_N)
+        slope_N = _spread_out(lambda r: divergence.slope(-r, torch.zeros_like(r)), ratio_N, gap_N)
+    return divergence(logp_NC, logq_NC) + mass_N.detach() * value_N + slope_N * (mass_N - mass_N.detach())
+
+
+def _spread_out(of: Callable[[Tensor], Tensor], ratio_N: Tensor, gap_N: Tensor) -> Tensor:
+    """How much larger the mean of a function is over normal log-ratios with this gap than at the bucket's.
+
+    An odd function of the gap: G comes from draws, and where their noise makes a small gap negative, taking it for zero
+    would be a bias.
+    """
+    nodes_J, weights_J = (torch.from_numpy(one).to(ratio_N) for one in _NORMAL)
+    size_N1 = gap_N.abs()[:, None]
+    mean_N = of(ratio_N[:, None] + size_N1 + (2 * size_N1).sqrt() * nodes_J) @ weights_J
+    return gap_N.sign() * (mean_N - of(ratio_N))
 
 
 def residual(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:

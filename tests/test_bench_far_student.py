@@ -10,6 +10,7 @@ from bench.far_student import _MEASURED, RULES, Setting, Texts, averaged, measur
 from pipeline import lm
 from pipeline.engines.base import SupportParams
 from pipeline.records import Prompt
+from pipeline.text import load_tokenizer
 
 KEPT = SupportParams(threshold=0.02, max_entries=8, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
 
@@ -30,6 +31,7 @@ def setting(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sett
     sizes: dict[str, Any] = {"steps": 2, "refresh": 1, "batch": 4, "samples": 2, "tokens": 5}
     return Setting(
         teacher=lm.load_model(teacher_dir),
+        tokenizer=load_tokenizer(teacher_dir),
         train=prompts[:4],
         heldout=prompts[4:],
         scratch=tmp_path_factory.mktemp("far"),
@@ -41,7 +43,7 @@ def setting(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 @pytest.fixture(scope="module")
 def first(setting: Setting, student_dir: Path) -> Texts:
-    return write_round(setting, student_dir, 0, seed=0)
+    return write_round(setting, student_dir, 0, seed=0, union=True)
 
 
 @pytest.mark.parametrize("name", _MEASURED)

@@ -103,8 +103,8 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
 def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
     check_params(write(tmp_path, "objective.divergence.name", "reverse_kl"))  # auto finds another
     assert mistake("objective.support", "g") == (
-        "objective.support: expected g with no other divergence than reverse_kl, got g with forward_kl; "
-        "set objective.support: auto"
+        "objective.support: expected g with no other divergence than reverse_kl, jsd, skew_forward_kl, "
+        "skew_reverse_kl, tvd, got g with forward_kl; set objective.support: auto"
     )
 
 

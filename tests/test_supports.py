@@ -16,6 +16,7 @@ from pipeline.records import Batch
 from tests.losses import batch, dense, identity, loss_and_gradient, objective, pair, random_logits, support
 
 NAMES = list(DIVERGENCES)
+ONLY = {"draws": ("forward_kl", "skew_forward_kl"), "g": tuple(one for one in NAMES if one != "forward_kl")}
 every_divergence = pytest.mark.parametrize("name", NAMES)
 VOCAB = 9
 _TEACHER_TV, _STUDENT_TV, _AUTHOR_TV = (random_logits(1, VOCAB, seed=seed, spread=1.2) for seed in (0, 1, 2))
@@ -86,7 +87,7 @@ def test_a_token_that_the_teacher_drew_corrects_as_well() -> None:
 @every_divergence
 @pytest.mark.parametrize("support_name", ["residual", "sampled", "g"])
 def test_the_data_set_has_no_probability_of_its_tokens_and_takes_the_bucket(name: str, support_name: str) -> None:
-    if support_name == "g" and name != "reverse_kl":
+    if name not in ONLY.get(support_name, NAMES):
         return
     rows = realised(0, source="dataset", behaviour_logp=[])
     found = loss_and_gradient(objective(name, support=support_name), _STUDENT_TV, rows)
@@ -109,11 +110,22 @@ def test_sampled_reverse_kl_is_the_policy_gradient_of_log_p_less_log_q() -> None
 # G
 
 
-def g_row(student_TV: Tensor, *, g: float | None = None, behaviour: float | None = None, **changes: Any) -> Batch:
+with_g = pytest.mark.parametrize("name", ONLY["g"])
+with_g_smoothly = pytest.mark.parametrize("name", [one for one in ONLY["g"] if one != "tvd"])  # a step where q = p
+
+
+def g_row(
+    student_TV: Tensor,
+    *,
+    g: float | None = None,
+    behaviour: float | None = None,
+    teacher_TV: Tensor = _TEACHER_TV,
+    **changes: Any,
+) -> Batch:
     """A row whose author is this student, with the exact G of its tail or another."""
-    logq_V, logp_V = student_TV.log_softmax(-1)[0], _TEACHER_TV.log_softmax(-1)[0]
+    logq_V, logp_V = student_TV.log_softmax(-1)[0], teacher_TV.log_softmax(-1)[0]
     behaviour = logq_V[0].item() if behaviour is None else behaviour
-    rollout, scores = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[_LIKELY], behaviour=[behaviour])
+    rollout, scores = pair(teacher_TV, [0], support(threshold=0.2), support_ids=[_LIKELY], behaviour=[behaviour])
     outside = sorted(set(range(VOCAB)) - {*scores.head_ids.tolist(), *scores.union_ids.tolist()})
     exact = (logq_V[outside].softmax(-1) * logp_V[outside]).sum().item()
     scores = replace(scores, tail_g_N=np.array([exact if g is None else g], np.float32))
@@ -139,10 +151,76 @@ def test_g_gives_reverse_kl_its_dense_value_and_the_dense_gradient_but_within_th
     assert (bucket[1][0, inside] - dense_gradient[0, inside]).abs().max() > 1e-3
 
 
-def test_with_g_a_student_that_equals_its_teacher_stays() -> None:
-    value, gradient = loss_and_gradient(objective("reverse_kl", support="g"), _TEACHER_TV, g_row(_TEACHER_TV))
+@with_g_smoothly
+def test_with_g_a_student_that_equals_its_teacher_stays(name: str) -> None:
+    value, gradient = loss_and_gradient(objective(name, support="g"), _TEACHER_TV, g_row(_TEACHER_TV))
     assert value == pytest.approx(0, abs=1e-6)
     assert gradient.abs().max() < 1e-6
+
+
+@with_g
+def test_g_gives_the_dense_divergence_where_log_ratios_are_normal_over_the_tail(name: str) -> None:
+    """Two tokens stored, and 4,000 that the student finds equally likely: half of all, a third for the teacher."""
+    count = 4000
+    ranks = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    ratio = 1.5 + 1.5 * torch.special.ndtri(ranks)
+    tail_p = 0.5 / count * (-ratio).exp()
+    teacher_TV = torch.cat([torch.tensor([0.9, 0.1]) * (1 - tail_p.sum()), tail_p]).log()[None]
+    student_TV = torch.cat([torch.tensor([0.2, 0.3]), torch.full((count,), 0.5 / count)]).log()[None].double()
+    rollout, scores = pair(teacher_TV, [0], support(threshold=0.03), behaviour=[float(np.log(0.2))])
+    g = teacher_TV[0, 2:].mean().item()
+    rows = batch([(rollout, replace(scores, tail_g_N=np.array([g], np.float32)))])
+    assert len(rows.ids_NK[0]) == 2
+    expected, dense_gradient = dense(objective(name), teacher_TV, student_TV)
+    value, gradient = loss_and_gradient(objective(name, support="g"), student_TV, rows)
+    bucket, bucket_gradient = loss_and_gradient(objective(name), student_TV, rows)
+    close, better = (0.05, 0.4) if name == "tvd" else (0.004, 0.15)  # nodes see a step coarsely
+    assert abs(value - expected) < min(close * expected, better * (expected - bucket))
+    found, lacking = ((one[0, :2] - dense_gradient[0, :2]).norm() for one in (gradient, bucket_gradient))
+    assert found < min(close * dense_gradient[0, :2].norm(), better * lacking)
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_slope_of_jsd_in_the_tail_lies_between_two_bounds_and_so_does_what_g_makes_of_it(
+    beta: float, seed: int
+) -> None:
+    """However the tail is spread: the bucket's below, that at the mean log-ratio above."""
+    teacher_TV, student_TV = (3 * random_logits(1, VOCAB, seed=one) for one in (2 * seed, 2 * seed + 1))
+    rows = g_row(student_TV, teacher_TV=teacher_TV)
+    inside, outside = rows.ids_NK[0].unique(), others(rows)
+    logp_V, logq_V = teacher_TV.log_softmax(-1)[0], student_TV.log_softmax(-1)[0]
+    p = objective("jsd")
+    p = replace(p, divergence=replace(p.divergence, beta=beta))
+    slope = DIVERGENCES["jsd"](p.divergence).slope
+    q_V, q_t = logq_V.exp(), logq_V[outside].exp().sum()
+    spent = (q_V * slope(logp_V, logq_V))[inside].sum()
+
+    def in_tail(gradient: Tensor) -> float:
+        """f' of the tail's mass, from the gradient of its logits."""
+        return ((gradient[0, outside].sum() / q_t + spent) / (1 - q_t)).item()
+
+    bucket = in_tail(loss_and_gradient(p, student_TV, rows)[1])
+    found = in_tail(loss_and_gradient(replace(p, support="g"), student_TV, rows)[1])
+    true = in_tail(dense(p, teacher_TV, student_TV)[1])
+    ratio = ((logq_V - logp_V)[outside] * q_V[outside] / q_t).sum()
+    above = slope(-ratio, torch.zeros_like(ratio)).item()
+    for one in (true, found):
+        assert bucket - 1e-5 < one < above + 1e-5
+    assert above - bucket > 1e-4
+
+
+@with_g_smoothly
+def test_the_noise_of_g_cancels_where_the_bucket_is_right(name: str) -> None:
+    """A student that equals its teacher: what draws make too small a G adds, what they make too large takes away."""
+    exact = g_row(_TEACHER_TV).tail_g_N.item()
+    low, high = (
+        loss_and_gradient(objective(name, support="g"), _TEACHER_TV, g_row(_TEACHER_TV, g=exact + sign * 0.05))
+        for sign in (-1, 1)
+    )
+    assert low[0] > 1e-4
+    assert low[0] + high[0] == pytest.approx(0, abs=1e-6)
+    assert (low[1] + high[1]).abs().max() < 1e-6
 
 
 def test_g_gives_way_to_the_bucket_as_the_rollout_ages() -> None:
@@ -185,7 +263,6 @@ def test_the_mass_outside_counts_with_every_support() -> None:
 # Everything at once
 
 
-ONLY = {"draws": ("forward_kl", "skew_forward_kl"), "g": ("reverse_kl",)}
 every_combination = pytest.mark.parametrize(
     ("name", "support_name"),
     [
@@ -286,10 +363,10 @@ def test_auto_takes_what_suits_the_divergence() -> None:
     assert found == {
         "forward_kl": "draws",
         "reverse_kl": "g",
-        "jsd": "bucket",
+        "jsd": "g",
         "skew_forward_kl": "draws",
-        "skew_reverse_kl": "bucket",
-        "tvd": "bucket",
+        "skew_reverse_kl": "g",
+        "tvd": "g",
     }
     assert support_of(objective("reverse_kl", support="auto", temperature=2.0)) == "bucket"
 
