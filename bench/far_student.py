@@ -1,14 +1,14 @@
 """Students that start far from their teacher, trained on what is stored of it: seeds x divergences x supports.
 
-    python -m bench.far_student --json FILE
-    python -m bench.far_student --steps 32 --seeds 3 --json FILE    # hours
+    python -m bench.far_student --seeds 3 --json FILE    # hours: about a minute a run and processor
+    python -m bench.far_student --divergence jsd --support "union, G" --support "dense, live" --json FILE
 
 The student of `bench.populations` that writes garbage (thirteen evenly spread layers) learns on its own rollouts for
 GSM8K, sampled anew every `--refresh` steps, and is then measured densely on held-out rollouts of its own. Sampler,
 truncation, codec, collation and loss are the pipeline's. "dense" sees the teacher's whole distribution on the same
 rollouts, which is what a live teacher would say. The last three are rules that others use and this pipeline does not
-offer. Every run of a seed begins with the same rollouts, scored once. Needs a run of the default job (its teacher) and
-GSM8K under STILLROOM_DATA.
+offer. Every run of a seed begins with the same rollouts, scored once. The file has each run as soon as it is over; the
+same command goes on from there. Needs a run of the default job (its teacher) and GSM8K under STILLROOM_DATA.
 """
 
 import json
@@ -312,13 +312,13 @@ def averaged(rows: Sequence[Row]) -> list[Row]:
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--steps", default=16, show_default=True, help="Optimizer steps of a run.")
-@click.option("--refresh", default=8, show_default=True, help="Steps between fresh rollouts.")
+@click.option("--steps", default=10, show_default=True, help="Optimizer steps of a run.")
+@click.option("--refresh", default=5, show_default=True, help="Steps between fresh rollouts.")
 @click.option("--batch", default=8, show_default=True, help="Rollouts of a step, a multiple of --samples.")
 @click.option("--samples", default=8, show_default=True, help="Rollouts of a prompt.")
-@click.option("--tokens", default=16, show_default=True, help="Of a rollout, at most.")
-@click.option("--heldout", default=8, show_default=True, help="Prompts on which a student is measured.")
-@click.option("--prompt-tokens", default=88, show_default=True, help="Of a prompt, at most.")
+@click.option("--tokens", default=12, show_default=True, help="Of a rollout, at most.")
+@click.option("--heldout", default=4, show_default=True, help="Prompts on which a student is measured.")
+@click.option("--prompt-tokens", default=40, show_default=True, help="Of a prompt, at most.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
 @click.option("--divergence", "names", multiple=True, type=click.Choice(list(_OBJECTIVES)), help="These alone.")
 @click.option("--support", "chosen", multiple=True, help="These alone, by their names in the table.")

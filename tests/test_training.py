@@ -54,11 +54,12 @@ class Job:
     corpus: Pool
 
 
-def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
+def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8") -> Pool:
     """Through the scorer, the codec and a segment on disk."""
-    p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec="sqrt8", support=SUPPORT)
+    p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec=codec, support=SUPPORT)
     said = header(
         VOCAB,
+        codec=codec,
         scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
         teacher="t",
         tokenizer="k",
@@ -73,9 +74,9 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
     return open_pool(rollouts, Segment.open(path), MIX)
 
 
-def written_by(student: Path, count: int, *, tokens: int, seed: int = 0) -> list[Rollout]:
+def written_by(student: Path, count: int, *, tokens: int, seed: int = 0, tail_draws: int = 0) -> list[Rollout]:
     sampling = Sampling(
-        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=0
+        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=tail_draws
     )
     sampler = HFSampler(student, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=seed)
     batches = plan_batches(PROMPTS, count, 12, name="s/r1")
