@@ -3,54 +3,106 @@
     python -m bench.loss --json FILE
 
 Forward and backward pass, gradients of hidden states and weights included, on random states and random teacher rows
-with 64 entries and 8 draws. Extra memory is the rise of the process's peak, on a CPU with Linux only. `trl` and
-`liger-kernel` are measured where they are installed (`pip install --no-deps trl liger-kernel`).
+with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Extra memory is the rise of
+its peak, on a CPU with Linux only. `trl` and `liger-kernel` are measured where they are installed
+(`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
+others' rows in it take seven times as long: `--dtype float32` alone is done in minutes.
 """
 
+import ctypes
 import importlib.util
+import itertools
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 import torch
 from torch import Tensor
 
-from bench.output import Row, show
+import stages  # noqa: F401  sets up the process as a stage is
+from bench.output import Row, show, write_json
 from pipeline.divergence import DivergenceParams
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.records import Batch
 
-_ENTRIES, _DRAWS, _REPEATS = 64, 8, 3
+_ENTRIES, _DRAWS, _REPEATS = 64, 8, 2
 
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
-@click.option("--tokens", default=2048, show_default=True)
-@click.option("--width", default=576, show_default=True)
-@click.option("--vocab", default=49152, show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-def main(out: Path | None, tokens: int, width: int, vocab: int, dtype: str) -> None:
-    torch.manual_seed(0)
-    kind = getattr(torch, dtype)
-    hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
-    weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
-    rows = [_measured(name, loss, hidden_ND, weight_VD) for name, loss in _losses(hidden_ND, weight_VD)]
-    for row in rows:
-        row |= {"tokens": tokens, "width": width, "vocab": vocab, "dtype": dtype}
-        row["of_matmuls"] = row["seconds"] / rows[0]["seconds"]
-    table = [["loss", "seconds", "of the matmuls", "extra MB"]]
-    table += [
-        [one["name"], f"{one['seconds']:.2f}", f"{one['of_matmuls']:.2f}", f"{one['extra_mb']:.0f}"] for one in rows
-    ]
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    default=["2048x576x49152", "2048x960x49152"],
+    show_default=True,
+    help="Tokens x width x vocabulary; more than one may be given.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["float32", "bfloat16"]),
+    default=["float32", "bfloat16"],
+    show_default=True,
+    help="Of states and weights.",
+)
+@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+def main(out: Path | None, shapes: tuple[str, ...], dtypes: tuple[str, ...], only: str | None) -> None:
+    if only is not None:
+        click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0])))
+        return
+    rows: list[Row] = []
+    for dtype, shape in itertools.product(dtypes, shapes):
+        size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
+        some = [_in_its_own_process(name, shape, dtype) | size for name in _LOSSES if _installed(name)]
+        rows += [row | {"of_matmuls": row["seconds"] / some[0]["seconds"]} for row in some]
+        if out is not None:
+            write_json(out, rows)
+    table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "extra MB"]]
+    for one in rows:
+        shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
+        numbers = [f"{one['seconds']:.2f}", f"{one['of_matmuls']:.2f}", f"{one['extra_mb']:.0f}"]
+        table.append([one["name"], shape, one["dtype"], *numbers])
     show(table, rows, out)
 
 
-def _measured(name: str, loss: Callable[[], Tensor | None], hidden_ND: Tensor, weight_VD: Tensor) -> Row:
-    """The best of three."""
+def _parsed(shape: str) -> tuple[int, int, int]:
+    try:
+        tokens, width, vocab = (int(one) for one in shape.split("x"))
+    except ValueError:
+        raise click.UsageError(f"--shape: expected TOKENSxWIDTHxVOCAB, got {shape}") from None
+    return tokens, width, vocab
+
+
+def _installed(name: str) -> bool:
+    return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
+
+
+def _in_its_own_process(name: str, shape: str, dtype: str) -> Row:
+    command = [sys.executable, "-m", "bench.loss", "--only", name, "--shape", shape, "--dtype", dtype]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def _measured(name: str, shape: tuple[int, int, int], dtype: str) -> Row:
+    """Seconds: the best of two. Memory: of the first, before the process has any to use again."""
+    torch.manual_seed(0)
+    (tokens, width, vocab), kind = shape, getattr(torch, dtype)
+    hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
+    weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
+    loss = _LOSSES[name](hidden_ND, weight_VD)
     seconds, extra = [], []
-    for _ in range(_REPEATS):
+    for repeat in range(_REPEATS):
+        if repeat == 0:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
         hidden_ND.grad = weight_VD.grad = None
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before, started = _peak_bytes(), time.perf_counter()
@@ -59,7 +111,7 @@ def _measured(name: str, loss: Callable[[], Tensor | None], hidden_ND: Tensor, w
             value.backward()  # type: ignore[no-untyped-call]
         seconds.append(time.perf_counter() - started)
         extra.append(_peak_bytes() - before)
-    return {"name": name, "seconds": min(seconds), "extra_mb": min(extra) / 1e6}
+    return {"name": name, "seconds": min(seconds), "extra_mb": extra[0] / 1e6}
 
 
 def _peak_bytes() -> int:
@@ -67,48 +119,87 @@ def _peak_bytes() -> int:
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
-def _losses(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[str, Callable[[], Tensor | None]]]:
-    """Each gives a loss to differentiate, or None when it has taken its gradients itself."""
-    teacher_VD = torch.randn_like(weight_VD) * weight_VD.shape[1] ** -0.5
-    batch = _batch(len(hidden_ND), len(weight_VD))
+Loss: TypeAlias = Callable[[], Tensor | None]  # to differentiate, or None when it has taken its gradients itself
 
-    def matmuls() -> None:
+
+def _matmuls(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    def loss() -> None:
         logits_NV = hidden_ND.detach() @ weight_VD.detach().T
         weight_VD.grad, hidden_ND.grad = logits_NV.T @ hidden_ND.detach(), logits_NV @ weight_VD.detach()
 
-    def dense() -> Tensor:
+    return loss
+
+
+def _teacher(weight_VD: Tensor) -> Tensor:
+    drawn: Tensor = torch.randn_like(weight_VD, requires_grad=False) * weight_VD.shape[1] ** -0.5
+    return drawn
+
+
+def _dense(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    teacher_VD = _teacher(weight_VD)
+
+    def loss() -> Tensor:
         with torch.no_grad():
             p_NV = (hidden_ND @ teacher_VD.T).float().softmax(-1)
         logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
-        loss: Tensor = -(p_NV * logq_NV).sum()
-        return loss
+        found: Tensor = -(p_NV * logq_NV).sum()
+        return found
 
-    def gathered() -> Tensor:
+    return loss
+
+
+def _gathered(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    batch = _batch(len(hidden_ND), len(weight_VD))
+
+    def loss() -> Tensor:
         logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
-        loss: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK)).sum()
-        return loss
+        found: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK)).sum()
+        return found
 
-    yield "the head's three matrix products", matmuls
-    yield "dense forward KL, live teacher", dense
-    yield "log_softmax and gather, no tail", gathered
-    for chunk in (128, 512):
-        yield f"stillroom, chunks of {chunk}", lambda chunk=chunk: _ours(chunk, hidden_ND, weight_VD, batch)  # type: ignore[misc]
-    if importlib.util.find_spec("trl") is not None:
-        from trl.experimental.gkd import GKDTrainer
+    return loss
 
-        def trl() -> Tensor:
-            with torch.no_grad():
-                teacher_1NV = (hidden_ND @ teacher_VD.T)[None]
-            loss: Tensor = GKDTrainer.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
-            return loss
 
-        yield "TRL generalized_jsd_loss, beta 0", trl
-    if importlib.util.find_spec("liger_kernel") is not None:
-        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+def _chunked(chunk: int) -> Callable[[Tensor, Tensor], Loss]:
+    def prepared(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+        batch = _batch(len(hidden_ND), len(weight_VD))
+        return lambda: _ours(chunk, hidden_ND, weight_VD, batch)
 
-        jsd = LigerFusedLinearJSDLoss(compiled=False, weight_hard_loss=0.0, weight_soft_loss=1.0)
-        labels_N = torch.zeros(len(hidden_ND), dtype=torch.long)
-        yield "Liger chunked JSD", lambda: jsd(hidden_ND, weight_VD, hidden_ND.detach(), teacher_VD, labels_N)
+    return prepared
+
+
+def _trl(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    from trl.experimental.gkd import GKDTrainer
+
+    teacher_VD = _teacher(weight_VD)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            teacher_1NV = (hidden_ND @ teacher_VD.T)[None]
+        found: Tensor = GKDTrainer.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
+        return found
+
+    return loss
+
+
+def _liger(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    teacher_VD = _teacher(weight_VD)
+    jsd = LigerFusedLinearJSDLoss(compiled=False, weight_hard_loss=0.0, weight_soft_loss=1.0)
+    labels_N = torch.zeros(len(hidden_ND), dtype=torch.long)
+    return lambda: jsd(hidden_ND, weight_VD, hidden_ND.detach(), teacher_VD, labels_N)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
+    "the head's three matrix products": _matmuls,
+    "dense forward KL, live teacher": _dense,
+    "log_softmax and gather, no tail": _gathered,
+    "stillroom, chunks of 128": _chunked(128),
+    "stillroom, chunks of 512": _chunked(512),
+    "TRL generalized_jsd_loss, beta 0": _trl,
+    "Liger chunked JSD": _liger,
+}
+_PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
 
 
 def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch) -> Tensor:

@@ -4,10 +4,10 @@
 
 Student and batches are the same in all: reading them from a segment, forward and backward pass, clipping, AdamW. The
 cross-entropy is `model(input_ids, attention_mask, labels)`; TRL's is `GKDTrainer.compute_loss` on given completions
-(lambda 0, forward KL), where `trl` is installed (`pip install --no-deps trl`). Both read a prompt again for each of its
-completions, as their collators lay them out. Models are random, of the default job's shapes; scores are synthetic. The
-seconds are the median of the steps after the first; each row runs in a process of its own, whose peak of resident
-memory (models, moments and all) it tells.
+(lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and PYTHONPATH=DIR). Both
+read a prompt again for each of its completions, as their collators lay them out. Models are random, of the default
+job's shapes; scores are synthetic. The seconds are the median of the steps after the first; each row runs in a process
+of its own, whose peak of resident memory (models, moments and all) it tells.
 """
 
 import importlib.util

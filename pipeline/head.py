@@ -7,7 +7,8 @@ others share theirs by softmax, the rest is a scatter. So any loss of these numb
 hidden states and weights within the forward pass.
 
 Guarantee: value and gradients are those of autograd on the dense formula, up to rounding. Cost: three matrix products,
-as for any head that is trained, and one buffer of [chunk, V] in float32; nothing is computed twice.
+as for any head that is trained, one buffer of [chunk, V] in float32 and what the softmax of 128 rows of it takes;
+nothing is computed twice.
 Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
 formula by hand for every divergence.
 """
@@ -19,6 +20,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+_PIECE = 128  # positions whose softmax is taken together: what it needs beside the logits is as large as they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +141,7 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | No
     """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias)."""
     logits_NV = work.head(hidden_ND)
     bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
-    loss, metrics = _spread(work, logits_NV.div_(work.temperature), places)
-    for name, value in metrics.items():
-        work.metrics[name] = work.metrics.get(name, 0.0) + value.detach()
+    loss = _in_pieces(work, logits_NV.div_(work.temperature), places.start)
     gradient_NV = (
         logits_NV.div_(work.temperature) if bend_NV is None else logits_NV.mul_(bend_NV.div_(work.temperature))
     )
@@ -152,6 +153,18 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | No
     if bias is not None:
         bias += gradient_NV.sum(0)
     return loss
+
+
+def _in_pieces(work: _Work, logits_NV: Tensor, first: int) -> Tensor:
+    """The chunk's loss, and its metrics to `work`; the logits give way to its gradient."""
+    total = logits_NV.new_zeros(())
+    for start in range(0, len(logits_NV), _PIECE):
+        piece_NV = logits_NV[start : start + _PIECE]
+        loss, metrics = _spread(work, piece_NV, slice(first + start, first + start + len(piece_NV)))
+        total += loss
+        for name, value in metrics.items():
+            work.metrics[name] = work.metrics.get(name, 0.0) + value.detach()
+    return total
 
 
 def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metrics]:

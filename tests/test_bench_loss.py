@@ -7,21 +7,28 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.loss import _batch, _ours, main
+from bench.loss import _LOSSES, _batch, _in_its_own_process, _installed, _measured, _ours, _parsed, main
 
-SIZES = ["--tokens", "24", "--width", "8", "--vocab", "120"]
+SIZES = ["--shape", "24x8x120", "--dtype", "float32"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is Linux's")
-def test_rows_name_what_was_measured(tmp_path: Path) -> None:
+def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "loss.json"
+    monkeypatch.setattr("bench.loss._in_its_own_process", lambda *of: _measured(of[0], _parsed(of[1]), of[2]))
     done = CliRunner().invoke(main, [*SIZES, "--json", str(out)])
     assert done.exit_code == 0, done.output
     rows = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in rows] == [name for name in _LOSSES if _installed(name)]
     assert rows[0]["name"] == "the head's three matrix products"
     assert rows[0]["of_matmuls"] == 1
     assert all(row["seconds"] > 0 and row["extra_mb"] >= 0 for row in rows)
     assert {(row["tokens"], row["width"], row["vocab"], row["dtype"]) for row in rows} == {(24, 8, 120, "float32")}
+
+
+def test_a_row_has_a_process_of_its_own() -> None:
+    row = _in_its_own_process("stillroom, chunks of 128", "24x8x120", "bfloat16")
+    assert row["seconds"] > 0
 
 
 def test_the_loss_that_is_timed_has_both_gradients_and_ignores_the_chunk() -> None:
