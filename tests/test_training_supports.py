@@ -99,7 +99,6 @@ def test_what_a_support_needs_reaches_the_batches(start: Start) -> None:
         assert np.isnan(batch.tail_g_N[~batch.fresh_N]).all()
         assert batch.has_draws_N[tail_N > 0.05].mean() > 0.9
         assert np.isfinite(batch.author_logp_N[batch.fresh_N]).all()
-        assert (batch.realised_only_N & batch.fresh_N).any()
     assert not np.array_equal(batches(start, "rskd")[0].draw_logp_NJ, batches(start, "sqrt8")[0].draw_logp_NJ)
 
 
