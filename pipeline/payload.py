@@ -3,7 +3,7 @@
 Guarantee: arrays come back as they went in, any window of them; equal arrays give equal bytes. Every chunk carries a
 crc32c, and one that is gone is a StoreError and no run of zeros.
 Cost: about 3 kB for the group whatever it holds. Read by window: the price of one read is that of its 128 Ki chunks.
-Not taken: an array for each name (five times the files and metadata, a third slower to read), numbers in their own
+Not taken: an array for each name (four times the files and metadata), numbers in their own
 bytes (the low byte of a gap is noise and its high byte nearly always 0; together zstd codes both 5-9 % worse), Blosc's
 shuffle (one Huffman table for both), Zstd's level 3 (2-4 % worse for a tenth of the time, which scoring hides).
 

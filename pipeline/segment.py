@@ -6,7 +6,7 @@ bytes, and writing what was read gives them again. Damage is a StoreError: small
 payload checks itself (`pipeline.payload`).
 Cost: beside its scores 14-25 kB for metadata, index and ranks, and 2 bytes a token.
 Not taken: appending (a DVC-tracked file may be a read-only link), one Zarr zip (unreadable when killed before
-closing), a database of blobs (nobody else could read it), tokens and ranks as they are for memory mapping (4 and 11
+closing), a database of blobs (nobody else could read it), tokens and ranks as they are for memory mapping (5 and 11
 times the bytes, more than the scores themselves in a small segment).
 
 Array suffixes: see `pipeline.records`; B sequences of a segment.
