@@ -5,7 +5,8 @@
 Error: |g - g_dense| / |g_dense| over all positions, g the gradient of the divergence with respect to the student's
 logits; and the same for the gradient of the head's weights over batches of 1,024 positions, where what is noise from
 position to position averages out. Bytes: the chunks of the Zarr payload; a segment's metadata, about 20 kB, comes on
-top. Everything that is stored goes through a segment on disk. Needs a run of the default job (its teacher) and GSM8K
+top. Everything that is stored goes through a segment on disk, but for float32,
+which is counted: 8 bytes an entry. Needs a run of the default job (its teacher) and GSM8K
 under STILLROOM_DATA.
 """
 
@@ -35,6 +36,7 @@ from pipeline.fingerprint import derive_seed
 from pipeline.head import Seen
 from pipeline.params import lookup, section
 from pipeline.prompts import rank_tokens
+from pipeline.ragged import join_scores
 from pipeline.records import Batch, Scores, Source
 from pipeline.scoring import ScoringParams
 from pipeline.segment import Segment, write_segment
@@ -73,7 +75,7 @@ class Way:
     name: str
     support: SupportParams
     union: Container[Source]  # texts stored with the student's likely tokens and G
-    codec: str
+    codec: str | None  # None: float32 and int32 as they are
     losses: Mapping[str, Loss]  # by divergence
 
 
@@ -138,7 +140,7 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
         losses: Mapping[str, Loss],
         *,
         union: Container[Source] = ("student",),
-        codec: str = p.codec,
+        codec: str | None = p.codec,
         **changes: Any,
     ) -> Way:
         kept = {field: getattr(p.support, field) for field in SupportParams.__slots__}
@@ -150,17 +152,20 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
     usual = {name: renormalised(name) for name in _DIVERGENCES}
     best = plain | mixed | {name: with_g(name) for name in ("reverse_kl", "jsd")}
     everywhere: tuple[Source, ...] = ("student", "dataset")
-    top64: dict[str, Any] = {"threshold": 0.0, "max_entries": 64, "draws_per_tail": 0.0, "union": (), "codec": "topk"}
+    nothing: dict[str, Any] = {"draws_per_tail": 0.0, "union": ()}
+    top64: dict[str, Any] = nothing | {"threshold": 0.0, "max_entries": 64}
+    draws50: dict[str, Any] = nothing | {"threshold": 1.0, "draws_per_tail": 50.0, "min_tail": 0.0, "codec": "rskd"}
     return [
         way("default", best),
         way("default, ground truth too", best, union=everywhere),
         way("no draws, no G", plain, union=everywhere, draws_per_tail=0.0),
-        way("teacher's tokens only", plain, union=(), draws_per_tail=0.0),
-        way("p > .002", plain, union=everywhere, draws_per_tail=0.0, threshold=0.002),
-        way("p > .01", plain, union=everywhere, draws_per_tail=0.0, threshold=0.01),
-        way("top-64 fp16, bucket", plain, **top64),
-        way("top-64 fp16, renormalised", usual, **top64),
-        *(way(f"{count} draws, mixed", mixed, draws_per_tail=float(count)) for count in (4, 8, 16)),
+        way("teacher's tokens only", plain, **nothing),
+        way("p > .002", plain, threshold=0.002, draws_per_tail=0.0, union=everywhere),
+        way("p > .01", plain, threshold=0.01, draws_per_tail=0.0, union=everywhere),
+        way("top-64 fp32, bucket", plain, codec=None, **top64),
+        way("top-64 fp32, renormalised", usual, codec=None, **top64),
+        way("top-64 fp16, bucket", plain, codec="topk", **top64),
+        way("RS-KD, 50 draws, top-1 and realised", drawn, **draws50),
         way("default, draws alone", drawn),
     ]
 
@@ -168,6 +173,9 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
 def stored(one: Way, texts: Population, ranks: NDArray[Any], scratch: Path) -> tuple[Scores, float]:
     """The population's scores after a round trip through a segment, and the payload's bytes a position."""
     sequences = list(_scored(one, texts))
+    if one.codec is None:
+        scores = join_scores([one.scores for one in sequences], 1)
+        return scores, 8 * float(scores.head_n.mean())
     path = scratch / f"{texts.student} {one.name}"
     manifest = write_segment(path, sequences, nameless(one.codec, len(ranks)), ranks)
     chunks = [entry.size_bytes for name, entry in manifest.files.items() if "/c." in name]
@@ -237,7 +245,7 @@ def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: s
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
-@click.option("--prompts", default=64, show_default=True, help="Prompts of each student's texts.")
+@click.option("--prompts", default=40, show_default=True, help="Prompts of each student's texts.")
 def main(out: Path | None, prompts: int) -> None:
     p = section(PARAMS, ScoringParams, "scoring")
     texts = load_prompts(TEACHER, Path(os.environ.get("STILLROOM_DATA", "../shared/data")), prompts)
