@@ -11,9 +11,11 @@ Array suffixes: see `pipeline.records`; P planes.
 """
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,14 +31,22 @@ from schemas.segment import PAYLOAD, PLANES
 _CHUNK = 1 << 17  # rows; what one random access decodes of each plane
 _SHARD = 1 << 22  # rows; what one file holds at most
 _ZSTD_LEVEL = 19
+_CONFIGURING = Lock()
 
 
 def write_payload(root: Path, arrays: Arrays) -> None:
     """The named arrays of a codec, those of one axis together."""
-    with zarr.config.set({"json_indent": None}):
+    with _configured({"json_indent": None}):
         group = zarr.create_group(LocalStore(root), zarr_format=3)
-        for axes, name in PLANES.items():
-            _write(group, name, {one: arrays[one] for one in PAYLOAD if one in arrays and PAYLOAD[one].axes[0] == axes})
+    for axes, name in PLANES.items():
+        _write(group, name, {one: arrays[one] for one in PAYLOAD if one in arrays and PAYLOAD[one].axes[0] == axes})
+
+
+@contextmanager
+def _configured(values: Mapping[str, Any]) -> Iterator[None]:
+    """Zarr's configuration is one for all threads, and what leaves it first would end it for the others."""
+    with _CONFIGURING, zarr.config.set(values):
+        yield
 
 
 def _write(group: Any, name: str, arrays: Arrays) -> None:
@@ -45,19 +55,22 @@ def _write(group: Any, name: str, arrays: Arrays) -> None:
     planes_PN = np.concatenate([_planes(one) for one in arrays.values()])
     planes, rows = planes_PN.shape
     chunk = max(1, min(_CHUNK, rows))
-    stored = group.create_array(
-        name,
-        shape=planes_PN.shape,
-        dtype=np.uint8,
-        chunks=(1, chunk),
-        shards=(planes, min(_SHARD, -(-max(1, rows) // chunk) * chunk)),
-        filters=None,
-        compressors=(ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()),
-        chunk_key_encoding={"name": "default", "separator": "."},
-        fill_value=0,
-        config={"write_empty_chunks": True},
-        attributes={"columns": [[one, _little(array.dtype).str, *array.shape[1:]] for one, array in arrays.items()]},
-    )
+    with _configured({"json_indent": None}):
+        stored = group.create_array(
+            name,
+            shape=planes_PN.shape,
+            dtype=np.uint8,
+            chunks=(1, chunk),
+            shards=(planes, min(_SHARD, -(-max(1, rows) // chunk) * chunk)),
+            filters=None,
+            compressors=(ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            fill_value=0,
+            config={"write_empty_chunks": True},
+            attributes={
+                "columns": [[one, _little(array.dtype).str, *array.shape[1:]] for one, array in arrays.items()]
+            },
+        )
     if rows:
         stored[...] = planes_PN
 
@@ -106,7 +119,7 @@ class Payload:
         Only read: two zstd libraries need not compress alike, and equal input must give equal bytes everywhere.
         """
         found = importlib.util.find_spec("zarrs") is not None
-        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {}):
+        with _configured({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {}):
             arrays = dict(zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3).arrays())
         columns = {name: _columns(one.attrs["columns"]) for name, one in arrays.items()}
         return cls(path=path, _arrays=arrays, _columns=columns)

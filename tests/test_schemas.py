@@ -84,7 +84,7 @@ def test_another_spelling_is_refused() -> None:
 
 def test_schemas_carry_their_version() -> None:
     assert INDEX.metadata == {b"schema": b"stillroom.segment.index/2"}
-    assert TOKENS.metadata == {b"schema": b"stillroom.segment.tokens/1"}
+    assert TOKENS.metadata == {b"schema": b"stillroom.segment.tokens/2"}
     assert not any(field.nullable for schema in (INDEX, TOKENS) for field in schema)
 
 
