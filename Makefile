@@ -5,8 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 IN_ENV := export PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" GOMP_SPINCOUNT=3000;
-# Two at a time, a core each; the end-to-end tests are the longest and have to be shared out.
-TESTS := OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
+# Three at a time on two cores: the end-to-end tests, which are the longest, wait for disks and processes.
+TESTS := OMP_NUM_THREADS=1 pytest -n 3 --dist worksteal
 
 .PHONY: setup repro test test-all check bench clean lock
 

@@ -31,7 +31,7 @@ def test_the_committed_page_is_up_to_date() -> None:
 
 def test_the_page_has_names_types_bounds_values_and_words() -> None:
     text = page(ROOT / "params.yaml")
-    assert "| `refresh_every` | int >= 1 | `8` | Optimizer steps between two refreshes" in text
+    assert "| `refresh_every` | int >= 1 | `6` | Optimizer steps between two refreshes" in text
     assert "| `sampling.max_new_tokens` | int >= 1 |" in text
     assert "## task.settings of gsm8k" in text
     assert "| `layers` | a list or a mapping or null | `[0, 1, 2," in text
