@@ -18,17 +18,20 @@ from typing import Any
 
 import click
 
+from bench.apart import words
 from pipeline.params import parse, read_yaml, write_yaml
 from pipeline.schedule import ScheduleParams, rounds_document
 from pipeline.tables import read_json
-from stages import generate, init, rollout, score, train
+from stages import evaluate, generate, init, rollout, score, sft, train
 from stages.command import COSTS, PARAMS
 
 _COMMANDS: dict[str, click.Command] = {
     "init": init.main,
+    "evaluate": evaluate.main,
     "generate": generate.main,
     "rollout": rollout.main,
     "score": score.main,
+    "sft": sft.main,
     "train": train.main,
 }
 
@@ -85,7 +88,7 @@ def begin(student: str) -> Spent:
 def go_round(student: str, one: Mapping[str, Any]) -> list[Spent]:
     """One round of the schedule: rollouts, scores, training."""
     place, name = {"student": student, "round": one["id"], "prev": one["prev"]}, f"{student}-{one['id']}"
-    place["first-step"] = one["first_step"]
+    place["first_step"] = one["first_step"]
     return [
         _run("rollout", f"{name}-rollout", **place),
         _score(Path(f"work/{student}/{one['id']}"), name),
@@ -98,10 +101,14 @@ def _score(place: Path, name: str) -> Spent:
     return _run("score", entry, rollouts=place / "rollouts.parquet", out=place / "segment", name=entry)
 
 
+def run_stage(name: str, /, **options: object) -> None:
+    """The command of a stage, in this process and directory."""
+    _COMMANDS[name].main(args=words(**options), prog_name=name, standalone_mode=False)
+
+
 def _run(stage: str, entry: str, **options: object) -> Spent:
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     started = time.perf_counter()
-    _COMMANDS[stage].main(args=words, prog_name=stage, standalone_mode=False)
+    run_stage(stage, **options)
     gc.collect()  # a process of its own would leave nothing
     seconds = time.perf_counter() - started
     return Spent(stage=stage, seconds=seconds, tokens=read_json(COSTS / f"{entry}.json")["tokens"])

@@ -13,8 +13,6 @@ import ctypes
 import importlib.util
 import itertools
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 import stages  # noqa: F401  sets up the process as a stage is
+from bench.apart import measured_apart
 from bench.output import Row, show, write_json
 from pipeline.divergence import DivergenceParams
 from pipeline.head import Head
@@ -61,7 +60,9 @@ def main(out: Path | None, shapes: tuple[str, ...], dtypes: tuple[str, ...], onl
     rows: list[Row] = []
     for dtype, shape in itertools.product(dtypes, shapes):
         size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
-        some = [_in_its_own_process(name, shape, dtype) | size for name in _LOSSES if _installed(name)]
+        some = [
+            measured_apart("bench.loss", name, shape=shape, dtype=dtype) | size for name in _LOSSES if _installed(name)
+        ]
         rows += [row | {"of_matmuls": row["seconds"] / some[0]["seconds"]} for row in some]
         if out is not None:
             write_json(out, rows)
@@ -83,13 +84,6 @@ def _parsed(shape: str) -> tuple[int, int, int]:
 
 def _installed(name: str) -> bool:
     return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
-
-
-def _in_its_own_process(name: str, shape: str, dtype: str) -> Row:
-    command = [sys.executable, "-m", "bench.loss", "--only", name, "--shape", shape, "--dtype", dtype]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 def _measured(name: str, shape: tuple[int, int, int], dtype: str) -> Row:

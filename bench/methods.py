@@ -10,7 +10,6 @@ corpus stay, and the store answers for what was scored before. A run that is the
 repeated. The standard error is that of a mean over seeds, its variance pooled over the ways.
 """
 
-import importlib
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 
 import click
 
+from bench.job import go_round, run_stage
 from bench.methods_picture import draw
 from bench.output import Row, show
 from pipeline.measures import measure
@@ -134,29 +134,20 @@ def _link(place: Path, target: Path) -> None:
 def _start(student: str) -> None:
     """The student's first checkpoint, tuned where params.yaml asks for it, and measured."""
     document = read_yaml(ROUNDS)
-    _stage("init", student=student, to=document["starts"][student])
+    run_stage("init", student=student, to=document["starts"][student])
     if tuned := document["tuned"].get(student):
         log = f"logs/{student}/sft/train.csv"
-        _stage("sft", name=student, model=tuned["base"], out=tuned["out"], log=log)
-    _stage("evaluate", student=student, checkpoint="init")
+        run_stage("sft", name=student, model=tuned["base"], out=tuned["out"], log=log)
+    run_stage("evaluate", student=student, checkpoint="init")
     Path("done").touch()
 
 
 def _distil(student: str) -> None:
     """Every round, and the last checkpoint measured."""
     for one in read_yaml(ROUNDS)["rounds"]:
-        home, place = f"work/{student}/{one['id']}", {"student": student, "round": one["id"], "prev": one["prev"]}
-        _stage("rollout", **place, first_step=one["first_step"])
-        name = f"{student}-{one['id']}-score"
-        _stage("score", rollouts=f"{home}/rollouts.parquet", out=f"{home}/segment", name=name)
-        _stage("train", **place, first_step=one["first_step"], steps=one["steps"])
-    _stage("evaluate", student=student, checkpoint=read_yaml(ROUNDS)["checkpoints"][-1])
+        go_round(student, one)
+    run_stage("evaluate", student=student, checkpoint=read_yaml(ROUNDS)["checkpoints"][-1])
     Path("done").touch()
-
-
-def _stage(name: str, /, **options: object) -> None:
-    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    importlib.import_module(f"stages.{name}").main.main(words, standalone_mode=False)
 
 
 def _row(way: str, seed: int, home: Path, student: str, checkpoint: str) -> Row:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import click
 
 from pipeline.report import markdown
+from pipeline.tables import replacing
 
 Row: TypeAlias = dict[str, Any]
 
@@ -21,6 +22,5 @@ def show(table: Sequence[Sequence[str]], rows: Sequence[Row], out: Path | None, 
 
 def write_json(out: Path, rows: Sequence[Row], **about: object) -> None:
     """The file, whole at any time: one that is stopped leaves what it had."""
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")
-    part.replace(out)
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")

@@ -17,8 +17,6 @@ Run where a finished job's teacher and prompts are (work/).
 
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +27,7 @@ from typing import Any
 import click
 
 import stages  # noqa: F401  sets up the process as a stage is
+from bench.apart import measured_apart
 from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
 from bench.output import Row, show
 from bench.trl_gkd import has_trl, run_gkd
@@ -80,7 +79,12 @@ def main(out: Path | None, ways: Sequence[str], seeds: int, only: str | None, se
     for way in ways:
         check_way(way, setting)
     names = [*([_TRL] if has_trl() else []), *ways]
-    runs = [row for name in names for seed in range(seeds) for row in _in_its_own_process(name, setting, seed)]
+    runs = [
+        row
+        for name in names
+        for seed in range(seeds)
+        for row in measured_apart("bench.quality", name, seed=seed, **asdict(setting))
+    ]
     rows = [*averaged(runs), *against_trl(averaged(runs))]
     show(table(rows), rows, out, setting=asdict(setting), runs=runs)
     if _TRL not in names:
@@ -97,14 +101,6 @@ def check_way(way: str, setting: Setting) -> tuple[int, int]:
     if int(every) * setting.batch % (int(passes) * setting.samples):
         raise click.UsageError(f"--way {way}: expected whole prompts of --samples rollouts in --batch times EVERY")
     return int(every), int(passes)
-
-
-def _in_its_own_process(name: str, setting: Setting, seed: int) -> list[Row]:
-    options = [word for key, value in asdict(setting).items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "bench.quality", "--only", name, "--seed", str(seed), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
-    return rows
 
 
 def measured(name: str, setting: Setting, seed: int) -> Iterator[Row]:

@@ -10,13 +10,10 @@ job's shapes; scores are synthetic. The seconds are the median of the steps afte
 of its own, whose peak of resident memory (models, moments and all) it tells.
 """
 
-import importlib.util
 import itertools
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +29,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import stages  # noqa: F401  sets up the process as a stage is
+from bench.apart import measured_apart
 from bench.output import Row, show
 from bench.segments import nameless, synthetic_scores
+from bench.trl_gkd import has_trl
 from pipeline import lm
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
 from pipeline.objective import ObjectiveParams
@@ -94,7 +93,7 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
     if only is not None:
         click.echo(json.dumps(_measured(only, shape)))
         return
-    rows = [_in_its_own_process(name, shape) for name in _ROWS if name != "trl" or _has_trl()]
+    rows = [measured_apart("bench.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
     plain = next(row["seconds"] for row in rows if row["name"] == "cross-entropy")
     for row in rows:
         row["of_cross_entropy"] = row["seconds"] / plain
@@ -104,21 +103,8 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
         for one in rows
     ]
     show(table, rows, out, shape=asdict(shape))
-    if not _has_trl():
+    if not has_trl():
         click.echo("trl is not installed: no row for its step")
-
-
-def _has_trl() -> bool:
-    return importlib.util.find_spec("trl") is not None
-
-
-def _in_its_own_process(name: str, shape: Shape) -> Row:
-    options = [word for key, value in asdict(shape).items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.step", "--only", name, *options], stdout=subprocess.PIPE, text=True, check=True
-    )
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 def _measured(name: str, shape: Shape) -> Row:

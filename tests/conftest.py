@@ -110,3 +110,13 @@ def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random student of two layers."""
     return _model_dir(tmp_path_factory.mktemp("student") / "student", layers=2, seed=2)
+
+
+@pytest.fixture
+def small_job(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory we stand in, with a small job that benchmarks start from."""
+    from tests.jobs import make_small_job  # loads the stages
+
+    monkeypatch.chdir(tmp_path)
+    make_small_job(tmp_path, make_model_dir)
+    return tmp_path

@@ -7,7 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.loss import _LOSSES, _batch, _in_its_own_process, _installed, _measured, _ours, _parsed, main
+from bench.apart import measured_apart
+from bench.loss import _LOSSES, _batch, _installed, _measured, _ours, _parsed, main
 
 SIZES = ["--shape", "24x8x120", "--dtype", "float32"]
 
@@ -15,7 +16,8 @@ SIZES = ["--shape", "24x8x120", "--dtype", "float32"]
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is Linux's")
 def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "loss.json"
-    monkeypatch.setattr("bench.loss._in_its_own_process", lambda *of: _measured(of[0], _parsed(of[1]), of[2]))
+    here = lambda _, name, shape, dtype: _measured(name, _parsed(shape), dtype)  # noqa: E731
+    monkeypatch.setattr("bench.loss.measured_apart", here)
     done = CliRunner().invoke(main, [*SIZES, "--json", str(out)])
     assert done.exit_code == 0, done.output
     rows = json.loads(out.read_text())["rows"]
@@ -27,7 +29,7 @@ def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_row_has_a_process_of_its_own() -> None:
-    row = _in_its_own_process("stillroom, chunks of 128", "24x8x120", "bfloat16")
+    row = measured_apart("bench.loss", "stillroom, chunks of 128", shape="24x8x120", dtype="bfloat16")
     assert row["seconds"] > 0
 
 

@@ -1,7 +1,6 @@
 """bench.quality at a size that takes no time."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +12,8 @@ from click.testing import CliRunner
 
 from bench.quality import Setting, against_trl, averaged, check_way, main, measured
 from bench.trl_gkd import has_trl
-from tests.jobs import make_small_job
 
 TINY = Setting(steps=2, measure=1, batch=4, samples=2, tokens=5, heldout=3, learning_rate=1e-2)
-
-
-@pytest.fixture
-def small_job(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory we stand in."""
-    monkeypatch.chdir(tmp_path)
-    make_small_job(tmp_path, make_model_dir)
-    return tmp_path
 
 
 def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
@@ -62,7 +52,7 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
         row = {"way": way, "step": 1, "seed": seed, "seconds": 2.0, "teacher_tokens": 4, "peak_mb": 9.0}
         return SimpleNamespace(stdout="train: done\n" + json.dumps([row | {"forward_kl": 1.0 + seed, "reverse_kl": 2}]))
 
-    monkeypatch.setattr("bench.quality.subprocess.run", run)
+    monkeypatch.setattr("bench.apart.subprocess.run", run)
     monkeypatch.setattr("bench.quality.has_trl", lambda: False)
     words = ["--steps", "1", "--measure", "1", "--way", "1x1", "--way", "1x2", "--seeds", "2", "--json", "rows.json"]
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,6 @@
 """bench.reuse at a size that takes no time: the same steps through the pipeline and with a live teacher."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,7 @@ from bench.job import begin, go_round, job, make_corpus, merged
 from bench.live import run_live
 from bench.reuse import main, scaled, thinned
 from pipeline.training_log import read_log
-from tests.jobs import make_small_job
 from tests.test_end_to_end import PARAMS
-
-
-@pytest.fixture
-def small_job(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory we stand in."""
-    monkeypatch.chdir(tmp_path)
-    make_small_job(tmp_path, make_model_dir)
-    return tmp_path
 
 
 def test_every_student_pays_for_its_own_rollouts_alone(small_job: Path) -> None:

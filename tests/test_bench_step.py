@@ -55,8 +55,8 @@ def test_rows_are_measured_in_processes_of_their_own(tmp_path: Path, monkeypatch
         asked.append(command)
         return SimpleNamespace(stdout="train: done\n" + json.dumps(_measured(command[4], TINY)) + "\n")
 
-    monkeypatch.setattr("bench.step.subprocess.run", run)
-    monkeypatch.setattr("bench.step._has_trl", lambda: False)
+    monkeypatch.setattr("bench.apart.subprocess.run", run)
+    monkeypatch.setattr("bench.step.has_trl", lambda: False)
     sizes = [word for key in TINY.__slots__ for word in (f"--{key.replace('_', '-')}", str(getattr(TINY, key)))]
     done = CliRunner().invoke(main, [*sizes, "--json", str(tmp_path / "step.json")], catch_exceptions=False)
     said = json.loads((tmp_path / "step.json").read_text())
