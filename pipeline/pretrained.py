@@ -7,7 +7,7 @@ by keeping some of its layers, of encoder and decoder where it has both, or star
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,7 +74,8 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     if revision is not None:
         options["revision"] = revision
     try:
-        with _gguf_read_once(), bar(f"read {model}", 3, unit="parts") as meter:
+        once = _gguf_read_once() if "gguf_file" in options else nullcontext()
+        with once, bar(f"read {model}", 3, unit="parts") as meter:
             meter.set_postfix(now="tokenizer")
             tokenizer = load_tokenizer(source, **options)
             meter.set_postfix(now="configuration")
@@ -101,7 +102,7 @@ def _gguf_read_once() -> Iterator[None]:
 
     transformers opens the file for each of the three and makes the table for every module: half of the time.
     """
-    import gguf  # needed by one stage of many
+    import gguf  # no other source needs it
 
     whole = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
