@@ -8,6 +8,7 @@ moments on.
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -85,7 +86,7 @@ def train(
     model.train()
     if p.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    with bar(title, total_tokens) as meter:
+    with _same_bits(model.device), bar(title, total_tokens) as meter:
         for step, window in zip(steps, batches, strict=True):
             if state.rows and is_stale(state.rows[-1], max_staleness):
                 break
@@ -102,6 +103,18 @@ def train(
             last = step == steps[-1] or is_stale(state.rows[-1], max_staleness)
             if last or (step + 1) % p.save_steps == 0:
                 save(scratch, model, state, step + 1)
+
+
+@contextmanager
+def _same_bits(device: torch.device) -> Iterator[None]:
+    """Let torch sum in one order on a CPU: the gradient of a prompt that many completions share comes from all of
+    them, and threads would add it up in the order in which they come by."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _backward(

@@ -235,8 +235,13 @@ def without_dropout(job: Job) -> Any:
     return model
 
 
-def gradients(job: Job, micro: int, scratch: Path, **changes: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The log's row of one window without dropout, and its gradients as the optimizer sees them."""
+def gradients(
+    job: Job, micro: int, scratch: Path, *, prompt: list[int] | None = None, **changes: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """The log's row of one window without dropout, and its gradients as the optimizer sees them.
+
+    `prompt` stands in place of all prompts.
+    """
     p, seen = optimizer(**({"max_grad_norm": 1e9} | changes)), {}
     model = without_dropout(job)
     state = start(model, p, previous=None, labels={})
@@ -245,8 +250,30 @@ def gradients(job: Job, micro: int, scratch: Path, **changes: Any) -> tuple[Any,
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
 
     state.optimizer.register_step_pre_hook(record)
-    fit(model, windows(job, range(1), micro=micro), p, state, range(1), scratch)
+    batches = windows(job, range(1), micro=micro)
+    if prompt:
+        batches = ([replace(one, prompt_ids=[prompt] * len(one.prompt_ids)) for one in window] for window in batches)
+    fit(model, batches, p, state, range(1), scratch)
     return state.rows[0], seen
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_add_up_the_gradient_of_a_shared_prompt_in_one_order(
+    job: Job, two_threads: None, tmp_path: Path
+) -> None:
+    """The prompt is long enough for torch to share out the sum, and has more completions than two, whose sum has none
+    but one order."""
+    prompt = np.random.default_rng(0).integers(VOCAB, size=1500).tolist()
+    first, *others = (gradients(job, 6, tmp_path, prompt=prompt)[1] for _ in range(5))
+    assert all(torch.equal(one[name], first[name]) for one in others for name in first)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("micro", [1, 2, 5])
