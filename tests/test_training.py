@@ -17,7 +17,7 @@ from pipeline.batches import BatchParams, Pool, iter_batches, open_pool, plan_st
 from pipeline.divergence import DivergenceParams
 from pipeline.engines.base import Sampled, Sampling, SupportParams
 from pipeline.engines.hf import HFSampler, HFScorer, scorer_fingerprint
-from pipeline.evaluation import EvaluationParams, compare, join
+from pipeline.evaluation import EvaluationParams, compare, complete, join
 from pipeline.objective import ObjectiveParams
 from pipeline.records import Batch, Prompt, Rollout
 from pipeline.rollouts import collect_rollouts, plan_batches, reference_rollouts
@@ -54,11 +54,11 @@ class Job:
     corpus: Pool
 
 
-def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8") -> Pool:
+def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8", vocab: int = VOCAB) -> Pool:
     """Through the scorer, the codec and a segment on disk."""
     p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec=codec, support=SUPPORT)
     said = header(
-        VOCAB,
+        vocab,
         codec=codec,
         scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
         teacher="t",
@@ -68,17 +68,19 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "
     )
 
     def load() -> HFScorer:
-        return HFScorer(teacher, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=1)
+        return HFScorer(teacher, precision="float32", vocab=vocab, support=SUPPORT, batch_size=1)
 
-    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(VOCAB))
+    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(vocab))
     return open_pool(rollouts, Segment.open(path), MIX)
 
 
-def written_by(student: Path, count: int, *, tokens: int, seed: int = 0, tail_draws: int = 0) -> list[Rollout]:
+def written_by(
+    student: Path, count: int, *, tokens: int, seed: int = 0, tail_draws: int = 0, vocab: int = VOCAB
+) -> list[Rollout]:
     sampling = Sampling(
         max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=tail_draws
     )
-    sampler = HFSampler(student, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=seed)
+    sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=seed)
     batches = plan_batches(PROMPTS, count, 12, name="s/r1")
     return [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]
 
@@ -163,14 +165,16 @@ def fit(
     scratch: Path,
     *,
     limit: float | None = None,
+    objective: ObjectiveParams = OBJECTIVE,
+    vocab: int = VOCAB,
 ) -> None:
     train(
         model,
         batches,
-        OBJECTIVE,
+        objective,
         p,
         state,
-        vocab=VOCAB,
+        vocab=vocab,
         steps=steps,
         key=KEY,
         scratch=scratch,
@@ -364,6 +368,83 @@ def test_weights_decay_where_transformers_trainer_lets_them(config: Any) -> None
     wanted = set(transformers.Trainer.get_decay_parameter_names(None, model))
     assert {names[id(one)] for one in decaying["params"]} == wanted & set(names.values())
     assert {names[id(one)] for one in staying["params"]} == set(names.values()) - wanted
+
+
+# Heads padded beyond the tokenizer, each to a size of its own
+
+
+def padded(source: Path, path: Path, rows: int) -> Path:
+    """The same model with a head of so many rows; what it gives the new ones would be nearly all of its mass."""
+    model = lm.load_model(source)
+    vocab = model.config.vocab_size
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    generator = torch.Generator().manual_seed(rows)
+    width = model.config.hidden_size
+    with torch.no_grad():
+        model.get_output_embeddings().weight[vocab:] = 20 * torch.randn(rows - vocab, width, generator=generator)
+        ids = torch.tensor([one.prompt_ids for one in PROMPTS])
+        assert model(input_ids=ids).logits.softmax(-1)[..., vocab:].sum(-1).mean() > 0.9
+    model.save_pretrained(path)
+    return path
+
+
+def passed_through(
+    teacher: Path, student: Path, root: Path, name: Any, vocab: int
+) -> tuple[list[Batch], dict[str, Any], dict[str, Tensor], dict[str, float]]:
+    """Everything that two models go through: rollouts and their scores, a step's log and gradients, the comparison."""
+    own = scored(written_by(student, 2, tokens=4, tail_draws=4, vocab=vocab), teacher, root / "own", vocab=vocab)
+    model, seen = lm.load_model(student, to_train=True), {}
+    state = start(model, optimizer(max_grad_norm=1e9), previous=None, labels={})
+
+    def record(*_: Any) -> None:
+        seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
+
+    state.optimizer.register_step_pre_hook(record)
+    planned = plan_steps(own, own, replace(MIX, student_fraction=1.0), key=KEY, steps=range(1), replay=0.0)
+    (window,) = iter_batches(planned, temperature=1.0, column=0)
+    objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name))
+    fit(model, iter([window]), optimizer(), state, range(1), root, objective=objective, vocab=vocab)
+    p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", shown=0)
+    sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
+    completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
+    found = compare(student, teacher, PROMPTS[:3], completions, p, vocab=vocab, title="compare")
+    return window, state.rows[0], seen, join(found).means()
+
+
+@pytest.mark.parametrize(
+    "vocab, of_teacher, of_student, name",
+    [(40, 47, 43, "reverse_kl"), (40, 40, 47, "forward_kl"), (151_665, 152_064, 151_936, "forward_kl")],
+)
+def test_what_a_head_has_beyond_the_tokenizer_takes_part_in_nothing(
+    make_model_dir: Callable[..., Path],
+    tmp_path: Path,
+    vocab: int,
+    of_teacher: int,
+    of_student: int,
+    name: str,
+) -> None:
+    """The last sizes are Qwen2.5's: its tokenizer's, its head's from 7B on, and that of the smaller models."""
+    sizes = {"vocab": vocab, "hidden_size": 8, "intermediate_size": 8, "layers": 1, "initializer_range": 0.8}
+    ids = {"bos_token_id": 38, "eos_token_id": EOS, "pad_token_id": EOS}
+    exact = [make_model_dir(tmp_path / f"{seed}", seed=seed, **sizes, **ids) for seed in (1, 2)]
+    wide = [
+        padded(path, tmp_path / f"{path.name}-wide", rows) if rows > vocab else path
+        for path, rows in zip(exact, (of_teacher, of_student), strict=True)
+    ]
+    batches, row, gradients, means = passed_through(*exact, tmp_path / "exact", name, vocab)
+    batches_, row_, gradients_, means_ = passed_through(*wide, tmp_path / "wide", name, vocab)
+    for one, other in zip(batches, batches_, strict=True):
+        assert other.completion_ids == one.completion_ids
+        for field in ("ids_NK", "logp_NK", "draw_ids_NJ", "tail_N", "token_ids_N", "behaviour_logp_N"):
+            assert np.allclose(getattr(other, field), getattr(one, field), rtol=1e-6, atol=1e-6), field
+    assert row_["loss"] == pytest.approx(row["loss"], abs=1e-6)
+    assert row["loss"] > 0.1
+    assert means_ == pytest.approx(means, abs=1e-6)
+    for one, gradient in gradients.items():
+        assert (gradients_[one][: len(gradient)] - gradient).abs().max() < 1e-6, one
+    (head,) = [one for key, one in gradients_.items() if key.endswith("embed_tokens.weight")]
+    assert len(head) == of_student
+    assert not head[vocab:].any()
 
 
 # Interruption
