@@ -145,7 +145,7 @@ OBJECTIVE = ObjectiveParams(
     cross_entropy=0.0,
     alpha=1.0,
     epsilon=0.2,
-    chunk_tokens=7,
+    chunk_tokens=20,  # fewer than a micro-batch has
 )
 
 
@@ -193,6 +193,7 @@ def run(
     *,
     fail_before: int | None = None,
     limit: float | None = None,
+    micro: int = 3,
     **begin: Any,
 ) -> Path:
     """As the stage does: from the newest checkpoint in the scratch to the last step; raises before a step if asked.
@@ -205,7 +206,7 @@ def run(
     model, state, at = open_run(scratch, **origin, p=p, labels=labels, first_step=steps.start)
 
     def interrupted() -> Iterator[list[Batch]]:
-        for step, window in enumerate(windows(job, steps, resume_at=at), start=at):
+        for step, window in enumerate(windows(job, steps, resume_at=at, micro=micro), start=at):
             if step == fail_before:
                 raise KeyboardInterrupt
             yield window
@@ -274,7 +275,7 @@ def test_threads_add_up_the_gradient_of_a_shared_prompt_in_one_order(
 ) -> None:
     """The prompt is long enough for torch to share out the sum, and has more completions than two, whose sum has none
     but one order."""
-    prompt = np.random.default_rng(0).integers(VOCAB, size=1500).tolist()
+    prompt = np.random.default_rng(0).integers(VOCAB, size=800).tolist()
     first, *others = (gradients(job, 6, tmp_path, prompt=prompt)[1] for _ in range(5))
     assert all(torch.equal(one[name], first[name]) for one in others for name in first)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -642,7 +643,7 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
     """
     job = make_job(make_model_dir, tmp_path, samples=8, tokens=16, teacher_range=0.1, dropout=0.0)
     p = optimizer(lr_scheduler_type="cosine", decay_steps=200, save_steps=200)
-    trained = run(job, tmp_path / "scratch", range(200), p) / "model"
+    trained = run(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
         p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", shown=0)
