@@ -9,10 +9,17 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+_LONGEST = "test_end_to_end.py"
+
 CHAT_TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<end>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: what starts last ends last, while the other workers wait."""
+    items.sort(key=lambda one: one.path.name != _LONGEST)
 
 
 def _tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:

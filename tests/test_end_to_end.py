@@ -355,6 +355,7 @@ def test_a_second_run_does_nothing(project: Project) -> None:
     assert executed(project.repro()) == []
 
 
+@pytest.mark.slow
 def test_another_divergence_trains_again_and_asks_the_teacher_only_about_new_rollouts(project: Project) -> None:
     project.change("objective", "divergence", "name", to="reverse_kl")
     assert executed(project.repro()) == sorted(
