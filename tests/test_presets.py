@@ -100,7 +100,7 @@ def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
 
 def test_rounds_of_ones_own_are_kept_unless_forced(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
-    mine = (project / "rounds.yaml").read_text().replace("steps: 10", "steps: 9", 1)
+    mine = (project / "rounds.yaml").read_text().replace("steps: 8", "steps: 7", 1)
     (project / "rounds.yaml").write_text(mine)
     assert str(chosen("docstrings").exception).startswith("rounds.yaml: expected the rounds of a preset, got others")
     assert (project / "rounds.yaml").read_text() == mine
