@@ -126,6 +126,9 @@ PARAMS: dict[str, Any] = {
 }
 
 
+_PATIENCE = 1500.0  # seconds of a `dvc repro`: two minutes of work, on a machine that others overload
+
+
 class Project:
     """A checkout of its own, with a store of its own."""
 
@@ -151,8 +154,11 @@ class Project:
 
     def repro(self, *args: str) -> str:
         """What a `dvc repro` that ends well prints."""
-        process = self.start(*args)
-        output, _ = process.communicate(timeout=500)
+        with self.start(*args) as process:
+            try:
+                output, _ = process.communicate(timeout=_PATIENCE)
+            finally:
+                process.kill()  # with the stage that it runs
         assert process.returncode == 0, output
         return output
 
@@ -209,11 +215,11 @@ class Project:
         victim = self.stage(module)
         assert victim is not None, f"{module} was over before it could be killed"
         victim.send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=_PATIENCE)
         assert process.returncode != 0, output
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 200.0) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = _PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
