@@ -22,10 +22,12 @@ from bench.apart import words
 from pipeline.params import parse, read_yaml, write_yaml
 from pipeline.schedule import ScheduleParams, rounds_document
 from pipeline.tables import read_json
-from stages import evaluate, generate, init, rollout, score, sft, train
+from stages import evaluate, generate, init, prepare, rollout, score, sft, teacher, train
 from stages.command import COSTS, PARAMS
 
 _COMMANDS: dict[str, click.Command] = {
+    "teacher": teacher.main,
+    "prepare": prepare.main,
     "init": init.main,
     "evaluate": evaluate.main,
     "generate": generate.main,

@@ -50,7 +50,7 @@ class Way:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
-def _on_policy(name: str, divergence: str, **objective: Any) -> Way:
+def on_policy(name: str, divergence: str, **objective: Any) -> Way:
     changes: dict[tuple[str, ...], Any] = {("objective", key): value for key, value in objective.items()}
     return Way(name=name, method="on-policy", changes={("objective", "divergence", "name"): divergence} | changes)
 
@@ -60,9 +60,9 @@ WAYS = [
     Way(name="supervised KD", method="supervised"),
     Way(name="sequence-level KD", method="sequence-level"),
     Way(name="mixed, forward KL", method="mixed"),
-    _on_policy("on-policy, forward KL", "forward_kl"),
-    _on_policy("on-policy, reverse KL", "reverse_kl"),
-    _on_policy("on-policy, JSD(.5)", "jsd"),
+    on_policy("on-policy, forward KL", "forward_kl"),
+    on_policy("on-policy, reverse KL", "reverse_kl"),
+    on_policy("on-policy, JSD(.5)", "jsd"),
 ]
 
 
@@ -95,7 +95,7 @@ def run_seed(ways: Sequence[Way], seed: int, runs: Path) -> list[Row]:
         home = runs / f"{way.folder}-{seed}"
         if _prepare(home, _params(way, seed), project, SHARED):
             for part in ("base", "init"):
-                _link(home / "work" / student / part, begin / "work" / student / part)
+                link(home / "work" / student / part, begin / "work" / student / part)
             with chdir(home):
                 _distil(student)
         last = read_yaml(home / ROUNDS)["checkpoints"][-1]
@@ -120,13 +120,13 @@ def _prepare(home: Path, params: str, project: Path, shared: Sequence[str]) -> b
     home.mkdir(parents=True)
     (home / PARAMS).write_text(params)
     for one in shared:
-        _link(home / "work" / one, project / "work" / one)
+        link(home / "work" / one, project / "work" / one)
     with chdir(home):
         follow_params()
     return True
 
 
-def _link(place: Path, target: Path) -> None:
+def link(place: Path, target: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
 
@@ -154,12 +154,12 @@ def _row(way: str, seed: int, home: Path, student: str, checkpoint: str) -> Row:
     found = read_json(home / f"work/evaluations/{student}/{checkpoint}.json")
     costs = [read_json(one) for one in (home / "work/costs").glob("*-score.json")]
     asked = sum(one["positions"] for one in costs)
-    return {"way": way, "seed": seed, **found["metrics"], "scored_positions": asked}
+    return {"name": way, "seed": seed, **found["metrics"], "scored_positions": asked}
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], teacher: dict[str, float]) -> list[list[str]]:
     """Means over seeds, a row a way, and the pooled standard error of such a mean below."""
-    values = {way: [one for one in rows if one["way"] == way] for way in dict.fromkeys(one["way"] for one in rows)}
+    values = {way: [one for one in rows if one["name"] == way] for way in dict.fromkeys(one["name"] for one in rows)}
     lines = [["", *(measure(key).title for key in columns)]]
     lines.append(["teacher", *(measure(key).show(teacher.get(key)) for key in columns)])
     for way, some in values.items():

@@ -18,10 +18,10 @@ from stages.rounds import follow_params
 
 ROOT = Path(__file__).parent.parent
 ROWS: list[dict[str, Any]] = [
-    {"way": "a", "seed": 0, "exact_match": 0.1, "forward_kl": 1.0},
-    {"way": "a", "seed": 1, "exact_match": 0.3, "forward_kl": 2.0},
-    {"way": "b", "seed": 0, "exact_match": 0.5, "forward_kl": 0.5},
-    {"way": "b", "seed": 1, "exact_match": 0.5, "forward_kl": 0.5},
+    {"name": "a", "seed": 0, "exact_match": 0.1, "forward_kl": 1.0},
+    {"name": "a", "seed": 1, "exact_match": 0.3, "forward_kl": 2.0},
+    {"name": "b", "seed": 0, "exact_match": 0.5, "forward_kl": 0.5},
+    {"name": "b", "seed": 1, "exact_match": 0.5, "forward_kl": 0.5},
 ]
 
 
@@ -90,7 +90,7 @@ def test_ways_share_their_start_and_differ_in_what_they_learn_from(project: Path
     done = CliRunner().invoke(methods.main, words, catch_exceptions=False)
     assert done.exit_code == 0
     rows = json.loads((project / "rows.json").read_text())["rows"]
-    assert [one["way"] for one in rows] == ["before", *names]
+    assert [one["name"] for one in rows] == ["before", *names]
     assert [one["scored_positions"] > 0 for one in rows] == [False, False, True]
     tuned, own = (project / "runs" / name / "work/small" for name in ("sft-0", "on-policy-forward-kl-0"))
     assert (tuned / "init").resolve() == (own / "init").resolve()
