@@ -126,7 +126,7 @@ PARAMS: dict[str, Any] = {
 }
 
 
-_PATIENCE = 1500.0  # seconds of a `dvc repro`: two minutes of work, on a machine that others overload
+_PATIENCE = 1200.0  # seconds of a `dvc repro`: two minutes of work, on a machine that others overload
 
 
 class Project:
