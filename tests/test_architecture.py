@@ -198,3 +198,9 @@ def test_a_library_is_known_to_its_owners(library: str, owners: list[str]) -> No
         text = path.read_text()
         if f"import {library}" in text or f"from {library}" in text:
             assert name in owners, f"{name} imports {library}, which only {owners} may"
+
+
+def test_who_asks_whether_a_model_has_an_encoder() -> None:
+    """How a model is read, made, saved and tokenised; sampler, scorer, objective, loop and evaluation do not know."""
+    asking = {name for name, path in MODULES.items() if "is_encoder_decoder" in path.read_text()}
+    assert asking == {f"pipeline.{name}" for name in ("beginning", "families", "fresh", "lm", "passes")}

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 
 from pipeline.errors import DataError
 from pipeline.tasks.base import Case
-from pipeline.tasks.rows import RowSettings, iter_rows, iter_splits
+from pipeline.tasks.rows import RowSettings, find_splits, iter_rows, iter_splits
 from pipeline.tasks.table import Row, merge_cases
 
 ROWS = [{"q": f'Größe {one}?\u2028, "ja"', "a": f"line\nof {one}"} for one in range(10)]
@@ -60,6 +61,17 @@ def test_a_table_is_read_whole_or_in_part_and_nothing_is_left(
     write(tmp_path / f"train.{suffix}")
     assert read(tmp_path, f"train{part}") == expected
     assert [path.name for path in tmp_path.iterdir()] == [f"train.{suffix}"]
+
+
+@pytest.mark.parametrize(("part", "expected"), [("", ROWS), ("[:20%]", ROWS[:2]), ("[-3:]", ROWS[-3:])])
+def test_what_datasets_saved_to_disk_is_read(tmp_path: Path, part: str, expected: list[dict[str, str]]) -> None:
+    """A directory a split, here of three files each."""
+    whole = Dataset.from_list(ROWS)
+    saved = DatasetDict(train=whole, test=whole.filter(lambda row: "3" in row["q"]))
+    saved.save_to_disk(tmp_path / "kept", num_shards={"train": 3, "test": 1})
+    assert read(tmp_path / "kept", f"train{part}") == expected
+    assert read(tmp_path / "kept", "test") == ROWS[3:4]
+    assert find_splits(str(tmp_path / "kept"), None) == {"test": [], "train": []}  # beside a dataset_dict.json
 
 
 @pytest.mark.parametrize("names", [("train.q", "train.a"), ("q-train.txt", "a-train.txt"), ("train.q.gz", "train.a")])

@@ -2,7 +2,8 @@
 
 A directory holds <split>.jsonl, .json (a list of objects, as Alpaca has), .parquet, .csv or .arrow, gzipped or not, or
 one text file a column, a line a row, as Multi30k (train.en.gz, train.de.gz) and WMT (src-train.txt, tgt-train.txt)
-have. A split may be a part of one, as `datasets` writes it: "train[:90%]", "train[-100:]".
+have, or a directory <split> as `save_to_disk` of `datasets` leaves it. A split may be a part of one, as `datasets`
+writes it: "train[:90%]", "train[-100:]".
 
 Guarantee: nothing is written beside the data. Files of a directory are streamed, so that they leave no copy (a part of
 one makes a temporary copy); what comes from the hub lands in the cache of `datasets` (HF_HOME), and
@@ -29,6 +30,7 @@ _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "
 _SUFFIXES = tuple(f"{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))
 _TABLES = tuple(f"{{split}}{suffix}" for suffix in _SUFFIXES)  # the first is taken
 _LINES = tuple(f"{name}{packed}" for name in ("{split}.{column}", "{column}-{split}.txt") for packed in ("", ".gz"))
+_SAVED = "data-*-of-*.arrow"  # by `save_to_disk`, in the order of their rows
 _PART = re.compile(r"(.+?)(\[.*\])?")
 _LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
@@ -91,6 +93,8 @@ def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
             return {name: [] for name in get_dataset_split_names(data, config)}
         except Exception:  # no network, no such name: reading tells it
             return {}
+    if saved := {file.parent.name for file in directory.glob(f"*/{_SAVED}")}:
+        return {name: [] for name in sorted(saved)}
     names = sorted(path.name for path in directory.iterdir())
     tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in names if name.endswith(_SUFFIXES)}
     lines: dict[str, list[str]] = {}
@@ -116,12 +120,15 @@ def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict
     name, part = matched.groups() if matched else (split, None)
     if table := _first(directory, _TABLES, split=name):
         kind = Path(table.name.removesuffix(".gz")).suffix
-        yield from _read(_BUILDERS[kind], table, part)
+        yield from _read(_BUILDERS[kind], [table], part)
+        return
+    if saved := sorted((directory / name).glob(_SAVED)):
+        yield from _read("arrow", saved, part)
         return
     files = {column: _first(directory, _LINES, split=name, column=column) for column in columns}
     if not all(files.values()):
         raise _no_file(directory, name, files)
-    lines = [_read("text", file, part) for file in files.values() if file]
+    lines = [_read("text", [file], part) for file in files.values() if file]
     for number, texts in enumerate(zip_longest(*lines)):
         if None in texts:
             longer = ", ".join(file.name for file, text in zip(files.values(), texts, strict=True) if file and text)
@@ -139,16 +146,17 @@ def _first(directory: Path, patterns: Sequence[str], **names: str) -> Path | Non
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read(builder: str, file: Path, part: str | None) -> Iterator[dict[str, Any]]:
+def _read(builder: str, files: Sequence[Path], part: str | None) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    if not file.stat().st_size:  # at which its streams end in a StopIteration of their own
+    if not any(one.stat().st_size for one in files):  # at which its streams end in a StopIteration of their own
         return
+    paths = [str(one) for one in files]
     if part is None:
-        yield from load_dataset(builder, data_files=str(file), split="train", streaming=True)
+        yield from load_dataset(builder, data_files=paths, split="train", streaming=True)
         return
     with TemporaryDirectory() as cache:
-        yield from load_dataset(builder, data_files=str(file), split=f"train{part}", cache_dir=cache)
+        yield from load_dataset(builder, data_files=paths, split=f"train{part}", cache_dir=cache)
 
 
 def _no_file(directory: Path, split: str, files: dict[str, Path | None]) -> DataError:
