@@ -7,8 +7,8 @@ others share theirs by softmax, the rest is a scatter. So any loss of these numb
 hidden states and weights within the forward pass.
 
 Guarantee: value and gradients are those of autograd on the dense formula, up to rounding. Cost: three matrix products,
-as for any head that is trained, one buffer of [chunk, V] in float32 and what the softmax of 128 rows of it takes;
-nothing is computed twice.
+as for any head that is trained, one buffer of [chunk, V] in float32 and, where realised tokens are asked for at another
+temperature than the loss's, 128 rows more; one exponential an element, and nothing is computed twice.
 Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
 formula by hand for every divergence.
 """
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_PIECE = 128  # positions whose softmax is taken together: what it needs beside the logits is as large as they are
+_ROWS = 8  # positions whose logits stay in a processor's cache from one pass over them to the next
+_PIECE = 128  # positions that a loss sees together: what it needs beside the logits is at most as large as they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def project(
     """Sum of the loss over N positions, differentiable in hidden states, weights and bias; and sums of its metrics.
 
     `chunk` positions have their logits, divided by `temperature`, in memory at once. `entropy`: the loss sees that of
-    the tokens that are not stored, for one pass over V and a second buffer of [chunk, V] more.
+    the tokens that are not stored, for two passes over V more.
     """
     metrics: Metrics = {}
     work = _Work(
@@ -141,10 +142,10 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | No
     """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias)."""
     logits_NV = work.head(hidden_ND)
     bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
-    loss = _in_pieces(work, logits_NV.div_(work.temperature), places.start)
-    gradient_NV = (
-        logits_NV.div_(work.temperature) if bend_NV is None else logits_NV.mul_(bend_NV.div_(work.temperature))
-    )
+    if work.temperature != 1.0:
+        logits_NV.div_(work.temperature)
+    loss = _in_pieces(work, logits_NV, places.start)
+    gradient_NV = logits_NV if bend_NV is None else logits_NV.mul_(bend_NV)
     hidden, weight, bias = sums
     if hidden is not None:
         hidden[places] = gradient_NV @ work.head.weight_VD
@@ -168,17 +169,16 @@ def _in_pieces(work: _Work, logits_NV: Tensor, first: int) -> Tensor:
 
 
 def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metrics]:
-    """The loss; the logits give way to its gradient."""
+    """The loss; the logits, over the temperature, give way to its gradient with respect to those the head gave."""
     ids_NK, draw_ids_NJ = work.targets.ids_NK[places], work.targets.draw_ids_NJ[places]
     token_ids_N1 = work.targets.token_ids_N[places, None]
     stored_NK, drawn_NJ, token_N1 = (logits_NV.gather(-1, ids) for ids in (ids_NK, draw_ids_NJ, token_ids_N1))
     stored_NK.masked_fill_(work.targets.padding_NK[places], -torch.inf)
     token_logp_N = _token_logp(logits_NV, token_N1, sharper=work.temperature / work.targets.token_temperature)
-    others_N = logits_NV.scatter_(-1, ids_NK, -torch.inf).logsumexp(-1)
+    others = _take_others(logits_NV.scatter_(-1, ids_NK, -torch.inf), entropy=work.entropy)
+    others_N, entropy_N = others.logsumexp_N, others.entropy_N
     if token_logp_N is None:
         token_logp_N = token_N1[:, 0] - torch.cat([stored_NK, others_N[:, None]], -1).logsumexp(-1)
-    logits_NV.sub_(others_N.masked_fill(torch.isneginf(others_N), 0.0)[:, None]).exp_()
-    entropy_N = torch.special.entr(logits_NV).sum(-1) if work.entropy else None
     with torch.enable_grad():
         asked = [] if entropy_N is None else [entropy_N]
         leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1, *asked)]
@@ -193,27 +193,55 @@ def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metr
         loss_N, metrics = work.loss(seen, places)
         loss = loss_N.sum()
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
-    stored, others, drawn, token, *entropy = found
-    _spread_others(logits_NV, others, entropy_N, *entropy)
+    stored, of_others, drawn, token, *of_entropy = (None if one is None else one / work.temperature for one in found)
+    _spread_others(logits_NV, others, of_others, *of_entropy)
     for ids, gradient in ((ids_NK, stored), (draw_ids_NJ, drawn), (token_ids_N1, token)):
         if gradient is not None:
             logits_NV.scatter_add_(-1, ids, gradient)
     return loss.detach(), metrics
 
 
-def _spread_others(
-    share_NV: Tensor, others_N: Tensor | None, entropy_N: Tensor | None, of_entropy_N: Tensor | None = None
-) -> None:
-    """The others' shares give way to the gradient of their logits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Others:
+    """Of the softmax over the tokens that are not stored; their logits gave way to exp(logit - the largest)."""
+
+    logsumexp_N: Tensor  # -inf where there are none
+    sum_N: Tensor  # of what the logits gave way to; at least 1, in a row without others too
+    entropy_N: Tensor | None
+
+
+def _take_others(logits_NV: Tensor, *, entropy: bool) -> _Others:
+    """One exponential an element; a few rows at a time, which stay in the processor's cache between the passes."""
+    found = []
+    for rows_NV in torch.split(logits_NV, _together(logits_NV)):
+        largest_N = rows_NV.amax(-1)
+        largest_N.masked_fill_(torch.isneginf(largest_N), 0.0)
+        sum_N = rows_NV.sub_(largest_N[:, None]).exp_().sum(-1)
+        entropy_N = torch.special.entr(rows_NV).sum(-1) if entropy else sum_N
+        found.append((largest_N + sum_N.log(), sum_N.clamp_(min=1.0), entropy_N))
+    logsumexp_N, sum_N, entropy_N = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _Others(logsumexp_N=logsumexp_N, sum_N=sum_N, entropy_N=sum_N.log() + entropy_N / sum_N if entropy else None)
+
+
+def _spread_others(share_NV: Tensor, of: _Others, others_N: Tensor | None, entropy_N: Tensor | None = None) -> None:
+    """The others' shares, times `of.sum_N`, give way to the gradient of their logits.
 
     The logit of a share s moves their log-sum-exp by s, and their entropy H by -s (log s + H).
     """
-    weight_N = share_NV.new_zeros(len(share_NV)) if others_N is None else others_N
-    if of_entropy_N is None or entropy_N is None:
-        share_NV.mul_(weight_N[:, None])
+    weight_N = torch.zeros_like(of.sum_N) if others_N is None else others_N
+    if entropy_N is None or of.entropy_N is None:
+        share_NV.mul_((weight_N / of.sum_N)[:, None])
         return
-    bent_NV = torch.special.entr(share_NV).mul_(of_entropy_N[:, None])
-    share_NV.mul_((weight_N - of_entropy_N * entropy_N.detach())[:, None]).add_(bent_NV)
+    weight_N = (weight_N + entropy_N * (of.sum_N.log() - of.entropy_N.detach())) / of.sum_N
+    parts = (torch.split(one, _together(share_NV)) for one in (share_NV, weight_N, entropy_N / of.sum_N))
+    for rows_NV, by_N, bent_N in zip(*parts, strict=True):
+        bent_NV = torch.special.entr(rows_NV).mul_(bent_N[:, None])
+        rows_NV.mul_(by_N[:, None]).add_(bent_NV)
+
+
+def _together(logits_NV: Tensor) -> int:
+    """Rows that are taken together: few for a cache; all for a device that has none to speak of and counts launches."""
+    return _ROWS if logits_NV.device.type == "cpu" else len(logits_NV)
 
 
 def _token_logp(logits_NV: Tensor, token_N1: Tensor, *, sharper: float) -> Tensor | None:
