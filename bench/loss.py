@@ -3,8 +3,9 @@
     python -m bench.loss --json FILE
 
 Forward and backward pass, gradients of hidden states and weights included, on random states and random teacher rows
-with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Extra memory is the rise of
-its peak, on a CPU with Linux only. `trl` and `liger-kernel` are measured where they are installed
+with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Seconds are those of the
+clock and of the processor (all threads); beside other work only the latter mean anything. Extra memory is the rise of
+the peak, on a CPU with Linux only. `trl` and `liger-kernel` are measured where they are installed
 (`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
 others' rows in it take seven times as long: `--dtype float32` alone is done in minutes.
 """
@@ -30,7 +31,8 @@ from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.records import Batch
 
-_ENTRIES, _DRAWS, _REPEATS = 64, 8, 2
+_ENTRIES, _DRAWS = 64, 8
+_CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
 
 
 @click.command(help=__doc__)
@@ -52,25 +54,31 @@ _ENTRIES, _DRAWS, _REPEATS = 64, 8, 2
     show_default=True,
     help="Of states and weights.",
 )
+@click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
-def main(out: Path | None, shapes: tuple[str, ...], dtypes: tuple[str, ...], only: str | None) -> None:
+def main(out: Path | None, shapes: tuple[str, ...], dtypes: tuple[str, ...], repeats: int, only: str | None) -> None:
     if only is not None:
-        click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0])))
+        click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0], repeats)))
         return
     rows: list[Row] = []
     for dtype, shape in itertools.product(dtypes, shapes):
         size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
         some = [
-            measured_apart("bench.loss", name, shape=shape, dtype=dtype) | size for name in _LOSSES if _installed(name)
+            measured_apart("bench.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size
+            for name in _LOSSES
+            if _installed(name)
         ]
-        rows += [row | {"of_matmuls": row["seconds"] / some[0]["seconds"]} for row in some]
+        rows += [
+            row | {f"of_matmuls{key}": row[f"seconds{key}"] / some[0][f"seconds{key}"] for key in _CLOCKS}
+            for row in some
+        ]
         if out is not None:
             write_json(out, rows)
-    table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "extra MB"]]
+    table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
     for one in rows:
         shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
-        numbers = [f"{one['seconds']:.2f}", f"{one['of_matmuls']:.2f}", f"{one['extra_mb']:.0f}"]
-        table.append([one["name"], shape, one["dtype"], *numbers])
+        numbers = [f"{one[of + key]:.2f}" for key in _CLOCKS for of in ("seconds", "of_matmuls")]
+        table.append([one["name"], shape, one["dtype"], *numbers, f"{one['extra_mb']:.0f}"])
     show(table, rows, out)
 
 
@@ -86,26 +94,28 @@ def _installed(name: str) -> bool:
     return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
 
 
-def _measured(name: str, shape: tuple[int, int, int], dtype: str) -> Row:
-    """Seconds: the best of two. Memory: of the first, before the process has any to use again."""
+def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) -> Row:
+    """Seconds: the best of some. Memory: of the first, before the process has any to use again."""
     torch.manual_seed(0)
     (tokens, width, vocab), kind = shape, getattr(torch, dtype)
     hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
     weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
     loss = _LOSSES[name](hidden_ND, weight_VD)
     seconds, extra = [], []
-    for repeat in range(_REPEATS):
+    for repeat in range(repeats):
         if repeat == 0:
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
         hidden_ND.grad = weight_VD.grad = None
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, started = _peak_bytes(), time.perf_counter()
+        before, started = _peak_bytes(), [clock() for clock in _CLOCKS.values()]
         value = loss()
         if value is not None:
             value.backward()  # type: ignore[no-untyped-call]
-        seconds.append(time.perf_counter() - started)
+        seconds.append([clock() - at for clock, at in zip(_CLOCKS.values(), started, strict=True)])
         extra.append(_peak_bytes() - before)
-    return {"name": name, "seconds": min(seconds), "extra_mb": extra[0] / 1e6}
+    best = [min(one) for one in zip(*seconds, strict=True)]
+    took = {f"seconds{key}": one for key, one in zip(_CLOCKS, best, strict=True)}
+    return {"name": name, "extra_mb": extra[0] / 1e6} | took
 
 
 def _peak_bytes() -> int:

@@ -6,8 +6,9 @@ Student and batches are the same in all: reading them from a segment, forward an
 cross-entropy is `model(input_ids, attention_mask, labels)`; TRL's is `GKDTrainer.compute_loss` on given completions
 (lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and PYTHONPATH=DIR). Both
 read a prompt again for each of its completions, as their collators lay them out. Models are random, of the default
-job's shapes; scores are synthetic. The seconds are the median of the steps after the first; each row runs in a process
-of its own, whose peak of resident memory (models, moments and all) it tells.
+job's shapes; scores are synthetic. The seconds, of the clock and of the processor (all threads; beside other work only
+the latter mean anything), are the median of the steps after the first; each row runs in a process of its own, which
+tells its peak of resident memory (models, moments and all).
 """
 
 import itertools
@@ -45,7 +46,9 @@ from pipeline.sequences import ScoredSequence
 from pipeline.training import OptimizerParams, start, train
 
 _PARAMS = Path(__file__).parent.parent / "params.yaml"
+_CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
 Steps: TypeAlias = Sequence[Sequence[Rollout]]
+Times: TypeAlias = list[float]  # by _CLOCKS
 Loss: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, ids, mask and labels of a batch
 
 
@@ -94,14 +97,15 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
         click.echo(json.dumps(_measured(only, shape)))
         return
     rows = [measured_apart("bench.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
-    plain = next(row["seconds"] for row in rows if row["name"] == "cross-entropy")
-    for row in rows:
-        row["of_cross_entropy"] = row["seconds"] / plain
-    table = [["step", "seconds", "of the cross-entropy's", "peak MB"]]
-    table += [
-        [one["name"], f"{one['seconds']:.3f}", f"{one['of_cross_entropy']:.2f}", f"{one['peak_mb']:.0f}"]
-        for one in rows
+    plain = next(row for row in rows if row["name"] == "cross-entropy")
+    rows = [
+        row | {f"of_cross_entropy{key}": row[f"seconds{key}"] / plain[f"seconds{key}"] for key in _CLOCKS}
+        for row in rows
     ]
+    table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
+    for one in rows:
+        numbers = [f"{one[of + key]:.3f}" for key in _CLOCKS for of in ("seconds", "of_cross_entropy")]
+        table.append([one["name"], *numbers, f"{one['peak_mb']:.0f}"])
     show(table, rows, out, shape=asdict(shape))
     if not has_trl():
         click.echo("trl is not installed: no row for its step")
@@ -111,18 +115,23 @@ def _measured(name: str, shape: Shape) -> Row:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         ends = _ROWS[name](shape, Path(folder))
-    seconds = [after - before for before, after in itertools.pairwise(ends)]
+    steps = [[after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(ends)]
+    took = {f"seconds{key}": statistics.median(one) for key, one in zip(_CLOCKS, zip(*steps, strict=True), strict=True)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
-    return {"name": name, "seconds": statistics.median(seconds), "peak_mb": peak / 1e6, "steps": len(seconds)}
+    return {"name": name, "peak_mb": peak / 1e6, "steps": len(steps)} | took
 
 
-def _from_the_store(shape: Shape, folder: Path) -> list[float]:
+def _now() -> Times:
+    return [clock() for clock in _CLOCKS.values()]
+
+
+def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
     """The training loop itself, but for its checkpoint."""
     planned = _planned(shape, folder)
-    model, ends = _model(shape, shape.layers), list[float]()
+    model, ends = _model(shape, shape.layers), list[Times]()
     objective, p = _settings(shape)
     state = start(model, p, previous=None, labels={})
-    state.optimizer.register_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+    state.optimizer.register_step_post_hook(lambda *_: ends.append(_now()))
 
     def batches() -> Iterator[Any]:
         yield from iter_batches(planned, temperature=1.0, column=0)
@@ -149,7 +158,7 @@ def _from_the_store(shape: Shape, folder: Path) -> list[float]:
     raise AssertionError("the loop went on after the last batch")
 
 
-def _cross_entropy(shape: Shape, folder: Path) -> list[float]:
+def _cross_entropy(shape: Shape, folder: Path) -> list[Times]:
     def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
         found: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, labels=labels_BS).loss
         return found
@@ -157,7 +166,7 @@ def _cross_entropy(shape: Shape, folder: Path) -> list[float]:
     return _plainly(shape, folder, loss)
 
 
-def _trl(shape: Shape, folder: Path) -> list[float]:
+def _trl(shape: Shape, folder: Path) -> list[Times]:
     from trl.experimental.gkd import GKDTrainer
 
     teacher = _model(shape, shape.teacher_layers)
@@ -173,18 +182,18 @@ def _trl(shape: Shape, folder: Path) -> list[float]:
     return _plainly(shape, folder, loss)
 
 
-_ROWS: dict[str, Callable[[Shape, Path], list[float]]] = {
+_ROWS: dict[str, Callable[[Shape, Path], list[Times]]] = {
     "cross-entropy": _cross_entropy,
     "stillroom": _from_the_store,
     "trl": _trl,
 }
 
 
-def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[float]:
+def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
     """Steps on padded batches of whole sequences; the times at which they ended."""
     _, p = _settings(shape)
     model, dtype = _model(shape, shape.layers).train(), lm.resolve_dtype(p.precision)
-    optimizer, ends = start(model, p, previous=None, labels={}).optimizer, list[float]()
+    optimizer, ends = start(model, p, previous=None, labels={}).optimizer, list[Times]()
     for ids_BS, mask_BS, labels_BS in _laid_out(_planned(shape, folder)):
         with lm.autocast(dtype):
             value = loss(model, ids_BS, mask_BS, labels_BS)
@@ -193,7 +202,7 @@ def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ends.append(time.perf_counter())
+        ends.append(_now())
     return ends
 
 

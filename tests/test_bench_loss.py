@@ -10,26 +10,27 @@ from click.testing import CliRunner
 from bench.apart import measured_apart
 from bench.loss import _LOSSES, _batch, _installed, _measured, _ours, _parsed, main
 
-SIZES = ["--shape", "24x8x120", "--dtype", "float32"]
+SIZES = ["--shape", "24x8x120", "--dtype", "float32", "--repeats", "2"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is Linux's")
 def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "loss.json"
-    here = lambda _, name, shape, dtype: _measured(name, _parsed(shape), dtype)  # noqa: E731
+    here = lambda _, name, shape, dtype, repeats: _measured(name, _parsed(shape), dtype, repeats)  # noqa: E731
     monkeypatch.setattr("bench.loss.measured_apart", here)
     done = CliRunner().invoke(main, [*SIZES, "--json", str(out)])
     assert done.exit_code == 0, done.output
     rows = json.loads(out.read_text())["rows"]
     assert [row["name"] for row in rows] == [name for name in _LOSSES if _installed(name)]
     assert rows[0]["name"] == "the head's three matrix products"
-    assert rows[0]["of_matmuls"] == 1
-    assert all(row["seconds"] > 0 and row["extra_mb"] >= 0 for row in rows)
+    assert rows[0]["of_matmuls"] == rows[0]["of_matmuls_of_processor"] == 1
+    assert all(row[key] > 0 for row in rows for key in ("seconds", "seconds_of_processor"))
+    assert all(row["extra_mb"] >= 0 for row in rows)
     assert {(row["tokens"], row["width"], row["vocab"], row["dtype"]) for row in rows} == {(24, 8, 120, "float32")}
 
 
 def test_a_row_has_a_process_of_its_own() -> None:
-    row = measured_apart("bench.loss", "stillroom, chunks of 128", shape="24x8x120", dtype="bfloat16")
+    row = measured_apart("bench.loss", "stillroom, chunks of 128", shape="24x8x120", dtype="bfloat16", repeats=2)
     assert row["seconds"] > 0
 
 
