@@ -14,10 +14,10 @@ tvd, which has no unit. An outcome that both sides give -inf is padding and coun
 | skew_reverse_kl | w log(w / ((1 - a) + a w)) | KL(q, (1 - a)p + aq) |
 | tvd | abs(w - 1) / 2 | half the sum of absolute differences |
 
-Sources: generalised JSD: Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024, section 3. Its ends
-are not the KL divergences (it goes to zero there), so 0 < beta < 1, and forward and reverse KL have names of their
-own. Skewed KL: Ko et al., "DistiLLM", ICML 2024. Total variation: Wen et al., "f-Divergence Minimization for
-Sequence-Level Knowledge Distillation", ACL 2023.
+Each is exact over the outcomes it is given; what stands for outcomes that were not stored, `pipeline.supports` says.
+Source of the family: Ali and Silvey, "A General Class of Coefficients of Divergence of One Distribution from Another",
+1966; that of each stands with it. The ends of jsd are not the KL divergences (it goes to zero there), so 0 < beta < 1,
+and forward and reverse KL have names of their own.
 """
 
 import math
@@ -79,14 +79,18 @@ def _mixture(logp: Tensor, logq: Tensor, share: float) -> Tensor:
 
 
 def _forward_kl(_: DivergenceParams) -> Divergence:
+    """Exact. Source: Kullback and Leibler, "On Information and Sufficiency", 1951; teacher first as in
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015."""
     return Divergence(terms=kl_terms, slope=lambda logp, logq: -(logp - logq).exp())
 
 
 def _reverse_kl(_: DivergenceParams) -> Divergence:
+    """Exact. Source: as forward KL; student first as in Gu et al., "MiniLLM", ICLR 2024."""
     return Divergence(terms=lambda logp, logq: kl_terms(logq, logp), slope=lambda logp, logq: logq - logp + 1)
 
 
 def _jsd(params: DivergenceParams) -> Divergence:
+    """Exact. Source: Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024, section 3."""
     b = params.beta
     scale = 1 / (b * (1 - b)) if params.normalise else 1.0
 
@@ -98,6 +102,7 @@ def _jsd(params: DivergenceParams) -> Divergence:
 
 
 def _skew_forward_kl(params: DivergenceParams) -> Divergence:
+    """Exact. Source: Ko et al., "DistiLLM", ICML 2024."""
     a = params.skew
     return Divergence(
         terms=lambda logp, logq: kl_terms(logp, _mixture(logp, logq, a)),
@@ -106,6 +111,7 @@ def _skew_forward_kl(params: DivergenceParams) -> Divergence:
 
 
 def _skew_reverse_kl(params: DivergenceParams) -> Divergence:
+    """Exact. Source: Ko et al., "DistiLLM", ICML 2024."""
     a = params.skew
 
     def slope(logp: Tensor, logq: Tensor) -> Tensor:
@@ -116,6 +122,8 @@ def _skew_reverse_kl(params: DivergenceParams) -> Divergence:
 
 
 def _tvd(_: DivergenceParams) -> Divergence:
+    """Exact; the slope at w = 1, where there is none, is 0. Source: Wen et al., "f-Divergence Minimization for
+    Sequence-Level Knowledge Distillation", ACL 2023."""
     return Divergence(
         terms=lambda logp, logq: (logq.exp() - logp.exp()).abs() / 2, slope=lambda logp, logq: (logq - logp).sign() / 2
     )

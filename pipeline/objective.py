@@ -159,7 +159,11 @@ def batch_loss(
 
 
 def _mixed(p: ObjectiveParams, loss_N: Tensor, seen: Seen, rows: Rows) -> Tensor:
-    """With the cross-entropy's share, where another than the student wrote the token."""
+    """With the cross-entropy's share, where another than the student wrote the token.
+
+    Status: exact. Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2, without its
+    factor T^2.
+    """
     if p.cross_entropy == 0.0:
         return loss_N
     share_N = torch.where(torch.isnan(rows.behaviour_logp_N), p.cross_entropy, 0.0)

@@ -64,7 +64,12 @@ class Rows:
 
 
 def bucket(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
-    """Over the K stored tokens and "any other token"."""
+    """Over the K stored tokens and "any other token".
+
+    Status: bounded below: never above the dense divergence nor below zero, and exact at K = V - 1. Source: merging
+    outcomes shrinks every f-divergence (Ali and Silvey, 1966; Liese and Vajda, "On Divergences and Informations in
+    Statistics and Information Theory", 2006).
+    """
     return divergence(*_outcomes(seen, rows))
 
 
@@ -83,7 +88,9 @@ def draws(divergence: Divergence, seen: Seen, rows: Rows, *, scale: float) -> Te
     unbiased at scale 0 (importance sampling restricted to the complement of the stored set), between that and the
     bucket at another; only where a token that p hardly ever draws does not count by q / p. With `rskd`, which stores
     how often a token came for its probability, the gradient of forward KL is the same (its weights hold no p); the
-    value then has log c / m for log p, off by what the student cannot change.
+    value then has log c / m for log p, off by what the student cannot change. Source: teachers by importance sampling:
+    Anshumann et al., "Sparse Logit Sampling", ACL 2025; that draws are left to the tail alone, and shared out with the
+    bucket by its own distance, is this project's.
     """
     logp_NC, logq_NC = _outcomes(seen, rows)
     terms_NC = divergence.terms(logp_NC, logq_NC)
@@ -113,7 +120,7 @@ def with_g(divergence: Divergence, seen: Seen, rows: Rows, *, staleness: float) 
     E[log q] is the current student's. No gradient flows into the means: with one, the student would flatten its tail
     even where it equals its teacher. G is its author's: at a position whose realised token is k nats off (k3,
     `pipeline.staleness`) the gap counts exp(-k / staleness), and nothing outside this student's completions of the
-    round.
+    round. Source: this project; docs/objective.md derives it, docs/decisions.md measures it.
     """
     assert seen.others_entropy_N is not None, "project was not asked for the entropy"
     logp_NC, logq_NC = _outcomes(seen, rows)
@@ -147,7 +154,9 @@ def residual(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     Status: unbiased in value and gradient for every f-divergence and whoever drew y with known b: over y, the second
     term sums to the difference of the dense gradient, sum over the tail of f'(w_i) grad q_i, and the bucket's. That
     needs a K which does not depend on y. Here y is always stored; where it is so only because it was realised
-    (`realised_only_N`), it goes back among the others first. The price is y's own entry in the bucket.
+    (`realised_only_N`), it goes back among the others first. The price is y's own entry in the bucket. Source: this
+    project; a score-function estimate (Williams, "Simple Statistical Gradient-Following Algorithms", 1992) with the
+    bucket as control variate.
     """
     drawn_N = rows.realised_only_N & ~torch.isnan(rows.author_logp_N)
     y_NK = drawn_N[:, None] & (rows.ids_NK == rows.token_ids_N[:, None]) & ~torch.isneginf(rows.logp_NK)
@@ -175,8 +184,9 @@ def _put_back(seen: Seen, rows: Rows, drawn_N: Tensor, y_NK: Tensor) -> tuple[Se
 def sampled(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     """Policy gradient q/b (f'(w_y) - f'(1)) grad log q(y) at the realised token y: no other token is looked at.
 
-    With reverse_kl that is the reward log p(y) - log q(y), "k1" (Schulman, "Approximating KL divergence", 2020), of
-    on-policy distillation services. f'(1) is a baseline. Status: unbiased in value and gradient for every divergence.
+    With reverse_kl that is the reward log p(y) - log q(y), "k1", of on-policy distillation services. f'(1) is a
+    baseline. Status: unbiased in value and gradient for every divergence. Source: Schulman, "Approximating KL
+    divergence", 2020.
     """
     drawn_N = ~torch.isnan(rows.author_logp_N)
     token_N = seen.token_N - seen.log_normaliser()

@@ -69,6 +69,13 @@ def test_every_divergence_has_a_formula_here() -> None:
     assert set(F) == set(F_PRIME) == set(DIVERGENCES)
 
 
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_every_divergence_says_what_holds_of_it_and_where_it_comes_from(name: str) -> None:
+    said = DIVERGENCES[name].__doc__ or ""
+    assert said.startswith("Exact")
+    assert "Source: " in said
+
+
 @every_divergence
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds, outcomes=sizes, spread=st.floats(0.1, 20))

@@ -134,11 +134,14 @@ def with_draws(one: Pair, ids: Sequence[int]) -> Pair:
 @pytest.mark.parametrize("union", [[], [3], [3, 2], [2, 3, 4], [2, 3, 4, 5]])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("m", [1, 2])
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", [*DRAWN, "jsd"])
 def test_over_all_draws_the_expectation_is_the_dense_divergence(
     name: str, m: int, temperature: float, union: list[int]
 ) -> None:
-    """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds."""
+    """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds.
+
+    For jsd too, which is refused draws because of their variance.
+    """
     p = objective(name, support="draws", temperature=temperature)
     base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
     tail_p = _TEACHER_TV[0, list(_TAIL)].exp()

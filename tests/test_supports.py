@@ -1,5 +1,6 @@
 """The supports against the divergence over the whole vocabulary, which these tests compute in float64."""
 
+import inspect
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pipeline.codecs import CODECS
 from pipeline.divergence import DIVERGENCES
-from pipeline.objective import batch_loss, support_of
+from pipeline.objective import _SUPPORTS, batch_loss, support_of
 from pipeline.records import Batch
 from tests.losses import batch, dense, identity, loss_and_gradient, objective, pair, random_logits, support
 
@@ -356,6 +357,14 @@ def test_forward_kl_from_multiplicities_has_the_gradient_of_the_draws() -> None:
 
 
 # Defaults
+
+
+@pytest.mark.parametrize("name", _SUPPORTS)
+def test_every_support_says_what_holds_of_it_and_where_it_comes_from(name: Any) -> None:
+    rule: Any = _SUPPORTS[name](objective())
+    said = inspect.getdoc(getattr(rule, "func", rule)) or ""
+    assert "Status:" in said
+    assert "Source:" in said
 
 
 def test_auto_takes_what_suits_the_divergence() -> None:
