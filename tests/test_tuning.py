@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from pipeline.training import to_torch
 from pipeline.training_log import read_log
 from pipeline.tuning import SftParams, cross_entropy, plan_references
 from schemas.prompt import PROMPT
+from stages.cli import commands
 from tests.lineages import source
 from tests.test_training import MIX, OBJECTIVE, PROMPTS, SUPPORT, VOCAB, make_job, optimizer, scored, written_by
 
@@ -135,6 +137,12 @@ def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Pa
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert stored_dtype(Path("tuned")) == torch.float32
     assert YAML(typ="safe").load(Path("work/costs/small-sft.json"))["tokens"] == sum(one["read_tokens"] for one in rows)
+
+
+def test_any_model_is_tuned_by_the_command(place: Path, student_dir: Path) -> None:
+    words = ["sft", "--model", str(student_dir), "--out", "mine/tuned", "--name", "small"]
+    assert CliRunner().invoke(commands, words, catch_exceptions=False).exit_code == 0
+    assert (tree_digest(Path("mine/tuned")), Path("mine/tuned.csv").read_text()) == tune(student_dir, "stage")
 
 
 def test_tuning_that_was_killed_ends_with_the_same_model(
