@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from pipeline.errors import ParameterError
 from pipeline.families import auto_class, tied_head, untie_head
-from pipeline.text import byte_tokenizer, load_tokenizer, shared_vocab
+from pipeline.text import byte_tokenizer, completion_ids, decode, load_tokenizer, shared_vocab
 
 FRESH = "fresh:"  # begins the name of a model that came from nowhere
 
@@ -39,7 +39,7 @@ class FreshParams:
 
 def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
     """Model and tokenizer of the same vocabulary; a ParameterError for a configuration that makes no model."""
-    tokenizer = _tokenizer(p.tokenizer)
+    tokenizer = _tokenizer(p.tokenizer, where=f"{where}.tokenizer")
     fields = dict(p.config)
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
@@ -77,10 +77,14 @@ def random_model(kind: Any, fields: dict[str, object], *, tied: bool, seed: int,
         raise _mistake(f"{where}.config", f"a {kind.__name__} that fits together", got) from error
 
 
-def _tokenizer(named: str | tuple[str, ...]) -> Any:
-    if named == "bytes" or isinstance(named, tuple):
-        return byte_tokenizer(() if named == "bytes" else named)
-    return load_tokenizer(named)
+def _tokenizer(named: str | tuple[str, ...], *, where: str) -> Any:
+    if isinstance(named, str):
+        return byte_tokenizer(()) if named == "bytes" else load_tokenizer(named)
+    made = byte_tokenizer(named)
+    for one in named:  # tokenizers' ByteLevel takes a lone \u00fc for the byte of that number
+        if decode(made, completion_ids(made, one)) != one:
+            raise _mistake(where, "words that read back: of ASCII letters, or with a space", repr(one))
+    return made
 
 
 def _token_ids(tokenizer: Any, encoder: bool) -> dict[str, object]:

@@ -92,6 +92,16 @@ def test_a_configuration_that_makes_no_model_is_refused(changes: dict[str, Any],
     assert str(caught.value).startswith(f"teacher.model.{told}")
 
 
+def test_a_word_that_would_not_read_back_is_refused() -> None:
+    words = ("pens", " groß", "groß")
+    with pytest.raises(ParameterError) as caught:
+        make_fresh(FreshParams(config=LLAMA, tokenizer=words, seed=0), where="teacher.model")
+    told = "expected words that read back: of ASCII letters, or with a space, got 'groß'; mend params.yaml"
+    assert str(caught.value) == f"teacher.model.tokenizer: {told}"
+    _, tokenizer = make_fresh(FreshParams(config=LLAMA, tokenizer=words[:2], seed=0), where="teacher.model")
+    assert decode(tokenizer, completion_ids(tokenizer, "so groß")) == "so groß"
+
+
 def test_the_teacher_stage_saves_it_as_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = {"config": LLAMA, "tokenizer": "bytes", "seed": 3}
