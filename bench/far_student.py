@@ -109,7 +109,7 @@ class Setting:
 def _stored(logits_NV: Tensor, batch: Batch) -> Tensor:
     """log q of the stored tokens."""
     padding_NK = torch.isneginf(batch.logp_NK)
-    return logits_NV.log_softmax(-1).gather(-1, batch.ids_NK).masked_fill(padding_NK, -torch.inf)
+    return logits_NV.log_softmax(-1).gather(-1, batch.ids_NK.long()).masked_fill(padding_NK, -torch.inf)
 
 
 RULES: dict[str, Rule] = {

@@ -157,7 +157,7 @@ def _gathered(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
 
     def loss() -> Tensor:
         logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
-        found: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK)).sum()
+        found: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK.long())).sum()
         return found
 
     return loss

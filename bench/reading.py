@@ -67,7 +67,7 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
 
     def decode() -> None:
         for start, stop in itertools.pairwise(ends):
-            segment.read_stretch(start, stop)
+            segment.read_stretches(start, stop)
 
     rows = [_timed(f"windows of {window}, decoded", positions, decode)]
     for size in (8, 64):

@@ -179,7 +179,7 @@ def stored(one: Way, texts: Population, ranks: NDArray[Any], scratch: Path) -> t
     path = scratch / f"{texts.student} {one.name}"
     manifest = write_segment(path, sequences, nameless(one.codec, len(ranks)), ranks)
     chunks = [entry.size_bytes for name, entry in manifest.files.items() if "/c." in name]
-    scores = Segment.open(path).read_stretch(0, len(sequences)).scores
+    scores = join_scores(Segment.open(path).read(0, len(sequences)), 1)
     return scores, sum(chunks) / manifest.positions
 
 
@@ -227,13 +227,13 @@ def _of_batch(name: str, loss: Loss, texts: Population, batch: Batch, starts: ra
 
 def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: slice) -> tuple[Tensor, Tensor]:
     """With respect to the student's logits [N, V]: of the dense divergence, and of the stored one."""
-    ids_NK = batch.ids_NK[places]
+    ids_NK = batch.ids_NK[places].long()
     with torch.no_grad():
         logp_NV = texts.teacher_head(texts.teacher_ND[places]).log_softmax(-1)
         z_NV = texts.student_head(texts.student_ND[places])
     chunk = Chunk(
         ids_NK=ids_NK,
-        draw_ids_NJ=batch.draw_ids_NJ[places],
+        draw_ids_NJ=batch.draw_ids_NJ[places].long(),
         rows=Rows.of(batch, places),
         rounded_ND=texts.rounded_ND[places],
     )

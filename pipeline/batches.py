@@ -20,12 +20,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.collation import collate
+from pipeline.collation import Written, lay_out
 from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprint import derive_seed
 from pipeline.mixing import CorpusWeights, Ramp, corpus_shares, draw_kinds, fraction_at
@@ -33,6 +34,7 @@ from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Floats, Rollout
 from pipeline.segment import Segment
 from pipeline.shared import tokens_to_read
+from pipeline.tempering import TeacherRows, temper
 from pipeline.windows import Source, WindowReader, gather
 
 _STD_FLOOR = 1e-4  # TRL's: rewards that hardly differ are not blown up
@@ -62,10 +64,12 @@ class BatchParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
-    """Rollouts, and a reader of their scores, row by row the same sequences."""
+    """Rollouts, and where their scores are read, row by row the same sequences."""
 
     rollouts: Sequence[Rollout]
-    scores: WindowReader
+    written: Sequence[Written]  # the same as arrays
+    scores: Source
+    window_B: NDArray[np.int64]  # which window each sequence belongs to
     advantage_B: Floats
 
 
@@ -92,7 +96,13 @@ def make_pool(rollouts: Sequence[Rollout], source: Source, p: BatchParams) -> Po
     window_B = np.zeros(len(rollouts), dtype=np.int64)
     for rows, first in zip(groups, before.tolist(), strict=False):
         window_B[rows] = first // p.window
-    return Pool(rollouts=rollouts, scores=WindowReader(source, window_B), advantage_B=advantages(rollouts, p))
+    return Pool(
+        rollouts=rollouts,
+        written=[Written.of(one) for one in rollouts],
+        scores=source,
+        window_B=window_B,
+        advantage_B=advantages(rollouts, p),
+    )
 
 
 def advantages(rollouts: Sequence[Rollout], p: BatchParams) -> Floats:
@@ -172,20 +182,21 @@ def iter_batches(
     planned: Sequence[Sequence[Sequence[Pick]]], *, temperature: float, column: int
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each step; `column` is the temperature's column in the scores."""
+    prepare = partial(temper, temperature=temperature, column=column)
+    readers: dict[Pool, WindowReader[TeacherRows]] = {}
     for step in planned:
         rows = defaultdict(list)
         for pool, row in itertools.chain.from_iterable(step):
             rows[pool].append(row)
         for pool, wanted in rows.items():
-            pool.scores.hold(wanted)
-        yield [_collate_picks(picks, temperature, column) for picks in step]
+            readers.setdefault(pool, WindowReader(pool.scores, pool.window_B, prepare)).hold(wanted)
+        yield [_collate_picks(picks, readers) for picks in step]
 
 
-def _collate_picks(picks: Sequence[Pick], temperature: float, column: int) -> Batch:
-    scores = gather([pool.scores.place(row) for pool, row in picks])
-    rollouts = [pool.rollouts[row] for pool, row in picks]
-    advantage_B = np.array([pool.advantage_B[row] for pool, row in picks], np.float32)
-    return collate(rollouts, scores, temperature=temperature, column=column, advantage_B=advantage_B)
+def _collate_picks(picks: Sequence[Pick], readers: Mapping[Pool, WindowReader[TeacherRows]]) -> Batch:
+    rows = gather([readers[pool].place(row) for pool, row in picks])
+    rollouts, written = [pool.rollouts[row] for pool, row in picks], [pool.written[row] for pool, row in picks]
+    return lay_out(rollouts, written, rows, np.array([pool.advantage_B[row] for pool, row in picks], np.float32))
 
 
 def _cut(sequences: list[Pick], size: int) -> list[list[Pick]]:
@@ -212,7 +223,7 @@ def _walk(picks: Sequence[Pick], *key: object) -> Iterator[Pick]:
     for pool, row in picks:
         groups[id(pool), pool.rollouts[row].prompt_id].append((pool, row))
     some = list(groups.values())
-    window_G = [(id(pool), int(pool.scores.window_B[row])) for (pool, row), *_ in some]
+    window_G = [(id(pool), int(pool.window_B[row])) for (pool, row), *_ in some]
     for epoch in itertools.count():
         order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(some)).tolist()
         turn = {window: place for place, window in enumerate(dict.fromkeys(window_G[group] for group in order))}

@@ -19,11 +19,11 @@ class Certain:
 
     rollouts: Sequence[Rollout]
 
-    def read_stretch(self, start: int, stop: int) -> Stretch:
+    def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
         """Of the rollouts in rows [start, stop)."""
         completions = [one.completion_ids for one in self.rollouts[start:stop]]
         ids = np.array([token for one in completions for token in one], np.int32)
-        return Stretch.of(start, _certain_of(ids), np.array([len(one) for one in completions]))
+        return [Stretch.of(start, _certain_of(ids), np.array([len(one) for one in completions]))]
 
 
 def _certain_of(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Scores:

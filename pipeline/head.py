@@ -170,7 +170,7 @@ def _in_pieces(work: _Work, logits_NV: Tensor, first: int) -> Tensor:
 
 def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metrics]:
     """The loss; the logits, over the temperature, give way to its gradient with respect to those the head gave."""
-    ids_NK, draw_ids_NJ = work.targets.ids_NK[places], work.targets.draw_ids_NJ[places]
+    ids_NK, draw_ids_NJ = (ids[places].long() for ids in (work.targets.ids_NK, work.targets.draw_ids_NJ))
     token_ids_N1 = work.targets.token_ids_N[places, None]
     stored_NK, drawn_NJ, token_N1 = (logits_NV.gather(-1, ids) for ids in (ids_NK, draw_ids_NJ, token_ids_N1))
     stored_NK.masked_fill_(work.targets.padding_NK[places], -torch.inf)

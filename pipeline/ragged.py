@@ -19,12 +19,13 @@ GROUPS = ("head", "draw", "union")
 _DTYPES: dict[str, Any] = {"realised_only_N": np.bool_}
 
 
-def _group_of(name: str) -> str:
-    """Along which counts a field of `Scores` runs."""
-    return next((one for one in GROUPS if name in (f"{one}_ids", f"{one}_logp")), "position")
+def groups_of(record: type[Any]) -> dict[str, str]:
+    """Along which counts each field of `Scores`, or of a record like it, runs."""
+    entries = {f"{group}_{what}": group for group in GROUPS for what in ("ids", "logp", "logweight")}
+    return {field.name: entries.get(field.name, "position") for field in fields(record)}
 
 
-GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
+GROUP_OF_FIELD = groups_of(Scores)
 
 
 def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
@@ -65,9 +66,21 @@ def offsets(n_N: NDArray[Any]) -> NDArray[np.int64]:
     return np.append(0, np.cumsum(n_N, dtype=np.int64))
 
 
+def starts(n_N: NDArray[Any]) -> NDArray[np.int64]:
+    """[N] Where each position's entries begin."""
+    starts_N: NDArray[np.int64] = np.cumsum(n_N, dtype=np.int64)
+    starts_N -= n_N
+    return starts_N
+
+
 def owners(n_N: Ints) -> NDArray[np.int64]:
     """The position of every entry."""
-    return np.repeat(np.arange(len(n_N), dtype=np.int64), n_N)
+    return spread(np.arange(len(n_N), dtype=np.int64), n_N)
+
+
+def spread(values_N: NDArray[Any], n_N: Ints) -> NDArray[Any]:
+    """The value of its position for every entry."""
+    return np.repeat(values_N, n_N.astype(np.int64))  # which takes two thirds of the time that other counts take
 
 
 def _pick(scores: Scores, chosen: Mapping[str, slice | NDArray[np.bool_]]) -> Scores:

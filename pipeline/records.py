@@ -123,10 +123,10 @@ class Batch:
     tail_g_N: Any  # as in `Scores`
     reward_B: Any  # float32, NaN where there is none
     advantage_N: Any  # float32, of the token's completion over the others of its prompt; 0 where there is no reward
-    ids_NK: Any  # int64
+    ids_NK: Any  # int32, as the draws' are; torch gathers by int64
     logp_NK: Any  # at the loss temperature
     tail_N: Any  # mass outside ids_NK at the loss temperature
-    draw_ids_NJ: Any  # int64
+    draw_ids_NJ: Any
     draw_logp_NJ: Any  # at the loss temperature
     draw_logweight_NJ: Any  # log of what each draw counts in the expectation over the tail; -inf: none
     has_draws_N: Any  # bool; true also where no draw counts because the stored entries hold every one

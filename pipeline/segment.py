@@ -15,6 +15,7 @@ Array suffixes: see `pipeline.records`; B sequences of a segment.
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -41,10 +42,11 @@ from pipeline.records import Rollout, Scores
 from pipeline.sequences import ScoredSequence, SegmentHeader, index_table
 from pipeline.windows import Stretch
 from schemas.manifest import FileEntry, Manifest, Measured
-from schemas.segment import FORMAT, RANKS, TOKENS
+from schemas.segment import FORMAT, PAYLOAD, PLANES, RANKS, TOKENS
 
 _RANKS = "ranks.parquet"
 _ZSTD_LEVEL = 19
+_STRETCH = 1 << 13  # positions, more or less, decoded together
 _NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max=0.0, forward_kl=0.0)
 
 
@@ -282,17 +284,27 @@ class Segment:
 
     def read(self, start: int, stop: int) -> list[Scores]:
         """Scores of the sequences in rows [start, stop), views of arrays decoded together."""
-        stretch = self.read_stretch(start, stop)
-        return split_scores(stretch.scores, stretch.positions_B)
+        read = self.read_stretches(start, stop)
+        return [one for stretch in read for one in split_scores(stretch.scores, stretch.positions_B)]
 
-    def read_stretch(self, start: int, stop: int) -> Stretch:
-        """Scores of the sequences in rows [start, stop), decoded together and left end to end."""
+    def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
+        """Scores of the sequences in rows [start, stop), read together and decoded in stretches that a cache holds."""
         assert 0 <= start <= stop <= len(self), f"rows {start}:{stop} of {len(self)}"
         window = {axis: slice(int(ends[start]), int(ends[stop])) for axis, ends in self._bounds.items()}
         arrays = self._payload.read(window)
-        rows = self.index.slice(start, stop - start)
-        scores = self._codec.decode(arrays, self.token_of_rank)
-        return Stretch.of(start, scores, rows["positions"].to_numpy())
+        ends = self._bounds["position"]
+        every = np.arange(ends[start], ends[stop], _STRETCH)[1:]
+        cuts = np.unique([start, *np.searchsorted(ends[:stop], every), stop]).tolist()
+        return [self._decode(arrays, start, rows) for rows in itertools.pairwise(cuts)]
+
+    def _decode(self, arrays: Arrays, first: int, rows: tuple[int, int]) -> Stretch[Scores]:
+        """Scores of some of the sequences in arrays that begin with row `first`."""
+        (start, stop), cut = rows, {}
+        for name, array in arrays.items():
+            ends = self._bounds[PLANES[PAYLOAD[name].axes[0]]]
+            cut[name] = array[ends[start] - ends[first] : ends[stop] - ends[first]]
+        positions_B = self.index["positions"].slice(start, stop - start).to_numpy()
+        return Stretch.of(start, self._codec.decode(cut, self.token_of_rank), positions_B)
 
     def verify(self) -> None:
         """Hash every file; a StoreError names the first that differs from the manifest."""

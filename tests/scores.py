@@ -43,11 +43,14 @@ class InMemory:
 
     scores: Sequence[Scores]
 
-    def read_stretch(self, start: int, stop: int) -> Stretch:
-        """The scores of rows [start, stop)."""
-        parts = self.scores[start:stop]
-        whole = join_scores(parts, parts[0].tail_NH.shape[1])
-        return Stretch.of(start, whole, np.array([len(one.head_n) for one in parts]))
+    def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
+        """The scores of rows [start, stop), two sequences a stretch."""
+        found = []
+        for first in range(start, stop, 2):
+            parts = self.scores[first : min(first + 2, stop)]
+            whole = join_scores(parts, parts[0].tail_NH.shape[1])
+            found.append(Stretch.of(first, whole, np.array([len(one.head_n) for one in parts])))
+        return found
 
 
 def header(vocab: int, **changes: Any) -> SegmentHeader:

@@ -45,7 +45,19 @@ LAYERS = [
         "catalog",
     }
     | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
-    | {"supports", "upkeep", "views", "staleness", "collation", "surrogate", "rewards", "export", "intake", "plain"}
+    | {
+        "supports",
+        "upkeep",
+        "views",
+        "staleness",
+        "tempering",
+        "collation",
+        "surrogate",
+        "rewards",
+        "export",
+        "intake",
+        "plain",
+    }
     | {"transfer", "mixing", "certain"}
     | {"schedule", "template", "training_log", "pretrained", "engines.base", "engines.hf"}
     | {"tasks", "tasks.base", "tasks.table", "tasks.rows", "tasks.sources"}

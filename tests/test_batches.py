@@ -29,7 +29,7 @@ from pipeline.ragged import join_scores
 from pipeline.records import Batch, Rollout, Scores, Source
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
-from pipeline.windows import Stretch, gather, stretches
+from pipeline.windows import Stretch, WindowReader, gather, stretches
 from tests.scores import InMemory, header
 
 Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
@@ -347,13 +347,13 @@ def test_windows_follow_each_other_and_prompts_stay_whole() -> None:
 
 def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, int]] = []
-    whole = InMemory.read_stretch
+    whole = InMemory.read_stretches
 
-    def watched(self: InMemory, start: int, stop: int) -> Stretch:
+    def watched(self: InMemory, start: int, stop: int) -> list[Stretch[Scores]]:
         read.append((start, stop))
         return whole(self, start, stop)
 
-    monkeypatch.setattr(InMemory, "read_stretch", watched)
+    monkeypatch.setattr(InMemory, "read_stretches", watched)
     own = pool_of(prompts_of(*map(str, range(12))), [scores([{token: 0.5}]) for token in range(12)], window=4)
     for corpus, fraction in ((NONE, 1.0), (pool(5, "dataset"), 0.3)):
         steps = batches(own, corpus, fraction=fraction, size=1, steps=range(12 if fraction == 1 else 30))
@@ -368,7 +368,8 @@ def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.Mon
 
 
 def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
-    reader = pool_of(prompts_of(*"abcdef"), [scores([{token: 0.5}]) for token in range(6)], window=2).scores
+    source = InMemory(scores=[scores([{token: 0.5}]) for token in range(6)])
+    reader = WindowReader(source, np.arange(6) // 2, lambda one: one)
     reader.hold([0, 3])
     assert [reader.place(row)[1] for row in (0, 1, 2, 3)] == [0, 1, 2, 3]
     reader.hold([3, 2])
@@ -466,6 +467,37 @@ def test_a_batch_is_its_entries_laid_out(pairs: list[tuple[Rollout, Scores]], te
     assert batch.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
     assert len(batch.behaviour_logp_N) == len(batch.token_ids_N) == positions_N
     assert batch.from_student_B.tolist() == [one.source == "student" for one, _ in pairs]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged(), st.sampled_from([(1.0, 0), (2.0, 1)]))
+def test_a_row_has_the_bits_that_it_has_alone(pairs: list[tuple[Rollout, Scores]], at: tuple[float, int]) -> None:
+    """Whichever way sequences come into windows and batches: in float32, position by position."""
+    temperature, column = at
+    many = pool_of([one for one, _ in pairs], [rows for _, rows in pairs])
+    order = np.random.default_rng(len(pairs)).permutation(len(pairs)).tolist()
+    batch = next(iter_batches([[[(many, row) for row in order]]], temperature=temperature, column=column))[0]
+    cut = [(rows, *spans) for row in order for rows in (pairs[row][1],) for spans in positions(rows)]
+    for n, (rows, t, head, union, drawn) in enumerate(cut):
+        lse, floor = rows.lse_NH[t, column], np.float32(math.exp(-20))
+        logp = [
+            one if temperature == 1.0 else one / temperature - lse
+            for one in (rows.head_logp[head], rows.union_logp[union])
+        ]
+        tail = np.maximum(rows.union_tail_NH[t, column], floor)
+        sums = [np.add.reduceat(np.exp(one), [0])[0] if len(one) else np.float32(0) for one in logp]
+        norm = np.log(sums[0] + sums[1] + tail)
+        kept_K = ~np.isneginf(batch.logp_NK[n])
+        assert batch.logp_NK[n][kept_K].tolist() == [*(logp[0] - norm), *(logp[1] - norm)]
+        assert batch.tail_N[n] == tail / (sums[0] + sums[1] + tail)
+        share = np.log(np.maximum(rows.tail_NH[t, 0], floor) / np.float32(max(rows.draw_n[t], 1)))
+        raw = rows.draw_logp[drawn]
+        at_t = (raw if temperature == 1.0 else raw / temperature - lse) - norm
+        counted = ~np.isin(rows.draw_ids[drawn], rows.union_ids[union])
+        found, expected = batch.draw_logweight_NJ[n][: len(raw)], at_t - raw + share
+        assert found[counted].tolist() == expected[counted].tolist()
+        assert np.isneginf(found[~counted]).all()
+        assert batch.draw_logp_NJ[n][: len(raw)].tolist() == np.where(counted, at_t, 0).tolist()
 
 
 def test_row_t_belongs_to_completion_token_t() -> None:
