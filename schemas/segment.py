@@ -19,7 +19,7 @@ its entries start at `head_offset[b]`, `draw_offset[b]` and `union_offset[b]`. P
 entries of every array along E, and so on.
 
 With every codec:
-* `token_logp`: IEEE half precision, nats. `lse`: float32, temperatures 2 to H; absent when H is 1.
+* `lse`: float32, temperatures 2 to H; absent when H is 1.
 * log p_h(i) = log p(i) / temperature_h - lse_h.
 * `entropy`: a byte c means (c / 32) ** 2 nats, at each temperature.
 * `realised_only`: 1 where the realised token is a head entry for no other reason than having been realised, and its
@@ -39,12 +39,14 @@ Codec "sqrt8" (`levels`, `floor_nats`):
   0 < c < b means exp(-F + (c - 1) * (F + 2 * log(k / L)) / (b - 1)); c >= b means ((k + c - b) / L) ** 2.
   For L = 128: k = 4 and b = 131.
 * `union_tail`: (code of tail - code of union tail) mod 256, because the two are equal wherever the union is empty.
+* `token_p`: (the position's largest byte in `head_p` - code of the realised token's probability) mod 256, because the
+  likeliest token is the one that most often is realised; the largest of no bytes is 0.
 
 Codec "topk" (no configuration):
 * `head_token`, `draw_token`, `union_token`: token ids, by descending log-prob within a position, equal ones by
   ascending rank.
-* `head_logp`, `draw_logp`, `union_logp`: IEEE half precision, nats, -64 to 0. `log_tail`, `log_union_tail`: the same of
-  a mass, and -inf for none.
+* `head_logp`, `draw_logp`, `union_logp`, `token_logp` (of the realised token): IEEE half precision, nats, -64 to 0.
+  `log_tail`, `log_union_tail`: the same of a mass, and -inf for none.
 
 Codec "rskd" (`levels`, `floor_nats`): as "sqrt8", but for the draws, which have no `draw_p`.
 * `draw_id`: ranks of the distinct tokens that were drawn, coded as `head_id` is; `draw_n` counts these.
@@ -56,7 +58,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-FORMAT = "stillroom.segment/4"
+FORMAT = "stillroom.segment/5"
 
 _INDEX_FIELDS: list[Any] = [
     pa.field("score_key", pa.binary(16), nullable=False),  # blake2b of "scorer/sequence_key/support_key"; found by this
@@ -130,6 +132,7 @@ PAYLOAD: dict[str, PayloadArray] = {
     "log_union_tail": PayloadArray(("float16",), "NH", "log of the mass outside head and union"),
     "tail": PayloadArray(("uint8",), "NH", "mass outside the head"),
     "union_tail": PayloadArray(("uint8",), "NH", "mass outside head and union, as a difference from tail"),
+    "token_p": PayloadArray(("uint8",), "N", "probability of the realised token, as a difference from the largest"),
     "token_logp": PayloadArray(("float16",), "N", "log-prob of the realised token"),
     "realised_only": PayloadArray(("uint8",), "N", "the realised token is an entry for that reason alone"),
     "tail_g": PayloadArray(("uint8",), "N", "mean log-prob of the author's draws from its tail"),

@@ -33,7 +33,7 @@ def test_the_figures_are_those_of_a_calculation_by_hand() -> None:
     found = measure(before, after, SQRT8)
     errors = math.sqrt(0.3616) - 0.6, math.sqrt(4.4e-4) - math.sqrt(4e-4)
     assert found.sqrt_p_max == pytest.approx(max(errors), rel=1e-3)
-    assert found.sqrt_p_mean == pytest.approx(sum(errors) / 7, rel=1e-3)  # 3 entries, and 2 masses at each position
+    assert found.sqrt_p_mean == pytest.approx(sum(errors) / 9, rel=1e-3)  # 3 entries; 2 masses and a token a position
     assert found.log_p_max == pytest.approx(math.log(0.3616 / 0.36), rel=1e-3)  # and not that of 4e-4
     p, q = np.array([0.36, 4e-4, 0.64]) / 1.0004, np.array([0.3616, 4.4e-4, 0.64]) / 1.00204
     assert found.forward_kl == pytest.approx((p * np.log(p / q)).sum() / 2, rel=2e-3)
@@ -66,4 +66,4 @@ def test_a_sample_is_spread_evenly() -> None:
     logp = np.where(np.arange(positions) % 3 == 0, math.log(0.501), math.log(0.5)).astype(np.float32)
     found = measure(head, replace(head, head_logp=logp), SQRT8)
     assert found.positions == 4096
-    assert found.sqrt_p_mean == pytest.approx((math.sqrt(0.501) - math.sqrt(0.5)) / 3, rel=1e-3)
+    assert found.sqrt_p_mean == pytest.approx((math.sqrt(0.501) - math.sqrt(0.5)) / 4, rel=1e-3)

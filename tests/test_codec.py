@@ -112,8 +112,7 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
     assert (np.isnan(got.tail_g_N) == none_N).all()
     g_N = np.maximum(scores.tail_g_N[~none_N], -MOST_G)
     assert (np.abs(got.tail_g_N[~none_N] - g_N) <= codec.bounds.tail_g).all()
-    error_N = np.abs(got.token_logp_N - scores.token_logp_N)
-    assert (error_N <= codec.bounds.token_logp * np.abs(scores.token_logp_N) + 2.0**-24).all()
+    _in_bounds(codec, *(np.exp(one.token_logp_N.astype(np.float64)) for one in (scores, got)))
     assert all(getattr(got, f).dtype == getattr(scores, f).dtype for f in Scores.__slots__)
 
     again = codec.encode(got, rank_of_token)
@@ -194,7 +193,6 @@ def _one_position(
 
 TOKEN_OF_RANK = np.array([5, 3, 1, 0, 2, 4, 6, 7])  # ranks of tokens 0..7: 3 2 4 1 5 0 6 7
 _POSITION_BYTES = {
-    "token_logp": bytes([0x00, 0xBE]),
     "entropy": bytes([48]),  # 1.5 * 32
     "realised_only": bytes([1]),
     "tail_g": bytes([50]),  # 1 + 4 * 12.25
@@ -209,6 +207,7 @@ _SQRT8_BYTES = {
     "union_id": bytes([0, 0]),
     "union_p": bytes([1]),
     "union_n": bytes([1, 0]),
+    "token_p": bytes([68]),  # 255 - 187; (60 / 128) ** 2 is the nearest to exp(-1.5)
     "tail": bytes([191]),
     "union_tail": bytes([191]),  # 191 - 0
     **_POSITION_BYTES,
@@ -225,6 +224,7 @@ LITERAL_BYTES = {
         "union_token": bytes([5, 0]),
         "union_logp": bytes([0x00, 0xCD]),  # -20
         "union_n": bytes([1, 0]),
+        "token_logp": bytes([0x00, 0xBE]),
         "log_tail": bytes([0x8C, 0xBD]),
         "log_union_tail": bytes([0x00, 0xFC]),  # -inf
         **_POSITION_BYTES,

@@ -68,8 +68,8 @@ def _spread(positions: int) -> NDArray[np.bool_]:
 
 
 def _probabilities(scores: Scores) -> Arrays:
-    """Of the entries of each group by position and token, and the masses [N, H]."""
-    masses = {"tail": scores.tail_NH, "union_tail": scores.union_tail_NH}
+    """Of the entries of each group by position and token, the masses [N, H], and of the realised tokens [N]."""
+    masses = {"tail": scores.tail_NH, "union_tail": scores.union_tail_NH, "token": np.exp(scores.token_logp_N)}
     return {group: _entries(scores, group) for group in GROUPS} | {
         name: np.maximum(mass_NH, 0).astype(np.float64)  # rounding leaves -1e-8 where nothing is outside
         for name, mass_NH in masses.items()

@@ -16,7 +16,6 @@ from pipeline.records import Floats, Ints, Scores
 Arrays = dict[str, NDArray[Any]]
 
 SMALL_P = 1e-3  # from here on a codec promises its better accuracy of log(p)
-_LARGEST_HALF = 65504.0
 _ENTROPY_LEVELS = np.float32(32)  # of the root of an entropy, in each unit
 _G_STEP = np.float32(0.25)  # nats
 MOST_G = 63.5  # nats: -G beyond comes back as this
@@ -33,7 +32,6 @@ class ErrorBounds:
     log_p_small: float  # nats, for floor_p <= p < small_p
     small_p: float  # at most SMALL_P
     floor_p: float  # smaller probabilities come back as this one, except a mass of exactly 0
-    token_logp: float  # relative, of the realised token's log-prob
     sqrt_entropy: float  # absolute, of the root of an entropy in nats
     tail_g: float  # nats, of G down to -63.5
     draws_estimated: bool  # true: draws come back with an estimate of their log-prob, for which nothing is promised
@@ -91,23 +89,23 @@ def to_gaps(place: NDArray[np.int64], n_N: Ints, vocab: int, *, distinct: bool) 
     gaps = np.diff(place, prepend=0)
     assert not distinct or (gaps[1:] > 0).all(), "a token twice at a position"
     gaps -= distinct
-    starts = _starts(n_N)
-    gaps[starts] = place[starts] % vocab
+    first = starts(n_N)
+    gaps[first] = place[first] % vocab
     return gaps.astype(id_dtype(vocab))
 
 
 def from_gaps(gaps: NDArray[Any], n_N: Ints, *, distinct: bool) -> NDArray[np.uint32]:
     """Ranks: a running sum that begins anew at every position. It may run over: differences are exact modulo 2^32."""
-    starts = _starts(n_N)
+    first = starts(n_N)
     steps = gaps.astype(np.uint32)
     steps += distinct
-    steps[starts] -= np.uint32(distinct)
+    steps[first] -= np.uint32(distinct)
     ranks = np.cumsum(steps, dtype=np.uint32)
-    ranks -= np.repeat(ranks[starts] - steps[starts], n_N[n_N > 0])
+    ranks -= np.repeat(ranks[first] - steps[first], n_N[n_N > 0])
     return ranks
 
 
-def _starts(n_N: Ints) -> NDArray[np.int64]:
+def starts(n_N: Ints) -> NDArray[np.int64]:
     """Index of the first entry of every position that has one."""
     occupied = n_N[n_N > 0].astype(np.int64)
     return np.cumsum(occupied) - occupied
@@ -118,7 +116,6 @@ def encode_positions(scores: Scores) -> Arrays:
     assert not np.isnan(scores.entropy_NH).any(), "an entropy is NaN"
     root_NH = np.sqrt(np.maximum(scores.entropy_NH, 0))  # rounding leaves -1e-8 of a certain teacher
     arrays: Arrays = {
-        "token_logp": np.maximum(scores.token_logp_N, -_LARGEST_HALF).astype(np.float16),
         "entropy": np.minimum(np.rint(root_NH * _ENTROPY_LEVELS), 255).astype(np.uint8),
         "realised_only": scores.realised_only_N.astype(np.uint8),
         "tail_g": _encode_g(scores.tail_g_N),
@@ -130,9 +127,8 @@ def encode_positions(scores: Scores) -> Arrays:
 
 def decode_positions(arrays: Arrays) -> Arrays:
     """Fields of `Scores`: the inverse of `encode_positions`."""
-    lse_N1 = np.zeros((len(arrays["token_logp"]), 1), dtype=np.float32)
+    lse_N1 = np.zeros((len(arrays["tail_g"]), 1), dtype=np.float32)
     return {
-        "token_logp_N": arrays["token_logp"].astype(np.float32),
         "entropy_NH": np.square(arrays["entropy"].astype(np.float32) / _ENTROPY_LEVELS),
         "realised_only_N": arrays["realised_only"].astype(np.bool_),
         "tail_g_N": np.where(arrays["tail_g"] > 0, (1 - arrays["tail_g"].astype(np.float32)) * _G_STEP, np.nan),

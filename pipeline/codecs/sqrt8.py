@@ -28,10 +28,11 @@ from pipeline.codecs.base import (
     encode_positions,
     from_gaps,
     places,
+    starts,
     to_gaps,
 )
 from pipeline.ragged import GROUPS
-from pipeline.records import Scores
+from pipeline.records import Ints, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +71,13 @@ class Sqrt8:
             log_p_small=half_log_step + 1e-5,
             small_p=small**2,
             floor_p=math.exp(-self.floor_nats),
-            token_logp=2.0**-11,
             sqrt_entropy=SQRT_ENTROPY_ERROR,
             tail_g=TAIL_G_ERROR,
             draws_estimated=False,
         )
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
-        """Three arrays a group, two masses, and what `encode_positions` gives."""
+        """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
         arrays = encode_positions(scores)
         for group in GROUPS:
             ids, logp, n_N = (getattr(scores, f"{group}_{name}") for name in ("ids", "logp", "n"))
@@ -86,6 +86,7 @@ class Sqrt8:
             arrays[f"{group}_id"] = to_gaps(place[order], n_N, len(rank_of_token), distinct=group != "draw")
             arrays[f"{group}_p"] = self._codes(logp[order])
             arrays[f"{group}_n"] = encode_counts(n_N, group)
+        arrays["token_p"] = _likeliest(arrays["head_p"], scores.head_n) - self._codes(scores.token_logp_N)
         arrays["tail"] = self._mass_codes(scores.tail_NH)
         arrays["union_tail"] = arrays["tail"] - self._mass_codes(scores.union_tail_NH)
         return arrays
@@ -105,6 +106,7 @@ class Sqrt8:
             **groups,
             tail_NH=mass_C[arrays["tail"]],
             union_tail_NH=mass_C[arrays["tail"] - arrays["union_tail"]],
+            token_logp_N=logp_C[_likeliest(arrays["head_p"], groups["head_n"]) - arrays["token_p"]],
             **decode_positions(arrays),
         )
 
@@ -118,6 +120,14 @@ class Sqrt8:
         logp = np.log(np.where(positive, mass, 1).astype(np.float64))
         assert not np.isnan(mass).any(), "a mass is NaN"
         return np.where(positive, self._codes(logp), 0).astype(np.uint8)
+
+
+def _likeliest(codes: NDArray[np.uint8], n_N: Ints) -> NDArray[np.uint8]:
+    """[N] The largest code of each position; 0 where it has none."""
+    largest_N = np.zeros(len(n_N), np.uint8)
+    if len(codes):
+        largest_N[n_N > 0] = np.maximum.reduceat(codes, starts(n_N))
+    return largest_N
 
 
 def _lowest_level(levels: int) -> int:

@@ -48,14 +48,13 @@ class TopK:
             log_p_small=_ROUNDING * _FLOOR_NATS + _FLOAT32,
             small_p=math.exp(-_SMALL_NATS),
             floor_p=math.exp(-_FLOOR_NATS),
-            token_logp=_ROUNDING,
             sqrt_entropy=SQRT_ENTROPY_ERROR,
             tail_g=TAIL_G_ERROR,
             draws_estimated=False,
         )
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
-        """Three arrays a group, two masses, and what `encode_positions` gives."""
+        """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
         arrays = encode_positions(scores)
         vocab = len(rank_of_token)
         for group in GROUPS:
@@ -65,6 +64,7 @@ class TopK:
             arrays[f"{group}_token"] = ids[order].astype(id_dtype(vocab))
             arrays[f"{group}_logp"] = half[order]
             arrays[f"{group}_n"] = encode_counts(n_N, group)
+        arrays["token_logp"] = _half(scores.token_logp_N)
         arrays["log_tail"] = _half_mass(scores.tail_NH)
         arrays["log_union_tail"] = _half_mass(scores.union_tail_NH)
         return arrays
@@ -80,6 +80,7 @@ class TopK:
             **groups,
             tail_NH=_mass(arrays["log_tail"]),
             union_tail_NH=_mass(arrays["log_union_tail"]),
+            token_logp_N=arrays["token_logp"].astype(np.float32),
             **decode_positions(arrays),
         )
 
