@@ -4,8 +4,9 @@
 
 Forward and backward pass, gradients of hidden states and weights included, on random states and random teacher rows
 with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Seconds are those of the
-clock and of the processor (all threads); beside other work only the latter mean anything. Extra memory is the rise of
-the peak, on a CPU with Linux only. `trl` and `liger-kernel` are measured where they are installed
+clock and of the processor (all threads); beside other work only the latter mean anything, and of them the ratio to the
+products, which take turns with the loss in its own process. Extra memory is the rise of the peak, on a CPU with Linux
+only. `trl` and `liger-kernel` are measured where they are installed
 (`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
 others' rows in it take seven times as long: `--dtype float32` alone is done in minutes.
 """
@@ -17,7 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import click
 import torch
@@ -32,6 +33,7 @@ from pipeline.objective import ObjectiveParams, batch_loss
 from pipeline.records import Batch
 
 _ENTRIES, _DRAWS = 64, 8
+_Name: TypeAlias = Literal["forward_kl", "reverse_kl"]
 _CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
 
 
@@ -55,25 +57,26 @@ _CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
     help="Of states and weights.",
 )
 @click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
+@click.option("--loss", "chosen", multiple=True, help="These alone, by their names in the table.")
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
-def main(out: Path | None, shapes: tuple[str, ...], dtypes: tuple[str, ...], repeats: int, only: str | None) -> None:
+def main(
+    out: Path | None,
+    shapes: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    repeats: int,
+    chosen: tuple[str, ...],
+    only: str | None,
+) -> None:
     if only is not None:
         click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0], repeats)))
         return
     rows: list[Row] = []
-    for dtype, shape in itertools.product(dtypes, shapes):
-        size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
-        some = [
-            measured_apart("bench.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size
-            for name in _LOSSES
-            if _installed(name)
-        ]
-        rows += [
-            row | {f"of_matmuls{key}": row[f"seconds{key}"] / some[0][f"seconds{key}"] for key in _CLOCKS}
-            for row in some
-        ]
-        if out is not None:
-            write_json(out, rows)
+    for dtype, shape, name in itertools.product(dtypes, shapes, chosen or _LOSSES):
+        if _installed(name):
+            size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
+            rows.append(measured_apart("bench.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size)
+            if out is not None:
+                write_json(out, rows)
     table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
     for one in rows:
         shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
@@ -95,27 +98,36 @@ def _installed(name: str) -> bool:
 
 
 def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) -> Row:
-    """Seconds: the best of some. Memory: of the first, before the process has any to use again."""
+    """Seconds: the best of some, and of as many of the products in between. Memory: of the first, before the process
+    has any to use again."""
     torch.manual_seed(0)
     (tokens, width, vocab), kind = shape, getattr(torch, dtype)
     hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
     weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
-    loss = _LOSSES[name](hidden_ND, weight_VD)
-    seconds, extra = [], []
-    for repeat in range(repeats):
-        if repeat == 0:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
+    loss, products = _LOSSES[name](hidden_ND, weight_VD), _matmuls(hidden_ND, weight_VD)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
+    took, bare, extra = [], [], []
+    for _ in range(repeats):
         hidden_ND.grad = weight_VD.grad = None
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, started = _peak_bytes(), [clock() for clock in _CLOCKS.values()]
-        value = loss()
-        if value is not None:
-            value.backward()  # type: ignore[no-untyped-call]
-        seconds.append([clock() - at for clock, at in zip(_CLOCKS.values(), started, strict=True)])
+        before = _peak_bytes()
+        took.append(_timed(loss))
         extra.append(_peak_bytes() - before)
-    best = [min(one) for one in zip(*seconds, strict=True)]
-    took = {f"seconds{key}": one for key, one in zip(_CLOCKS, best, strict=True)}
-    return {"name": name, "extra_mb": extra[0] / 1e6} | took
+        bare.append(_timed(products))
+    row: Row = {"name": name, "extra_mb": extra[0] / 1e6}
+    for key in _CLOCKS:
+        seconds = min(one[key] for one in took)
+        row |= {f"seconds{key}": seconds, f"of_matmuls{key}": seconds / min(one[key] for one in bare)}
+    return row
+
+
+def _timed(loss: "Loss") -> dict[str, float]:
+    """Seconds of a forward and backward pass by each clock."""
+    started = {key: clock() for key, clock in _CLOCKS.items()}
+    value = loss()
+    if value is not None:
+        value.backward()  # type: ignore[no-untyped-call]
+    return {key: clock() - started[key] for key, clock in _CLOCKS.items()}
 
 
 def _peak_bytes() -> int:
@@ -163,10 +175,10 @@ def _gathered(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
     return loss
 
 
-def _chunked(chunk: int) -> Callable[[Tensor, Tensor], Loss]:
+def _chunked(chunk: int, name: _Name = "forward_kl") -> Callable[[Tensor, Tensor], Loss]:
     def prepared(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
         batch = _batch(len(hidden_ND), len(weight_VD))
-        return lambda: _ours(chunk, hidden_ND, weight_VD, batch)
+        return lambda: _ours(chunk, hidden_ND, weight_VD, batch, name)
 
     return prepared
 
@@ -200,14 +212,16 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
     "log_softmax and gather, no tail": _gathered,
     "stillroom, chunks of 128": _chunked(128),
     "stillroom, chunks of 512": _chunked(512),
+    "stillroom, chunks of 512, reverse KL": _chunked(512, "reverse_kl"),
     "TRL generalized_jsd_loss, beta 0": _trl,
     "Liger chunked JSD": _liger,
 }
 _PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
 
 
-def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch) -> Tensor:
-    divergence = DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False)
+def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: _Name = "forward_kl") -> Tensor:
+    """With the divergence's default support: draws, or G."""
+    divergence = DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False)
     p = ObjectiveParams(
         divergence=divergence,
         temperature=1.0,

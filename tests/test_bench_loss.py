@@ -23,8 +23,8 @@ def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = json.loads(out.read_text())["rows"]
     assert [row["name"] for row in rows] == [name for name in _LOSSES if _installed(name)]
     assert rows[0]["name"] == "the head's three matrix products"
-    assert rows[0]["of_matmuls"] == rows[0]["of_matmuls_of_processor"] == 1
-    assert all(row[key] > 0 for row in rows for key in ("seconds", "seconds_of_processor"))
+    for of in ("seconds", "of_matmuls", "seconds_of_processor", "of_matmuls_of_processor"):
+        assert all(row[of] > 0 for row in rows)
     assert all(row["extra_mb"] >= 0 for row in rows)
     assert {(row["tokens"], row["width"], row["vocab"], row["dtype"]) for row in rows} == {(24, 8, 120, "float32")}
 
