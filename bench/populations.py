@@ -139,13 +139,13 @@ def hidden(model: lm.Model, rollouts: Sequence[Rollout]) -> Tensor:
 def rounding(model: lm.Model) -> Iterator[None]:
     """The products of the model's body as bfloat16 has them: operands and results rounded, sums in float32.
 
-    The same numbers on any machine, and at the speed of float32: where a CPU lacks bfloat16, its own takes seven times as
+    The same numbers on any machine, and at the speed of float32: bfloat16 on a CPU that lacks it takes seven times as
     long.
     """
     layers = [one for one in model.base_model.modules() if isinstance(one, torch.nn.Linear)]
     exact = [one.weight.data for one in layers]
     hooks = [one.register_forward_pre_hook(lambda _, given: (_rounded(given[0]),)) for one in layers]
-    hooks += [one.register_forward_hook(lambda _, given, found: _rounded(found)) for one in layers]
+    hooks += [one.register_forward_hook(lambda _, __, found: _rounded(found)) for one in layers]
     try:
         for one in layers:
             one.weight.data = _rounded(one.weight.data)

@@ -160,6 +160,7 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
         way("default, ground truth too", best, union=everywhere),
         way("no draws, no G", plain, union=everywhere, draws_per_tail=0.0),
         way("teacher's tokens only", plain, **nothing),
+        way("teacher's tokens only, p > .01", plain, **nothing | {"threshold": 0.01}),
         way("p > .002", plain, threshold=0.002, draws_per_tail=0.0, union=everywhere),
         way("p > .01", plain, threshold=0.01, draws_per_tail=0.0, union=everywhere),
         way("top-64 fp32, bucket", plain, codec=None, **top64),
