@@ -24,7 +24,7 @@ import pyarrow as pa
 from bench.output import Row, show
 from pipeline.catalog import INDEXES, find_known, visible_files
 from pipeline.segment import write_index
-from pipeline.sequences import Key, score_key
+from pipeline.sequences import Key, score_keys
 from schemas.segment import INDEX
 
 _SCORER = "5c" * 16
@@ -71,7 +71,7 @@ def _write(store: Path, segment: int, count: int) -> list[Key]:
     keys = [(digits[start : start + 64], digits[start + 64 : start + 128]) for start in range(0, 128 * count, 128)]
     positions_B = generator.integers(20, 200, count)
     columns: dict[str, Any] = {
-        "score_key": [score_key(_SCORER, key) for key in keys],
+        "score_key": score_keys(_SCORER, keys),
         "sequence_key": [sequence for sequence, _ in keys],
         "support_key": [support for _, support in keys],
         "scorer": [_SCORER] * count,

@@ -2,9 +2,9 @@
 
 Guarantee: nothing is written and nothing is kept; a question reads the files that exist now. `find_known` is one query,
 however many keys there are.
-Cost: among a million stored sequences in 50 segments .12 s of CPU time for 1,000 keys and .7 s for 100,000, three
-quarters of the latter in Python (`python -m bench.lookup`), and about .5 ms for each further file to open: ask once a
-stage and never once a step.
+Cost: among a million stored sequences in 50 segments .1 s of CPU time for 1,000 keys and .5 s for 100,000, half of the
+latter in Python (`python -m bench.lookup`), and about .5 ms for each further file to open: ask once a stage and never
+once a step.
 Not taken: a database or Arrow file beside the segments (a second truth, which two writers would have to share);
 joining on the sequence's and the support's key, 64 characters each (three times the CPU time for 1,000 keys).
 """
@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.sequences import Key, score_key
+from pipeline.sequences import Key, score_keys
 from pipeline.store import Location
 from schemas.segment import FORMAT
 
@@ -37,7 +37,7 @@ _UNNEEDED = """
 
 def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Location]:
     """Where the store holds each key that `scorer` has scored, ordered by segment and row; other keys are left out."""
-    key_of = {score_key(scorer, key): key for key in keys}
+    key_of = dict(zip(score_keys(scorer, keys), keys, strict=True))
     failure = ""
     for _ in range(_ATTEMPTS):
         files = visible_files(store_root, INDEXES)

@@ -5,7 +5,7 @@ those of the decoded scores, so that writing what was read gives the same bytes.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -63,9 +63,14 @@ def support_key(rollout: Rollout) -> str:
     return hashlib.sha256(parts + np.asarray(offsets, "<f4").tobytes()).hexdigest()
 
 
-def score_key(scorer: str, key: Key) -> bytes:
+def score_keys(scorer: str, keys: Iterable[Key]) -> list[bytes]:
     """16 bytes for scorer, sequence and support together: the narrow column that a look-up scans."""
-    return hashlib.blake2b("/".join((scorer, *key)).encode(), digest_size=16).digest()
+    ours, found = hashlib.blake2b(f"{scorer}/".encode(), digest_size=16), []
+    for sequence, support in keys:
+        one = ours.copy()  # half the time of starting anew
+        one.update(f"{sequence}/{support}".encode())
+        found.append(one.digest())
+    return found
 
 
 def index_table(
@@ -84,7 +89,7 @@ def index_table(
     realised_N = np.array([token for one in rollouts for token in one.completion_ids], dtype=np.int64)
     keys = [(sequence_key(one), support_key(one)) for one in rollouts]
     columns = {
-        "score_key": [score_key(scorer, key) for key in keys],
+        "score_key": score_keys(scorer, keys),
         "sequence_key": [sequence for sequence, _ in keys],
         "support_key": [support for _, support in keys],
         "scorer": [scorer] * len(rollouts),

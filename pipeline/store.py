@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -24,9 +24,8 @@ from pipeline.windows import stretches
 _ORPHAN_AGE_S = 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Location:
-    """Where the store holds one sequence's scores."""
+class Location(NamedTuple):
+    """Where the store holds one sequence's scores; a tuple, because a plan makes a hundred thousand of them."""
 
     key: Key
     segment: str

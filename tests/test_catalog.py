@@ -11,7 +11,7 @@ from pipeline import catalog
 from pipeline.catalog import find_known
 from pipeline.errors import StoreError
 from pipeline.segment import write_index
-from pipeline.sequences import score_key
+from pipeline.sequences import score_keys
 from pipeline.store import Location
 from schemas.segment import INDEX
 
@@ -20,7 +20,7 @@ def _index_rows(keys: list[tuple[str, str]], scorer: str = "s") -> pa.Table:
     """An index whose rows have these keys and nothing else of interest."""
     plain: dict[str, object] = {"string": "", "int64": 0, "int32": 1, "float": 0.5, "bool": True}
     columns = {field.name: [plain.get(str(field.type))] * len(keys) for field in INDEX}
-    columns |= {"score_key": [score_key(scorer, key) for key in keys]}
+    columns |= {"score_key": score_keys(scorer, keys)}
     return pa.Table.from_pydict(columns, schema=INDEX)
 
 
