@@ -90,6 +90,7 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
 
         row = _timed(f"... in batches of {size}, as tensors", positions, collate)
         rows.append(row | {"widest": max(width for _, width in seen)})
+    rows.append(_timed("once: a pool opened", positions, lambda: open_pool(rollouts, segment, p)))
     some = np.random.default_rng(0).permutation(len(segment))[:50].tolist()
     few = sum(len(rollouts[row].completion_ids) for row in some)
     rows.append(_timed("one sequence at a time", few, lambda: [segment.read(row, row + 1) for row in some]))
@@ -103,7 +104,7 @@ def _timed(name: str, positions: int, act: Callable[[], object]) -> Row:
         started = time.process_time()
         act()
         seconds.append(time.process_time() - started)
-    reader = "zarr" if importlib.util.find_spec("zarrs") is None else "zarrs"
+    reader = "own" if importlib.util.find_spec("zarrs") is None else "zarrs"
     rate = round(positions / min(seconds))
     return {"reader": reader, "name": name, "positions": positions, "seconds": min(seconds), "positions_per_s": rate}
 

@@ -94,15 +94,19 @@ def to_gaps(place: NDArray[np.int64], n_N: Ints, vocab: int, *, distinct: bool) 
     return gaps.astype(id_dtype(vocab))
 
 
-def from_gaps(gaps: NDArray[Any], n_N: Ints, *, distinct: bool) -> NDArray[np.uint32]:
-    """Ranks: a running sum that begins anew at every position. It may run over: differences are exact modulo 2^32."""
-    first = starts(n_N)
-    steps = gaps.astype(np.uint32)
-    steps += distinct
-    steps[first] -= np.uint32(distinct)
-    ranks = np.cumsum(steps, dtype=np.uint32)
-    ranks -= np.repeat(ranks[first] - steps[first], n_N[n_N > 0])
-    return ranks
+def from_gaps(gaps: NDArray[Any], n_N: Ints, token_of_rank: NDArray[Any], *, distinct: bool) -> Ints:
+    """Token ids, whose ranks are a running sum that begins anew at every position."""
+    if not len(gaps):
+        return np.zeros(0, np.int32)
+    counts_N = n_N.astype(np.int64)  # what `repeat` and `take` would make of them each time
+    starts_N = np.cumsum(counts_N) - counts_N
+    # the sum over all positions; a first gap may run over by the 1, which goes with the sum before it
+    ranks = np.cumsum(gaps + gaps.dtype.type(distinct), dtype=np.int64)
+    before_N = ranks.take(starts_N, mode="clip")  # clip: positions without entries may lie at the end
+    before_N -= gaps.take(starts_N, mode="clip")
+    ranks -= np.repeat(before_N, counts_N)
+    assert ranks.max() < len(token_of_rank), "a rank outside the vocabulary"
+    return token_of_rank.astype(np.int32, copy=False).take(ranks, mode="clip")  # half the time of checking each
 
 
 def starts(n_N: Ints) -> NDArray[np.int64]:

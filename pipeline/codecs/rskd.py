@@ -68,7 +68,7 @@ class RSKD:
         n_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
         owner = owners(n_N)
         draws_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)
-        ids = token_of_rank[from_gaps(arrays["draw_id"], n_N, distinct=True)].astype(np.int32)
+        ids = from_gaps(arrays["draw_id"], n_N, token_of_rank, distinct=True)
         tail_N = np.maximum(scores.tail_NH[:, 0], math.exp(-self.floor_nats))  # a draw is not impossible
         logp = np.log(count / draws_N[owner] * tail_N[owner]).astype(np.float32)
         return replace(scores, draw_ids=np.repeat(ids, count), draw_logp=np.repeat(logp, count), draw_n=draws_N)

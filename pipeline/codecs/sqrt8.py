@@ -98,9 +98,8 @@ class Sqrt8:
         groups: Arrays = {}
         for group in GROUPS:
             n_N = arrays[f"{group}_n"].astype(np.int32)
-            ranks = from_gaps(arrays[f"{group}_id"], n_N, distinct=group != "draw")
-            groups[f"{group}_ids"] = token_of_rank[ranks].astype(np.int32)
-            groups[f"{group}_logp"] = logp_C[arrays[f"{group}_p"]]
+            groups[f"{group}_ids"] = from_gaps(arrays[f"{group}_id"], n_N, token_of_rank, distinct=group != "draw")
+            groups[f"{group}_logp"] = logp_C.take(arrays[f"{group}_p"], mode="clip")
             groups[f"{group}_n"] = n_N
         return Scores(
             **groups,
