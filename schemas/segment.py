@@ -39,6 +39,11 @@ Codec "sqrt8" (`levels`, `floor_nats`):
   0 < c < b means exp(-F + (c - 1) * (F + 2 * log(k / L)) / (b - 1)); c >= b means ((k + c - b) / L) ** 2.
   For L = 128: k = 4 and b = 131.
 * `union_tail`: (code of tail - code of union tail) mod 256, because the two are equal wherever the union is empty.
+* The first temperature's `tail` and `entropy` are stored as (code - expected code) mod 256. With M the sum of
+  round(2^24 p) over the position's `head_p`, the tail's expected code is that of floor(max(2^24 - M, 0) / 2^12) / 2^12:
+  the nearest in sqrt(p) from b on and in log(p) below, 1 for none. With E the sum of round(-2^14 p log p), and
+  f = round(2^14 (7.5 t - t log t)) of the tail t that is stored, the entropy's is that of floor((E + f) / 16) / 2^10
+  nats, below 20.
 * `token_p`: (the position's largest byte in `head_p` - code of the realised token's probability) mod 256, because the
   likeliest token is the one that most often is realised; the largest of no bytes is 0.
 
@@ -130,7 +135,7 @@ PAYLOAD: dict[str, PayloadArray] = {
     "union_logp": PayloadArray(("float16",), "U", "their log-probs"),
     "log_tail": PayloadArray(("float16",), "NH", "log of the mass outside the head"),
     "log_union_tail": PayloadArray(("float16",), "NH", "log of the mass outside head and union"),
-    "tail": PayloadArray(("uint8",), "NH", "mass outside the head"),
+    "tail": PayloadArray(("uint8",), "NH", "mass outside the head, as a difference from what the head leaves"),
     "union_tail": PayloadArray(("uint8",), "NH", "mass outside head and union, as a difference from tail"),
     "token_p": PayloadArray(("uint8",), "N", "probability of the realised token, as a difference from the largest"),
     "token_logp": PayloadArray(("float16",), "N", "log-prob of the realised token"),

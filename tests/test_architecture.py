@@ -44,7 +44,16 @@ LAYERS = [
         "store",
         "catalog",
     }
-    | {"codecs", "codecs.accuracy", "codecs.base", "codecs.rskd", "codecs.sqrt8", "codecs.topk", "divergence"}
+    | {
+        "codecs",
+        "codecs.accuracy",
+        "codecs.base",
+        "codecs.expected",
+        "codecs.rskd",
+        "codecs.sqrt8",
+        "codecs.topk",
+        "divergence",
+    }
     | {
         "supports",
         "upkeep",

@@ -208,9 +208,10 @@ _SQRT8_BYTES = {
     "union_p": bytes([1]),
     "union_n": bytes([1, 0]),
     "token_p": bytes([68]),  # 255 - 187; (60 / 128) ** 2 is the nearest to exp(-1.5)
-    "tail": bytes([191]),
+    "tail": bytes([190]),  # 191 - 1: such a head leaves nothing
     "union_tail": bytes([191]),  # 191 - 0
     **_POSITION_BYTES,
+    "entropy": bytes([253]),  # 48 - 51: .25 log 4 of the head, .25 (log 4 + 7.5) of the tail, 2.57 nats
 }
 LITERAL_BYTES = {
     "sqrt8": _SQRT8_BYTES,
@@ -293,7 +294,8 @@ def test_every_code_means_what_the_schema_says() -> None:
     codes = np.arange(256, dtype=np.uint8)
     rows = join_scores([_one_position(ids=[], logp=[])] * 256, 1)
     ranks = np.arange(8)
-    arrays = codec.encode(rows, ranks) | {"tail": codes[:, None], "union_tail": np.zeros((256, 1), np.uint8)}
+    tail = codes[:, None] - np.uint8(255)  # without a head all the mass is expected in the tail
+    arrays = codec.encode(rows, ranks) | {"tail": tail, "union_tail": np.zeros((256, 1), np.uint8)}
     masses = codec.decode(arrays, ranks).tail_NH[:, 0]
     assert np.allclose(masses, p, rtol=1e-6, atol=0)
     assert (np.diff(masses) > 0).all()

@@ -178,7 +178,7 @@ def test_verify_says_when_there_is_nothing_to_compare(
 ) -> None:
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(
-        text.replace("threshold: 0.005\n    max_entries", "threshold: 0.01\n    max_entries")
+        text.replace("threshold: 0.006\n    max_entries", "threshold: 0.01\n    max_entries")
     )
     assert stillroom(monkeypatch, "verify", "--rescore", "3") == 1
     assert "got 1 segments, none of them with such; run `make repro`" in capsys.readouterr().err

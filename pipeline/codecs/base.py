@@ -16,7 +16,7 @@ from pipeline.records import Floats, Ints, Scores
 Arrays = dict[str, NDArray[Any]]
 
 SMALL_P = 1e-3  # from here on a codec promises its better accuracy of log(p)
-_ENTROPY_LEVELS = np.float32(32)  # of the root of an entropy, in each unit
+ENTROPY_LEVELS = np.float32(32)  # of the root of an entropy, in each unit
 _G_STEP = np.float32(0.25)  # nats
 MOST_G = 63.5  # nats: -G beyond comes back as this
 SQRT_ENTROPY_ERROR = 0.5 / 32 + 1e-6
@@ -120,7 +120,7 @@ def encode_positions(scores: Scores) -> Arrays:
     assert not np.isnan(scores.entropy_NH).any(), "an entropy is NaN"
     root_NH = np.sqrt(np.maximum(scores.entropy_NH, 0))  # rounding leaves -1e-8 of a certain teacher
     arrays: Arrays = {
-        "entropy": np.minimum(np.rint(root_NH * _ENTROPY_LEVELS), 255).astype(np.uint8),
+        "entropy": np.minimum(np.rint(root_NH * ENTROPY_LEVELS), 255).astype(np.uint8),
         "realised_only": scores.realised_only_N.astype(np.uint8),
         "tail_g": _encode_g(scores.tail_g_N),
     }
@@ -133,7 +133,7 @@ def decode_positions(arrays: Arrays) -> Arrays:
     """Fields of `Scores`: the inverse of `encode_positions`."""
     lse_N1 = np.zeros((len(arrays["tail_g"]), 1), dtype=np.float32)
     return {
-        "entropy_NH": np.square(arrays["entropy"].astype(np.float32) / _ENTROPY_LEVELS),
+        "entropy_NH": np.square(arrays["entropy"].astype(np.float32) / ENTROPY_LEVELS),
         "realised_only_N": arrays["realised_only"].astype(np.bool_),
         "tail_g_N": np.where(arrays["tail_g"] > 0, (1 - arrays["tail_g"].astype(np.float32)) * _G_STEP, np.nan),
         "lse_NH": np.concatenate([lse_N1, arrays["lse"]], axis=1) if "lse" in arrays else lse_N1,

@@ -31,6 +31,7 @@ from pipeline.codecs.base import (
     starts,
     to_gaps,
 )
+from pipeline.codecs.expected import Expectation, less_first, plus_first
 from pipeline.ragged import GROUPS
 from pipeline.records import Ints, Scores
 
@@ -87,8 +88,12 @@ class Sqrt8:
             arrays[f"{group}_p"] = self._codes(logp[order])
             arrays[f"{group}_n"] = encode_counts(n_N, group)
         arrays["token_p"] = _likeliest(arrays["head_p"], scores.head_n) - self._codes(scores.token_logp_N)
-        arrays["tail"] = self._mass_codes(scores.tail_NH)
-        arrays["union_tail"] = arrays["tail"] - self._mass_codes(scores.union_tail_NH)
+        tail_NH = self._mass_codes(scores.tail_NH)
+        arrays["union_tail"] = tail_NH - self._mass_codes(scores.union_tail_NH)
+        expect = _expectation(self.levels, self.floor_nats)
+        sums_N = expect.sums(arrays["head_p"], scores.head_n)
+        arrays["entropy"] = less_first(arrays["entropy"], expect.entropy(sums_N, tail_NH[:, 0]))
+        arrays["tail"] = less_first(tail_NH, expect.tail(sums_N))
         return arrays
 
     def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
@@ -101,12 +106,16 @@ class Sqrt8:
             groups[f"{group}_ids"] = from_gaps(arrays[f"{group}_id"], n_N, token_of_rank, distinct=group != "draw")
             groups[f"{group}_logp"] = logp_C.take(arrays[f"{group}_p"], mode="clip")
             groups[f"{group}_n"] = n_N
+        expect = _expectation(self.levels, self.floor_nats)
+        sums_N = expect.sums(arrays["head_p"], groups["head_n"])
+        tail_NH = plus_first(arrays["tail"], expect.tail(sums_N))
+        entropy_NH = plus_first(arrays["entropy"], expect.entropy(sums_N, tail_NH[:, 0]))
         return Scores(
             **groups,
-            tail_NH=mass_C[arrays["tail"]],
-            union_tail_NH=mass_C[arrays["tail"] - arrays["union_tail"]],
+            tail_NH=mass_C[tail_NH],
+            union_tail_NH=mass_C[tail_NH - arrays["union_tail"]],
             token_logp_N=logp_C[_likeliest(arrays["head_p"], groups["head_n"]) - arrays["token_p"]],
-            **decode_positions(arrays),
+            **decode_positions(arrays | {"entropy": entropy_NH}),
         )
 
     def _codes(self, logp: NDArray[Any]) -> NDArray[np.uint8]:
@@ -131,6 +140,11 @@ def _likeliest(codes: NDArray[np.uint8], n_N: Ints) -> NDArray[np.uint8]:
 
 def _lowest_level(levels: int) -> int:
     return int(levels * math.sqrt(SMALL_P))
+
+
+@cache
+def _expectation(levels: int, floor_nats: float) -> Expectation:
+    return Expectation.of(*_table(levels, floor_nats))
 
 
 @cache
