@@ -56,12 +56,14 @@ class Expectation:
     def tail(self, sums_N: NDArray[np.int64]) -> NDArray[np.uint8]:
         """[N] The code of the mass that the head leaves."""
         rest_N = np.maximum(_UNIT - (sums_N & 0xFFFFFFFF), 0)
-        return self.tail_of_rest[rest_N >> _BIN]
+        code_N: NDArray[np.uint8] = self.tail_of_rest[rest_N >> _BIN]
+        return code_N
 
     def entropy(self, sums_N: NDArray[np.int64], tail_N: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[N] The code of the entropy that head and tail would have."""
         steps_N = (sums_N >> 32) + self.entropy_of_tail_C[tail_N]
-        return self.entropy_code[np.minimum(steps_N >> 4, len(self.entropy_code) - 1)]
+        code_N: NDArray[np.uint8] = self.entropy_code[np.minimum(steps_N >> 4, len(self.entropy_code) - 1)]
+        return code_N
 
 
 def less_first(code_NH: NDArray[np.uint8], expected_N: NDArray[np.uint8]) -> NDArray[np.uint8]:
