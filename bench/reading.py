@@ -2,10 +2,12 @@
 
     python -m bench.reading --json FILE
 
-The segment is synthetic and lies in the page cache: 4,200 sequences of 40-200 positions, V = 49152, on average 18
-head entries, 3 of the union and 3 draws a position, as unevenly spread as a teacher's (batches are padded to the
-widest position, `widest`). Seconds are those of the processor, the best of five, so that a neighbour's work counts
-little. `zarrs` reads the chunks where it is installed; the first column says so.
+The segment is synthetic and lies in the page cache: 4,200 sequences of 40-200 positions, V = 49152. `near` has entries
+as the default support has of a student near its teacher, on average 10 of the head, 2.7 of the union and .4 draws a
+position, `wide` 18, 3 and 3; spread as unevenly as a teacher's, and padded to the widest position of a batch
+(`widest`). Seconds are those of the processor, the best of five, so that a neighbour's work counts little. `zarrs`
+reads the chunks where it is installed, else `pipeline.payload` itself; the first column says so. What is done once for
+all rollouts, however many passes over them follow, has a row of its own.
 """
 
 import importlib.util
@@ -26,7 +28,7 @@ import torch
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.output import Row, show
-from bench.segments import nameless, synthetic_scores
+from bench.segments import NEAR, WIDE, Widths, nameless, synthetic_scores
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
 from pipeline.ragged import split_scores
 from pipeline.records import Rollout
@@ -43,13 +45,17 @@ VOCAB = 49152
 @click.option("--window", default=1024, show_default=True, help="Sequences decoded together.")
 def main(out: Path | None, sequences: int, window: int) -> None:
     torch.set_num_threads(1)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
-        rollouts = _write(Path(folder) / "segment", sequences)
-        rows = _measure(rollouts, Segment.open(Path(folder) / "segment"), window)
-    table = [["reader", "name", "widest", "positions", "seconds", "positions/s"]]
+        for entries, widths in (("near", NEAR), ("wide", WIDE)):
+            path = Path(folder) / entries
+            rollouts = _write(path, sequences, widths)
+            rows += [{"entries": entries} | row for row in _measure(rollouts, Segment.open(path), window)]
+    table = [["reader", "entries", "name", "widest", "positions", "seconds", "positions/s"]]
     table += [
         [
             one["reader"],
+            one["entries"],
             one["name"],
             str(one.get("widest", "")),
             f"{one['positions']:,}",
@@ -109,11 +115,12 @@ def _timed(name: str, positions: int, act: Callable[[], object]) -> Row:
     return {"reader": reader, "name": name, "positions": positions, "seconds": min(seconds), "positions_per_s": rate}
 
 
-def _write(path: Path, count: int) -> list[Rollout]:
+def _write(path: Path, count: int, widths: Widths) -> list[Rollout]:
     rng = np.random.default_rng(0)
     lengths_B = rng.integers(40, 201, count)
     cut_B = np.cumsum(lengths_B)[:-1]
-    scores, tokens = synthetic_scores(rng, int(lengths_B.sum()), VOCAB), rng.integers(0, VOCAB, int(lengths_B.sum()))
+    positions = int(lengths_B.sum())
+    scores, tokens = synthetic_scores(rng, positions, VOCAB, widths), rng.integers(0, VOCAB, positions)
     rollouts = [
         Rollout(
             rollout_id=str(at),

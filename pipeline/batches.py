@@ -34,8 +34,8 @@ from pipeline.params import Fraction, Positive
 from pipeline.records import Batch, Floats, Rollout
 from pipeline.segment import Segment
 from pipeline.shared import tokens_to_read
-from pipeline.tempering import TeacherRows, temper
-from pipeline.windows import Source, WindowReader, gather
+from pipeline.tempering import TeacherRows, gather, temper
+from pipeline.windows import Source, WindowReader
 
 _STD_FLOOR = 1e-4  # TRL's: rewards that hardly differ are not blown up
 

@@ -1,8 +1,8 @@
 """The teacher's rows of some sequences as padded arrays: what the loss takes.
 
 Guarantee: row t belongs to completion token t; every row is a distribution again, at the temperature asked for.
-Cost: about .3 microseconds a position on one busy core, at 24 entries and draws padded to 90 and 22 columns; two thirds
-of it go into the padded arrays (8 bytes for each of K, 12 for each of J).
+Cost: about .4 microseconds a position on one busy core, at 24 entries and draws padded to 116 and 22 columns; most of
+it goes into the padded arrays (8 bytes for each of K, 12 for each of J).
 Not taken: padding first (three times slower), leaving rows ragged (the loss gathers rectangles), ids of 8 bytes (torch
 gathers by them alone; `pipeline.head` makes them so for the few positions at hand).
 
@@ -12,7 +12,6 @@ Array suffixes: see `pipeline.records`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from pipeline.records import Batch, Floats, Ints, Rollout, Scores
 from pipeline.tempering import TeacherRows, temper
 
 _STUDENTS = ("student", "replay", "peer")
+_NO_LOGP = np.float32(-np.inf).view(np.int32)  # rows come as four-byte cells, whatever is in them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,31 +79,24 @@ def lay_out(rollouts: Sequence[Rollout], written: Sequence[Written], rows: Teach
 
 def _entries(rows: TeacherRows) -> tuple[Ints, Floats]:
     """Head and union of each position side by side [N, K]; padding repeats the row's first id."""
-    positions, head_width = len(rows.head_n), _widest(rows.head_n)
-    width = head_width + _widest(rows.union_n)
-    in_head, in_union = _cells(rows.head_n, width, 0), _cells(rows.union_n, width, head_width)
-    ids_NK = np.empty((positions, width), np.int32)
-    ids_NK[:] = rows.head_ids[starts(rows.head_n), None]
-    logp_NK = np.full((positions, width), -np.inf, np.float32)
-    for padded, in_row, beside in (
-        (ids_NK.reshape(-1), rows.head_ids, rows.union_ids),
-        (logp_NK.reshape(-1), rows.head_logp, rows.union_logp),
-    ):
-        padded[in_head], padded[in_union] = in_row, beside
-    return ids_NK, logp_NK
+    head_width = _widest(rows.head_n)
+    shape = len(rows.head_n), head_width + _widest(rows.union_n)
+    in_head, in_union = _cells(rows.head_n, shape[1], 0), _cells(rows.union_n, shape[1], head_width)
+    ids_NK, logp_NK = np.empty(shape, np.int32), np.full(shape, _NO_LOGP, np.int32)
+    ids_NK[:] = rows.head[0, starts(rows.head_n), None]
+    for padded, head, union in zip((ids_NK.reshape(-1), logp_NK.reshape(-1)), rows.head, rows.union, strict=True):
+        padded[in_head], padded[in_union] = head, union
+    return ids_NK, logp_NK.view(np.float32)
 
 
 def _draws(rows: TeacherRows) -> tuple[Ints, Floats, Floats]:
-    """Draws [N, J]: ids, log-probs and log-weights."""
-    width = _widest(rows.draw_n)
-    cells = _cells(rows.draw_n, width, 0)
-
-    def padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
-        cells_NJ: NDArray[Any] = np.full((len(rows.draw_n), width), fill, values.dtype)
-        cells_NJ.reshape(-1)[cells] = values
-        return cells_NJ
-
-    return padded(rows.draw_ids, 0), padded(rows.draw_logp, 0), padded(rows.draw_logweight, -np.inf)
+    """Draws [N, J]: ids, log-probs and log-weights; padding has id 0 and counts nothing."""
+    shape = len(rows.draw_n), _widest(rows.draw_n)
+    cells = _cells(rows.draw_n, shape[1], 0)
+    ids_NJ, logp_NJ, logweight_NJ = (np.full(shape, fill, np.int32) for fill in (0, 0, _NO_LOGP))
+    for padded, draw in zip((ids_NJ, logp_NJ, logweight_NJ), rows.draw, strict=True):
+        padded.reshape(-1)[cells] = draw
+    return ids_NJ, logp_NJ.view(np.float32), logweight_NJ.view(np.float32)
 
 
 def _widest(counts_N: Ints) -> int:

@@ -19,13 +19,12 @@ GROUPS = ("head", "draw", "union")
 _DTYPES: dict[str, Any] = {"realised_only_N": np.bool_}
 
 
-def groups_of(record: type[Any]) -> dict[str, str]:
-    """Along which counts each field of `Scores`, or of a record like it, runs."""
-    entries = {f"{group}_{what}": group for group in GROUPS for what in ("ids", "logp", "logweight")}
-    return {field.name: entries.get(field.name, "position") for field in fields(record)}
+def _group_of(name: str) -> str:
+    """Along which counts a field of `Scores` runs."""
+    return next((one for one in GROUPS if name in (f"{one}_ids", f"{one}_logp")), "position")
 
 
-GROUP_OF_FIELD = groups_of(Scores)
+GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
 
 
 def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:

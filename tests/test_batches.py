@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from pipeline.ragged import join_scores
 from pipeline.records import Batch, Rollout, Scores, Source
 from pipeline.segment import Segment, write_segment
 from pipeline.sequences import ScoredSequence
-from pipeline.windows import Stretch, WindowReader, gather, stretches
+from pipeline.tempering import gather, temper
+from pipeline.windows import Stretch, WindowReader, stretches
 from tests.scores import InMemory, header
 
 Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
@@ -369,13 +371,13 @@ def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.Mon
 
 def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
     source = InMemory(scores=[scores([{token: 0.5}]) for token in range(6)])
-    reader = WindowReader(source, np.arange(6) // 2, lambda one: one)
+    reader = WindowReader(source, np.arange(6) // 2, partial(temper, temperature=1.0, column=0))
     reader.hold([0, 3])
     assert [reader.place(row)[1] for row in (0, 1, 2, 3)] == [0, 1, 2, 3]
     reader.hold([3, 2])
     with pytest.raises(KeyError):
         reader.place(0)
-    assert gather([reader.place(3), reader.place(2)]).head_ids.tolist() == [3, 2]
+    assert gather([reader.place(3), reader.place(2)]).head[0].tolist() == [3, 2]
 
 
 def test_rows_far_apart_are_read_apart() -> None:

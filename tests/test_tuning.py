@@ -222,4 +222,4 @@ def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Pat
 def test_certain_rows_are_of_their_own_tokens() -> None:
     rollouts = reference_rollouts(PROMPTS)
     (stretch,) = Certain(rollouts=rollouts).read_stretches(3, 7)
-    assert stretch.scores.head_ids[stretch.cut(5)["head"]].tolist() == rollouts[5].completion_ids
+    assert stretch.scores.head_ids[slice(*stretch.bounds["head"][2:4])].tolist() == rollouts[5].completion_ids
