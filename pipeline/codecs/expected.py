@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.base import ENTROPY_LEVELS, starts
+from pipeline.codecs.base import ENTROPY_LEVELS, occupied_starts
 from pipeline.records import Ints
 
 _UNIT = 1 << 24  # of a probability
@@ -50,7 +50,7 @@ class Expectation:
         """[N] Of the head's entries, as `sums_C` has them."""
         sums_N = np.zeros(len(n_N), np.int64)
         if len(codes):
-            sums_N[n_N > 0] = np.add.reduceat(self.sums_C[codes], starts(n_N))
+            sums_N[n_N > 0] = np.add.reduceat(self.sums_C[codes], occupied_starts(n_N))
         return sums_N
 
     def tail(self, sums_N: NDArray[np.int64]) -> NDArray[np.uint8]:
