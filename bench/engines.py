@@ -119,9 +119,10 @@ def _scoring(prompts: list[Prompt], vocab: int) -> list[Row]:
 
     def forward() -> None:
         with torch.inference_mode(), lm.autocast(lm.resolve_dtype(p.precision)):
-            for one in rollouts:
-                hidden_TD = lm.completion_hidden(model, [one.prompt_ids], [one.completion_ids])
-                head(hidden_TD).log_softmax(-1).topk(128)
+            for start in range(0, len(rollouts), p.batch_size):
+                some = rollouts[start : start + p.batch_size]
+                texts = [one.prompt_ids for one in some], [one.completion_ids for one in some]
+                head(lm.completion_hidden(model, *texts)).log_softmax(-1).topk(128)
 
     def score() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,13 @@
 """How fast a student comes near its teacher: held-out KL against wall time and teacher tokens, beside TRL's GKDTrainer.
 
     python -m bench.quality --json FILE
-    python -m bench.quality --steps 32 --measure 8 --heldout 24 --seeds 2 --json FILE    # an hour
+    python -m bench.quality --steps 32 --measure 8 --heldout 40 --seeds 2 --json FILE    # an hour
 
 Every row trains the first student of params.yaml for the same number of steps of the same size on nothing but its own
 rollouts for the same training prompts, with the same learning rate, from the same seed: through this pipeline's stages
-(`bench.job`) with fresh rollouts every so many steps and so many passes over them, and with a live teacher
-(`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a token, on
-completions that the student samples for held-out prompts.
+(`bench.job`) with fresh rollouts every so many steps, so many passes over them and so many of each prompt, and with a
+live teacher (`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a
+token, on completions that the student samples for held-out prompts.
 
 Each row and seed has a process of its own, whose peak of resident memory is taken before it measures any KL; KL is
 measured on saved checkpoints afterwards, off the clock. Seconds include loading models, hashing and checkpoints, and
@@ -29,7 +29,7 @@ import click
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
 from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
-from bench.output import Row, show
+from bench.output import Row, show, write_json
 from bench.trl_gkd import has_trl, run_gkd
 from pipeline.engines.base import Sampling
 from pipeline.engines.hf import HFSampler
@@ -42,6 +42,7 @@ from stages.inputs import read_prompts
 
 _TRL = "trl"
 _STUDENT = "measured"
+_DECODED = 64  # completions at once, as many as a round has or these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,6 @@ class Setting:
     steps: int
     measure: int
     batch: int
-    samples: int
     tokens: int
     heldout: int
     learning_rate: float
@@ -62,45 +62,44 @@ class Setting:
 @click.option("--steps", default=8, show_default=True, help="Optimizer steps of a row.")
 @click.option("--measure", default=4, show_default=True, help="Steps between measurements.")
 @click.option("--batch", default=8, show_default=True, help="Rollouts of a step.")
-@click.option("--samples", default=4, show_default=True, help="Rollouts of a prompt in the pipeline's rows.")
 @click.option("--tokens", default=40, show_default=True, help="Of a rollout, at most.")
 @click.option("--heldout", default=12, show_default=True, help="Prompts on which a student is measured.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
-@click.option("--way", "ways", multiple=True, default=("2x1", "4x1", "4x2"), show_default=True)
+@click.option("--way", "ways", multiple=True, default=("2x1x4", "4x1x4", "4x2x4"), show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
 @click.option("--seed", default=0, show_default=True, help="Of --only.")
 def main(out: Path | None, ways: Sequence[str], seeds: int, only: str | None, seed: int, **sizes: Any) -> None:
-    """--way EVERYxPASSES: steps between refreshes, and passes over the rollouts of each."""
+    """--way EVERYxPASSESxSAMPLES: steps between refreshes, passes over the rollouts of each, rollouts of a prompt."""
     setting = Setting(**sizes)
     if only is not None:
         click.echo(json.dumps(list(measured(only, setting, seed))))
         return
     for way in ways:
         check_way(way, setting)
-    names = [*([_TRL] if has_trl() else []), *ways]
-    runs = [
-        row
-        for name in names
-        for seed in range(seeds)
-        for row in measured_apart("bench.quality", name, seed=seed, **asdict(setting))
-    ]
-    rows = [*averaged(runs), *against_trl(averaged(runs))]
+    names, runs, rows = [*([_TRL] if has_trl() else []), *ways], list[Row](), list[Row]()
+    for name in names:
+        for one in range(seeds):
+            runs += measured_apart("bench.quality", name, seed=one, **asdict(setting))
+            rows = [*averaged(runs), *against_trl(averaged(runs))]
+            if out is not None:
+                write_json(out, rows, setting=asdict(setting), runs=runs)
     show(table(rows), rows, out, setting=asdict(setting), runs=runs)
     if _TRL not in names:
         click.echo("trl is not installed: no row for it")
 
 
-def check_way(way: str, setting: Setting) -> tuple[int, int]:
-    """Steps between refreshes, and passes; a click.UsageError where the numbers do not go into each other."""
-    every, _, passes = way.partition("x")
-    if not (every.isdigit() and passes.isdigit() and int(every) and int(passes)):
-        raise click.UsageError(f"--way: expected EVERYxPASSES such as 8x2, got {way}")
-    if setting.measure % int(every) or setting.steps % setting.measure:
+def check_way(way: str, setting: Setting) -> tuple[int, int, int]:
+    """Steps between refreshes, passes, rollouts of a prompt; a click.UsageError where they do not fit."""
+    parts = way.split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise click.UsageError(f"--way: expected EVERYxPASSESxSAMPLES such as 8x2x4, got {way}")
+    every, passes, samples = map(int, parts)
+    if setting.measure % every or setting.steps % setting.measure:
         raise click.UsageError(f"--way: expected a divisor of --measure, and that one of --steps, got {way}")
-    if int(every) * setting.batch % (int(passes) * setting.samples):
-        raise click.UsageError(f"--way {way}: expected whole prompts of --samples rollouts in --batch times EVERY")
-    return int(every), int(passes)
+    if every * setting.batch % (passes * samples):
+        raise click.UsageError(f"--way {way}: expected whole prompts of SAMPLES rollouts in --batch times EVERY")
+    return every, passes, samples
 
 
 def measured(name: str, setting: Setting, seed: int) -> Iterator[Row]:
@@ -126,10 +125,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         "corpus": {"references": 0, "generations": 0},
         "reward": {},
         "replay": {"rounds": 0},
-        "rollout": {
-            "samples_per_prompt": setting.samples,
-            "sampling": {"max_new_tokens": setting.tokens, "temperature": 1.0, "top_p": 1.0},
-        },
+        "rollout": {"sampling": {"max_new_tokens": setting.tokens, "temperature": 1.0, "top_p": 1.0}},
         "objective": {
             "divergence": {"name": "forward_kl"},
             "temperature": 1.0,
@@ -153,9 +149,16 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
 
 
 def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path) -> Iterator[tuple[Row, Path]]:
-    every, passes = check_way(way, setting)
-    prompts = every * setting.batch // (passes * setting.samples)
-    own = {"schedule": {"refresh_every": every}, "rollout": {"prompts": prompts}}
+    every, passes, samples = check_way(way, setting)
+    rollouts = every * setting.batch // passes
+    own = {
+        "schedule": {"refresh_every": every},
+        "rollout": {
+            "prompts": rollouts // samples,
+            "samples_per_prompt": samples,
+            "batch_size": min(_DECODED, rollouts),
+        },
+    }
     seconds, tokens = 0.0, 0
     with job(folder / "job", merged(changes, own)) as rounds:
         make_corpus()  # an empty one
@@ -229,8 +232,10 @@ def averaged(runs: Sequence[Row]) -> list[Row]:
 
 def title(way: str) -> str:
     """A way in words."""
-    every, _, passes = way.partition("x")
-    return "TRL, live teacher" if way == _TRL else f"refresh every {every}, passes {passes}"
+    if way == _TRL:
+        return "TRL, live teacher"
+    every, passes, samples = way.split("x")
+    return f"refresh every {every}, passes {passes}, {samples} of a prompt"
 
 
 def against_trl(rows: Sequence[Row]) -> list[Row]:

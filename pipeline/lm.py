@@ -180,12 +180,11 @@ def _at_once(
     """The same in one pass over each prompt with its completion: layers that are computed again keep no cache."""
     rows, lengths = torch.tensor(rows_B, device=model.device), [len(completion) for completion in completions]
     start = passes.opening(model, prompts)
-    rest_BT, _ = passes.padded([completion[:-1] for completion in completions], left=False)
-    rest_BT = rest_BT.to(model.device)
+    rest_BT, own_BT = _without_last(model, completions, multiple=1)
     states_BSD, _ = passes.hidden(
         model,
         torch.cat([start.ids_GS[rows], rest_BT], -1),
-        torch.cat([start.mask_GS[rows], torch.ones_like(rest_BT)], -1),
+        torch.cat([start.mask_GS[rows], own_BT], -1),
         None,
         start.source and start.source.take(rows),
         keep=False,
@@ -194,26 +193,37 @@ def _at_once(
     return torch.cat([states_SD[first : first + one] for states_SD, one in zip(states_BSD, lengths, strict=True)])
 
 
-def read(model: Model, prompts: Sequence[list[int]]) -> Prefix:
-    """One pass over G prompts."""
-    start = passes.opening(model, prompts)
+def _without_last(model: Model, completions: Sequence[list[int]], *, multiple: int) -> tuple[Tensor, Tensor]:
+    """What there is to read of completions [B, T] and the mask of it: nobody asks what follows the last token."""
+    most = (places := passes.places(model)) and places - 1  # the start token has one
+    both = passes.padded([one[:-1] for one in completions], left=False, multiple=multiple, most=most)
+    return both[0].to(model.device), both[1].to(model.device)
+
+
+def read(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> Prefix:
+    """One pass over G prompts, padded to a multiple of `multiple` tokens."""
+    start = passes.opening(model, prompts, multiple=multiple)
     states_GSD, cache = passes.hidden(model, start.ids_GS, start.mask_GS, start.cache, start.source)
     return Prefix(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, source=start.source)
 
 
-def go_on(model: Model, prefix: Prefix, rows_B: Sequence[int], completions: Sequence[list[int]]) -> Tensor:
-    """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is."""
+def go_on(
+    model: Model, prefix: Prefix, rows_B: Sequence[int], completions: Sequence[list[int]], *, multiple: int = 1
+) -> Tensor:
+    """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is.
+
+    They are padded to a multiple of `multiple` tokens.
+    """
     rows = torch.tensor(rows_B, device=model.device)
     lengths = [len(completion) for completion in completions]
     first_BD = prefix.last_GD[rows]
-    if max(lengths) == 1:  # nobody asks what follows the last token
+    if max(lengths) == 1:
         return first_BD
-    ids_BT, _ = passes.padded([completion[:-1] for completion in completions], left=False)
-    mask_BS = prefix.mask_GS[rows]
+    rest_BT, own_BT = _without_last(model, completions, multiple=multiple)
     rest_BTD, _ = passes.hidden(
         model,
-        ids_BT.to(model.device),
-        torch.cat([mask_BS, mask_BS.new_ones(ids_BT.shape)], -1),
+        rest_BT,
+        torch.cat([prefix.mask_GS[rows], own_BT], -1),
         passes.selected(prefix.cache, rows),
         prefix.source and prefix.source.take(rows),
     )

@@ -47,12 +47,13 @@ class Opening:
     source: Source | None  # None for a decoder that reads its prompts itself
 
 
-def opening(model: Model, prompts: Sequence[list[int]]) -> Opening:
-    """The prompts, or the start token after the encoder's pass over them."""
+def opening(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> Opening:
+    """The prompts, or the start token after the encoder's pass over them; `multiple` is that of `padded`."""
     if not model.config.is_encoder_decoder:
-        ids_GS, mask_GS = (one.to(model.device) for one in padded(prompts, left=True))
+        ids_GS, mask_GS = (one.to(model.device) for one in padded(prompts, left=True, multiple=multiple))
         return Opening(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, source=None)
-    ids_GP, mask_GP = (one.to(model.device) for one in padded(prompts, left=False))
+    aligned = padded(prompts, left=False, multiple=multiple, most=places(model))
+    ids_GP, mask_GP = (one.to(model.device) for one in aligned)
     states_GPD = model.get_encoder()(input_ids=ids_GP, attention_mask=mask_GP).last_hidden_state
     start_G1 = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=model.device)
     return Opening(
@@ -115,9 +116,25 @@ def selected(cache: Cache, rows: Tensor) -> Cache:
     return taken
 
 
-def padded(sequences: Sequence[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Token ids [B, S], zeros beside them, and the mask of the sequences' own."""
-    width = max(map(len, sequences))
+def places(model: Model) -> int | None:
+    """How many places there are for tokens and padding alike; None where padding takes none or places have no end.
+
+    An encoder-decoder counts its learnt positions itself. A decoder is told them, and its padding stands on the place
+    of the token beside it.
+    """
+    found: int | None = getattr(model.config, "max_position_embeddings", None)
+    return found if model.config.is_encoder_decoder else None
+
+
+def padded(
+    sequences: Sequence[list[int]], *, left: bool, multiple: int = 1, most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids [B, S], zeros beside them, and the mask of the sequences' own.
+
+    S is a multiple of `multiple`, or `most` if that is less.
+    """
+    width = -(-max(map(len, sequences)) // multiple) * multiple
+    width = min(width, most) if most else width
     ids_BS = torch.zeros(len(sequences), width, dtype=torch.long)
     mask_BS = torch.zeros_like(ids_BS)
     for row, mask, ids in zip(ids_BS, mask_BS, sequences, strict=True):

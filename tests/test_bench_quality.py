@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from bench.quality import Setting, against_trl, averaged, check_way, main, measured
 from bench.trl_gkd import has_trl
 
-TINY = Setting(steps=2, measure=1, batch=4, samples=2, tokens=5, heldout=3, learning_rate=1e-2)
+TINY = Setting(steps=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2)
 
 
 def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
-    first, last = measured("1x1", TINY, 0)
+    first, last = measured("1x1x2", TINY, 0)
     assert (first["step"], last["step"]) == (1, 2)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
@@ -37,7 +37,7 @@ def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
     assert last["forward_kl"] < first["forward_kl"]
 
 
-@pytest.mark.parametrize("way", ["3x1", "2x0", "2", "x", "1x4"])
+@pytest.mark.parametrize("way", ["3x1x2", "2x0x2", "2x1", "2x1x", "x", "1x4x2", "1x1x3"])
 def test_ways_that_do_not_fit_are_refused(way: str) -> None:
     with pytest.raises(click.UsageError, match="--way"):
         check_way(way, TINY)
@@ -47,6 +47,8 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> object:
+        if asked:  # a benchmark that is stopped leaves the rows it had
+            assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(asked)
         asked.append(command)
         way, seed = command[4], int(command[6])
         row = {"way": way, "step": 1, "seed": seed, "seconds": 2.0, "teacher_tokens": 4, "peak_mb": 9.0}
@@ -54,13 +56,29 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("bench.apart.subprocess.run", run)
     monkeypatch.setattr("bench.quality.has_trl", lambda: False)
-    words = ["--steps", "1", "--measure", "1", "--way", "1x1", "--way", "1x2", "--seeds", "2", "--json", "rows.json"]
+    words = [
+        "--steps",
+        "1",
+        "--measure",
+        "1",
+        "--way",
+        "1x1x2",
+        "--way",
+        "1x2x2",
+        "--seeds",
+        "2",
+        "--json",
+        "rows.json",
+    ]
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["refresh every 1, passes 1: step 1", "refresh every 1, passes 2: step 1"]
+    names = [f"refresh every 1, passes {passes}, 2 of a prompt: step 1" for passes in (1, 2)]
+    assert [row["name"] for row in rows] == names
     assert (rows[0]["forward_kl"], rows[0]["range"], rows[0]["seeds"]) == (1.5, 1.0, 2)
-    assert [(command[4], command[6]) for command in asked] == [(way, seed) for way in ("1x1", "1x2") for seed in "01"]
+    assert [(command[4], command[6]) for command in asked] == [
+        (way, seed) for way in ("1x1x2", "1x2x2") for seed in "01"
+    ]
     assert "trl is not installed: no row for it" in done.output
 
 
@@ -76,7 +94,7 @@ def test_ours_is_held_against_trls_last_measurement() -> None:
         }
         return known | {"forward_kl": kl, "reverse_kl": kl}
 
-    runs = [row("trl", 4, 50, 1.5), row("trl", 8, 100, 1.2), row("4x1", 4, 20, 1.3), row("4x1", 8, 40, 1.1)]
-    near, far = against_trl(averaged([*runs, row("8x2", 8, 30, 1.4)]))
+    runs = [row("trl", 4, 50, 1.5), row("trl", 8, 100, 1.2), row("4x1x2", 4, 20, 1.3), row("4x1x2", 8, 40, 1.1)]
+    near, far = against_trl(averaged([*runs, row("8x2x2", 8, 30, 1.4)]))
     assert (near["reached"], near["step"], near["of_trl_seconds"], near["of_trl_peak"]) == (True, 8, 0.4, 0.4)
     assert (far["reached"], far["of_trl_seconds"], far["of_trl_peak"]) == (False, None, 0.3)
