@@ -161,10 +161,9 @@ def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any
     cases = list(islice(find_cases(p), _LOOKED_AT))
     prompt = _most([len(render(tokenizer, fill(p.template, one))[1]) for one in cases])
     answer = _most([len(completion_ids(tokenizer, one.references[0])) for one in cases])
-    for config in (one.config for one in models):
-        limit = getattr(config, "max_position_embeddings", None) or 2 * _LONGEST
-        answer = min(answer, limit // 2)
-        prompt = min(prompt, limit if config.is_encoder_decoder else limit - answer)
+    for room in (lm.context(one.config) for one in models):
+        answer = min(answer, room.limit // 2)
+        prompt = min(prompt, room.beside(answer))
     return prompt, answer
 
 

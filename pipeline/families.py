@@ -15,6 +15,12 @@ def auto_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
+def token_id_fields(config: Any, *, bos: int, eos: int, pad: int) -> dict[str, int]:
+    """What a configuration calls these ids; a decoder behind an encoder starts with the pad token, as T5's does."""
+    fields = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    return fields | {"decoder_start_token_id": pad} if config.is_encoder_decoder else fields
+
+
 def head_scale(config: Any) -> float:
     """What the model multiplies its states with before the head, or its logits after it, which is the same."""
     tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings

@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from pipeline.errors import ParameterError
-from pipeline.families import auto_class, tied_head, untie_head
+from pipeline.families import auto_class, tied_head, token_id_fields, untie_head
 from pipeline.text import byte_tokenizer, completion_ids, decode, load_tokenizer, shared_vocab
 
 FRESH = "fresh:"  # begins the name of a model that came from nowhere
@@ -47,7 +47,8 @@ def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
         raise _mistake(f"{where}.config.model_type", expected, "nothing" if kind is None else repr(kind))
     default = AutoConfig.for_model(kind)
     check_fields(default, fields, where=where)
-    every = _token_ids(tokenizer, default.is_encoder_decoder) | fields
+    named = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    every = {"vocab_size": shared_vocab(tokenizer)} | token_id_fields(default, **named) | fields
     tied = fields.get("tie_word_embeddings") is not False
     return random_model(type(default), every, tied=tied, seed=p.seed, where=where), tokenizer
 
@@ -85,12 +86,6 @@ def _tokenizer(named: str | tuple[str, ...], *, where: str) -> Any:
         if decode(made, completion_ids(made, one)) != one:
             raise _mistake(where, "words that read back: of ASCII letters, or with a space", repr(one))
     return made
-
-
-def _token_ids(tokenizer: Any, encoder: bool) -> dict[str, object]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    ids = {"vocab_size": shared_vocab(tokenizer)} | {name: getattr(tokenizer, name) for name in names}
-    return ids | {"decoder_start_token_id": tokenizer.pad_token_id} if encoder else ids
 
 
 def _mistake(where: str, expected: str, got: str) -> ParameterError:

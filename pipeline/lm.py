@@ -136,6 +136,10 @@ class Context:
     limit: int
     apart: bool  # encoder and decoder have the limit each to itself
 
+    def beside(self, completion: int) -> int:
+        """How long a prompt may be where a completion has this many tokens."""
+        return self.limit if self.apart else self.limit - completion
+
     def check(self, prompt: int, completion: int, *, where: str) -> None:
         """A DataError when a prompt and a completion of these lengths do not fit."""
         longest = max(prompt, completion) if self.apart else prompt + completion
@@ -151,7 +155,11 @@ class Context:
 
 def context_of(path: Path) -> Context:
     """The context of a model directory; without limit where positions are relative (T5)."""
-    config = AutoConfig.from_pretrained(adapter.base_of(path))
+    return context(AutoConfig.from_pretrained(adapter.base_of(path)))
+
+
+def context(config: Any) -> Context:
+    """That of a model's configuration."""
     limit: int = getattr(config, "max_position_embeddings", None) or 1 << 30
     return Context(limit=limit, apart=config.is_encoder_decoder)
 
