@@ -100,6 +100,18 @@ def save_model(model: Model, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
+def disable_dropout(model: Model) -> None:
+    """A model in training mode then computes what it computes in eval mode.
+
+    Families keep their rates in modules or beside them, under names that all have "drop" in them.
+    """
+    for module in model.modules():
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def _check_start(model: Model, path: Path) -> None:
     if not model.config.is_encoder_decoder or getattr(model.config, "decoder_start_token_id", None) is not None:
         return

@@ -201,15 +201,20 @@ def test_the_gradient_of_a_shared_prompt_is_that_of_its_copies(model: Any) -> No
 
 @pytest.fixture
 def without_dropout(model: Any) -> Any:
-    """In training mode, as checkpointing is; every family keeps its rates elsewhere."""
+    """In training mode, as checkpointing is."""
     made = copy.deepcopy(model).train()
-    for module in made.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+    lm.disable_dropout(made)
     return made
+
+
+@torch.inference_mode()
+def test_without_dropout_training_computes_what_reading_does(model: Any) -> None:
+    made = copy.deepcopy(model).train()
+    first, again = (aligned(made, PROMPTS, COMPLETIONS) for _ in range(2))
+    drops = made.config.model_type in {"gpt2", "t5", "umt5", "bart", "mbart", "pegasus", "marian"}
+    assert torch.equal(first, again) != drops
+    lm.disable_dropout(made)
+    assert torch.equal(aligned(made, PROMPTS, COMPLETIONS), aligned(model, PROMPTS, COMPLETIONS))
 
 
 def gradients_of(model: Any) -> tuple[dict[str, Tensor], int]:

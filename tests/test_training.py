@@ -130,6 +130,7 @@ def optimizer(**changes: Any) -> OptimizerParams:
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "precision": "float32",
+        "disable_dropout": False,
         "gradient_checkpointing": False,
         "save_steps": 2,
     }
@@ -233,13 +234,6 @@ def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
 # Windows
 
 
-def without_dropout(job: Job) -> Any:
-    model = lm.load_model(job.student, to_train=True)
-    for layer in model.model.layers:
-        layer.self_attn.attention_dropout = 0.0
-    return model
-
-
 def gradients(
     job: Job, micro: int, scratch: Path, *, prompt: list[int] | None = None, **changes: Any
 ) -> tuple[Any, dict[str, Tensor]]:
@@ -247,8 +241,8 @@ def gradients(
 
     `prompt` stands in place of all prompts.
     """
-    p, seen = optimizer(**({"max_grad_norm": 1e9} | changes)), {}
-    model = without_dropout(job)
+    p, seen = optimizer(**({"max_grad_norm": 1e9, "disable_dropout": True} | changes)), {}
+    model = lm.load_model(job.student, to_train=True)
     state = start(model, p, previous=None, labels={})
 
     def record(*_: Any) -> None:
@@ -332,10 +326,8 @@ def test_a_checkpointed_adapter_gets_the_gradient_of_a_plain_one(adapted: Job, t
     """Nothing that is frozen asks for a gradient where the layers begin."""
     rows = []
     for keep in (False, True):
-        p = optimizer(gradient_checkpointing=keep, max_grad_norm=1e9)
+        p = optimizer(gradient_checkpointing=keep, max_grad_norm=1e9, disable_dropout=True)
         model, state, _ = open_run(tmp_path / str(keep), adapted.student, None, p, labels={}, first_step=0)
-        for module in model.modules():
-            module.__dict__.update({name: 0.0 for name in ("attention_dropout", "p") if name in vars(module)})
         fit(model, windows(adapted, range(1)), p, state, range(1), tmp_path / str(keep))
         rows.append(state.rows[0])
     assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
@@ -466,6 +458,17 @@ def test_a_resumed_run_ends_with_the_same_bits(
         expected = [f"step-{step - step % 2:08d}"] if step > 5 else []
         assert [one.name for one in checkpoints(tmp_path / "scratch")] == expected
     assert contents(run(job, tmp_path / "scratch", range(4, 10), optimizer())) == contents(uninterrupted)
+
+
+def test_without_dropout_the_author_of_fresh_rollouts_is_not_stale(job: Job, tmp_path: Path) -> None:
+    found = []
+    for without in (True, False):
+        p = optimizer(disable_dropout=without)
+        model, state, _ = open_run(tmp_path / str(without), job.student, None, p, labels={}, first_step=0)
+        fit(model, windows(job, range(1)), p, state, range(1), tmp_path / str(without))
+        found.append(state.rows[0]["staleness_kl"])
+    assert abs(found[0]) < 1e-6
+    assert found[1] > 1e-4
 
 
 def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
