@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ragged import spread, starts
+from pipeline.ragged import reduced, spread, starts
 from pipeline.records import Floats, Ints, Scores
 from pipeline.windows import Place
 
@@ -55,7 +55,9 @@ def temper(scores: Scores, *, temperature: float, column: int) -> TeacherRows:
     at = _at(scores, temperature, column)
     tail_N = np.maximum(scores.union_tail_NH[:, column], _TAIL_FLOOR)
     # one-byte values do not add up to one: make the bucketed row a distribution again
-    total_N = _sums(np.exp(at.head_logp), at.head_n) + _sums(np.exp(at.union_logp), at.union_n) + tail_N
+    head_N = reduced(np.add, np.exp(at.head_logp), at.head_n)
+    union_N = reduced(np.add, np.exp(at.union_logp), at.union_n)
+    total_N = head_N + union_N + tail_N
     norm_N = np.log(total_N)
     counts = at.head_n, at.union_n, at.draw_n
     return TeacherRows(
@@ -132,11 +134,3 @@ def _less(values: Floats, of_N: Floats, counts_N: Ints) -> Floats:
     less: Floats = spread(of_N, counts_N)
     np.subtract(values, less, out=less)
     return less
-
-
-def _sums(values: Floats, counts_N: Ints) -> Floats:
-    """Sum of each row."""
-    sums_N = np.zeros(len(counts_N), dtype=np.float32)
-    some_N = counts_N > 0  # reduceat would give an empty row its neighbour's value
-    sums_N[some_N] = np.add.reduceat(values, starts(counts_N)[some_N])
-    return sums_N

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.ragged import join_scores, pick_positions, split_scores
+from pipeline.ragged import join_scores, pick_positions, reduced, split_scores
 from pipeline.records import Scores
 from tests.scores import head_only
 
@@ -33,3 +33,11 @@ def test_picked_positions_keep_their_entries() -> None:
     got = pick_positions(join_scores(PARTS, 1), np.array([False, True, True, True, False]))
     assert (got.head_n.tolist(), got.head_ids.tolist(), got.head_logp.tolist()) == ([0, 1, 1], [5, 6], [-3.0, -4.0])
     assert np.array_equal(got.tail_NH[:, 0], np.float32([0.1, 0.1, 0.3]))
+
+
+def test_entries_are_taken_together_by_position() -> None:
+    values, n_N = np.array([3, 1, 2, 200, 7], np.uint8), np.array([0, 3, 0, 2, 0], np.int32)
+    largest, added = reduced(np.maximum, values, n_N), reduced(np.add, values.astype(np.float32), n_N)
+    assert (largest.tolist(), largest.dtype) == ([0, 3, 0, 200, 0], np.uint8)
+    assert (added.tolist(), added.dtype) == ([0, 6, 0, 207, 0], np.float32)
+    assert reduced(np.add, values[:0], n_N[:1]).tolist() == [0]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.ragged import owners
+from pipeline.ragged import owners, starts
 from pipeline.records import Floats, Ints, Scores
 
 Arrays = dict[str, NDArray[Any]]
@@ -89,7 +89,7 @@ def to_gaps(place: NDArray[np.int64], n_N: Ints, vocab: int, *, distinct: bool) 
     gaps = np.diff(place, prepend=0)
     assert not distinct or (gaps[1:] > 0).all(), "a token twice at a position"
     gaps -= distinct
-    first = occupied_starts(n_N)
+    first = starts(n_N)[n_N > 0]
     gaps[first] = place[first] % vocab
     return gaps.astype(id_dtype(vocab))
 
@@ -107,12 +107,6 @@ def from_gaps(gaps: NDArray[Any], n_N: Ints, token_of_rank: NDArray[Any], *, dis
     ranks -= np.repeat(before_N, counts_N)
     assert ranks.max() < len(token_of_rank), "a rank outside the vocabulary"
     return token_of_rank.astype(np.int32, copy=False).take(ranks, mode="clip")  # half the time of checking each
-
-
-def occupied_starts(n_N: Ints) -> NDArray[np.int64]:
-    """Index of the first entry of every position that has one."""
-    occupied = n_N[n_N > 0].astype(np.int64)
-    return np.cumsum(occupied) - occupied
 
 
 def encode_positions(scores: Scores) -> Arrays:

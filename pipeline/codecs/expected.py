@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.base import ENTROPY_LEVELS, occupied_starts
+from pipeline.codecs.base import ENTROPY_LEVELS
+from pipeline.ragged import reduced
 from pipeline.records import Ints
 
 _UNIT = 1 << 24  # of a probability
@@ -48,10 +49,7 @@ class Expectation:
 
     def sums(self, codes: NDArray[np.uint8], n_N: Ints) -> NDArray[np.int64]:
         """[N] Of the head's entries, as `sums_C` has them."""
-        sums_N = np.zeros(len(n_N), np.int64)
-        if len(codes):
-            sums_N[n_N > 0] = np.add.reduceat(self.sums_C[codes], occupied_starts(n_N))
-        return sums_N
+        return reduced(np.add, self.sums_C[codes], n_N)
 
     def tail(self, sums_N: NDArray[np.int64]) -> NDArray[np.uint8]:
         """[N] The code of the mass that the head leaves."""

@@ -27,13 +27,12 @@ from pipeline.codecs.base import (
     encode_counts,
     encode_positions,
     from_gaps,
-    occupied_starts,
     places,
     to_gaps,
 )
 from pipeline.codecs.expected import Expectation, less_first, plus_first
-from pipeline.ragged import GROUPS
-from pipeline.records import Ints, Scores
+from pipeline.ragged import GROUPS, reduced
+from pipeline.records import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,7 @@ class Sqrt8:
             arrays[f"{group}_id"] = to_gaps(place[order], n_N, len(rank_of_token), distinct=group != "draw")
             arrays[f"{group}_p"] = self._codes(logp[order])
             arrays[f"{group}_n"] = encode_counts(n_N, group)
-        arrays["token_p"] = _likeliest(arrays["head_p"], scores.head_n) - self._codes(scores.token_logp_N)
+        arrays["token_p"] = reduced(np.maximum, arrays["head_p"], scores.head_n) - self._codes(scores.token_logp_N)
         tail_NH = self._mass_codes(scores.tail_NH)
         arrays["union_tail"] = tail_NH - self._mass_codes(scores.union_tail_NH)
         expect = _expectation(self.levels, self.floor_nats)
@@ -114,7 +113,7 @@ class Sqrt8:
             **groups,
             tail_NH=mass_C[tail_NH],
             union_tail_NH=mass_C[tail_NH - arrays["union_tail"]],
-            token_logp_N=logp_C[_likeliest(arrays["head_p"], groups["head_n"]) - arrays["token_p"]],
+            token_logp_N=logp_C[reduced(np.maximum, arrays["head_p"], groups["head_n"]) - arrays["token_p"]],
             **decode_positions(arrays | {"entropy": entropy_NH}),
         )
 
@@ -128,14 +127,6 @@ class Sqrt8:
         logp = np.log(np.where(positive, mass, 1).astype(np.float64))
         assert not np.isnan(mass).any(), "a mass is NaN"
         return np.where(positive, self._codes(logp), 0).astype(np.uint8)
-
-
-def _likeliest(codes: NDArray[np.uint8], n_N: Ints) -> NDArray[np.uint8]:
-    """[N] The largest code of each position; 0 where it has none."""
-    largest_N = np.zeros(len(n_N), np.uint8)
-    if len(codes):
-        largest_N[n_N > 0] = np.maximum.reduceat(codes, occupied_starts(n_N))
-    return largest_N
 
 
 def _lowest_level(levels: int) -> int:
