@@ -40,7 +40,7 @@ class LoraParams:
     lora_alpha: AboveZero
     """The adapter counts lora_alpha / r."""
     lora_dropout: Annotated[float, Range(0, 0.99)]
-    """Of what goes into the adapter, in training."""
+    """Of what goes into the adapter, in training; none with `optimizer.disable_dropout`."""
     use_rslora: bool
     """The adapter counts lora_alpha / sqrt(r) instead."""
     target_modules: Literal["all-linear"] | tuple[str, ...]
