@@ -141,6 +141,7 @@ class Project:
             "DVC_SITE_CACHE_DIR": str(path / "site"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            "SHELL": "/bin/sh",  # which dvc runs commands in; bash would not stay between dvc and a stage, dash does
         }
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
