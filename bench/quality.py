@@ -83,7 +83,8 @@ def main(out: Path | None, ways: Sequence[str], seeds: int, only: str | None, se
     for name in names:
         for one in range(seeds):
             runs += measured_apart("bench.quality", name, seed=one, **asdict(setting))
-            rows = [*averaged(runs), *against_trl(averaged(runs))]
+            means = averaged(runs)
+            rows = [*means, *against_trl(means)]
             if out is not None:
                 write_json(out, rows, setting=asdict(setting), runs=runs)
     show(table(rows), rows, out, setting=asdict(setting), runs=runs)

@@ -21,6 +21,11 @@ def token_id_fields(config: Any, *, bos: int, eos: int, pad: int) -> dict[str, i
     return fields | {"decoder_start_token_id": pad} if config.is_encoder_decoder else fields
 
 
+def positions(config: Any) -> int | None:
+    """How many places its learnt or trained positions have; None where they are relative (T5)."""
+    return getattr(config, "max_position_embeddings", None)
+
+
 def head_scale(config: Any) -> float:
     """What the model multiplies its states with before the head, or its logits after it, which is the same."""
     tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings

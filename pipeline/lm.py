@@ -28,7 +28,7 @@ from transformers import AutoConfig, Cache
 
 from pipeline import adapter, passes
 from pipeline.errors import DataError, ModelError
-from pipeline.families import auto_class
+from pipeline.families import auto_class, positions
 from pipeline.head import Head
 from pipeline.passes import Source
 from pipeline.records import Precision
@@ -172,8 +172,7 @@ def context_of(path: Path) -> Context:
 
 def context(config: Any) -> Context:
     """That of a model's configuration."""
-    limit: int = getattr(config, "max_position_embeddings", None) or 1 << 30
-    return Context(limit=limit, apart=config.is_encoder_decoder)
+    return Context(limit=positions(config) or 1 << 30, apart=config.is_encoder_decoder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

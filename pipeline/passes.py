@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipeline.families import head_scale
+from pipeline.families import head_scale, positions
 
 Model: TypeAlias = Any  # a transformers model with a head on its vocabulary
 
@@ -122,8 +122,7 @@ def places(model: Model) -> int | None:
     An encoder-decoder counts its learnt positions itself. A decoder is told them, and its padding stands on the place
     of the token beside it.
     """
-    found: int | None = getattr(model.config, "max_position_embeddings", None)
-    return found if model.config.is_encoder_decoder else None
+    return positions(model.config) if model.config.is_encoder_decoder else None
 
 
 def padded(

@@ -61,9 +61,10 @@ def test_ways_differ_in_alpha_alone_and_the_teacher_in_weights(rows: list[dict[s
     assert alone["reward"] == {"exact_match": 1.0}
     assert len({(one / "work/small/init").resolve() for one in homes}) == 1
     assert [one["training_reward"] for one in rows] == [0.0, 0.0, 0.0]  # of a student that knows nothing
-    configs = [read_json(homes[0] / f"work/{one}/config.json") for one in ("teacher", "small/init/model")]
+    models = [homes[0] / "work" / one for one in ("teacher", "small/init/model")]
+    configs = [read_json(one / "config.json") for one in models]
     assert configs[0] == configs[1]
-    weights = [Path(f"{homes[0]}/work/{one}/model.safetensors").read_bytes() for one in ("teacher", "small/init/model")]
+    weights = [(one / "model.safetensors").read_bytes() for one in models]
     assert weights[0] != weights[1]
 
 
