@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.fingerprint import model_fingerprint
-from pipeline.forecast import Grounds, Need, Work, find_scorer, forecast, store_rates, teacher_rate
+from pipeline.forecast import Grounds, Need, Work, find_scorer, forecast, store_sizes, teacher_rate
 from pipeline.params import lookup, read_yaml, section
 from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.schedule import ScheduleParams, check_rounds
@@ -21,23 +21,25 @@ def needs() -> list[Need]:
     check_rounds(
         _ROUNDS, section(PARAMS, ScheduleParams, "schedule"), lookup(PARAMS, "students"), lookup(PARAMS, "sft")
     )
-    paths, scorer = readable(store_root()), None
+    paths, scorer, scoring = readable(store_root()), None, section(PARAMS, ScoringParams, "scoring")
     if TEACHER.is_dir():
-        scorer = find_scorer(paths, model_fingerprint(TEACHER), section(PARAMS, ScoringParams, "scoring"))
+        scorer = find_scorer(paths, model_fingerprint(TEACHER), scoring)
     grounds = Grounds(
         prompts=read_prompts(PROMPTS, "train") if PROMPTS.is_file() else [],
         max_prompt_tokens=lookup(PARAMS, "task", "max_prompt_tokens"),
         corpus=section(PARAMS, CorpusParams, "corpus"),
         rollout=section(PARAMS, RolloutParams, "rollout"),
+        publish_every=scoring.publish_every,
         store=store_root(),
         scorer=scorer,
-        bytes_rates=store_rates(paths, scorer),
+        sizes=store_sizes(paths, scorer),
         seconds_rate=teacher_rate({one.stem: read_json(one) for one in COSTS.glob("*.json")}),
     )
-    return forecast(_works(), grounds)
+    return forecast(works(), grounds)
 
 
-def _works() -> list[Work]:
+def works() -> list[Work]:
+    """The score stages of the schedule, the corpus first."""
     rounds = [one["id"] for one in read_yaml(_ROUNDS)["rounds"]]
     students = lookup(PARAMS, "students")
     return [

@@ -163,14 +163,24 @@ def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
 
 @store.command()
 @click.option("--json", "as_json", is_flag=True, help="One object a score stage, for scripts.")
-def forecast(as_json: bool) -> None:
+@click.option(
+    "--sample", metavar="N", type=click.IntRange(1), help="Have N sequences of each written round scored first."
+)
+def forecast(as_json: bool, sample: int | None) -> None:
     """What the schedule still asks of the teacher: positions, bytes, seconds, and what they rest on.
+
+    With --sample the bytes of rollouts that are written rest on N of their own sequences, which the teacher scores now
+    and the score stage finds in the store.
 
     Segments whose manifest is damaged are told and not counted on; exit code 1.
     """
     from pipeline.upkeep import segments, survey
     from stages.needs import needs
 
+    if sample is not None:
+        from stages.pilot import ask_sample
+
+        ask_sample(sample)
     found = needs()
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from pipeline.engines.base import Sampling, SupportParams
-from pipeline.forecast import Grounds, Rate, Work, find_scorer, forecast, store_rates, teacher_rate
+from pipeline.forecast import Grounds, Rate, Size, Work, find_scorer, forecast, store_sizes, teacher_rate
 from pipeline.records import Prompt, Rollout
 from pipeline.rollouts import CorpusParams, RolloutParams
 from pipeline.scoring import ScoringParams
@@ -44,6 +43,10 @@ def prompt(length: int, reference: int) -> Prompt:
     )
 
 
+def size(kind: Any, positions: int, payload: int, rest: int) -> Size:
+    return Size(kind=kind, positions=positions, payload=payload, rest=rest)
+
+
 def grounds(root: Path, **changes: Any) -> Grounds:
     made = Grounds(
         prompts=[prompt(10, 6), prompt(20, 8)],
@@ -52,7 +55,8 @@ def grounds(root: Path, **changes: Any) -> Grounds:
         rollout=RolloutParams(prompts=5, samples_per_prompt=3, batch_size=8, precision="auto", sampling=SAMPLING),
         store=root,
         scorer="scorer",
-        bytes_rates={"student": Rate(value=100.0, basis="s"), "corpus": Rate(value=50.0, basis="c")},
+        publish_every=2,
+        sizes={"s": size("student", 10, 1000, 30), "t": size("student", 30, 3000, 50), "c": size("corpus", 2, 100, 7)},
         seconds_rate=Rate(value=0.5, basis="t"),
     )
     return replace(made, **changes)
@@ -71,7 +75,8 @@ def test_rollouts_that_exist_count_exactly_less_what_is_known(tmp_path: Path) ->
     twice = [*rollouts, replace(rollouts[0], rollout_id="twin")]
     (need,) = forecast([Work(name="s r1", student="s", rollouts=twice)], grounds(tmp_path))
     assert (need.known, need.positions, need.tokens) == (15, 4, 6)
-    assert (need.bytes, need.seconds) == (400, 3.0)
+    assert (need.bytes, need.seconds) == (4 * 100 + 40, 3.0)
+    assert "; 100.0 B/position and 40 B a segment as in 2 segments of rollouts; 2 tokens/s of t" in need.basis
     (cold,) = forecast([Work(name="s r1", student="s", rollouts=twice)], grounds(tmp_path, scorer="another"))
     assert (cold.known, cold.positions) == (0, 19)
 
@@ -84,11 +89,11 @@ def test_nothing_is_asked_for_what_is_known(tmp_path: Path) -> None:
 
 def test_before_anything_exists_the_most_is_assumed(tmp_path: Path) -> None:
     works = [Work(name="corpus", student=None, rollouts=None), Work(name="s r1", student="s", rollouts=None)]
-    corpus, first = forecast(works, grounds(tmp_path, bytes_rates={}, seconds_rate=None))
+    corpus, first = forecast(works, grounds(tmp_path, sizes={}, seconds_rate=None))
     assert (corpus.positions, corpus.tokens) == (3 * 7 + 8 * 40, 341 + 4 * 15)
     assert (first.positions, first.tokens) == (2 * 3 * 40, 240 + 2 * 15)  # two prompts are all there are
     assert (corpus.bytes, corpus.seconds) == (None, None)
-    assert "bytes need a sample: run `dvc repro corpus`" in corpus.basis
+    assert "bytes need a sample: --sample N, or `dvc repro corpus`" in corpus.basis
     _, unprepared = forecast(works, grounds(tmp_path, prompts=[]))
     assert (unprepared.positions, unprepared.tokens) == (5 * 3 * 40, 600 + 5 * 99)
 
@@ -104,20 +109,42 @@ def test_later_rounds_go_from_the_students_length_towards_the_teachers(tmp_path:
     ]
     *_, third, fourth, other = forecast(works, grounds(tmp_path))
     assert [one.positions for one in (third, fourth, other)] == [6 * 12, 6 * 10, 6 * 12]
-    assert third.bytes == 7200
+    assert third.bytes == 72 * 100 + 3 * 40  # three segments of two completions
     assert "from 16.0 in s r2 towards the teacher's 8.0" in third.basis
     (alone,) = forecast(works[1:4], grounds(tmp_path))[2:]
     assert alone.positions == 6 * 16
 
 
-def test_bytes_are_those_of_the_same_scorer_by_what_a_segment_holds(tmp_path: Path) -> None:
-    student = [publish(tmp_path, written("student", 4, 6)), publish(tmp_path, written("student", 9))]
+def test_sizes_are_those_of_the_same_scorers_segments(tmp_path: Path) -> None:
+    student = publish(tmp_path, written("student", 4, 6))
     corpus = publish(tmp_path, [*written("dataset", 5), *written("teacher", 7)])
     publish(tmp_path, written("student", 11), replace(HEADER, scorer="another"))
-    rates = store_rates(segments(tmp_path), "scorer")
-    assert rates["student"].value == pytest.approx(sum(facts(one).bytes for one in student) / 19)
-    assert rates["corpus"].value == pytest.approx(facts(corpus).bytes / 12)
-    assert store_rates(segments(tmp_path), None) == {}
+    sizes = store_sizes(segments(tmp_path), "scorer")
+    assert {name: (one.kind, one.positions) for name, one in sizes.items()} == {
+        student.name: ("student", 10),
+        corpus.name: ("corpus", 12),
+    }
+    for path in (student, corpus):
+        chunks = sum(one.stat().st_size for one in (path / "payload.zarr").rglob("c.*"))
+        assert chunks and sizes[path.name].payload == chunks
+        assert sizes[path.name].rest == facts(path).bytes - chunks
+    assert store_sizes(segments(tmp_path), None) == {}
+
+
+def test_what_is_stored_of_the_same_rollouts_tells_most_of_the_rest(tmp_path: Path) -> None:
+    rollouts = written("student", 4, 6, 9, 3)
+    own = publish(tmp_path, rollouts[:2])
+    sizes = {own.name: size("student", 10, 70, 9), "r0": size("student", 10, 1000, 90)}
+    (need,) = forecast([Work(name="s r1", student="s", rollouts=rollouts)], grounds(tmp_path, sizes=sizes))
+    assert (need.known, need.positions, need.bytes) == (10, 12, 12 * 7 + 9)
+    assert "7.0 B/position and 9 B a segment as in 1 segments with some of its own sequences" in need.basis
+
+
+def test_another_kind_tells_where_there_is_nothing_else(tmp_path: Path) -> None:
+    works = [Work(name="s r1", student="s", rollouts=written("student", 4, 6))]
+    (need,) = forecast(works, grounds(tmp_path, sizes={"c": size("corpus", 2, 100, 7)}))
+    assert need.bytes == 10 * 50 + 7
+    assert "of corpora" in need.basis
 
 
 def test_the_scorer_is_found_by_the_parameters_that_a_segment_was_written_with(tmp_path: Path) -> None:

@@ -202,6 +202,34 @@ def test_forecast_foretells_every_score_stage(
     assert f"small r2: {completions} completions of 8.7 tokens, as in small r1; " in out
 
 
+def test_forecast_asks_the_teacher_about_a_sample_and_the_store_keeps_it(
+    sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(STORE)
+    Path("work/prompts").mkdir()
+    np.save("work/prompts/ranks.npy", np.arange(VOCAB))
+    assert stillroom(monkeypatch, "forecast", "--sample", "2", "--json") == 0
+    _, first, *_ = json.loads(capsys.readouterr().out)
+    assert first["known"] in (5 + 12, 5 + 9, 9 + 12)
+    assert first["positions"] == 26 - first["known"]
+    assert "1 segments with some of its own sequences" in first["basis"]
+    (held,) = segments(STORE)
+    assert stillroom(monkeypatch, "forecast", "--sample", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1] == first  # as many are there already
+    assert segments(STORE) == [held]
+    assert stillroom(monkeypatch, "forecast", "--sample", "9", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1]["known"] == 26
+
+
+def test_a_sample_needs_a_teacher(
+    sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("work/teacher")
+    assert stillroom(monkeypatch, "forecast", "--sample", "2") == 1
+    err = capsys.readouterr().err
+    assert "error: work/teacher: expected a model directory, got nothing" in err
+
+
 def test_forecast_works_before_anything_was_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,24 @@
+"""What `stillroom store forecast --sample` asks the teacher; the store keeps it for the score stage."""
+
+import sys
+from contextlib import redirect_stdout
+
+from pipeline.params import section
+from pipeline.scoring import ScoringParams, unknown
+from stages.asking import Oracle
+from stages.command import PARAMS
+from stages.needs import works
+
+
+def ask_sample(count: int) -> None:
+    """See to it that work/teacher has scored so many sequences of each rollouts file, spread over its prompts."""
+    if written := [(one.name, one.rollouts) for one in works() if one.rollouts]:
+        oracle = Oracle.open(section(PARAMS, ScoringParams, "scoring"))
+        for name, rollouts in written:
+            known = oracle.known(rollouts)
+            missing = unknown(rollouts, known)  # in the order of prompts
+            wanted = min(count - len(known), len(missing))
+            if wanted > 0:
+                some = [missing[place * len(missing) // wanted] for place in range(wanted)]
+                with redirect_stdout(sys.stderr):
+                    oracle.score(some, {}, title=f"sample of {name}")
