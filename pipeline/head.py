@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ROWS = 8  # positions whose logits stay in a processor's cache from one pass over them to the next
+_ROWS = 8  # positions a thread whose logits stay in its cache from one pass over them to the next
 _PIECE = 128  # positions that a loss sees together: what it needs beside the logits is at most as large as they are
 
 
@@ -241,7 +241,7 @@ def _spread_others(share_NV: Tensor, of: _Others, others_N: Tensor | None, entro
 
 def _together(logits_NV: Tensor) -> int:
     """Rows that are taken together: few for a cache; all for a device that has none to speak of and counts launches."""
-    return _ROWS if logits_NV.device.type == "cpu" else len(logits_NV)
+    return _ROWS * torch.get_num_threads() if logits_NV.device.type == "cpu" else len(logits_NV)
 
 
 def _token_logp(logits_NV: Tensor, token_N1: Tensor, *, sharper: float) -> Tensor | None:
