@@ -5,7 +5,7 @@ come are estimated: their number from params.yaml; their length from the student
 half of the way that is left to the length of the teacher's own completions, because that is whom it learns from; bytes
 from the same scorer's segments, the corpus and the students' rounds apart; seconds from work/costs.
 Cost: two seconds; neither models nor torch are loaded. Measured on the default job (docs/decisions.md): a round that is
-written comes out within 10 % of its bytes where eight of its sequences are scored, and without where another round is.
+written comes out within 10 % of its bytes once another round, or eight of its own sequences, are scored.
 Not taken: asking DVC which stages would run, which hashes every dependency; all rounds as long as the latest (25 % too
 many bytes).
 """
