@@ -11,7 +11,6 @@ bare forward pass ends with a top-128 and keeps nothing.
 
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 import click
 import torch
 
+from bench.clock import CLOCKS, timed
 from bench.output import Row, show
 from bench.segments import nameless
 from pipeline import lm
@@ -54,7 +54,7 @@ def main(out: Path | None, prompts: int, tokens: int) -> None:
             f"{one['tokens']:,}",
             f"{one['seconds']:.2f}",
             f"{one['tokens_per_s']:,.0f}",
-            f"{one['cpu_s']:.2f}",
+            f"{one['seconds_of_processor']:.2f}",
         ]
         for one in rows
     ]
@@ -63,15 +63,13 @@ def main(out: Path | None, prompts: int, tokens: int) -> None:
 
 def _in_turn(tokens: int, works: Mapping[str, Callable[[], object]]) -> list[Row]:
     """The best of some turns of each."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in works}
     for _, (name, work) in itertools.product(range(_TURNS), works.items()):
-        started = time.perf_counter(), time.process_time()
-        work()
-        spent[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
-    best = {name: [min(each) for each in zip(*some, strict=True)] for name, some in spent.items()}
+        spent[name].append(timed(work))
+    best = {name: {key: min(one[key] for one in some) for key in CLOCKS} for name, some in spent.items()}
     return [
-        {"name": name, "tokens": tokens, "seconds": wall, "cpu_s": cpu, "tokens_per_s": tokens / wall}
-        for name, (wall, cpu) in best.items()
+        {"name": name, "tokens": tokens} | least | {"tokens_per_s": tokens / least["seconds"]}
+        for name, least in best.items()
     ]
 
 

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import click
 
 from bench.apart import words
+from bench.clock import now, since
 from pipeline.params import parse, read_yaml, write_yaml
 from pipeline.schedule import ScheduleParams, rounds_document
 from pipeline.tables import read_json
@@ -44,6 +44,7 @@ class Spent:
 
     stage: str
     seconds: float
+    seconds_of_processor: float
     tokens: int  # as the stage counts them: sampled, read by the teacher, read by the student
 
 
@@ -109,11 +110,10 @@ def run_stage(name: str, /, **options: object) -> None:
 
 
 def _run(stage: str, entry: str, **options: object) -> Spent:
-    started = time.perf_counter()
+    began = now()
     run_stage(stage, **options)
     gc.collect()  # a process of its own would leave nothing
-    seconds = time.perf_counter() - started
-    return Spent(stage=stage, seconds=seconds, tokens=read_json(COSTS / f"{entry}.json")["tokens"])
+    return Spent(stage=stage, **since(began), tokens=read_json(COSTS / f"{entry}.json")["tokens"])
 
 
 def seconds_of(spent: list[Spent], stage: str | None = None) -> float:

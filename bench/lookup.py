@@ -10,7 +10,6 @@ machine disturb least. A minute in all.
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from bench.clock import CLOCKS, timed
 from bench.output import Row, show
 from pipeline.catalog import INDEXES, find_known, visible_files
 from pipeline.segment import write_index
@@ -58,7 +58,7 @@ def main(out: Path | None, sequences: int, segments: int, counts: tuple[int, ...
                     _timed(f"find_known, {where}, cold", repeats, plan, forget=store),
                     _timed(f"both hex keys, {where}", repeats, partial(_join_hex_keys, store, wanted)),
                 ]
-    columns = {"seconds": "median ms", "least_seconds": "least ms", "cpu_seconds": "CPU ms"}
+    columns = {"seconds": "median ms", "least_seconds": "least ms", "seconds_of_processor": "CPU ms"}
     table = [["name", *columns.values()]]
     table += [[one["name"], *(f"{one[column] * 1e3:,.0f}" for column in columns)] for one in rows]
     show(table, rows, out, sequences=sequences, segments=segments)
@@ -109,16 +109,13 @@ def _join_hex_keys(store: Path, wanted: Sequence[Key]) -> None:
 def _timed(name: str, repeats: int, work: Callable[[], object], *, forget: Path | None = None) -> Row:
     """Median and least of `repeats` runs after one that is not counted, and the median of their CPU time."""
     work()
-    taken, cpu = [], []
+    taken = []
     for _ in range(repeats):
         if forget is not None:
             _forget(forget)
-        started, cpu_started = time.perf_counter(), time.process_time()
-        work()
-        taken.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - cpu_started)
-    median = statistics.median
-    return {"name": name, "seconds": median(taken), "least_seconds": min(taken), "cpu_seconds": median(cpu)}
+        taken.append(timed(work))
+    row: Row = {"name": name, "least_seconds": min(one["seconds"] for one in taken)}
+    return row | {key: statistics.median(one[key] for one in taken) for key in CLOCKS}
 
 
 def _forget(store: Path) -> None:

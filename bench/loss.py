@@ -15,7 +15,6 @@ import ctypes
 import importlib.util
 import itertools
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -26,7 +25,9 @@ from torch import Tensor
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
+from bench.clock import timed
 from bench.output import Row, show, write_json
+from bench.trl_gkd import gkd_of_trl
 from pipeline.divergence import DivergenceParams
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss
@@ -34,7 +35,7 @@ from pipeline.records import Batch
 
 _ENTRIES, _DRAWS = 64, 8
 _Name: TypeAlias = Literal["forward_kl", "reverse_kl"]
-_CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
+_RATIOS = {"seconds": "of_matmuls", "seconds_of_processor": "of_matmuls_of_processor"}
 
 
 @click.command(help=__doc__)
@@ -80,7 +81,7 @@ def main(
     table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
     for one in rows:
         shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
-        numbers = [f"{one[of + key]:.2f}" for key in _CLOCKS for of in ("seconds", "of_matmuls")]
+        numbers = [f"{one[key]:.2f}" for pair in _RATIOS.items() for key in pair]
         table.append([one["name"], shape, one["dtype"], *numbers, f"{one['extra_mb']:.0f}"])
     show(table, rows, out)
 
@@ -111,23 +112,21 @@ def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) 
         hidden_ND.grad = weight_VD.grad = None
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _peak_bytes()
-        took.append(_timed(loss))
+        took.append(timed(lambda: _both_ways(loss)))
         extra.append(_peak_bytes() - before)
-        bare.append(_timed(products))
+        bare.append(timed(lambda: _both_ways(products)))
     row: Row = {"name": name, "extra_mb": extra[0] / 1e6}
-    for key in _CLOCKS:
+    for key, ratio in _RATIOS.items():
         seconds = min(one[key] for one in took)
-        row |= {f"seconds{key}": seconds, f"of_matmuls{key}": seconds / min(one[key] for one in bare)}
+        row |= {key: seconds, ratio: seconds / min(one[key] for one in bare)}
     return row
 
 
-def _timed(loss: "Loss") -> dict[str, float]:
-    """Seconds of a forward and backward pass by each clock."""
-    started = {key: clock() for key, clock in _CLOCKS.items()}
+def _both_ways(loss: "Loss") -> None:
+    """Forward and backward pass."""
     value = loss()
     if value is not None:
         value.backward()  # type: ignore[no-untyped-call]
-    return {key: clock() - started[key] for key, clock in _CLOCKS.items()}
 
 
 def _peak_bytes() -> int:
@@ -184,14 +183,12 @@ def _chunked(chunk: int, name: _Name = "forward_kl") -> Callable[[Tensor, Tensor
 
 
 def _trl(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
-    from trl.experimental.gkd import GKDTrainer
-
-    teacher_VD = _teacher(weight_VD)
+    teacher_VD, gkd = _teacher(weight_VD), gkd_of_trl().GKDTrainer
 
     def loss() -> Tensor:
         with torch.no_grad():
             teacher_1NV = (hidden_ND @ teacher_VD.T)[None]
-        found: Tensor = GKDTrainer.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
+        found: Tensor = gkd.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
         return found
 
     return loss

@@ -28,7 +28,8 @@ import click
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
-from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
+from bench.clock import CLOCKS
+from bench.job import begin, go_round, job, make_corpus, merged, tokens_of
 from bench.output import Row, show, write_json
 from bench.trl_gkd import has_trl, run_gkd
 from pipeline.engines.base import Sampling
@@ -56,6 +57,7 @@ class Setting:
     tokens: int
     heldout: int
     learning_rate: float
+    schedule: str
 
 
 @click.command(help=__doc__)
@@ -67,6 +69,13 @@ class Setting:
 @click.option("--tokens", default=40, show_default=True, help="Of a rollout, at most.")
 @click.option("--heldout", default=12, show_default=True, help="Prompts on which a student is measured.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "linear"]),
+    default="linear",
+    show_default=True,
+    help="Of the learning rate; linear: down to 0 at the last step, as TRL has it by default.",
+)
 @click.option("--way", "ways", multiple=True, default=("2x1x4", "4x1x4", "4x2x4"), show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
@@ -144,8 +153,9 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         },
         "optimizer": {
             "learning_rate": setting.learning_rate,
-            "lr_scheduler_type": "constant_with_warmup",
+            "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(setting.schedule, setting.schedule),
             "warmup_steps": 0,
+            "decay_steps": setting.steps * setting.stretch + 1,  # one more: TRL's last step has not reached 0 either
             "save_steps": setting.steps * setting.stretch,
         },
     }
@@ -162,16 +172,17 @@ def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path)
             "batch_size": min(_DECODED, rollouts),
         },
     }
-    seconds, tokens = 0.0, 0
+    seconds, tokens = dict.fromkeys(CLOCKS, 0.0), 0
     with job(folder / "job", merged(changes, own)) as rounds:
         make_corpus()  # an empty one
         begin(_STUDENT)
         for one in rounds:
             spent, done = go_round(_STUDENT, one), one["first_step"] + one["steps"]
-            seconds, tokens = seconds + seconds_of(spent), tokens + tokens_of(spent, "score")
+            seconds = {key: before + sum(getattr(stage, key) for stage in spent) for key, before in seconds.items()}
+            tokens += tokens_of(spent, "score")
             if done % setting.measure == 0:
                 model = folder / f"job/work/{_STUDENT}/{one['id']}/model"
-                yield {"step": done, "seconds": seconds, "teacher_tokens": tokens}, model
+                yield {"step": done, "teacher_tokens": tokens} | seconds, model
 
 
 def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> list[tuple[Row, Path]]:
@@ -182,17 +193,18 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
         prompts, start = read_prompts(PROMPTS, "train"), Path(f"work/{_STUDENT}/init/model")
         tokenizer = load_tokenizer(start)
 
-        def tell(model: Any, step: int, seconds: float, tokens: int) -> None:
+        def tell(model: Any, step: int, seconds: dict[str, float], tokens: int) -> None:
             out = folder / f"trl-{step}"
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-            found.append(({"step": step, "seconds": seconds, "teacher_tokens": tokens}, out))
+            found.append(({"step": step, "teacher_tokens": tokens} | seconds, out))
 
         run_gkd(
             start,
             TEACHER,
             [one.prompt_ids for one in prompts],
             section(PARAMS, OptimizerParams, "optimizer"),
+            schedule=setting.schedule,
             batch=setting.batch,
             tokens=setting.tokens,
             steps=setting.steps,
@@ -223,9 +235,7 @@ def averaged(runs: Sequence[Row]) -> list[Row]:
     for way, step in dict.fromkeys((row["way"], row["step"]) for row in runs):
         same = [row for row in runs if (row["way"], row["step"]) == (way, step)]
         kls = [row["forward_kl"] for row in same]
-        means = {
-            key: mean(row[key] for row in same) for key in ("seconds", "teacher_tokens", "forward_kl", "reverse_kl")
-        }
+        means = {key: mean(row[key] for row in same) for key in (*CLOCKS, "teacher_tokens", "forward_kl", "reverse_kl")}
         rows.append(
             {"name": f"{title(way)}: step {step}", "way": way, "step": step, "seeds": len(same)}
             | means
@@ -259,6 +269,7 @@ def against_trl(rows: Sequence[Row]) -> list[Row]:
                 "step": there and there["step"],
                 "forward_kl": (there or own[-1])["forward_kl"],
                 "of_trl_seconds": there and there["seconds"] / last["seconds"],
+                "of_trl_seconds_of_processor": there and there["seconds_of_processor"] / last["seconds_of_processor"],
                 "of_trl_teacher_tokens": there and there["teacher_tokens"] / last["teacher_tokens"],
                 "of_trl_peak": own[-1]["peak_mb"] / last["peak_mb"],
             }
@@ -268,13 +279,16 @@ def against_trl(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """The rows to read."""
-    head = ["run", "forward KL", "seconds", "teacher tokens", "peak MB", "of TRL's seconds", "of TRL's peak"]
+    head = ["run", "forward KL", "seconds", "processor, s", "teacher tokens", "peak MB"]
+    head += ["of TRL's seconds", "of TRL's, processor", "of TRL's peak"]
     shown = {
         "forward_kl": "{:.3f}",
         "seconds": "{:.1f}",
+        "seconds_of_processor": "{:.1f}",
         "teacher_tokens": "{:,.0f}",
         "peak_mb": "{:,.0f}",
         "of_trl_seconds": "{:.2f}",
+        "of_trl_seconds_of_processor": "{:.2f}",
         "of_trl_peak": "{:.2f}",
     }
     return [

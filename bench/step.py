@@ -16,7 +16,6 @@ import json
 import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +30,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
+from bench.clock import CLOCKS, now
 from bench.output import Row, show
 from bench.segments import nameless, synthetic_scores
-from bench.trl_gkd import has_trl
+from bench.trl_gkd import gkd_of_trl, has_trl
 from pipeline import lm
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
 from pipeline.objective import ObjectiveParams
@@ -46,9 +46,9 @@ from pipeline.sequences import ScoredSequence
 from pipeline.training import OptimizerParams, start, train
 
 _PARAMS = Path(__file__).parent.parent / "params.yaml"
-_CLOCKS = {"": time.perf_counter, "_of_processor": time.process_time}
+_RATIOS = {"seconds": "of_cross_entropy", "seconds_of_processor": "of_cross_entropy_of_processor"}
 Steps: TypeAlias = Sequence[Sequence[Rollout]]
-Times: TypeAlias = list[float]  # by _CLOCKS
+Times: TypeAlias = dict[str, float]  # by each clock
 Loss: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, ids, mask and labels of a batch
 
 
@@ -98,13 +98,10 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
         return
     rows = [measured_apart("bench.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
     plain = next(row for row in rows if row["name"] == "cross-entropy")
-    rows = [
-        row | {f"of_cross_entropy{key}": row[f"seconds{key}"] / plain[f"seconds{key}"] for key in _CLOCKS}
-        for row in rows
-    ]
+    rows = [row | {ratio: row[key] / plain[key] for key, ratio in _RATIOS.items()} for row in rows]
     table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
     for one in rows:
-        numbers = [f"{one[of + key]:.3f}" for key in _CLOCKS for of in ("seconds", "of_cross_entropy")]
+        numbers = [f"{one[key]:.3f}" for pair in _RATIOS.items() for key in pair]
         table.append([one["name"], *numbers, f"{one['peak_mb']:.0f}"])
     show(table, rows, out, shape=asdict(shape))
     if not has_trl():
@@ -115,14 +112,10 @@ def _measured(name: str, shape: Shape) -> Row:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         ends = _ROWS[name](shape, Path(folder))
-    steps = [[after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(ends)]
-    took = {f"seconds{key}": statistics.median(one) for key, one in zip(_CLOCKS, zip(*steps, strict=True), strict=True)}
+    steps = [*itertools.pairwise(ends)]
+    took = {key: statistics.median(after[key] - before[key] for before, after in steps) for key in CLOCKS}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
     return {"name": name, "peak_mb": peak / 1e6, "steps": len(steps)} | took
-
-
-def _now() -> Times:
-    return [clock() for clock in _CLOCKS.values()]
 
 
 def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
@@ -131,7 +124,7 @@ def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
     model, ends = _model(shape, shape.layers), list[Times]()
     objective, p = _settings(shape)
     state = start(model, p, previous=None, labels={})
-    state.optimizer.register_step_post_hook(lambda *_: ends.append(_now()))
+    state.optimizer.register_step_post_hook(lambda *_: ends.append(now()))
 
     def batches() -> Iterator[Any]:
         yield from iter_batches(planned, temperature=1.0, column=0)
@@ -167,16 +160,14 @@ def _cross_entropy(shape: Shape, folder: Path) -> list[Times]:
 
 
 def _trl(shape: Shape, folder: Path) -> list[Times]:
-    from trl.experimental.gkd import GKDTrainer
-
-    teacher = _model(shape, shape.teacher_layers)
+    teacher, gkd = _model(shape, shape.teacher_layers), gkd_of_trl().GKDTrainer
     trainer = SimpleNamespace(
-        teacher_model=teacher, beta=0.0, generalized_jsd_loss=GKDTrainer.generalized_jsd_loss, temperature=1.0
+        teacher_model=teacher, beta=0.0, generalized_jsd_loss=gkd.generalized_jsd_loss, temperature=1.0
     )
 
     def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
         inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS}
-        found: Tensor = GKDTrainer.compute_loss(trainer, model, inputs)
+        found: Tensor = gkd.compute_loss(trainer, model, inputs)
         return found
 
     return _plainly(shape, folder, loss)
@@ -202,7 +193,7 @@ def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ends.append(_now())
+        ends.append(now())
     return ends
 
 

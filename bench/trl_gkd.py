@@ -9,7 +9,6 @@ not trained on. Needs `trl`, which is not locked: `pip install --no-deps trl`.
 import importlib.util
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,26 @@ import torch
 import transformers
 from torch import Tensor
 
+from bench.clock import CLOCKS, now, since
 from pipeline import lm
 from pipeline.passes import padded
 from pipeline.text import eos_ids, load_tokenizer
 from pipeline.training import OptimizerParams
 
-Told = Callable[[Any, int, float, int], None]  # model, steps done, seconds, tokens that the teacher read
+Told = Callable[[Any, int, dict[str, float], int], None]  # model, steps done, seconds, tokens that the teacher read
 
 
 def has_trl() -> bool:
     """Whether there is anything to measure."""
     return importlib.util.find_spec("trl") is not None
+
+
+def gkd_of_trl() -> Any:
+    """TRL's module, without its word that it may change."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental import gkd
+
+    return gkd
 
 
 def run_gkd(
@@ -37,6 +45,7 @@ def run_gkd(
     prompts: Sequence[list[int]],
     p: OptimizerParams,
     *,
+    schedule: str,
     batch: int,
     tokens: int,
     steps: int,
@@ -44,17 +53,19 @@ def run_gkd(
     seed: int,
     tell: Told,
 ) -> None:
-    """Train; `tell` hears after every so many steps, off the clock, which runs from the loading of both models."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    import datasets
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
+    """Train; `tell` hears after every so many steps, off the clock, which runs from the loading of both models.
 
-    began, read = time.perf_counter(), [0]
+    `schedule` of the learning rate: constant, or linear from p's down to 0, as TRL has it by default.
+    """
+    import datasets
+
+    gkd = gkd_of_trl()
+    began, spent, read = now(), dict.fromkeys(CLOCKS, 0.0), [0]
     tokenizer, models = load_tokenizer(student), [lm.load_model(path) for path in (student, teacher)]
     for model in models:
         model.generation_config.eos_token_id = list(eos_ids(tokenizer))
 
-    class Counting(GKDTrainer):  # type: ignore[misc]
+    class Counting(gkd.GKDTrainer):  # type: ignore[misc, name-defined]
         def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             read[0] += int(inputs["attention_mask"].sum())
             return super().compute_loss(model, inputs, *rest, **named)
@@ -63,12 +74,12 @@ def run_gkd(
         def on_step_end(self, _args: Any, state: Any, _control: Any, **held: Any) -> None:
             nonlocal began
             if state.global_step % every == 0 or state.global_step == steps:
-                stopped = time.perf_counter()
-                tell(held["model"], state.global_step, stopped - began, read[0])
-                began += time.perf_counter() - stopped
+                spent.update({key: spent[key] + seconds for key, seconds in since(began).items()})
+                tell(held["model"], state.global_step, dict(spent), read[0])
+                began = now()
 
     with tempfile.TemporaryDirectory() as folder:
-        given = GKDConfig(
+        given = gkd.GKDConfig(
             output_dir=folder,
             lmbda=1.0,
             beta=0.0,
@@ -77,7 +88,7 @@ def run_gkd(
             per_device_train_batch_size=batch,
             max_steps=steps,
             learning_rate=p.learning_rate,
-            lr_scheduler_type="constant",
+            lr_scheduler_type=schedule,
             adam_beta1=p.adam_beta1,
             adam_beta2=p.adam_beta2,
             weight_decay=p.weight_decay,

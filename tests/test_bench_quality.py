@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bench.quality import Setting, against_trl, averaged, check_way, main, measured
+from bench.quality import Setting, against_trl, averaged, changed, check_way, main, measured
 from bench.trl_gkd import has_trl
 
-TINY = Setting(steps=1, stretch=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2)
+TINY = Setting(steps=1, stretch=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2, schedule="constant")
 
 
 def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
@@ -23,6 +23,7 @@ def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path)
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert first["forward_kl"] > 0
     assert first["forward_kl"] != last["forward_kl"]
+    assert 0 < first["seconds_of_processor"] < last["seconds_of_processor"]
     assert last["peak_mb"] > 50
     assert Path.cwd() == small_job
 
@@ -30,11 +31,20 @@ def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path)
 @pytest.mark.skipif(not has_trl(), reason="needs trl: pip install --no-deps trl")
 @pytest.mark.filterwarnings("default")  # its own, not ours
 def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
-    first, last = measured("trl", replace(TINY, steps=8, measure=4, learning_rate=3e-3), 0)
+    constant = replace(TINY, steps=8, measure=4, learning_rate=3e-3)
+    first, last = measured("trl", constant, 0)
     assert (first["step"], last["step"]) == (4, 8)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert last["forward_kl"] < first["forward_kl"]
+    one, *_ = measured("trl", replace(constant, steps=4, schedule="linear"), 0)
+    assert one["forward_kl"] != first["forward_kl"]
+
+
+def test_linear_goes_down_to_the_last_step_of_ours() -> None:
+    optimizer = changed(replace(TINY, schedule="linear"), 0)["optimizer"]
+    assert (optimizer["lr_scheduler_type"], optimizer["decay_steps"]) == ("linear", 3)  # 2 steps, at 2/3 and 1/3
+    assert changed(TINY, 0)["optimizer"]["lr_scheduler_type"] == "constant_with_warmup"
 
 
 @pytest.mark.parametrize("way", ["3x1x2", "2x0x2", "2x1", "2x1x", "x", "1x4x2", "1x1x3"])
@@ -51,8 +61,9 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
             assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(asked)
         asked.append(command)
         way, seed = command[4], int(command[6])
-        row = {"way": way, "step": 1, "seed": seed, "seconds": 2.0, "teacher_tokens": 4, "peak_mb": 9.0}
-        return SimpleNamespace(stdout="train: done\n" + json.dumps([row | {"forward_kl": 1.0 + seed, "reverse_kl": 2}]))
+        row = {"way": way, "step": 1, "seed": seed, "forward_kl": 1.0 + seed, "reverse_kl": 2}
+        row |= {"seconds": 2.0, "seconds_of_processor": 1.0, "teacher_tokens": 4, "peak_mb": 9.0}
+        return SimpleNamespace(stdout="train: done\n" + json.dumps([row]))
 
     monkeypatch.setattr("bench.apart.subprocess.run", run)
     monkeypatch.setattr("bench.quality.has_trl", lambda: False)
@@ -89,6 +100,7 @@ def test_ours_is_held_against_trls_last_measurement() -> None:
             "step": step,
             "seed": 0,
             "seconds": seconds,
+            "seconds_of_processor": seconds / 2,
             "teacher_tokens": int(seconds),
             "peak_mb": seconds,
         }
