@@ -33,8 +33,8 @@ from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
 
 STUDENTS = ("near", "far", "pruned")
 _PRUNED = (0, 1, 3, 5, 8, 10, 13, 16, 18, 21, 24, 27, 29)
-_DROPPED = 14
-_NOISE = 0.035
+_DROPPED = 20
+_NOISE = 0.0385
 _SAMPLING = Sampling(
     max_new_tokens=128, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64, tail_draws=16
 )
