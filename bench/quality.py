@@ -1,13 +1,14 @@
 """How fast a student comes near its teacher: held-out KL against wall time and teacher tokens, beside TRL's GKDTrainer.
 
     python -m bench.quality --json FILE
-    python -m bench.quality --steps 32 --stretch 2 --measure 16 --heldout 40 --seeds 2 --json FILE    # an hour
+    python -m bench.quality --steps 32 --measure 32 --heldout 40 --seeds 2 --way 8x1x4 --json FILE    # an hour
 
 Every row trains the first student of params.yaml in steps of the same size on nothing but its own rollouts for the same
 training prompts, with the same learning rate, from the same seed: through this pipeline's stages (`bench.job`) with
 fresh rollouts every so many steps, so many passes over them and so many of each prompt, and with a live teacher
 (`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a token, on
-completions that the student samples for held-out prompts.
+completions that the student samples for held-out prompts. With the linear schedule only the last measurement of a row
+is that of a finished run; with the constant one each is, and has the noise of its last steps.
 
 Each row and seed has a process of its own, whose peak of resident memory is taken before it measures any KL; KL is
 measured on saved checkpoints afterwards, off the clock. Seconds include loading models, hashing and checkpoints, and
