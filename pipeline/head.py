@@ -211,9 +211,12 @@ class _Others:
 
 
 def _take_others(logits_NV: Tensor, *, entropy: bool) -> _Others:
-    """One exponential an element; a few rows at a time, which stay in the processor's cache between the passes."""
+    """One exponential an element; a few rows at a time, which stay in the processor's cache between the passes.
+
+    As many in each block, since threads would share the sum of a row that was left over, and its last bit with it.
+    """
     found = []
-    for rows_NV in torch.split(logits_NV, _together(logits_NV)):
+    for rows_NV in torch.tensor_split(logits_NV, -(-len(logits_NV) // _together(logits_NV))):
         largest_N = rows_NV.amax(-1)
         largest_N.masked_fill_(torch.isneginf(largest_N), 0.0)
         sum_N = rows_NV.sub_(largest_N[:, None]).exp_().sum(-1)

@@ -191,3 +191,19 @@ def test_chunks_cover_every_position_once() -> None:
     assert seen[0].start == 0
     assert all(one.stop == other.start for one, other in pairwise(seen))
     assert seen[-1].stop >= POSITIONS
+
+
+def test_rows_sum_alike_however_many_threads_take_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    logits_NV, threads = torch.randn(65, 49152), torch.get_num_threads()
+    try:
+        found = []
+        for count, rows in ((1, 8), (2, 8), (2, 16), (2, 65)):  # 65 in eights or sixteens leaves one
+            torch.set_num_threads(count)
+            monkeypatch.setattr(module, "_ROWS", rows)
+            found.append(module._take_others(logits_NV.clone(), entropy=True))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in pairwise(found):
+        assert torch.equal(one.sum_N, other.sum_N)
+        assert torch.equal(one.logsumexp_N, other.logsumexp_N)
