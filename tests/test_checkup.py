@@ -32,6 +32,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(
         checkup, "_run", lambda setup, *command: "Cache types: hardlink\n" if "dvc" in command else None
     )
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))  # whatever is here
     Store(root=tmp_path / ".store").publish([sequence(0)], HEADER, RANKS)
     Store(root=tmp_path / ".store").publish([sequence(1)], HEADER, RANKS)
     return Setup(root=tmp_path, store=tmp_path / ".store")
