@@ -116,9 +116,10 @@ def _run(stage: str, entry: str, **options: object) -> Spent:
     return Spent(stage=stage, **since(began), tokens=read_json(COSTS / f"{entry}.json")["tokens"])
 
 
-def seconds_of(spent: list[Spent], stage: str | None = None) -> float:
-    """Of one kind of stage, or of all."""
-    return sum(one.seconds for one in spent if stage in (None, one.stage))
+def seconds_of(spent: list[Spent], stage: str | None = None, *, clock: str = "seconds") -> float:
+    """Of one kind of stage, or of all; `clock` is one of `bench.clock`."""
+    found: float = sum(getattr(one, clock) for one in spent if stage in (None, one.stage))
+    return found
 
 
 def tokens_of(spent: list[Spent], stage: str) -> int:

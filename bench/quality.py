@@ -30,7 +30,7 @@ import click
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
 from bench.clock import CLOCKS
-from bench.job import begin, go_round, job, make_corpus, merged, tokens_of
+from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
 from bench.output import Row, show, write_json
 from bench.trl_gkd import has_trl, run_gkd
 from pipeline.engines.base import Sampling
@@ -72,7 +72,7 @@ class Setting:
 @click.option("--learning-rate", default=3e-4, show_default=True)
 @click.option(
     "--schedule",
-    type=click.Choice(["constant", "linear"]),
+    type=click.Choice(["constant_with_warmup", "linear"]),
     default="linear",
     show_default=True,
     help="Of the learning rate; linear: down to 0 at the last step, as TRL has it by default.",
@@ -154,7 +154,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         },
         "optimizer": {
             "learning_rate": setting.learning_rate,
-            "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(setting.schedule, setting.schedule),
+            "lr_scheduler_type": setting.schedule,
             "warmup_steps": 0,
             "decay_steps": setting.steps * setting.stretch + 1,  # one more: TRL's last step has not reached 0 either
             "save_steps": setting.steps * setting.stretch,
@@ -179,7 +179,7 @@ def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path)
         begin(_STUDENT)
         for one in rounds:
             spent, done = go_round(_STUDENT, one), one["first_step"] + one["steps"]
-            seconds = {key: before + sum(getattr(stage, key) for stage in spent) for key, before in seconds.items()}
+            seconds = {clock: before + seconds_of(spent, clock=clock) for clock, before in seconds.items()}
             tokens += tokens_of(spent, "score")
             if done % setting.measure == 0:
                 model = folder / f"job/work/{_STUDENT}/{one['id']}/model"

@@ -14,7 +14,6 @@ import importlib.util
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 import torch
 
 import stages  # noqa: F401  sets up the process as a stage is
+from bench.clock import timed
 from bench.output import Row, show
 from bench.segments import NEAR, WIDE, Widths, nameless, synthetic_scores
 from pipeline.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
@@ -105,14 +105,10 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
 
 def _timed(name: str, positions: int, act: Callable[[], object]) -> Row:
     """The best of five, in seconds of the processor."""
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        act()
-        seconds.append(time.process_time() - started)
+    seconds = min(timed(act)["seconds_of_processor"] for _ in range(5))
     reader = "own" if importlib.util.find_spec("zarrs") is None else "zarrs"
-    rate = round(positions / min(seconds))
-    return {"reader": reader, "name": name, "positions": positions, "seconds": min(seconds), "positions_per_s": rate}
+    rate = round(positions / seconds)
+    return {"reader": reader, "name": name, "positions": positions, "seconds": seconds, "positions_per_s": rate}
 
 
 def _write(path: Path, count: int, widths: Widths) -> list[Rollout]:

@@ -55,7 +55,7 @@ def run_gkd(
 ) -> None:
     """Train; `tell` hears after every so many steps, off the clock, which runs from the loading of both models.
 
-    `schedule` of the learning rate: constant, or linear from p's down to 0, as TRL has it by default.
+    `schedule` of the learning rate, by transformers' name: linear, TRL's default, goes from p's down to 0.
     """
     import datasets
 

@@ -16,37 +16,42 @@ from pipeline.fingerprint import model_fingerprint
 from pipeline.records import Rollout, Scores
 from pipeline.scoring import Key, ScoringParams, key_of, score_rollouts
 from pipeline.sequences import ScoredSequence, SegmentHeader
-from pipeline.store import Store
+from pipeline.store import Location, Store
 from pipeline.text import load_tokenizer, shared_vocab, template_fingerprint, tokenizer_fingerprint
 from stages.command import RANKS, TEACHER, store_root
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
-    """Scores of rollouts; the teacher is loaded for the first that the store does not have, and stays."""
+    """Scores of rollouts; the teacher is loaded when it is first asked, and stays."""
 
     p: ScoringParams
     header: SegmentHeader
-    token_of_rank: NDArray[Any]
     store: Store
 
     @classmethod
     def open(cls, p: ScoringParams) -> "Oracle":
-        """Of work/teacher, work/prompts and STILLROOM_STORE."""
-        return cls(p=p, header=_header(p), token_of_rank=np.load(RANKS), store=Store(root=store_root()))
+        """Of work/teacher and STILLROOM_STORE."""
+        return cls(p=p, header=_header(p), store=Store(root=store_root()))
 
-    def known(self, rollouts: Sequence[Rollout]) -> dict[Key, Scores]:
-        """What the store has of them."""
-        keys = [key_of(one) for one in rollouts]
-        return self.store.read(find_known(self.store.root, self.header.scorer, keys))
+    def find(self, rollouts: Sequence[Rollout]) -> list[Location]:
+        """Where the store has their scores."""
+        return find_known(self.store.root, self.header.scorer, [key_of(one) for one in rollouts])
 
     def score(self, rollouts: Sequence[Rollout], known: Mapping[Key, Scores], *, title: str) -> list[ScoredSequence]:
         """All of them with their scores; those not in `known` are asked for, and go into the store."""
         publish = partial(self.store.publish, header=self.header, token_of_rank=self.token_of_rank)
-        return score_rollouts(rollouts, known, lambda: self._teacher, publish, self.p, title=title)
+        return score_rollouts(rollouts, known, lambda: self.teacher, publish, self.p, title=title)
 
     @cached_property
-    def _teacher(self) -> HFScorer:
+    def token_of_rank(self) -> NDArray[Any]:
+        """[V] Of work/prompts."""
+        ranks: NDArray[Any] = np.load(RANKS)
+        return ranks
+
+    @cached_property
+    def teacher(self) -> HFScorer:
+        """The model itself."""
         return HFScorer(
             TEACHER,
             precision=self.p.precision,

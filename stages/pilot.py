@@ -15,7 +15,7 @@ def ask_sample(count: int) -> None:
     if written := [(one.name, one.rollouts) for one in works() if one.rollouts]:
         oracle = Oracle.open(section(PARAMS, ScoringParams, "scoring"))
         for name, rollouts in written:
-            known = oracle.known(rollouts)
+            known = {one.key for one in oracle.find(rollouts)}
             missing = unknown(rollouts, known)  # in the order of prompts
             wanted = min(count - len(known), len(missing))
             if wanted > 0:

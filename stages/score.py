@@ -22,7 +22,7 @@ def main(source: Path, out: Path, name: str) -> None:
     rollouts, oracle = read_rollouts(source), Oracle.open(section(PARAMS, ScoringParams, "scoring"))
     with cost(name) as entry:
         oracle.store.sweep()
-        known = oracle.known(rollouts)
+        known = oracle.store.read(oracle.find(rollouts))
         scored = oracle.score(rollouts, known, title=name)
         shutil.rmtree(out, ignore_errors=True)
         write_segment(out, scored, oracle.header, oracle.token_of_rank)

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from bench.quality import Setting, against_trl, averaged, changed, check_way, main, measured
 from bench.trl_gkd import has_trl
 
-TINY = Setting(steps=1, stretch=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2, schedule="constant")
+TINY = Setting(
+    steps=1, stretch=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2, schedule="constant_with_warmup"
+)
 
 
 def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
