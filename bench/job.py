@@ -112,8 +112,9 @@ def run_stage(name: str, /, **options: object) -> None:
 def _run(stage: str, entry: str, **options: object) -> Spent:
     began = now()
     run_stage(stage, **options)
-    gc.collect()  # a process of its own would leave nothing
-    return Spent(stage=stage, **since(began), tokens=read_json(COSTS / f"{entry}.json")["tokens"])
+    spent = since(began)
+    gc.collect()  # a process of its own would leave nothing, and takes no time for it
+    return Spent(stage=stage, **spent, tokens=read_json(COSTS / f"{entry}.json")["tokens"])
 
 
 def seconds_of(spent: list[Spent], stage: str | None = None, *, clock: str = "seconds") -> float:

@@ -1,4 +1,8 @@
-"""Identity by content: blake2b over canonical bytes, so that equal things have equal names on every machine."""
+"""Identity by content: a hash over canonical bytes, so that equal things have equal names on every machine.
+
+blake2b, but sha256 for the files of models and optimizers: processors have instructions for it (1.5 GB/s for .55 on one
+core), and it is the name that the Hugging Face hub has for large files.
+"""
 
 import hashlib
 import json
@@ -6,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-_BLOCK_BYTES = 1 << 22
 
 
 def digest(*parts: object, size: int = 16) -> str:
@@ -28,23 +30,25 @@ def ids_digest(ids: Sequence[int]) -> bytes:
 
 def file_digest(path: Path) -> str:
     """blake2b-256 of a file's bytes, hex."""
-    hasher = hashlib.blake2b(digest_size=32)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def tree_digest(root: Path) -> str:
     """Digest of a file, or of a directory's relative file names and contents."""
     if root.is_file():
-        return digest(file_digest(root))
+        return digest(_sha256(root))
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return digest([(path.relative_to(root).as_posix(), file_digest(path)) for path in files])
+    return digest([(path.relative_to(root).as_posix(), _sha256(path)) for path in files])
 
 
 def model_fingerprint(path: Path) -> str:
     """Identity of a model directory: its weight files and its configuration; an adapter's names its base's identity."""
     configs = {"config.json", "adapter_config.json"}
     files = sorted(one for one in path.iterdir() if one.suffix in {".safetensors", ".bin"} or one.name in configs)
-    return digest([(one.name, file_digest(one)) for one in files])
+    return digest([(one.name, _sha256(one)) for one in files])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
