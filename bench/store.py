@@ -271,9 +271,10 @@ def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: P
             f"--prompts: {len(texts.teacher_ND)} positions, {_BATCH * _BATCHES} are needed; raise it"
         )
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
+    own = [replace(one, source="student") for one in texts.rollouts]  # a batch drops G of texts that are not
     for one in ways(p, lookup(PARAMS, "objective", "tail_draws_scale")):
         scores, size = stored(one, texts, ranks, scratch)
-        batch = to_torch(collate(texts.rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
+        batch = to_torch(collate(own, scores, temperature=1.0, column=0), torch.device("cpu"))
         yield one.name, {f"bytes_{texts.student}": size} | errors(one.losses, texts, batch)
     yield "teacher in bf16, dense", errors({name: rounded(name, texts) for name in _DIVERGENCES}, texts, batch)
 
