@@ -54,7 +54,7 @@ _OBJECTIVES = {
         divergence=DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False),
         temperature=1.0,
         support="bucket",
-        tail_draws_scale=1.0,
+        tail_draws_scale=3.0,
         g_staleness=5.0,
         cross_entropy=0.0,
         alpha=1.0,

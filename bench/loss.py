@@ -223,7 +223,7 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: 
         divergence=divergence,
         temperature=1.0,
         support="auto",
-        tail_draws_scale=1.0,
+        tail_draws_scale=3.0,
         g_staleness=1.0,
         cross_entropy=0.0,
         alpha=1.0,
