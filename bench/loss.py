@@ -8,7 +8,7 @@ clock and of the processor (all threads); beside other work only the latter mean
 products, which take turns with the loss in its own process. Extra memory is the rise of the peak, on a CPU with Linux
 only. `trl` and `liger-kernel` are measured where they are installed
 (`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
-others' rows in it take seven times as long: `--dtype float32` alone is done in minutes.
+bare products in it take minutes, in every row: `--dtype float32` alone is soon done.
 """
 
 import ctypes
