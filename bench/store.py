@@ -104,7 +104,7 @@ def with_g(name: str) -> Loss:
 
     def loss(z_NV: Tensor, chunk: Chunk) -> Tensor:
         none_N = torch.zeros_like(chunk.rows.tail_N)
-        rows = replace(chunk.rows, fresh_N=none_N == 0, behaviour_logp_N=none_N)
+        rows = replace(chunk.rows, behaviour_logp_N=none_N)
         seen = replace(see(z_NV, chunk), token_logp_N=none_N)
         return supports.with_g(_DIVERGENCES[name], seen, rows, staleness=1.0)
 
@@ -271,7 +271,7 @@ def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: P
             f"--prompts: {len(texts.teacher_ND)} positions, {_BATCH * _BATCHES} are needed; raise it"
         )
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
-    own = [replace(one, source="student") for one in texts.rollouts]  # a batch drops G of texts that are not
+    own = [replace(one, source="student") for one in texts.rollouts]  # G counts at a round's own texts alone
     for one in ways(p, lookup(PARAMS, "objective", "tail_draws_scale")):
         scores, size = stored(one, texts, ranks, scratch)
         batch = to_torch(collate(own, scores, temperature=1.0, column=0), torch.device("cpu"))
