@@ -28,6 +28,7 @@ from bench.apart import measured_apart
 from bench.clock import timed
 from bench.output import Row, show, write_json
 from bench.trl_gkd import gkd_of_trl
+from pipeline import lm
 from pipeline.divergence import DivergenceParams
 from pipeline.head import Head
 from pipeline.objective import ObjectiveParams, batch_loss
@@ -230,9 +231,9 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: 
         epsilon=0.2,
         chunk_tokens=chunk,
     )
-    return batch_loss(
-        p, Head(weight_VD=weight_VD, bias_V=None, softcap=None), hidden_ND, batch, behaviour_temperature=1.0
-    )[0]
+    head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
+    with lm.autocast(weight_VD.dtype):  # as in training
+        return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
 
 
 def _batch(positions: int, vocab: int) -> Batch:

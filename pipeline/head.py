@@ -6,9 +6,12 @@ lets autograd differentiate that small function, and spreads the result over V i
 others share theirs by softmax, the rest is a scatter. So any loss of these numbers gets its gradients with respect to
 hidden states and weights within the forward pass.
 
-Guarantee: value and gradients are those of autograd on the dense formula, up to rounding. Cost: three matrix products,
-as for any head that is trained, one buffer of [chunk, V] in float32 and, where realised tokens are asked for at another
-temperature than the loss's, 128 rows more; one exponential an element, and nothing is computed twice.
+Guarantee: value and gradients are those of autograd on the dense formula, up to rounding; under autocast that of its
+dtype in the two products of the backward pass, whose results are rounded as those of any layer's backward pass are,
+while the logits stay in float32. Cost: three matrix products, as for any head that is trained, one buffer of [chunk, V]
+in float32 and, where realised tokens are asked for at another temperature than the loss's, 128 rows more; one
+exponential an element, and nothing is computed twice. Under autocast also half such a buffer, a copy of the weights and
+one of their gradient, in its dtype.
 Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
 formula by hand for every divergence.
 """
@@ -86,11 +89,13 @@ def project(
     """Sum of the loss over N positions, differentiable in hidden states, weights and bias; and sums of its metrics.
 
     `chunk` positions have their logits, divided by `temperature`, in memory at once. `entropy`: the loss sees that of
-    the tokens that are not stored, for two passes over V more.
+    the tokens that are not stored, for two passes over V more. Autocast says how the products of the backward pass run.
     """
     metrics: Metrics = {}
+    device = hidden_ND.device.type
     work = _Work(
         head=head,
+        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _wide(head.weight_VD),
         targets=targets,
         loss=loss,
         temperature=temperature,
@@ -105,6 +110,7 @@ def project(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     head: Head
+    dtype: torch.dtype  # of the backward pass's products
     targets: Targets
     loss: Loss
     temperature: float
@@ -120,10 +126,13 @@ class _Projected(torch.autograd.Function):
         like = [one if want else None for one, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)]
         sums = [None if one is None else torch.zeros_like(one, dtype=_wide(one)) for one in like]
         total = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
-        work = replace(work, head=replace(work.head, weight_VD=weight_VD.to(_wide(weight_VD))))
-        for start in range(0, len(hidden_ND), work.chunk):
-            places = slice(start, start + work.chunk)
-            total += _chunk(work, hidden_ND[places], places, sums)
+        wide_VD = weight_VD.to(_wide(weight_VD))
+        factor_VD = wide_VD if work.dtype == wide_VD.dtype else weight_VD.to(work.dtype)
+        work = replace(work, head=replace(work.head, weight_VD=wide_VD))
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            for start in range(0, len(hidden_ND), work.chunk):
+                places = slice(start, start + work.chunk)
+                total += _chunk(work, hidden_ND[places], places, factor_VD, sums)
         ctx.gradients = [None if one is None else one.to(of.dtype) for one, of in zip(sums, like, strict=True)]  # type: ignore[union-attr]
         return total
 
@@ -138,8 +147,9 @@ def _wide(one: Tensor) -> torch.dtype:
     return torch.promote_types(one.dtype, torch.float32)
 
 
-def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | None]) -> Tensor:
-    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias)."""
+def _chunk(work: _Work, hidden_ND: Tensor, places: slice, factor_VD: Tensor, sums: list[Tensor | None]) -> Tensor:
+    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias). `factor_VD` are the weights that
+    the gradient is multiplied by."""
     logits_NV = work.head(hidden_ND)
     bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
     if work.temperature != 1.0:
@@ -147,12 +157,15 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, sums: list[Tensor | No
     loss = _in_pieces(work, logits_NV, places.start)
     gradient_NV = logits_NV if bend_NV is None else logits_NV.mul_(bend_NV)
     hidden, weight, bias = sums
-    if hidden is not None:
-        hidden[places] = gradient_NV @ work.head.weight_VD
-    if weight is not None:
-        weight.addmm_(gradient_NV.T, hidden_ND.to(gradient_NV.dtype))
     if bias is not None:
         bias += gradient_NV.sum(0)
+    gradient_NV = gradient_NV.to(work.dtype)
+    if hidden is not None:
+        hidden[places] = gradient_NV @ factor_VD
+    if weight is not None and weight.dtype == work.dtype:
+        weight.addmm_(gradient_NV.T, hidden_ND.to(work.dtype))
+    elif weight is not None:
+        weight += gradient_NV.T @ hidden_ND.to(work.dtype)
     return loss
 
 

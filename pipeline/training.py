@@ -50,7 +50,8 @@ class OptimizerParams:
     max_grad_norm: AboveZero
     """Gradients are clipped to this norm."""
     precision: Precision
-    """Of the student's body (autocast); weights, head and optimizer stay in float32."""
+    """Of the student's body and of the backward pass through its head (autocast); weights, logits and optimizer stay
+    in float32."""
     disable_dropout: bool
     """Train without the model's own dropout and an adapter's, as TRL does. With it the student that learns is not the
     one that wrote the rollouts, by half a nat a token for T5's rate of .1, which counts as staleness."""
@@ -114,12 +115,15 @@ def train(
 def _same_bits(device: torch.device) -> Iterator[None]:
     """Let torch sum in one order on a CPU: the gradient of a prompt that many completions share comes from all of
     them, and threads would add it up in the order in which they come by."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before, memory = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(before or device.type == "cpu")
+    memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # with NaN, before kernels write it
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def _backward(
@@ -137,9 +141,9 @@ def _backward(
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
-        loss, metrics = batch_loss(
-            objective, head, hidden_ND, to_torch(batch, model.device), behaviour_temperature=behaviour_temperature
-        )
+            loss, metrics = batch_loss(
+                objective, head, hidden_ND, to_torch(batch, model.device), behaviour_temperature=behaviour_temperature
+            )
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         sums["loss_sum"] += loss.item()
         sums["own"] += int(batch.from_student_B.sum())

@@ -117,6 +117,21 @@ def test_weights_in_bfloat16_get_gradients_in_bfloat16_from_float32_logits() -> 
     assert torch.equal(found, one.bfloat16()) or (found - one).abs().max() < 2**-8 * one.abs().max()
 
 
+def test_autocast_rounds_the_products_of_the_backward_pass_alone() -> None:
+    head, hidden_ND, targets = make_head(), random(POSITIONS, WIDTH, seed=0), make_targets()
+    single = replace(head, weight_VD=head.weight_VD.detach().float().requires_grad_())
+    low_ND = hidden_ND.detach().float().requires_grad_()
+    exact, _ = project(single, low_ND, targets, everything, temperature=1.0, chunk=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _ = project(single, low_ND, targets, everything, temperature=1.0, chunk=3)
+    assert torch.equal(value, exact)
+    for found, one in zip(
+        gradients(value, low_ND, single.weight_VD), gradients(exact, low_ND, single.weight_VD), strict=True
+    ):
+        assert found.dtype == torch.float32
+        assert 0 < (found - one).abs().max() < 2**-7 * one.abs().max()
+
+
 def test_all_stored_leaves_nothing_to_the_others() -> None:
     targets = replace(make_targets(), ids_NK=torch.arange(VOCAB).expand(POSITIONS, -1))
     targets = replace(targets, padding_NK=torch.zeros(POSITIONS, VOCAB, dtype=torch.bool))
@@ -145,9 +160,9 @@ def test_a_frozen_head_keeps_no_sum_of_its_gradient(monkeypatch: pytest.MonkeyPa
     frozen = replace(head, weight_VD=head.weight_VD.detach(), bias_V=head.bias_V.detach())  # type: ignore[union-attr]
     whole = module._chunk
 
-    def spy(work: Any, hidden_ND: Tensor, places: slice, sums: list[Tensor | None]) -> Tensor:
-        seen.append([one is not None for one in sums])
-        return whole(work, hidden_ND, places, sums)
+    def spy(*given: Any) -> Tensor:
+        seen.append([one is not None for one in given[-1]])
+        return whole(*given)
 
     monkeypatch.setattr(module, "_chunk", spy)
     for one in (frozen, head):
