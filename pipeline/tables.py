@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> int:
-    """Write dataclass records as Parquet in `schema`; returns their number. No records give an empty table."""
-    rows = [asdict(record) for record in records]
-    table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
+    """Write records, whose attributes are the columns of `schema`, as Parquet; returns their number, which may be 0."""
+    rows = [{name: getattr(record, name) for name in schema.names} for record in records]
+    table = pa.Table.from_pylist(rows, schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return len(rows)
