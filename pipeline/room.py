@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.params import read_yaml
 
-_BYTES = 12  # a trained parameter: weight and two moments in float32
+_NUMBER = 4  # bytes: all is in float32
 
 
 def rest_bytes(root: Path) -> int | None:
@@ -25,7 +25,8 @@ def rest_bytes(root: Path) -> int | None:
     ]
     if any(size is None and count for size, count in zip(sizes, left, strict=True)):
         return None
-    return sum(_BYTES * (size or 0) * count for size, count in zip(sizes, left, strict=True))
+    numbers = 3 if params["optimizer"]["ema_decay"] is None else 4  # weight, two moments and what is averaged
+    return sum(_NUMBER * numbers * (size or 0) * count for size, count in zip(sizes, left, strict=True))
 
 
 def _student(root: Path, name: str, params: dict[str, Any]) -> int | None:

@@ -3,7 +3,7 @@
 One optimizer step is one window of micro-batches: the loss is the sum over the window's tokens divided by their
 number, so how the window is split changes nothing but rounding. A checkpoint is model and optimizer in full precision,
 written beside the old one and renamed; each step's randomness comes from (seed, step). Rounds hand the optimizer's
-moments on.
+moments on, and with an average of the weights (`pipeline.averaging`) the weights themselves.
 """
 
 import shutil
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import transformers  # its schedulers bring peft along, three seconds: loaded when they are asked for
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from transformers.trainer_pt_utils import get_parameter_names
 
-from pipeline import adapter, lm
+from pipeline import adapter, averaging, lm
 from pipeline.fingerprint import derive_seed
 from pipeline.journal import whole_directory
 from pipeline.objective import ObjectiveParams, batch_loss
@@ -52,6 +53,8 @@ class OptimizerParams:
     precision: Precision
     """Of the student's body and of the backward pass through its head (autocast); weights, logits and optimizer stay
     in float32."""
+    ema_decay: Annotated[float, Range(0, 0.9999)] | None
+    """Of a moving average of the weights over the steps, which then is what a round's model is; null: none."""
     disable_dropout: bool
     """Train without the model's own dropout and an adapter's, as TRL does. With it the student that learns is not the
     one that wrote the rollouts, by half a nat a token for T5's rate of .1, which counts as staleness."""
@@ -103,6 +106,8 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
+            if state.average is not None:
+                state.average.update_parameters(model)
             state.rows.append(state.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
             meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
@@ -187,8 +192,13 @@ class State:
     """What a checkpoint holds beside the model."""
 
     optimizer: torch.optim.Optimizer
+    average: AveragedModel | None  # of the weights, which is then the model that others see
     rows: list[Row]
     labels: dict[str, str]  # the first columns of every row: student and round
+
+    def published(self, model: lm.Model) -> lm.Model:
+        """What is saved of a model in training: its average, if there is one."""
+        return model if self.average is None else self.average.module
 
 
 def open_run(
@@ -212,16 +222,23 @@ def open_run(
 
 
 def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> State:
-    """AdamW over the model, with the moments of the previous round where there is one."""
+    """AdamW over the model, with the moments of the previous round where there is one.
+
+    Where that has an average, `model` comes as that and leaves as the weights that the average is of.
+    """
     optimizer = torch.optim.AdamW(
         _groups(model, p.weight_decay), lr=p.learning_rate, betas=(p.adam_beta1, p.adam_beta2), fused=True
     )
+    average = None if p.ema_decay is None else averaging.average_of(model, p.ema_decay)
     if previous is not None:
         settings = [{name: group[name] for name in ("betas", "weight_decay")} for group in optimizer.param_groups]
-        optimizer.load_state_dict(torch.load(previous, map_location=model.device, weights_only=True))
+        before = torch.load(previous, map_location=model.device, weights_only=True)
+        optimizer.load_state_dict(before["optimizer"])
         for group, ours in zip(optimizer.param_groups, settings, strict=True):
             group.update(ours)
-    return State(optimizer=optimizer, rows=[], labels=labels)
+        if before["average"] is not None:
+            averaging.restore(model, average, before["average"])
+    return State(optimizer=optimizer, average=average, rows=[], labels=labels)
 
 
 def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
@@ -237,8 +254,9 @@ def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
 def save(scratch: Path, model: lm.Model, state: State, done: int) -> None:
     """Checkpoint after `done` steps, replacing the one before it."""
     with whole_directory(scratch / f"step-{done:08d}") as folder:
-        lm.save_model(model, folder / "model")
-        torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+        lm.save_model(state.published(model), folder / "model")
+        average = None if state.average is None else averaging.saved(model, state.average)
+        torch.save({"optimizer": state.optimizer.state_dict(), "average": average}, folder / "optimizer.pt")
         write_log(folder / "train.csv", state.rows)
     for older in checkpoints(scratch)[:-1]:
         shutil.rmtree(older)

@@ -64,7 +64,7 @@ def tune(name: str, model: Path, out: Path, log: Path) -> None:
                 max_staleness=None,
             )
             with whole_directory(scratch / DONE) as done:
-                lm.save_model(tuning.to(stored_dtype(model)), done / "model")
+                lm.save_model(state.published(tuning).to(stored_dtype(model)), done / "model")
                 tokenizer.save_pretrained(done / "model")
                 shutil.copy(checkpoints(scratch)[-1] / "train.csv", done)
                 _write_lineage(name, model, done / "model", p, digest(texts))

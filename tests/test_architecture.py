@@ -32,6 +32,7 @@ LAYERS = [
         "lm",
         "passes",
         "adapter",
+        "averaging",
         "families",
         "onnx_t5",
         "head",

@@ -119,6 +119,7 @@ PARAMS: dict[str, Any] = {
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "precision": "float32",
+        "ema_decay": None,
         "disable_dropout": False,
         "gradient_checkpointing": False,
         "save_steps": 1,

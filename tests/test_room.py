@@ -38,6 +38,8 @@ def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_d
     assert rest_bytes(root) == 3 * 12 * size
     (root / "work/small/r1/model").mkdir(parents=True)
     assert rest_bytes(root) == 2 * 12 * size
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}))
+    assert rest_bytes(root) == 2 * 16 * size
 
 
 def test_a_student_of_its_own_and_one_that_was_started(root: Path, make_model_dir: Callable[..., Path]) -> None:

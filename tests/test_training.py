@@ -130,6 +130,7 @@ def optimizer(**changes: Any) -> OptimizerParams:
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "precision": "float32",
+        "ema_decay": None,
         "disable_dropout": False,
         "gradient_checkpointing": False,
         "save_steps": 2,
@@ -221,7 +222,7 @@ def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
     """Everything a checkpoint holds, for comparison by bits."""
     (file,) = (checkpoint / "model").glob("*.safetensors")
     weights = load_file(file)
-    moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)["optimizer"]["state"]
     flat = [(index, name, value.numpy().tobytes()) for index, one in moments.items() for name, value in one.items()]
     assert flat
     return (
@@ -542,26 +543,58 @@ def test_training_an_adapter_changes_it_alone(adapted: Job, tmp_path: Path) -> N
     first, after = (load_file(one / "adapter_model.safetensors") for one in (adapted.student, last / "model"))
     assert first.keys() == after.keys()
     assert all(not torch.equal(first[name], after[name]) for name in first if "lora_B" in name)
-    moments = torch.load(last / "optimizer.pt", weights_only=True)["state"].values()
+    moments = torch.load(last / "optimizer.pt", weights_only=True)["optimizer"]["state"].values()
     assert sum(one["exp_avg"].numel() for one in moments) == sum(one.numel() for one in after.values())
     assert sum(one.stat().st_size for one in (last / "model").iterdir()) < size
     rows = read_log(last / "train.csv")
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(adapted: Job, tmp_path: Path) -> None:
-    whole = contents(run(adapted, tmp_path / "whole", range(4), optimizer()))
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(
+    adapted: Job, ema_decay: float | None, tmp_path: Path
+) -> None:
+    p = optimizer(ema_decay=ema_decay)
+    whole = contents(run(adapted, tmp_path / "whole", range(4), p))
     with pytest.raises(KeyboardInterrupt):
-        run(adapted, tmp_path / "killed", range(4), optimizer(), fail_before=3)
-    assert contents(run(adapted, tmp_path / "killed", range(4), optimizer())) == whole
+        run(adapted, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(run(adapted, tmp_path / "killed", range(4), p)) == whole
+
+
+# A moving average of the weights
+
+
+def test_the_model_is_the_average_of_what_it_would_have_been(job: Job, tmp_path: Path) -> None:
+    """The weights themselves go their way as without it."""
+    steps = [
+        load_file(run(job, tmp_path / str(n), range(n), optimizer()) / "model/model.safetensors") for n in (1, 2, 3)
+    ]
+    last = run(job, tmp_path / "averaged", range(3), optimizer(ema_decay=0.6))
+    found, own = load_file(last / "model/model.safetensors"), torch.load(last / "optimizer.pt", weights_only=True)
+    for name, one in found.items():
+        weighed = sum(share * step[name].double() for share, step in zip((0.36, 0.6, 1.0), steps, strict=True)) / 1.96
+        assert (one - weighed).abs().max() < 1e-6
+        assert torch.equal(own["average"]["weights"][name], steps[-1][name])
+    assert any((one - steps[-1][name]).abs().max() > 1e-3 for name, one in found.items())
+
+
+def test_a_killed_run_with_an_average_ends_with_the_same_bits(job: Job, tmp_path: Path) -> None:
+    p = optimizer(ema_decay=0.6)
+    whole = contents(run(job, tmp_path / "whole", range(4), p))
+    with pytest.raises(KeyboardInterrupt):
+        run(job, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(run(job, tmp_path / "killed", range(4), p)) == whole
 
 
 # Rounds
 
 
-def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.8])
+def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(
+    job: Job, ema_decay: float | None, tmp_path: Path
+) -> None:
     """Moments and schedule go on: six steps in one round or in two, over the same windows, give the same bits."""
-    p, batches = optimizer(), list(windows(job, range(6)))
+    p, batches = optimizer(ema_decay=ema_decay), list(windows(job, range(6)))
 
     def part(scratch: Path, model: Path, moments: Path | None, steps: range) -> Path:
         loaded, state, _ = open_run(scratch, model, moments, p, labels={}, first_step=steps.start)
