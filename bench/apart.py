@@ -17,5 +17,6 @@ def measured_apart(module: str, name: str, /, **options: object) -> Any:
 
 
 def words(**options: object) -> list[str]:
-    """Options of a command as words of its line."""
-    return [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    """Options of a command as words of its line; None stands for one that is not given."""
+    given = {key.replace("_", "-"): str(value) for key, value in options.items() if value is not None}
+    return [word for key, value in given.items() for word in (f"--{key}", value)]

@@ -7,8 +7,9 @@ Every row trains the first student of params.yaml in steps of the same size on n
 training prompts, with the same learning rate, from the same seed: through this pipeline's stages (`bench.job`) with
 fresh rollouts every so many steps, so many passes over them and so many of each prompt, and with a live teacher
 (`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a token, on
-completions that the student samples for held-out prompts. With the linear schedule only the last measurement of a row
-is that of a finished run; with the constant one each is, and has the noise of its last steps.
+completions that the student samples for held-out prompts; its standard error is that of this sample (of prompts and
+completions), not of training. With the linear schedule only the last measurement of a row is that of a finished run;
+with the constant one each is, and has the noise of its last steps, which `--ema-decay` takes out.
 
 Each row and seed has a process of its own, whose peak of resident memory is taken before it measures any KL; KL is
 measured on saved checkpoints afterwards, off the clock. Seconds include loading models, hashing and checkpoints, and
@@ -26,6 +27,8 @@ from statistics import mean
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 import stages  # noqa: F401  sets up the process as a stage is
 from bench.apart import measured_apart
@@ -57,8 +60,10 @@ class Setting:
     batch: int
     tokens: int
     heldout: int
+    completions: int
     learning_rate: float
     schedule: str
+    ema_decay: float | None
 
 
 @click.command(help=__doc__)
@@ -69,6 +74,7 @@ class Setting:
 @click.option("--batch", default=8, show_default=True, help="Rollouts of a step.")
 @click.option("--tokens", default=40, show_default=True, help="Of a rollout, at most.")
 @click.option("--heldout", default=12, show_default=True, help="Prompts on which a student is measured.")
+@click.option("--completions", default=4, show_default=True, help="Of each of these.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
 @click.option(
     "--schedule",
@@ -77,6 +83,7 @@ class Setting:
     show_default=True,
     help="Of the learning rate; linear: down to 0 at the last step, as TRL has it by default.",
 )
+@click.option("--ema-decay", type=float, help="Ours publish a moving average of the weights.")
 @click.option("--way", "ways", multiple=True, default=("2x1x4", "4x1x4", "4x2x4"), show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
@@ -158,6 +165,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
             "warmup_steps": 0,
             "decay_steps": setting.steps * setting.stretch + 1,  # one more: TRL's last step has not reached 0 either
             "save_steps": setting.steps * setting.stretch,
+            "ema_decay": setting.ema_decay,
         },
     }
 
@@ -219,15 +227,30 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
 def divergences(model: Path, setting: Setting) -> dict[str, float]:
     """Dense, on completions that the model samples for held-out prompts; the same uniform numbers for every model."""
     p = section(PARAMS, EvaluationParams, "evaluation")
-    tokenizer, prompts = load_tokenizer(model), read_prompts(PROMPTS, "heldout")[: setting.heldout]
+    tokenizer, chosen = load_tokenizer(model), read_prompts(PROMPTS, "heldout")[: setting.heldout]
+    prompts = [one for one in chosen for _ in range(setting.completions)]
+    names = [f"{one.prompt_id}/{sample}" for one in chosen for sample in range(setting.completions)]
     vocab = shared_vocab(tokenizer)
     sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=0)
     way = Sampling(
         max_new_tokens=setting.tokens, temperature=1.0, top_p=1.0, support_threshold=1.0, support_max=0, tail_draws=0
     )
-    made = sampler.sample([one.prompt_ids for one in prompts], [one.prompt_id for one in prompts], way)
-    found = join(compare(model, TEACHER, prompts, made, p, vocab=vocab, title="compare")).means()
-    return {name: found[name] for name in ("forward_kl", "reverse_kl")}
+    made = sampler.sample([one.prompt_ids for one in prompts], names, way)
+    each = compare(model, TEACHER, prompts, made, p, vocab=vocab, title="compare")
+    found = join(each).means()
+    sums = [(one.forward_kl_N.double().sum().item(), len(one.forward_kl_N)) for one in each]
+    error = error_of_ratio(np.reshape(sums, (len(chosen), -1, 2)).sum(1))
+    return {"forward_kl": found["forward_kl"], "error": error, "reverse_kl": found["reverse_kl"]}
+
+
+def error_of_ratio(sums_G2: NDArray[np.float64]) -> float:
+    """Standard error of sum over sum, linearised, where the G prompts are what is drawn.
+
+    Source: Cochran, "Sampling Techniques", 1977, section 6.3 (ratio estimators).
+    """
+    over_G, under_G = sums_G2.T
+    off_G = over_G - over_G.sum() / under_G.sum() * under_G
+    return float(np.sqrt((off_G**2).sum() * len(off_G) / (len(off_G) - 1)) / under_G.sum())
 
 
 def averaged(runs: Sequence[Row]) -> list[Row]:
@@ -240,6 +263,7 @@ def averaged(runs: Sequence[Row]) -> list[Row]:
         rows.append(
             {"name": f"{title(way)}: step {step}", "way": way, "step": step, "seeds": len(same)}
             | means
+            | {"error": sum(row["error"] ** 2 for row in same) ** 0.5 / len(same)}
             | {"range": max(kls) - min(kls), "peak_mb": max(row["peak_mb"] for row in same)}
         )
     return rows
@@ -280,10 +304,11 @@ def against_trl(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """The rows to read."""
-    head = ["run", "forward KL", "seconds", "processor, s", "teacher tokens", "peak MB"]
+    head = ["run", "forward KL", "error", "seconds", "processor, s", "teacher tokens", "peak MB"]
     head += ["of TRL's seconds", "of TRL's, processor", "of TRL's peak"]
     shown = {
         "forward_kl": "{:.3f}",
+        "error": "{:.3f}",
         "seconds": "{:.1f}",
         "seconds_of_processor": "{:.1f}",
         "teacher_tokens": "{:,.0f}",

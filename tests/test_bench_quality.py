@@ -7,14 +7,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.quality import Setting, against_trl, averaged, changed, check_way, main, measured
+from bench.quality import Setting, against_trl, averaged, changed, check_way, error_of_ratio, main, measured
 from bench.trl_gkd import has_trl
 
 TINY = Setting(
-    steps=1, stretch=2, measure=1, batch=4, tokens=5, heldout=3, learning_rate=1e-2, schedule="constant_with_warmup"
+    steps=1,
+    stretch=2,
+    measure=1,
+    batch=4,
+    tokens=5,
+    heldout=3,
+    completions=2,
+    learning_rate=1e-2,
+    schedule="constant_with_warmup",
+    ema_decay=0.5,
 )
 
 
@@ -24,10 +34,20 @@ def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert first["forward_kl"] > 0
+    assert 0 < first["error"] < 1
     assert first["forward_kl"] != last["forward_kl"]
     assert 0 < first["seconds_of_processor"] < last["seconds_of_processor"]
     assert last["peak_mb"] > 50
     assert Path.cwd() == small_job
+
+
+def test_the_error_is_how_far_samples_of_prompts_differ() -> None:
+    rng = np.random.default_rng(0)
+    length = rng.integers(1, 9, size=(3000, 120)).astype(float)
+    over = length * rng.exponential(size=length.shape)
+    means = over.sum(1) / length.sum(1)
+    errors = [error_of_ratio(np.stack([one, tokens], -1)) for one, tokens in zip(over, length, strict=True)]
+    assert np.mean(errors) == pytest.approx(means.std(), rel=0.05)
 
 
 @pytest.mark.skipif(not has_trl(), reason="needs trl: pip install --no-deps trl")
@@ -63,7 +83,7 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
             assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(asked)
         asked.append(command)
         way, seed = command[4], int(command[6])
-        row = {"way": way, "step": 1, "seed": seed, "forward_kl": 1.0 + seed, "reverse_kl": 2}
+        row = {"way": way, "step": 1, "seed": seed, "forward_kl": 1.0 + seed, "error": 0.1, "reverse_kl": 2}
         row |= {"seconds": 2.0, "seconds_of_processor": 1.0, "teacher_tokens": 4, "peak_mb": 9.0}
         return SimpleNamespace(stdout="train: done\n" + json.dumps([row]))
 
@@ -89,6 +109,7 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
     names = [f"refresh every 1, passes {passes}, 2 of a prompt: step 1" for passes in (1, 2)]
     assert [row["name"] for row in rows] == names
     assert (rows[0]["forward_kl"], rows[0]["range"], rows[0]["seeds"]) == (1.5, 1.0, 2)
+    assert rows[0]["error"] == pytest.approx(0.1 / 2**0.5)
     assert [(command[4], command[6]) for command in asked] == [
         (way, seed) for way in ("1x1x2", "1x2x2") for seed in "01"
     ]
@@ -106,7 +127,7 @@ def test_ours_is_held_against_trls_last_measurement() -> None:
             "teacher_tokens": int(seconds),
             "peak_mb": seconds,
         }
-        return known | {"forward_kl": kl, "reverse_kl": kl}
+        return known | {"forward_kl": kl, "error": 0.1, "reverse_kl": kl}
 
     runs = [row("trl", 4, 50, 1.5), row("trl", 8, 100, 1.2), row("4x1x2", 4, 20, 1.3), row("4x1x2", 8, 40, 1.1)]
     near, far = against_trl(averaged([*runs, row("8x2x2", 8, 30, 1.4)]))
