@@ -1,12 +1,11 @@
 """One click command a DVC stage: open files, call one step, close. No logic lives here.
 
-Five things happen at import. Four must come before torch does anything; docs/decisions.md has the measurements.
+Four things happen at import. Three must come before torch does anything; docs/decisions.md has the measurements.
 OpenMP threads that wait spin for microseconds, not milliseconds, so that a busy neighbour costs its share and no more.
 MKL's threads share a product out by columns: by rows, its way with few of them, each would go through all weights.
-Freed memory stays with the process: glibc otherwise returns every large tensor to the kernel and asks for zeroed pages
-again, a fifth of a training step. And large tensors lie in huge pages where Linux gives them: a stage touches gigabytes
-for the first time, which small pages make slow. The fifth comes before tqdm: bars of libraries stay out of a log, in
-which carriage returns would make one long line of them. What a stage does `pipeline.progress` tells there.
+And freed memory stays with the process: glibc otherwise returns every large tensor to the kernel and asks for zeroed
+pages again, a fifth of a training step. The fourth comes before tqdm: bars of libraries stay out of a log, in which
+carriage returns would make one long line of them. What a stage does `pipeline.progress` tells there.
 """
 
 import contextlib
@@ -18,7 +17,6 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("MKL_NUM_STRIPES", str(os.cpu_count()))  # columns alone, when at least half the threads
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's, from 2 MB on
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_DISABLE", "1")
 with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
