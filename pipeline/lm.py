@@ -11,7 +11,7 @@ A family that does something else between states and logits than `head_of` knows
 ways to the logits of three tokens are compared, so no list of families is kept. What `generate` would force or forbid
 (BART's first token, mBART's language) is not applied: a completion is what the model itself finds likely.
 
-Under autocast the body runs in bf16; the head always runs in fp32, because bf16 logits alone differ by .05 nats.
+Under autocast the body runs in bf16; logits are always fp32, because in bf16 they alone differ by .05 nats.
 """
 
 from collections.abc import Sequence

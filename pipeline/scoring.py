@@ -27,8 +27,8 @@ class ScoringParams:
     precision: Precision
     """Of the teacher's body; the head runs in float32."""
     batch_size: Positive
-    """Sequences in one forward pass. A score's last bits do not depend on it on CPUs with AVX2 and a decoder that sees
-    all of its text; with 1 nowhere."""
+    """Sequences in one forward pass. A score's last bits do not depend on it on CPUs with AVX2 or AVX-512 and a decoder
+    that sees all of its text; with 1 nowhere."""
     publish_every: Positive
     """Sequences between two publications to the store; a kill can cost twice as many."""
     codec: str
