@@ -181,7 +181,7 @@ class HFScorer:
         self._head = lm.head_of(self._model, vocab)
         self._support, self._batch_size = support, batch_size
         # Encoder-decoders round differently in other company in any case.
-        self._multiple = 1 if self._model.config.is_encoder_decoder else _MULTIPLE
+        self._multiple = 1 if self._context.apart else _MULTIPLE
         self._prompts: list[list[int]] = []
         self._prefix: lm.Prefix | None = None  # of those prompts
 
