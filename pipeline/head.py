@@ -92,10 +92,8 @@ def project(
     the tokens that are not stored, for two passes over V more. Autocast says how the products of the backward pass run.
     """
     metrics: Metrics = {}
-    device = hidden_ND.device.type
     work = _Work(
         head=head,
-        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _wide(head.weight_VD),
         targets=targets,
         loss=loss,
         temperature=temperature,
@@ -110,7 +108,6 @@ def project(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     head: Head
-    dtype: torch.dtype  # of the backward pass's products
     targets: Targets
     loss: Loss
     temperature: float
@@ -126,10 +123,11 @@ class _Projected(torch.autograd.Function):
         like = [one if want else None for one, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)]
         sums = [None if one is None else torch.zeros_like(one, dtype=_wide(one)) for one in like]
         total = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
-        wide_VD = weight_VD.to(_wide(weight_VD))
-        factor_VD = wide_VD if work.dtype == wide_VD.dtype else weight_VD.to(work.dtype)
+        device, wide_VD = hidden_ND.device.type, weight_VD.to(_wide(weight_VD))
+        low = torch.is_autocast_enabled(device)
+        factor_VD = weight_VD.to(torch.get_autocast_dtype(device)) if low else wide_VD
         work = replace(work, head=replace(work.head, weight_VD=wide_VD))
-        with torch.autocast(hidden_ND.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), work.chunk):
                 places = slice(start, start + work.chunk)
                 total += _chunk(work, hidden_ND[places], places, factor_VD, sums)
@@ -159,13 +157,13 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, factor_VD: Tensor, sum
     hidden, weight, bias = sums
     if bias is not None:
         bias += gradient_NV.sum(0)
-    gradient_NV = gradient_NV.to(work.dtype)
+    gradient_NV = gradient_NV.to(factor_VD.dtype)
     if hidden is not None:
         hidden[places] = gradient_NV @ factor_VD
-    if weight is not None and weight.dtype == work.dtype:
-        weight.addmm_(gradient_NV.T, hidden_ND.to(work.dtype))
+    if weight is not None and weight.dtype == factor_VD.dtype:
+        weight.addmm_(gradient_NV.T, hidden_ND.to(factor_VD.dtype))
     elif weight is not None:
-        weight += gradient_NV.T @ hidden_ND.to(work.dtype)
+        weight += gradient_NV.T @ hidden_ND.to(factor_VD.dtype)
     return loss
 
 
