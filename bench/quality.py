@@ -1,7 +1,7 @@
 """How fast a student comes near its teacher: held-out KL against wall time and teacher tokens, beside TRL's GKDTrainer.
 
     python -m bench.quality --json FILE
-    python -m bench.quality --steps 32 --measure 32 --heldout 40 --seeds 2 --way 8x1x4 --json FILE    # an hour
+    python -m bench.quality --steps 32 --measure 32 --heldout 24 --seeds 2 --way 8x1x4 --json FILE    # an hour
 
 Every row trains the first student of params.yaml in steps of the same size on nothing but its own rollouts for the same
 training prompts, with the same learning rate, from the same seed: through this pipeline's stages (`bench.job`) with
@@ -123,7 +123,10 @@ def check_way(way: str, setting: Setting) -> tuple[int, int, int]:
 
 
 def measured(name: str, setting: Setting, seed: int) -> Iterator[Row]:
-    """One row a checkpoint, after all of them are trained."""
+    """One row a checkpoint, after all of them are trained; a click.UsageError where prompts are missing."""
+    there = len(read_prompts(PROMPTS, "heldout"))
+    if setting.heldout > there:
+        raise click.UsageError(f"--heldout: expected at most the {there} of {PROMPTS}, got {setting.heldout}")
     changes = changed(setting, seed)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)

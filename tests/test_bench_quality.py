@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from bench.quality import Setting, against_trl, averaged, changed, check_way, error_of_ratio, main, measured
 from bench.trl_gkd import has_trl
+from stages.command import PROMPTS
+from stages.inputs import read_prompts
 
 TINY = Setting(
     steps=1,
@@ -61,6 +63,12 @@ def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
     assert last["forward_kl"] < first["forward_kl"]
     one, *_ = measured("trl", replace(constant, steps=4, schedule="linear"), 0)
     assert one["forward_kl"] != first["forward_kl"]
+
+
+def test_more_held_out_prompts_than_there_are_is_a_mistake(small_job: Path) -> None:
+    there = len(read_prompts(small_job / PROMPTS, "heldout"))
+    with pytest.raises(click.UsageError, match=f"at most the {there} of .*, got {there + 1}"):
+        next(measured("1x1x2", replace(TINY, heldout=there + 1), 0))
 
 
 def test_linear_goes_down_to_the_last_step_of_ours() -> None:
