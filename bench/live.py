@@ -22,7 +22,8 @@ from pipeline.divergence import DIVERGENCES, DivergenceParams
 from pipeline.engines.hf import HFSampler
 from pipeline.params import lookup, section
 from pipeline.records import Prompt, Rollout
-from pipeline.rollouts import RolloutParams, choose, collect_rollouts, plan_batches
+from pipeline.rollouts import RolloutParams, collect_rollouts, plan_batches, take_turn
+from pipeline.schedule import turn_of
 from pipeline.segment import Segment
 from pipeline.shared import tokens_to_read
 from pipeline.text import decode, eos_ids, load_tokenizer, shared_vocab
@@ -81,7 +82,7 @@ def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -
 def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, found: Live) -> list[Rollout]:
     """A round's rollouts, with what they took; without what the store wants to know of the student."""
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
-    chosen: list[Prompt] = choose(read_prompts(PROMPTS, "train"), p.prompts, seed, student, one["id"])
+    chosen: list[Prompt] = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(one["id"]), seed, student)
     if not chosen:
         return []
     sampler = HFSampler(

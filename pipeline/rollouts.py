@@ -1,6 +1,6 @@
 """Prompts to rollouts: which prompts a round takes, and the completions of a student, the teacher or the data set.
 
-A round's prompts are drawn without replacement in an order keyed by (seed, author, round). Batches are fixed before
+Rounds take training prompts in epochs, each in an order keyed by (seed, author, epoch). Batches are fixed before
 anything is sampled, sorted by length, so that one batch can be made again alone after a kill and gives the same
 completions.
 """
@@ -21,7 +21,7 @@ class RolloutParams:
     """How a student writes its rollouts."""
 
     prompts: Count
-    """Training prompts a round takes, at most all there are; 0, with batches.student_fraction: 0, costs nothing."""
+    """Training prompts a round takes, by epochs, at most all; 0, with batches.student_fraction: 0, costs nothing."""
     samples_per_prompt: Positive
     """Completions of each, as in GRPO: a prompt costs once, however many there are."""
     batch_size: Positive
@@ -54,6 +54,17 @@ class Request:
 def choose(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
     """At most `count` prompts in an order that depends on the key and the prompts' ids alone."""
     return sorted(prompts, key=lambda one: derive_seed(*key, one.prompt_id))[:count]
+
+
+def take_turn(prompts: Sequence[Prompt], count: int, turn: int, *key: object) -> list[Prompt]:
+    """The `count` prompts, at most all, of the turn-th round, from 0: none comes again before the others of its epoch.
+
+    Prompts that are too few for another round are left out of their epoch, as a DataLoader drops its last batch.
+    """
+    if count == 0:
+        return []
+    epoch, at = divmod(turn, max(1, len(prompts) // count))
+    return choose(prompts, len(prompts), *key, epoch)[at * count : (at + 1) * count]
 
 
 def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, name: str) -> list[list[Request]]:

@@ -62,6 +62,11 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
     }
 
 
+def turn_of(round_id: str) -> int:
+    """Which of the rounds it is, from 0."""
+    return int(round_id.removeprefix("r")) - 1
+
+
 def _tuning(name: str) -> dict[str, str]:
     """What a stage `sft` reads and writes; `frozen` are an adapter's weights, of which a teacher has none."""
     if name == "teacher":

@@ -14,7 +14,8 @@ import click
 from pipeline.params import lookup, section
 from pipeline.records import Rollout
 from pipeline.rewards import reward_rollouts
-from pipeline.rollouts import RolloutParams, choose, replayed
+from pipeline.rollouts import RolloutParams, replayed, take_turn
+from pipeline.schedule import turn_of
 from stages.command import PARAMS, PROMPTS, cost, run
 from stages.inputs import read_prompts, read_rollouts
 from stages.sampling import sample_rollouts
@@ -28,7 +29,7 @@ from stages.sampling import sample_rollouts
 def main(student: str, round_id: str, prev: str, first_step: int) -> None:
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
     weights = section(PARAMS, dict[str, float], "reward")
-    chosen = choose(read_prompts(PROMPTS, "train"), p.prompts, seed, student, round_id)
+    chosen = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(round_id), seed, student)
     used_again = [*_replayed(student, prev, first_step), *_lent(student, prev)]
 
     def finish(sampled: list[Rollout]) -> list[Rollout]:

@@ -20,6 +20,7 @@ from pipeline.rollouts import (
     plan_batches,
     reference_rollouts,
     replayed,
+    take_turn,
 )
 from stages import sampling as stage
 from stages.inputs import read_rollouts
@@ -73,6 +74,23 @@ def test_the_choice_depends_on_key_and_ids_alone() -> None:
 def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
     chosen = choose(PROMPTS, 100, 0)
     assert len(chosen) == len({one.prompt_id for one in chosen}) == len(PROMPTS)
+
+
+def test_rounds_take_every_prompt_once_before_any_comes_again() -> None:
+    turns = [[one.prompt_id for one in take_turn(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
+    assert {len(ids) for ids in turns} == {4}
+    epochs = [{*turns[first], *turns[first + 1]} for first in (0, 2, 4)]
+    assert [len(ids) for ids in epochs] == [8, 8, 8]  # of nine; one a time is left out
+    assert turns[0] != turns[2] != turns[4]
+    assert turns[0] == [one.prompt_id for one in take_turn(PROMPTS[::-1], 4, 0, 0, "small")]
+    assert turns[0] != [one.prompt_id for one in take_turn(PROMPTS, 4, 0, 0, "other")]
+
+
+@pytest.mark.parametrize("count", [9, 100])
+def test_a_round_of_all_prompts_is_an_epoch(count: int) -> None:
+    for turn in range(3):
+        assert {one.prompt_id for one in take_turn(PROMPTS, count, turn, 0)} == {one.prompt_id for one in PROMPTS}
+    assert take_turn(PROMPTS, 0, 1, 0) == []
 
 
 def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import ParameterError
 from pipeline.params import lookup, read_yaml, section
-from pipeline.schedule import ScheduleParams, check_rounds, rounds_document, write_rounds
+from pipeline.schedule import ScheduleParams, check_rounds, rounds_document, turn_of, write_rounds
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +31,10 @@ def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
         "starts": {"small": "init", "large": "init"},
         "tuned": {},
     }
+
+
+def test_rounds_are_counted_from_nothing() -> None:
+    assert [turn_of(one["id"]) for one in rounds_document(schedule(29, 2), ["s"], [])["rounds"]] == [*range(15)]
 
 
 def test_peers_lend_every_round_that_has_one_after_it() -> None:
