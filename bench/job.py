@@ -3,27 +3,32 @@
 The stages are those of dvc.yaml, called in their order with its options; what they read and write, the store included,
 lies in the folder. DVC and the start of a process for each stage are missing (about ten seconds a stage on two slow
 cores; docs/decisions.md), so seconds told here are those of the work: loading models, hashing inputs, checkpoints and
-all. Not taken: `dvc repro` in a copy, whose seconds are mostly those of starting Python.
+all. Where a peak of memory is wanted each stage has its process (`apart`), as with DVC, and the clock starts when that
+has imported what it needs. Not taken: `dvc repro` in a copy, whose seconds are mostly those of starting Python.
 """
 
 import contextlib
 import gc
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
+import pyarrow as pa
+import transformers
 
-from bench.apart import words
+from bench.apart import measured_apart, peak_bytes, words
 from bench.clock import now, since
 from pipeline.params import parse, read_yaml, write_yaml
 from pipeline.schedule import ScheduleParams, rounds_document
 from pipeline.tables import read_json
+from pipeline.text import load_tokenizer
 from stages import evaluate, generate, init, prepare, rollout, score, sft, teacher, train
-from stages.command import COSTS, PARAMS
+from stages.command import COSTS, PARAMS, TEACHER
 
 _COMMANDS: dict[str, click.Command] = {
     "teacher": teacher.main,
@@ -46,6 +51,10 @@ class Spent:
     seconds: float
     seconds_of_processor: float
     tokens: int  # as the stage counts them: sampled, read by the teacher, read by the student
+    peak_mb: float  # resident memory of the process so far
+
+
+Run: TypeAlias = Callable[..., Spent]  # of a stage's name, its entry in work/costs and its options
 
 
 @contextlib.contextmanager
@@ -78,43 +87,63 @@ def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def make_corpus() -> list[Spent]:
+def here(stage: str, entry: str, /, **options: object) -> Spent:
+    """A stage in this process."""
+    began = now()
+    run_stage(stage, **options)
+    spent = since(began)
+    gc.collect()  # a process of its own would leave nothing, and takes no time for it
+    return Spent(stage=stage, **spent, tokens=read_json(COSTS / f"{entry}.json")["tokens"], peak_mb=peak_bytes() / 1e6)
+
+
+def apart(stage: str, entry: str, /, **options: object) -> Spent:
+    """A stage in a process of its own."""
+    return Spent(**measured_apart("bench.job", stage, entry=entry, **options))
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--only", required=True)
+@click.option("--entry", required=True)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def main(only: str, entry: str, options: tuple[str, ...]) -> None:
+    """One stage, off the clock what libraries import when they are first asked for something."""
+    load_tokenizer(TEACHER)
+    _ = transformers.AutoModelForCausalLM, transformers.get_scheduler, pa.array([""])
+    given = {key.removeprefix("--"): value for key, value in zip(options[::2], options[1::2], strict=True)}
+    with contextlib.redirect_stdout(sys.stderr):
+        spent = here(only, entry, **given)
+    click.echo(json.dumps(asdict(spent)))
+
+
+def make_corpus(run: Run = here) -> list[Spent]:
     """Written, and scored."""
-    return [_run("generate", "generate"), _score(Path("work/corpus"), "corpus")]
+    return [run("generate", "generate"), _score(Path("work/corpus"), "corpus", run)]
 
 
-def begin(student: str) -> Spent:
+def begin(student: str, run: Run = here) -> Spent:
     """The student's first checkpoint."""
-    return _run("init", f"{student}-init", student=student, to="init")
+    return run("init", f"{student}-init", student=student, to="init")
 
 
-def go_round(student: str, one: Mapping[str, Any]) -> list[Spent]:
+def go_round(student: str, one: Mapping[str, Any], run: Run = here) -> list[Spent]:
     """One round of the schedule: rollouts, scores, training."""
     place, name = {"student": student, "round": one["id"], "prev": one["prev"]}, f"{student}-{one['id']}"
     place["first_step"] = one["first_step"]
     return [
-        _run("rollout", f"{name}-rollout", **place),
-        _score(Path(f"work/{student}/{one['id']}"), name),
-        _run("train", f"{name}-train", **place, steps=one["steps"]),
+        run("rollout", f"{name}-rollout", **place),
+        _score(Path(f"work/{student}/{one['id']}"), name, run),
+        run("train", f"{name}-train", **place, steps=one["steps"]),
     ]
 
 
-def _score(place: Path, name: str) -> Spent:
+def _score(place: Path, name: str, run: Run) -> Spent:
     entry = f"{name}-score"
-    return _run("score", entry, rollouts=place / "rollouts.parquet", out=place / "segment", name=entry)
+    return run("score", entry, rollouts=place / "rollouts.parquet", out=place / "segment", name=entry)
 
 
 def run_stage(name: str, /, **options: object) -> None:
     """The command of a stage, in this process and directory."""
     _COMMANDS[name].main(args=words(**options), prog_name=name, standalone_mode=False)
-
-
-def _run(stage: str, entry: str, **options: object) -> Spent:
-    began = now()
-    run_stage(stage, **options)
-    spent = since(began)
-    gc.collect()  # a process of its own would leave nothing, and takes no time for it
-    return Spent(stage=stage, **spent, tokens=read_json(COSTS / f"{entry}.json")["tokens"])
 
 
 def seconds_of(spent: list[Spent], stage: str | None = None, *, clock: str = "seconds") -> float:
@@ -126,3 +155,7 @@ def seconds_of(spent: list[Spent], stage: str | None = None, *, clock: str = "se
 def tokens_of(spent: list[Spent], stage: str) -> int:
     """Of one kind of stage."""
     return sum(one.tokens for one in spent if one.stage == stage)
+
+
+if __name__ == "__main__":
+    main()

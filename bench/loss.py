@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import stages  # noqa: F401  sets up the process as a stage is
-from bench.apart import measured_apart
+from bench.apart import measured_apart, peak_bytes
 from bench.clock import timed
 from bench.output import Row, show, write_json
 from bench.trl_gkd import gkd_of_trl
@@ -112,9 +112,9 @@ def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) 
     for _ in range(repeats):
         hidden_ND.grad = weight_VD.grad = None
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _peak_bytes()
+        before = peak_bytes()
         took.append(timed(lambda: _both_ways(loss)))
-        extra.append(_peak_bytes() - before)
+        extra.append(peak_bytes() - before)
         bare.append(timed(lambda: _both_ways(products)))
     row: Row = {"name": name, "extra_mb": extra[0] / 1e6}
     for key, ratio in _RATIOS.items():
@@ -128,11 +128,6 @@ def _both_ways(loss: "Loss") -> None:
     value = loss()
     if value is not None:
         value.backward()  # type: ignore[no-untyped-call]
-
-
-def _peak_bytes() -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
 
 
 Loss: TypeAlias = Callable[[], Tensor | None]  # to differentiate, or None when it has taken its gradients itself

@@ -11,14 +11,12 @@ completions that the student samples for held-out prompts; its standard error is
 completions), not of training. With the linear schedule only the last measurement of a row is that of a finished run;
 with the constant one each is, and has the noise of its last steps, which `--ema-decay` takes out.
 
-Each row and seed has a process of its own, whose peak of resident memory is taken before it measures any KL; KL is
-measured on saved checkpoints afterwards, off the clock. Seconds include loading models, hashing and checkpoints, and
-not the imports. A pipeline's row runs all its stages in one process, so its peak is an upper bound of any stage's.
-Run where a finished job's teacher and prompts are (work/).
+Each of TRL's runs and each stage of ours has a process of its own, whose peak of resident memory is told (the largest
+of a run's stages); KL is measured on saved checkpoints afterwards, off the clock. Seconds include loading models,
+hashing and checkpoints, and not the imports. Run where a finished job's teacher and prompts are (work/).
 """
 
 import json
-import resource
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stages  # noqa: F401  sets up the process as a stage is
-from bench.apart import measured_apart
+from bench.apart import measured_apart, peak_bytes
 from bench.clock import CLOCKS
-from bench.job import begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
+from bench.job import Run, Spent, apart, begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
 from bench.output import Row, show, write_json
 from bench.trl_gkd import has_trl, run_gkd
 from pipeline.engines.base import Sampling
@@ -122,19 +120,18 @@ def check_way(way: str, setting: Setting) -> tuple[int, int, int]:
     return every, passes, samples
 
 
-def measured(name: str, setting: Setting, seed: int) -> Iterator[Row]:
-    """One row a checkpoint, after all of them are trained; a click.UsageError where prompts are missing."""
+def measured(name: str, setting: Setting, seed: int, run: Run = apart) -> Iterator[Row]:
+    """One row a checkpoint, after all of them are trained by `run`; a click.UsageError where prompts are missing."""
     there = len(read_prompts(PROMPTS, "heldout"))
     if setting.heldout > there:
         raise click.UsageError(f"--heldout: expected at most the {there} of {PROMPTS}, got {setting.heldout}")
     changes = changed(setting, seed)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        checkpoints = _trl(setting, seed, changes, at) if name == _TRL else _pipeline(name, setting, changes, at)
+        checkpoints = _trl(setting, seed, changes, at) if name == _TRL else _pipeline(name, setting, changes, at, run)
         trained = [*checkpoints]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
         for row, model in trained:
-            yield row | {"way": name, "seed": seed, "peak_mb": peak / 1e6} | divergences(model, setting)
+            yield row | {"way": name, "seed": seed} | divergences(model, setting)
 
 
 def changed(setting: Setting, seed: int) -> dict[str, Any]:
@@ -173,7 +170,9 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
     }
 
 
-def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path) -> Iterator[tuple[Row, Path]]:
+def _pipeline(
+    way: str, setting: Setting, changes: dict[str, Any], folder: Path, run: Run
+) -> Iterator[tuple[Row, Path]]:
     every, passes, samples = check_way(way, setting)
     rollouts = every * setting.batch // passes
     own = {
@@ -184,17 +183,18 @@ def _pipeline(way: str, setting: Setting, changes: dict[str, Any], folder: Path)
             "batch_size": min(_DECODED, rollouts),
         },
     }
-    seconds, tokens = dict.fromkeys(CLOCKS, 0.0), 0
+    spent: list[Spent] = []
     with job(folder / "job", merged(changes, own)) as rounds:
-        make_corpus()  # an empty one
-        begin(_STUDENT)
+        make_corpus(run)  # an empty one
+        begin(_STUDENT, run)
         for one in rounds:
-            spent, done = go_round(_STUDENT, one), one["first_step"] + one["steps"]
-            seconds = {clock: before + seconds_of(spent, clock=clock) for clock, before in seconds.items()}
-            tokens += tokens_of(spent, "score")
+            spent += go_round(_STUDENT, one, run)
+            done = one["first_step"] + one["steps"]
             if done % setting.measure == 0:
-                model = folder / f"job/work/{_STUDENT}/{one['id']}/model"
-                yield {"step": done, "teacher_tokens": tokens} | seconds, model
+                row = {"step": done, "teacher_tokens": tokens_of(spent, "score")}
+                row |= {clock: seconds_of(spent, clock=clock) for clock in CLOCKS}
+                row["peak_mb"] = max(stage.peak_mb for stage in spent)
+                yield row, folder / f"job/work/{_STUDENT}/{one['id']}/model"
 
 
 def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> list[tuple[Row, Path]]:
@@ -209,7 +209,7 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
             out = folder / f"trl-{step}"
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-            found.append(({"step": step, "teacher_tokens": tokens} | seconds, out))
+            found.append(({"step": step, "teacher_tokens": tokens, "peak_mb": peak_bytes() / 1e6} | seconds, out))
 
         run_gkd(
             start,

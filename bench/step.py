@@ -13,7 +13,6 @@ tells its peak of resident memory (models, moments and all).
 
 import itertools
 import json
-import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import stages  # noqa: F401  sets up the process as a stage is
-from bench.apart import measured_apart
+from bench.apart import measured_apart, peak_bytes
 from bench.clock import CLOCKS, now
 from bench.output import Row, show
 from bench.segments import nameless, synthetic_scores
@@ -114,8 +113,7 @@ def _measured(name: str, shape: Shape) -> Row:
         ends = _ROWS[name](shape, Path(folder))
     steps = [*itertools.pairwise(ends)]
     took = {key: statistics.median(after[key] - before[key] for before, after in steps) for key in CLOCKS}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
-    return {"name": name, "peak_mb": peak / 1e6, "steps": len(steps)} | took
+    return {"name": name, "peak_mb": peak_bytes() / 1e6, "steps": len(steps)} | took
 
 
 def _from_the_store(shape: Shape, folder: Path) -> list[Times]:

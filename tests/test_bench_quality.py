@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bench.apart import peak_bytes
+from bench.job import apart, begin, here, job
 from bench.quality import Setting, against_trl, averaged, changed, check_way, error_of_ratio, main, measured
 from bench.trl_gkd import has_trl
 from stages.command import PROMPTS
@@ -31,7 +33,7 @@ TINY = Setting(
 
 
 def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
-    first, last = measured("1x1x2", TINY, 0)
+    first, last = measured("1x1x2", TINY, 0, run=here)
     assert (first["step"], last["step"]) == (1, 2)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
@@ -41,6 +43,16 @@ def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path)
     assert 0 < first["seconds_of_processor"] < last["seconds_of_processor"]
     assert last["peak_mb"] > 50
     assert Path.cwd() == small_job
+
+
+def test_a_stage_apart_has_a_process_of_its_own(small_job: Path) -> None:
+    changes = changed(TINY, 0)
+    with job(small_job / "apart", changes):
+        spent = begin("measured", apart)
+        assert Path("work/measured/init/model/model.safetensors").is_file()
+    assert spent.stage == "init"
+    assert spent.seconds_of_processor > 0
+    assert 50 < spent.peak_mb != peak_bytes() / 1e6
 
 
 def test_the_error_is_how_far_samples_of_prompts_differ() -> None:
