@@ -10,13 +10,13 @@ Guarantee: value and gradients are those of autograd on the dense formula, up to
 dtype in the two products of the backward pass, whose results are rounded as those of any layer's backward pass are,
 while the logits stay in float32. Cost: three matrix products, as for any head that is trained, one buffer of [chunk, V]
 in float32 and, where realised tokens are asked for at another temperature than the loss's, 128 rows more; one
-exponential an element, and nothing is computed twice. Under autocast also half such a buffer, a copy of the weights and
-one of their gradient, in its dtype.
+exponential an element, and nothing is computed twice. Under autocast weights and gradient go into its dtype a few
+thousand columns of the vocabulary at a time, so neither is ever there as a whole.
 Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
 formula by hand for every divergence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _ROWS = 8  # positions a thread whose logits stay in its cache from one pass over them to the next
+_COLUMNS = 4096  # of the vocabulary that the backward pass converts together: copies of all would double what it holds
 _PIECE = 128  # positions that a loss sees together: what it needs beside the logits is at most as large as they are
 
 
@@ -124,13 +125,12 @@ class _Projected(torch.autograd.Function):
         sums = [None if one is None else torch.zeros_like(one, dtype=_wide(one)) for one in like]
         total = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
         device, wide_VD = hidden_ND.device.type, weight_VD.to(_wide(weight_VD))
-        low = torch.is_autocast_enabled(device)
-        factor_VD = weight_VD.to(torch.get_autocast_dtype(device)) if low else wide_VD
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else wide_VD.dtype
         work = replace(work, head=replace(work.head, weight_VD=wide_VD))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), work.chunk):
                 places = slice(start, start + work.chunk)
-                total += _chunk(work, hidden_ND[places], places, factor_VD, sums)
+                total += _chunk(work, hidden_ND[places], places, dtype, sums)
         ctx.gradients = [None if one is None else one.to(of.dtype) for one, of in zip(sums, like, strict=True)]  # type: ignore[union-attr]
         return total
 
@@ -145,26 +145,34 @@ def _wide(one: Tensor) -> torch.dtype:
     return torch.promote_types(one.dtype, torch.float32)
 
 
-def _chunk(work: _Work, hidden_ND: Tensor, places: slice, factor_VD: Tensor, sums: list[Tensor | None]) -> Tensor:
-    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias). `factor_VD` are the weights that
-    the gradient is multiplied by."""
+def _chunk(work: _Work, hidden_ND: Tensor, places: slice, dtype: torch.dtype, sums: Sequence[Tensor | None]) -> Tensor:
+    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias), by products in `dtype`."""
     logits_NV = work.head(hidden_ND)
     bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
     if work.temperature != 1.0:
         logits_NV.div_(work.temperature)
     loss = _in_pieces(work, logits_NV, places.start)
     gradient_NV = logits_NV if bend_NV is None else logits_NV.mul_(bend_NV)
-    hidden, weight, bias = sums
-    if bias is not None:
-        bias += gradient_NV.sum(0)
-    gradient_NV = gradient_NV.to(factor_VD.dtype)
-    if hidden is not None:
-        hidden[places] = gradient_NV @ factor_VD
-    if weight is not None and weight.dtype == factor_VD.dtype:
-        weight.addmm_(gradient_NV.T, hidden_ND.to(factor_VD.dtype))
-    elif weight is not None:
-        weight += gradient_NV.T @ hidden_ND.to(factor_VD.dtype)
+    of_hidden, of_weight, of_bias = sums
+    if of_bias is not None:
+        of_bias += gradient_NV.sum(0)
+    columns = gradient_NV.shape[1] if dtype == gradient_NV.dtype else _COLUMNS
+    for start in range(0, gradient_NV.shape[1], columns):
+        at = slice(start, start + columns)
+        part_NC = gradient_NV[:, at].to(dtype)
+        if of_hidden is not None:
+            _add_product(of_hidden[places], part_NC, work.head.weight_VD[at].to(dtype))
+        if of_weight is not None:
+            _add_product(of_weight[at], part_NC.T, hidden_ND.to(dtype))
     return loss
+
+
+def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the product of two matrices to `sums`, which may be of a wider dtype."""
+    if sums.dtype == left.dtype:
+        sums.addmm_(left, right)
+    else:
+        sums += left @ right
 
 
 def _in_pieces(work: _Work, logits_NV: Tensor, first: int) -> Tensor:

@@ -117,7 +117,9 @@ def test_weights_in_bfloat16_get_gradients_in_bfloat16_from_float32_logits() -> 
     assert torch.equal(found, one.bfloat16()) or (found - one).abs().max() < 2**-8 * one.abs().max()
 
 
-def test_autocast_rounds_the_products_of_the_backward_pass_alone() -> None:
+@pytest.mark.parametrize("columns", [4096, 7])  # all of the vocabulary at once; in pieces
+def test_autocast_rounds_the_products_of_the_backward_pass_alone(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.head._COLUMNS", columns)
     head, hidden_ND, targets = make_head(), random(POSITIONS, WIDTH, seed=0), make_targets()
     single = replace(head, weight_VD=head.weight_VD.detach().float().requires_grad_())
     low_ND = hidden_ND.detach().float().requires_grad_()
