@@ -61,9 +61,9 @@ def load_model(
 ) -> Model:
     """A language model from a local directory, on the device, in eval mode.
 
-    An adapter is merged into its base. `to_train` keeps the two apart, the base in its own dtype, and picks eager
-    attention on a CPU, where the backward pass of the fused one takes 10 % of a step longer. `base` is where an
-    adapter's base lies, if not where the adapter says.
+    An adapter is merged into its base. `to_train` keeps the two apart, the base in its own dtype; picks eager attention
+    on a CPU, where the backward pass of the fused one takes 10 % of a step longer; and lets a tied embedding's gradient
+    be sparse. `base` is where an adapter's base lies, if not where the adapter says.
     """
     has_adapter = adapter.is_adapter(path)
     source = base if base and has_adapter else adapter.base_of(path)
@@ -89,7 +89,18 @@ def load_model(
     model = model.to(device()).eval()
     _check_start(model, path)
     _check_head(model, path)
+    if to_train:
+        _sparse_if_tied(model)
     return model
+
+
+def _sparse_if_tied(model: Model) -> None:
+    """Let the gradient of an embedding that is the head too be its tokens' rows, which autograd adds to the head's: it
+    is the same, and spares two matrices of the vocabulary, most of them zeros, each time that tokens are read."""
+    head = model.get_output_embeddings().weight
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.weight is head:
+            module.sparse = True
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -284,7 +295,8 @@ def head_of(model: Model, vocab: int) -> Head:
     found = [one.flatten() for one in biases if one is not None]
     weight_VD, bias_V = head.weight, sum(found) if found else None
     return Head(
-        weight_VD=weight_VD if len(weight_VD) == vocab else weight_VD[:vocab],
+        # A view is a node of the graph, older than the embedding's: autograd then adds up the sparse gradients first.
+        weight_VD=weight_VD.view_as(weight_VD) if len(weight_VD) == vocab else weight_VD[:vocab],
         bias_V=bias_V if bias_V is None or len(bias_V) == vocab else bias_V[:vocab],
         softcap=getattr(model.config, "final_logit_softcapping", None),
     )

@@ -286,6 +286,30 @@ def test_gradients_reach_body_and_head_and_not_the_padded_ids(model: Any) -> Non
     assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in body.values() if one.dim() > 1)
 
 
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_tied_embedding_has_the_gradient_that_a_dense_one_has(name: str, tmp_path: Path) -> None:
+    build(name).save_pretrained(tmp_path)
+    sparse, dense = (lm.load_model(tmp_path, to_train=True) for _ in range(2))
+    tokens_of = [one for one in sparse.modules() if isinstance(one, torch.nn.Embedding) and one.sparse]
+    assert len(tokens_of) == sum(one is sparse.get_output_embeddings().weight for one in embedded(sparse))
+    for one in dense.modules():
+        if isinstance(one, torch.nn.Embedding):
+            one.sparse = False
+    for made in (sparse, dense):
+        head = lm.head_of(made, PADDED)
+        for pair in ((PROMPTS, COMPLETIONS), (PROMPTS[:1], COMPLETIONS[:1])):  # two batches of a step
+            head(lm.completion_hidden(made, *pair)).logsumexp(-1).sum().backward()
+    for one, other in zip(sparse.parameters(), dense.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:  # Marian's and Pegasus' places are not learnt
+            assert one.grad.layout == torch.strided
+            assert one.grad == pytest.approx(other.grad, rel=1e-5, abs=1e-5)
+
+
+def embedded(model: Any) -> list[Tensor]:
+    return [one.weight for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+
+
 @pytest.mark.parametrize("name", ["llama", *ENCODER_DECODERS])
 def test_every_gradient_is_that_of_a_plain_pass_with_labels(name: str) -> None:
     """The mean cross-entropy that transformers computes from labels, through encoder and decoder.
