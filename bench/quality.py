@@ -1,7 +1,8 @@
 """How fast a student comes near its teacher: held-out KL against wall time and teacher tokens, beside TRL's GKDTrainer.
 
     python -m bench.quality --json FILE
-    python -m bench.quality --steps 32 --measure 32 --heldout 24 --seeds 2 --way 8x1x4 --json FILE    # an hour
+    python -m bench.quality --steps 32 --measure 32 --heldout 24 --completions 6 --seeds 3 \
+        --way 16x1x4 --ema-decay 0.9 --entries larger --json FILE    # an hour; docs/results.md, "The goal"
 
 Every row trains the first student of params.yaml in steps of the same size on nothing but its own rollouts for the same
 training prompts, with the same learning rate, from the same seed: through this pipeline's stages (`bench.job`) with
@@ -9,7 +10,7 @@ fresh rollouts every so many steps, so many passes over them and so many of each
 (`bench.trl_gkd`), where `trl` is installed (`pip install --no-deps trl`). Forward KL is dense, in nats a token, on
 completions that the student samples for held-out prompts; its standard error is that of this sample (of prompts and
 completions), not of training. With the linear schedule only the last measurement of a row is that of a finished run;
-with the constant one each is, and has the noise of its last steps, which `--ema-decay` takes out.
+with the constant one each is, and has the noise of its last steps, which `--ema-decay` takes out of ours.
 
 Each of TRL's runs and each stage of ours has a process of its own, whose peak of resident memory is told (the largest
 of a run's stages); KL is measured on saved checkpoints afterwards, off the clock. Seconds include loading models,
@@ -62,6 +63,7 @@ class Setting:
     learning_rate: float
     schedule: str
     ema_decay: float | None
+    entries: str
 
 
 @click.command(help=__doc__)
@@ -81,7 +83,14 @@ class Setting:
     show_default=True,
     help="Of the learning rate; linear: down to 0 at the last step, as TRL has it by default.",
 )
-@click.option("--ema-decay", type=float, help="Ours publish a moving average of the weights.")
+@click.option("--ema-decay", type=float, help="Ours have a constant rate and publish a moving average of the weights.")
+@click.option(
+    "--entries",
+    type=click.Choice(["as-set", "larger"]),
+    default="as-set",
+    show_default=True,
+    help="What ours store of a score: as in params.yaml, or as docs/training.md has it for students that are far off.",
+)
 @click.option("--way", "ways", multiple=True, default=("2x1x4", "4x1x4", "4x2x4"), show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
@@ -136,7 +145,8 @@ def measured(name: str, setting: Setting, seed: int, run: Run = apart) -> Iterat
 
 def changed(setting: Setting, seed: int) -> dict[str, Any]:
     """What is changed of params.yaml for every row."""
-    document = lookup(PARAMS)
+    document, mean = lookup(PARAMS), setting.ema_decay is not None
+    larger = {"threshold": 0.001, "max_entries": 1024, "draws_per_tail": 200, "min_tail": 0.0}
     return {
         "seed": seed,
         "students": [_STUDENT],
@@ -152,7 +162,9 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
             "support": "auto",
             "cross_entropy": 0.0,
             "alpha": 1.0,
-        },
+        }
+        | ({"tail_draws_scale": 0.3} if setting.entries == "larger" else {}),
+        "scoring": {"support": larger if setting.entries == "larger" else {}},
         "batches": {
             "batch_size": setting.batch,
             "micro_batch_size": setting.batch,
@@ -161,7 +173,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         },
         "optimizer": {
             "learning_rate": setting.learning_rate,
-            "lr_scheduler_type": setting.schedule,
+            "lr_scheduler_type": "constant_with_warmup" if mean else setting.schedule,
             "warmup_steps": 0,
             "decay_steps": setting.steps * setting.stretch + 1,  # one more: TRL's last step has not reached 0 either
             "save_steps": setting.steps * setting.stretch,

@@ -1,6 +1,7 @@
 """bench.quality at a size that takes no time."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 
 from bench.apart import peak_bytes
 from bench.job import apart, begin, here, job
@@ -29,6 +31,7 @@ TINY = Setting(
     learning_rate=1e-2,
     schedule="constant_with_warmup",
     ema_decay=0.5,
+    entries="larger",
 )
 
 
@@ -84,9 +87,20 @@ def test_more_held_out_prompts_than_there_are_is_a_mistake(small_job: Path) -> N
 
 
 def test_linear_goes_down_to_the_last_step_of_ours() -> None:
-    optimizer = changed(replace(TINY, schedule="linear"), 0)["optimizer"]
+    optimizer = changed(replace(TINY, schedule="linear", ema_decay=None), 0)["optimizer"]
     assert (optimizer["lr_scheduler_type"], optimizer["decay_steps"]) == ("linear", 3)  # 2 steps, at 2/3 and 1/3
-    assert changed(TINY, 0)["optimizer"]["lr_scheduler_type"] == "constant_with_warmup"
+    for constant in (replace(TINY, schedule="linear"), replace(TINY, ema_decay=None)):
+        assert changed(constant, 0)["optimizer"]["lr_scheduler_type"] == "constant_with_warmup"
+
+
+def test_larger_entries_are_those_of_the_documentation() -> None:
+    page = (Path(__file__).parents[1] / "docs/training.md").read_text()
+    (told,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "max_entries" in text)
+    larger, as_set = (changed(replace(TINY, entries=one), 0) for one in ("larger", "as-set"))
+    scale = larger["objective"].pop("tail_draws_scale")
+    assert YAML(typ="safe").load(told) == {"scoring": larger["scoring"], "objective": {"tail_draws_scale": scale}}
+    assert as_set["scoring"] == {"support": {}}
+    assert as_set["objective"] == larger["objective"]
 
 
 @pytest.mark.parametrize("way", ["3x1x2", "2x0x2", "2x1", "2x1x", "x", "1x4x2", "1x1x3"])
