@@ -295,8 +295,7 @@ def head_of(model: Model, vocab: int) -> Head:
     found = [one.flatten() for one in biases if one is not None]
     weight_VD, bias_V = head.weight, sum(found) if found else None
     return Head(
-        # A view is a node of the graph, older than the embedding's: autograd then adds up the sparse gradients first.
-        weight_VD=weight_VD.view_as(weight_VD) if len(weight_VD) == vocab else weight_VD[:vocab],
+        weight_VD=weight_VD if len(weight_VD) == vocab else weight_VD[:vocab],
         bias_V=bias_V if bias_V is None or len(bias_V) == vocab else bias_V[:vocab],
         softcap=getattr(model.config, "final_logit_softcapping", None),
     )

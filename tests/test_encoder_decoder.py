@@ -29,7 +29,7 @@ OBJECTIVE = replace(test_training.OBJECTIVE, chunk_tokens=64)
 OPTIMIZER = test_training.optimizer(
     learning_rate=5e-3, warmup_steps=5, decay_steps=100, adam_beta2=0.99, save_steps=100
 )
-STEPS = 60
+STEPS = 95
 
 
 def words(rng: np.random.Generator, count: int) -> list[list[int]]:
