@@ -46,6 +46,13 @@ from stages.inputs import read_prompts
 
 _TRL = "trl"
 _STUDENT = "measured"
+_ENTRIES: dict[str, dict[str, Any]] = {
+    "as-set": {"scoring": {"support": {}}},
+    "larger": {
+        "scoring": {"support": {"threshold": 0.001, "max_entries": 1024, "draws_per_tail": 200, "min_tail": 0.0}},
+        "objective": {"tail_draws_scale": 0.3},
+    },
+}
 _DECODED = 64  # completions at once, as many as a round has or these
 
 
@@ -86,7 +93,7 @@ class Setting:
 @click.option("--ema-decay", type=float, help="Ours have a constant rate and publish a moving average of the weights.")
 @click.option(
     "--entries",
-    type=click.Choice(["as-set", "larger"]),
+    type=click.Choice([*_ENTRIES]),
     default="as-set",
     show_default=True,
     help="What ours store of a score: as in params.yaml, or as docs/training.md has it for students that are far off.",
@@ -146,8 +153,7 @@ def measured(name: str, setting: Setting, seed: int, run: Run = apart) -> Iterat
 def changed(setting: Setting, seed: int) -> dict[str, Any]:
     """What is changed of params.yaml for every row."""
     document, mean = lookup(PARAMS), setting.ema_decay is not None
-    larger = {"threshold": 0.001, "max_entries": 1024, "draws_per_tail": 200, "min_tail": 0.0}
-    return {
+    changes = {
         "seed": seed,
         "students": [_STUDENT],
         "student": {_STUDENT: document["student"][document["students"][0]]},
@@ -162,9 +168,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
             "support": "auto",
             "cross_entropy": 0.0,
             "alpha": 1.0,
-        }
-        | ({"tail_draws_scale": 0.3} if setting.entries == "larger" else {}),
-        "scoring": {"support": larger if setting.entries == "larger" else {}},
+        },
         "batches": {
             "batch_size": setting.batch,
             "micro_batch_size": setting.batch,
@@ -180,6 +184,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
             "ema_decay": setting.ema_decay,
         },
     }
+    return merged(changes, _ENTRIES[setting.entries])
 
 
 def _pipeline(

@@ -156,14 +156,14 @@ def _chunk(work: _Work, hidden_ND: Tensor, places: slice, dtype: torch.dtype, su
     of_hidden, of_weight, of_bias = sums
     if of_bias is not None:
         of_bias += gradient_NV.sum(0)
-    columns = gradient_NV.shape[1] if dtype == gradient_NV.dtype else _COLUMNS
+    narrow_ND, columns = hidden_ND.to(dtype), gradient_NV.shape[1] if dtype == gradient_NV.dtype else _COLUMNS
     for start in range(0, gradient_NV.shape[1], columns):
         at = slice(start, start + columns)
         part_NC = gradient_NV[:, at].to(dtype)
         if of_hidden is not None:
             _add_product(of_hidden[places], part_NC, work.head.weight_VD[at].to(dtype))
         if of_weight is not None:
-            _add_product(of_weight[at], part_NC.T, hidden_ND.to(dtype))
+            _add_product(of_weight[at], part_NC.T, narrow_ND)
     return loss
 
 
