@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, Cache
 
-from pipeline import adapter, passes
+from pipeline import adapter, kv_cache, passes
 from pipeline.errors import DataError, ModelError
 from pipeline.families import auto_class, positions
 from pipeline.head import Head
@@ -254,7 +254,7 @@ def go_on(
         model,
         rest_BT,
         torch.cat([prefix.mask_GS[rows], own_BT], -1),
-        passes.selected(prefix.cache, rows),
+        kv_cache.selected(prefix.cache, rows),
         prefix.source and prefix.source.take(rows),
     )
     hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
@@ -272,6 +272,7 @@ class Decoding:
         self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_GS[rows]
         self._source = start.source and start.source.take(rows)
         self._cache.batch_select_indices(rows)
+        kv_cache.make_room(self._cache)
 
     def keep(self, going_B: Tensor) -> None:
         """Go on with the rows that are true; the others have ended."""

@@ -10,7 +10,6 @@ Cost: a decoder's pass over the start token apart from the completion's. Not tak
 which would compute the logits of every position, and the encoder's part of the cache for every completion.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -99,21 +98,6 @@ def logits(
             **read,
         )
     return result.logits[:, -1], result.past_key_values
-
-
-def selected(cache: Cache, rows: Tensor) -> Cache:
-    """Some rows of a cache, in a cache of their own."""
-    taken = copy.copy(cache)
-    parts = [taken]
-    if isinstance(cache, EncoderDecoderCache):
-        taken.self_attention_cache = copy.copy(cache.self_attention_cache)
-        taken.cross_attention_cache = copy.copy(cache.cross_attention_cache)
-        taken.is_updated = dict(cache.is_updated)
-        parts = [taken.self_attention_cache, taken.cross_attention_cache]
-    for part in parts:
-        part.layers = [copy.copy(layer) for layer in part.layers]
-    taken.batch_select_indices(rows)
-    return taken
 
 
 def places(model: Model) -> int | None:

@@ -29,6 +29,7 @@ LAYERS = [
     {
         "tables",
         "text",
+        "kv_cache",
         "lm",
         "passes",
         "adapter",
