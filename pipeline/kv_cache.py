@@ -10,6 +10,7 @@ Not taken: transformers' `StaticCache`, whose attention reads the empty places t
 import copy
 
 from torch import Tensor
+from torch.nn import functional
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
@@ -52,7 +53,8 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if end > self._long[0].shape[-2]:
-            self._long = _longer(self.keys, end + _ROOM), _longer(self.values, end + _ROOM)
+            more = (0, 0, 0, end + _ROOM - start)
+            self._long = functional.pad(self.keys, more), functional.pad(self.values, more)
         for long, new in zip(self._long, (key_states, value_states), strict=True):
             long[:, :, start:end] = new
         return self._show(end)
@@ -65,9 +67,3 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     def _show(self, end: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = (long[:, :, :end] for long in self._long)
         return self.keys, self.values
-
-
-def _longer(states: Tensor, length: int) -> Tensor:
-    longer = states.new_empty(*states.shape[:2], length, states.shape[-1])
-    longer[:, :, : states.shape[-2]] = states
-    return longer
