@@ -39,7 +39,7 @@ check: setup
 	@$(IN_ENV) mypy
 
 bench: setup
-	@$(IN_ENV) for one in store loss step engines reading lookup; do python -m bench.$$one; done
+	@$(IN_ENV) for name in store.bytes loss.loss loss.step rollout.engines store.reading store.lookup; do python -m bench.$$name; done
 
 clean:
 	rm -rf work report logs .scratch dvc.lock

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import click
 
-from pipeline.report import markdown
-from pipeline.tables import replacing
+from pipeline.runtime.files import replacing
+from pipeline.runtime.markdown import markdown
 
 Row: TypeAlias = dict[str, Any]
 

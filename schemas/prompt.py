@@ -1,4 +1,4 @@
-"""prompts.parquet: the cases of a task, tokenised once. One row is one `pipeline.records.Prompt`."""
+"""prompts.parquet: the cases of a task, tokenised once. One row is one `pipeline.core.types.Prompt`."""
 
 import pyarrow as pa
 

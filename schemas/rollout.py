@@ -1,4 +1,4 @@
-"""rollouts.parquet: prompts with completions. One row is one `pipeline.records.Rollout`."""
+"""rollouts.parquet: prompts with completions. One row is one `pipeline.core.types.Rollout`."""
 
 import pyarrow as pa
 

@@ -100,7 +100,6 @@ TOKENS = pa.schema(
 )
 
 RANKS = pa.schema([pa.field("token_id", pa.int32(), nullable=False)], metadata={"schema": "stillroom.segment.ranks/1"})
-
 # The arrays of payload.zarr, by the axis they run along.
 PLANES = {"E": "head", "R": "draw", "U": "union", "N": "position"}
 
@@ -114,7 +113,6 @@ class PayloadArray(NamedTuple):
 
 
 _ID = ("uint16", "uint32")
-
 # A segment has the arrays of its codec, named in the docstring above.
 PAYLOAD: dict[str, PayloadArray] = {
     "head_id": PayloadArray(_ID, "E", "gaps between the ranks of the head's tokens"),
@@ -144,3 +142,5 @@ PAYLOAD: dict[str, PayloadArray] = {
     "entropy": PayloadArray(("uint8",), "NH", "entropy at each temperature"),
     "lse": PayloadArray(("float32",), "NH", "normaliser of each temperature but the first"),
 }
+
+INDEXES = "segments/*/index.parquet"

@@ -5,7 +5,7 @@ OpenMP threads that wait spin for microseconds, not milliseconds, so that a busy
 MKL's threads share a product out by columns: by rows, its way with few of them, each would go through all weights.
 And freed memory stays with the process: glibc otherwise returns every large tensor to the kernel and asks for zeroed
 pages again, a fifth of a training step. The fourth comes before tqdm: bars of libraries stay out of a log, in which
-carriage returns would make one long line of them. What a stage does `pipeline.progress` tells there.
+carriage returns would make one long line of them. What a stage does `pipeline.runtime.progress` tells there.
 """
 
 import contextlib

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.params import lookup, section
-from pipeline.rollouts import CorpusParams, RolloutParams, choose, reference_rollouts
-from stages.command import PARAMS, PROMPTS, TEACHER, cost, run
-from stages.inputs import read_prompts
-from stages.sampling import sample_rollouts
+from pipeline.core.files import read_prompts
+from pipeline.core.types import reference_rollouts
+from pipeline.rollout.collect import CorpusParams, RolloutParams, choose
+from pipeline.rollout.sample import sample_rollouts
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

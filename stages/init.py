@@ -9,16 +9,18 @@ from pathlib import Path
 import click
 import torch
 
-from pipeline.errors import DataError
-from pipeline.fingerprint import derive_seed
-from pipeline.journal import whole_directory
-from pipeline.lineage import FILE, read_lineage, write_lineage
-from pipeline.params import lookup, section
-from pipeline.pretrained import StudentParams, load_pretrained, save_student, start_student
-from pipeline.provenance import earlier_lineage, source_of
-from pipeline.text import load_tokenizer, require_same_tokenizer
-from schemas.lineage import Lineage
-from stages.command import PARAMS, TEACHER, cost, run
+from pipeline.checkpoints.pretrained import load_pretrained
+from pipeline.checkpoints.provenance import earlier_lineage, source_of
+from pipeline.checkpoints.student import StudentParams, save_student, start_student
+from pipeline.core.hashing import derive_seed
+from pipeline.lineage.lineage import FILE, read_lineage, write_lineage
+from pipeline.lineage.records import Lineage
+from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.layout import PARAMS, TEACHER
+from pipeline.runtime.resume import whole_directory
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

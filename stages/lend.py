@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.rollouts import lent
-from pipeline.tables import write_rows
+from pipeline.core.files import read_rollouts
+from pipeline.rollout.replay import lent
+from pipeline.runtime.files import write_rows
 from schemas.rollout import ROLLOUT
-from stages.command import run
-from stages.inputs import read_rollouts
+from stages._stage import run
 
 
 @click.command(help=__doc__)

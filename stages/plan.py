@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.configuration import check_params
-from pipeline.params import lookup, section
-from pipeline.schedule import ScheduleParams, check_rounds
-from pipeline.tables import write_json
-from stages.command import PARAMS, run
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.files import write_json
+from pipeline.runtime.layout import PARAMS
+from pipeline.workspace.schedule import ScheduleParams, check_rounds
+from pipeline.workspace.validation import check_params
+from stages._stage import run
 
 
 @click.command(help=__doc__)

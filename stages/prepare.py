@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pipeline.params import lookup, section
-from pipeline.prompts import PromptParams, find_cases, rank_tokens, render_prompts
-from pipeline.tables import replacing, write_rows
-from pipeline.text import load_tokenizer, shared_vocab
+from pipeline.models.tokenizer import load_tokenizer, shared_vocab
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.files import replacing, write_rows
+from pipeline.runtime.layout import PARAMS, PROMPTS, RANKS
+from pipeline.tasks.prompts import PromptParams, find_cases, rank_tokens, render_prompts
 from schemas.prompt import PROMPT
-from stages.command import PARAMS, PROMPTS, RANKS, cost, run
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

@@ -11,30 +11,33 @@ from typing import Any
 
 import click
 
-from pipeline.lineage import read_lineage
-from pipeline.page.findings import find
-from pipeline.page.run import run_page
-from pipeline.page.vega import dvc_template
-from pipeline.params import lookup, read_yaml
-from pipeline.picture import draw_run
-from pipeline.progress import bar
-from pipeline.report import key_figures, quality_curves, render_table, summarise, write_curves
-from pipeline.standing import jobs
-from pipeline.story import Costs
-from pipeline.tables import read_json, replacing, write_json
-from pipeline.training_log import read_log
-from pipeline.views import connect, query
-from stages.command import COSTS, EVALUATIONS, PARAMS, run
+from pipeline.lineage.describe import Costs
+from pipeline.lineage.lineage import read_lineage
+from pipeline.report.figure import draw_run
+from pipeline.report.jobs import jobs, round_list
+from pipeline.report.page.page import run_page
+from pipeline.report.page.queries import find
+from pipeline.report.page.vega import dvc_template
+from pipeline.report.summary import key_figures, quality_curves, render_table, summarise, write_curves
+from pipeline.report.views import connect, query
+from pipeline.runtime.config import lookup
+from pipeline.runtime.files import read_json, replacing, write_json
+from pipeline.runtime.layout import COSTS, EVALUATIONS, PARAMS
+from pipeline.runtime.progress import bar
+from pipeline.runtime.yaml_files import read_yaml
+from stages._stage import run
 
 WORK, LOGS, REPORT = Path("work"), Path("logs"), Path("report")
+_NO_STORE = Path("no store: the page is about this run")
 
 
 @click.command(help=__doc__)
 def main() -> None:
     students, document = lookup(PARAMS, "students"), read_yaml(Path("rounds.yaml"))
-    last_steps = {one["id"]: one["first_step"] + one["steps"] for one in document["rounds"]}
+    last_steps = {one["id"]: one["first_step"] + one["steps"] for one in round_list(document)}
+    checkpoints = ["init", *last_steps]
     measured = {
-        name: [(id_, read_json(EVALUATIONS / name / f"{id_}.json")["metrics"]) for id_ in document["checkpoints"]]
+        name: [(id_, read_json(EVALUATIONS / f"{name}-{id_}.json")["metrics"]) for id_ in checkpoints]
         for name in students
     }
     teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, document)
@@ -43,7 +46,7 @@ def main() -> None:
         "figures": lambda: _write_figures(metrics),
         "plots": lambda: _write_plots(metrics, list(last_steps)),
         "picture": lambda: _write_picture(metrics, [0, *last_steps.values()]),
-        "page": lambda: _write(REPORT / "index.html", _page(metrics, document["checkpoints"], costs)),
+        "page": lambda: _write(REPORT / "index.html", _page(metrics, checkpoints, costs)),
     }
     with bar("report", len(parts), unit="parts") as meter:
         for name, write in parts.items():
@@ -71,10 +74,11 @@ def _write_picture(metrics: Mapping[str, Any], borders: list[int]) -> None:
 
 def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
     """What `dvc plots` reads: a file a measure, a column a student, and a template that needs no network."""
-    losses = {
-        name: {row["step"]: row["loss"] for id_ in rounds for row in read_log(LOGS / name / id_ / "train.csv")}
-        for name in metrics["students"]
-    }
+    losses: dict[str, dict[int, float]] = {name: {} for name in metrics["students"]}
+    _, rows = query(connect(WORK, LOGS, _NO_STORE), "SELECT student, round, step, loss FROM runs ORDER BY step")
+    for student, round_id, step, loss in rows:
+        if student in losses and round_id in rounds:
+            losses[student][step] = loss
     curves = quality_curves(metrics)
     shown = {"loss": losses, "task_metric": curves[metrics["headline"]]} | {
         key: curves[key] for key in ("forward_kl", "reverse_kl")
@@ -86,7 +90,7 @@ def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
 
 
 def _page(metrics: Mapping[str, Any], checkpoints: list[str], costs: Costs) -> str:
-    views = connect(WORK, LOGS, Path("no store: the page is about this run"))
+    views = connect(WORK, LOGS, _NO_STORE)
     students = list(metrics["students"])
     params, lineages = read_yaml(PARAMS), [read_lineage(WORK / name / checkpoints[-1] / "model") for name in students]
     return run_page(
@@ -103,7 +107,7 @@ def _page(metrics: Mapping[str, Any], checkpoints: list[str], costs: Costs) -> s
 
 def _costs(students: list[str], document: Mapping[str, Any]) -> dict[str, Any]:
     """The costs of this schedule's stages; those of rounds that it no longer has stay out."""
-    names = [one.name for one in jobs(students, document["rounds"], document["tuned"])]
+    names = [one.name for one in jobs(students, round_list(document), document["tuned"])]
     return {name: read_json(COSTS / f"{name}.json") for name in names}
 
 

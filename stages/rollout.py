@@ -11,14 +11,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.params import lookup, section
-from pipeline.records import Rollout
-from pipeline.rewards import reward_rollouts
-from pipeline.rollouts import RolloutParams, replayed, take_turn
-from pipeline.schedule import turn_of
-from stages.command import PARAMS, PROMPTS, cost, run
-from stages.inputs import read_prompts, read_rollouts
-from stages.sampling import sample_rollouts
+from pipeline.core.files import read_prompts, read_rollouts
+from pipeline.core.types import Rollout
+from pipeline.metrics.rewards import reward_rollouts
+from pipeline.rollout.collect import RolloutParams, take_turn, turn_of
+from pipeline.rollout.replay import replayed
+from pipeline.rollout.sample import sample_rollouts
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.layout import PARAMS, PROMPTS
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

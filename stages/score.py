@@ -5,13 +5,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.params import section
-from pipeline.scoring import ScoringParams, key_of, unknown
-from pipeline.segment import write_segment
-from pipeline.shared import tokens_to_read
-from stages.asking import Oracle
-from stages.command import PARAMS, cost, run
-from stages.inputs import read_rollouts
+from pipeline.core.files import read_rollouts
+from pipeline.core.prompt_sharing import tokens_to_read
+from pipeline.runtime.config import section
+from pipeline.runtime.layout import PARAMS
+from pipeline.scoring.score import ScoringParams
+from pipeline.scoring.teacher import Oracle
+from pipeline.store.keys import key_of, unknown
+from pipeline.store.segment_writer import write_segment
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import click
 
-from pipeline import lm
-from pipeline.batches import iter_batches, planned_tokens
-from pipeline.fingerprint import digest, model_fingerprint, tree_digest
-from pipeline.journal import DONE, resumable, whole_directory
-from pipeline.lineage import read_lineage, tuned, write_lineage
-from pipeline.params import lookup, section
-from pipeline.pretrained import stored_dtype
-from pipeline.rollouts import reference_rollouts
-from pipeline.text import load_tokenizer, shared_vocab
-from pipeline.training import checkpoints, open_run, train
-from pipeline.training_log import read_log
-from pipeline.tuning import SftParams, cross_entropy, plan_references
-from schemas.lineage import Tuning
-from stages.command import PARAMS, PROMPTS, cost, run
-from stages.inputs import read_prompts
+from pipeline.checkpoints.pretrained import stored_dtype
+from pipeline.core.files import read_prompts
+from pipeline.core.hashing import digest, model_fingerprint, tree_digest
+from pipeline.core.types import reference_rollouts
+from pipeline.lineage.lineage import read_lineage, tuned, write_lineage
+from pipeline.lineage.records import Tuning
+from pipeline.models import language_model as lm
+from pipeline.models.context import context_of
+from pipeline.models.tokenizer import load_tokenizer, shared_vocab
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.layout import PARAMS, PROMPTS
+from pipeline.runtime.resume import DONE, resumable, whole_directory
+from pipeline.training.batches import iter_batches, planned_tokens
+from pipeline.training.log import read_log
+from pipeline.training.loop import checkpoints, open_run, train
+from pipeline.training.sft import SftParams, cross_entropy, plan_references
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)
@@ -38,7 +40,7 @@ def tune(name: str, model: Path, out: Path, log: Path) -> None:
     objective = cross_entropy(lookup(PARAMS, "objective", "chunk_tokens"))
     rollouts = reference_rollouts(read_prompts(PROMPTS, "train"))
     texts = [(one.prompt_ids, one.completion_ids) for one in rollouts]
-    context = lm.context_of(model)
+    context = context_of(model)
     for prompt, completion in texts:
         context.check(len(prompt), len(completion), where=f"sft.{name}")
     tokenizer, key = load_tokenizer(model), (seed, name, "sft")

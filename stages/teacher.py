@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 import torch
 
-from pipeline.fresh import make_fresh
-from pipeline.journal import whole_directory
-from pipeline.lineage import of_teacher, write_lineage
-from pipeline.params import section
-from pipeline.pretrained import TeacherParams, load_pretrained
-from pipeline.provenance import source_of
-from stages.command import PARAMS, cost, run
+from pipeline.checkpoints.pretrained import TeacherParams, load_pretrained
+from pipeline.checkpoints.provenance import source_of
+from pipeline.checkpoints.random_init import make_fresh
+from pipeline.lineage.lineage import of_teacher, write_lineage
+from pipeline.runtime.config import section
+from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.resume import whole_directory
+from stages._stage import cost, run
 
 
 @click.command(help=__doc__)

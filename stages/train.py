@@ -5,21 +5,21 @@ from pathlib import Path
 
 import click
 
-from pipeline.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens
-from pipeline.engines.base import Sampling
-from pipeline.fingerprint import digest, tree_digest
-from pipeline.journal import DONE, resumable
-from pipeline.mixing import ReplayParams, replay_weight
-from pipeline.objective import ObjectiveParams, check, temperature_column
-from pipeline.params import lookup, section
-from pipeline.segment import Segment
-from pipeline.staleness import comparable_temperature
-from pipeline.text import load_tokenizer, shared_vocab, tokenizer_fingerprint
-from pipeline.training import OptimizerParams, checkpoints, open_run, train
-from pipeline.training_log import read_log
-from stages.command import PARAMS, cost, run
-from stages.inputs import read_rollouts
-from stages.pedigree import describe_round, lineage_before, write_pedigree
+from pipeline.core.files import read_rollouts
+from pipeline.core.hashing import digest, tree_digest
+from pipeline.core.sampling import Sampling, comparable_temperature
+from pipeline.lineage.training_round import describe_round, lineage_before, write_pedigree
+from pipeline.losses.objective import ObjectiveParams, check, temperature_column
+from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.resume import DONE, resumable
+from pipeline.store.segment_reader import Segment
+from pipeline.training.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens
+from pipeline.training.log import read_log
+from pipeline.training.loop import OptimizerParams, checkpoints, open_run, train
+from pipeline.training.mixing import ReplayParams, replay_weight
+from stages._stage import cost, run
 
 CORPUS = Path("work/corpus")
 

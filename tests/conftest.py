@@ -1,13 +1,18 @@
 """What many tests need: a small tokenizer and small random models, built here in a second, saved as directories."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from tests.project import Project, copy_of, make_project
 
 _END_TO_END, _FIRST_RUN = "test_end_to_end.py", "test_the_first_run_executes_every_stage_and_reports"
 
@@ -122,8 +127,36 @@ def student_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_job(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory we stand in, with a small job that benchmarks start from."""
-    from tests.jobs import make_small_job  # loads the stages
+    from tests.jobs import make_small_job
 
     monkeypatch.chdir(tmp_path)
     make_small_job(tmp_path, make_model_dir)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, make_model_dir: Callable[..., Path]) -> Project:
+    """A project in which nothing has run."""
+    return make_project(tmp_path_factory.mktemp("fresh") / "project", make_model_dir)
+
+
+@pytest.fixture(scope="session")
+def finished(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A project that has run to its end, and what that printed: once for all workers of pytest-xdist."""
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent
+    printed = parent / "finished" / "printed.txt"
+    with FileLock(parent / "finished.lock"):
+        if not printed.exists():
+            shutil.rmtree(printed.parent, ignore_errors=True)  # of a worker that failed
+            printed.parent.mkdir()
+            output = copy_of(fresh, printed.parent).repro()
+            printed.write_text(output)
+    return Project(printed.parent / "project"), printed.read_text()
+
+
+@pytest.fixture
+def project(finished: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the finished project."""
+    return copy_of(finished[0], tmp_path)

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.params import write_yaml
+from pipeline.runtime.yaml_files import write_yaml
 from stages import prepare, teacher
-from tests.test_end_to_end import PARAMS
+from tests.project import PARAMS
 
 
 def make_small_job(folder: Path, make_model_dir: Callable[..., Path]) -> None:

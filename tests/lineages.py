@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from schemas.lineage import FORMAT, Lineage, Round, Scored, Source
+from pipeline.lineage.records import FORMAT, Lineage, Round, Scored, Source
 
 
 def source(model: str = "teacher", **changes: Any) -> Source:

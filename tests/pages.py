@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.page.findings import Findings, by_round
-from pipeline.page.run import run_page
-from schemas.lineage import Lineage
+from pipeline.lineage.records import Lineage
+from pipeline.report.page.page import run_page
+from pipeline.report.page.queries import Findings, by_round
 from tests.lineages import lineage, one_round, source
 
 NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"

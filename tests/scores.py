@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.codecs import CODECS, config_of
-from pipeline.ragged import join_scores
-from pipeline.records import Scores
-from pipeline.sequences import SegmentHeader
-from pipeline.windows import Stretch
+from pipeline.core.types import Scores
+from pipeline.store.codecs import CODECS, config_of
+from pipeline.store.ragged import join_scores
+from pipeline.store.records import SegmentHeader
+from pipeline.store.stretch import Stretch
 
 
 def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:

@@ -14,16 +14,15 @@ import pytest
 from dvc.cli.parser import get_main_parser
 from ruamel.yaml import YAML
 
-import tests.test_end_to_end as end_to_end
-from pipeline.configuration import check_params
-from pipeline.params import read_yaml
-from pipeline.views import VIEWS, connect, query
-from stages.cli import commands
+import tests.project as end_to_end
+from pipeline.report.views import VIEWS, connect, query
+from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace.validation import check_params
+from stages.cli.main import commands
+from tests.end_to_end.test_reuse import committed
 from tests.messages import messages
-from tests.test_end_to_end import ROOT, Project
-from tests.test_reuse import committed
+from tests.project import ROOT, Project
 
-fresh, finished, project = end_to_end.fresh, end_to_end.finished, end_to_end.project
 PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 TEXT = {name: page.read_text() for name, page in PAGES.items()}
 GENERATED = {"parameters.md"}
@@ -156,8 +155,8 @@ def test_queries_run(tmp_path: Path, sql: str) -> None:
 
 ENTRIES = [text for _, text in re.findall(r"^\| (`+)(.+?)\1 \| ", TEXT["troubleshooting.md"], re.MULTILINE)]
 ELSEWHERE = {  # told by others than a UserError: whose words they are
-    "expected free space, got a full disk": "stages/command.py",
-    "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage.py",
+    "expected free space, got a full disk": "stages/_stage.py",
+    "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage/lineage.py",
     "Unable to acquire lock": "dvc",
 }
 

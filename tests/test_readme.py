@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import Rollout
-from pipeline.segment import Segment, write_segment
-from pipeline.sequences import ScoredSequence
+from pipeline.core.types import Rollout
+from pipeline.store.records import ScoredSequence
+from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_writer import write_segment
 from tests.scores import head_only, header
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

@@ -1,6 +1,6 @@
 """The tasks. A new one is a file in this directory and a line in `TASKS`."""
 
-from pipeline.errors import ParameterError
+from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.arithmetic import Arithmetic
 from pipeline.tasks.base import Case, Judged, Message, Split, Task
 from pipeline.tasks.docstrings import Docstrings

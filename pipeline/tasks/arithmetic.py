@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
-from pipeline.errors import ParameterError
-from pipeline.fingerprint import derive_seed, digest
-from pipeline.params import Positive, Range
+from pipeline.core.hashing import derive_seed, digest
+from pipeline.metrics.exact_match import exact_match
+from pipeline.runtime.config import Positive, Range
+from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Case, Judged, mean
-from pipeline.tasks.numbers import exact_match
 
 Operation: TypeAlias = Literal["add", "subtract", "multiply", "divide"]
 Step: TypeAlias = tuple[Operation, int]

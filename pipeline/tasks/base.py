@@ -1,7 +1,7 @@
 """What a task is: cases (what is asked, and the answers that are right), and how completions are measured.
 
 A task gives fields and not a finished prompt: `task.template` in params.yaml says how a model is asked. It has no state
-and opens no model. Its settings are a frozen dataclass of its own, which `pipeline.params.parse` fills from
+and opens no model. Its settings are a frozen dataclass of its own, which `pipeline.runtime.config.parse` fills from
 `task.settings`. Not taken: one settings record for all tasks, where most fields would mean nothing; a metric as the
 mean of a score, which BLEU is not.
 """
@@ -56,7 +56,7 @@ class Task(Protocol):
         """What one completion is worth: between 0 and 1; 1 for any of the references itself. Usable as a reward."""
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """Name -> value over all completions. Every name has a line in pipeline.measures."""
+        """Name -> value over all completions. Every name has a line in pipeline.report.metric_titles."""
 
 
 def mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 A docstring's first paragraph is the summary that its author wrote; the rest is the text. Guarantee: the same cases
 in the same order wherever the same packages are installed, and no text twice, within a split or across. Cost: about
 6 s for the default packages. Not taken: a published summarisation set, which the first `make repro` could not fetch
-without a network; such sets come through `pipeline.tasks.rows`.
+without a network; such sets come through `pipeline.tasks.loading`.
 
 A text is kept when it can be summarised: it must open with a paragraph of prose, not with a parameter list, an
 example or a directive, which tell how a thing is called and not what it does. What follows that paragraph stays.
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DataError, ParameterError
-from pipeline.params import Positive
-from pipeline.progress import bar
+from pipeline.metrics.rouge import rouge_l
+from pipeline.runtime.config import Positive
+from pipeline.runtime.errors import DataError, ParameterError
+from pipeline.runtime.progress import bar
 from pipeline.tasks.base import Case, Judged, Split, mean
-from pipeline.tasks.rouge import rouge_l
-from pipeline.tasks.sources import STDLIB, docstrings, modules
+from pipeline.tasks.docstring_sources import STDLIB, docstrings, modules
 
 _SUMMARY_CHARS = (20, 160)
 _SUMMARY_WORDS = 4

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import DataError
-from pipeline.fingerprint import digest
+from pipeline.core.hashing import digest
+from pipeline.metrics.exact_match import exact_match, final_number
+from pipeline.runtime.errors import DataError
 from pipeline.tasks.base import Case, Judged, Split, mean
-from pipeline.tasks.numbers import exact_match, final_number
-from pipeline.tasks.rows import RowSettings, iter_splits
-from pipeline.tasks.table import merge_cases
+from pipeline.tasks.loading import RowSettings, iter_splits
+from pipeline.tasks.rows import merge_cases
 
 _NOTE = re.compile(r"<<[^<>]*>>")
 

@@ -10,12 +10,12 @@ measures for every task. Not taken: ShareGPT's `from` and `value`; rename them f
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import ParameterError
-from pipeline.fingerprint import digest
+from pipeline.core.hashing import digest
+from pipeline.metrics.rouge import rouge_l
+from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Case, Judged, Message, Split, mean
-from pipeline.tasks.rouge import rouge_l
-from pipeline.tasks.rows import RowSettings, iter_splits
-from pipeline.tasks.table import Row, merge_cases
+from pipeline.tasks.loading import RowSettings, iter_splits
+from pipeline.tasks.rows import Row, merge_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ learnt and the best counts. Rows without a text or a summary are left out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.fingerprint import digest
+from pipeline.core.hashing import digest
+from pipeline.metrics.rouge import rouge, rouge_l
 from pipeline.tasks.base import Case, Judged, mean
-from pipeline.tasks.rouge import rouge, rouge_l
-from pipeline.tasks.rows import RowSettings, iter_splits
-from pipeline.tasks.table import merge_cases
+from pipeline.tasks.loading import RowSettings, iter_splits
+from pipeline.tasks.rows import merge_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

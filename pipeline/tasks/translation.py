@@ -9,11 +9,11 @@ first (sacremoses, or the published untokenised set). Not taken: doing so here, 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.fingerprint import digest
+from pipeline.core.hashing import digest
+from pipeline.metrics.bleu import corpus_scores, sentence_score
 from pipeline.tasks.base import Case, Judged
-from pipeline.tasks.bleu import corpus_scores, sentence_score
-from pipeline.tasks.rows import RowSettings, iter_splits
-from pipeline.tasks.table import merge_cases
+from pipeline.tasks.loading import RowSettings, iter_splits
+from pipeline.tasks.rows import merge_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

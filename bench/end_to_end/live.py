@@ -1,0 +1,125 @@
+"""The loop that this pipeline replaces: teacher and student in memory, the dense forward KL of every step asked anew.
+
+It takes the steps that `bench.end_to_end.job` takes: the same corpus, the same rounds with rollouts by the same
+sampler, the same choice of sequences, the same optimizer; prompts are read once for all their completions by both
+models. So what differs is that the teacher is there. To its favour its rollouts are written in the rounds' large
+batches and not step by step, and giving the student to the sampler (a directory) is off the clock.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from pipeline.core.files import read_prompts, read_rollouts
+from pipeline.core.prompt_sharing import tokens_to_read
+from pipeline.core.types import Prompt, Rollout
+from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
+from pipeline.models import language_model as lm
+from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab
+from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, take_turn, turn_of
+from pipeline.rollout.hf_sampler import HFSampler
+from pipeline.runtime.config import lookup, section
+from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from pipeline.store.segment_reader import Segment
+from pipeline.training.batches import BatchParams, Pick, Pool, make_pool, plan_steps
+from pipeline.training.loop import OptimizerParams, start
+
+_FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False))
+_CORPUS = Path("work/corpus")
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """What one student's run came to."""
+
+    rollout_seconds: float = 0.0
+    train_seconds: float = 0.0  # of the teacher's passes too
+    teacher_tokens: int = 0
+    trained_tokens: int = 0
+    losses: list[float]
+
+
+def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -> Live:
+    """All rounds, from work/STUDENT/init, in the directory of a job whose corpus is there."""
+    began = time.perf_counter()
+    tokenizer, teacher = load_tokenizer(TEACHER), lm.load_model(TEACHER)
+    model, p = (
+        lm.load_model(Path(f"work/{student}/init/model"), to_train=True),
+        section(PARAMS, OptimizerParams, "optimizer"),
+    )
+    state, found = start(model, p, previous=None, labels={}), Live(losses=[])
+    schedule = transformers.get_scheduler(
+        p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps
+    ).lr_lambdas[0]
+    found.train_seconds += time.perf_counter() - began
+    for one in rounds:
+        lm.save_model(model, scratch)
+        tokenizer.save_pretrained(scratch)
+        steps = range(one["first_step"], one["first_step"] + one["steps"])
+        rollouts = _written(student, one, scratch, tokenizer, found)
+        began = time.perf_counter()
+        for step, window in zip(steps, _planned(student, one["id"], rollouts, steps), strict=True):
+            for group in state.optimizer.param_groups:
+                group["lr"] = p.learning_rate * schedule(step + 1)
+            found.losses.append(_backward(teacher, model.train(), window, shared_vocab(tokenizer), p))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            read = sum(map(tokens_to_read, window))
+            found.teacher_tokens += read
+            found.trained_tokens += read
+        found.train_seconds += time.perf_counter() - began
+    return found
+
+
+def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, found: Live) -> list[Rollout]:
+    """A round's rollouts, with what they took; without what the store wants to know of the student."""
+    p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
+    chosen: list[Prompt] = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(one["id"]), seed, student)
+    if not chosen:
+        return []
+    sampler = HFSampler(
+        model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
+    )
+    plain, made = replace(p.sampling, support_max=0, tail_draws=0), list[Rollout]()
+    began = time.perf_counter()
+    for batch in plan_batches(chosen, p.samples_per_prompt, p.batch_size, name=f"{student}/{one['id']}"):
+        made += collect_rollouts(batch, sampler, plain, partial(decode, tokenizer), source="student")
+    found.rollout_seconds += time.perf_counter() - began
+    return made
+
+
+def _planned(student: str, round_id: str, rollouts: list[Rollout], steps: range) -> Iterator[list[list[Rollout]]]:
+    """The micro-batches of each step, as `stages.train` plans them."""
+    mix, segment = section(PARAMS, BatchParams, "batches"), Segment.open(_CORPUS / "segment")
+    own: Pool = make_pool(rollouts, segment, mix)  # nobody reads scores from it
+    corpus = make_pool(read_rollouts(_CORPUS / "rollouts.parquet"), segment, mix)
+    key = (lookup(PARAMS, "seed"), student, round_id)
+    planned: list[list[list[Pick]]] = plan_steps(own, corpus, mix, key=key, steps=steps, replay=0.0)
+    for step in planned:
+        yield [[pool.rollouts[row] for pool, row in picks] for picks in step]
+
+
+def _backward(
+    teacher: lm.Model, model: lm.Model, window: Sequence[Sequence[Rollout]], vocab: int, p: OptimizerParams
+) -> float:
+    """Accumulate the gradient of the window's mean forward KL; returns the mean."""
+    tokens, total = sum(len(one.completion_ids) for some in window for one in some), 0.0
+    for some in window:
+        texts = [one.prompt_ids for one in some], [one.completion_ids for one in some]
+        with lm.autocast(lm.resolve_dtype(p.precision)):
+            with torch.no_grad():
+                states_ND = lm.completion_hidden(teacher, *texts)
+            hidden_ND = lm.completion_hidden(model, *texts)
+        with torch.no_grad():
+            logp_NV = lm.head_of(teacher, vocab)(states_ND.float()).log_softmax(-1)
+        loss = _FORWARD_KL(logp_NV, lm.head_of(model, vocab)(hidden_ND.float()).log_softmax(-1)).sum() / tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total

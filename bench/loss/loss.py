@@ -1,0 +1,261 @@
+"""The loss over hidden states and the head's weights: seconds and extra memory, beside the three bare matrix products.
+
+    python -m bench.loss.loss --json FILE
+
+Forward and backward pass, gradients of hidden states and weights included, on random states and random teacher rows
+with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Seconds are those of the
+clock and of the processor (all threads); beside other work only the latter mean anything, and of them the ratio to the
+products, which take turns with the loss in its own process. Extra memory is the rise of the peak, on a CPU with Linux
+only. `trl` and `liger-kernel` are measured where they are installed
+(`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
+bare products in it take minutes, in every row: `--dtype float32` alone is soon done.
+"""
+
+import ctypes
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import click
+import torch
+from torch import Tensor
+
+from bench.clock import timed
+from bench.end_to_end.trl_gkd import gkd_of_trl
+from bench.output import Row, show, write_json
+from bench.subprocess_run import measured_apart, peak_bytes
+from pipeline.losses.batch import Batch
+from pipeline.losses.divergences import DivergenceParams
+from pipeline.losses.objective import ObjectiveParams, batch_loss
+from pipeline.models import language_model as lm
+from pipeline.models.head import Head
+
+_ENTRIES, _DRAWS = 64, 8
+_Name: TypeAlias = Literal["forward_kl", "reverse_kl"]
+_RATIOS = {"seconds": "of_matmuls", "seconds_of_processor": "of_matmuls_of_processor"}
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    default=["2048x576x49152", "2048x960x49152"],
+    show_default=True,
+    help="Tokens x width x vocabulary; more than one may be given.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["float32", "bfloat16"]),
+    default=["float32", "bfloat16"],
+    show_default=True,
+    help="Of states and weights.",
+)
+@click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
+@click.option("--loss", "chosen", multiple=True, help="These alone, by their names in the table.")
+@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+def main(
+    out: Path | None,
+    shapes: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    repeats: int,
+    chosen: tuple[str, ...],
+    only: str | None,
+) -> None:
+    if only is not None:
+        click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0], repeats)))
+        return
+    rows: list[Row] = []
+    for dtype, shape, name in itertools.product(dtypes, shapes, chosen or _LOSSES):
+        if _installed(name):
+            size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
+            rows.append(measured_apart("bench.loss.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size)
+            if out is not None:
+                write_json(out, rows)
+    table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
+    for one in rows:
+        shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
+        numbers = [f"{one[key]:.2f}" for pair in _RATIOS.items() for key in pair]
+        table.append([one["name"], shape, one["dtype"], *numbers, f"{one['extra_mb']:.0f}"])
+    show(table, rows, out)
+
+
+def _parsed(shape: str) -> tuple[int, int, int]:
+    try:
+        tokens, width, vocab = (int(one) for one in shape.split("x"))
+    except ValueError:
+        raise click.UsageError(f"--shape: expected TOKENSxWIDTHxVOCAB, got {shape}") from None
+    return tokens, width, vocab
+
+
+def _installed(name: str) -> bool:
+    return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
+
+
+def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) -> Row:
+    """Seconds: the best of some, and of as many of the products in between. Memory: of the first, before the process
+    has any to use again."""
+    torch.manual_seed(0)
+    (tokens, width, vocab), kind = shape, getattr(torch, dtype)
+    hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
+    weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
+    loss, products = _LOSSES[name](hidden_ND, weight_VD), _matmuls(hidden_ND, weight_VD)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
+    took, bare, extra = [], [], []
+    for _ in range(repeats):
+        hidden_ND.grad = weight_VD.grad = None
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = peak_bytes()
+        took.append(timed(lambda: _both_ways(loss)))
+        extra.append(peak_bytes() - before)
+        bare.append(timed(lambda: _both_ways(products)))
+    row: Row = {"name": name, "extra_mb": extra[0] / 1e6}
+    for key, ratio in _RATIOS.items():
+        seconds = min(one[key] for one in took)
+        row |= {key: seconds, ratio: seconds / min(one[key] for one in bare)}
+    return row
+
+
+def _both_ways(loss: "Loss") -> None:
+    """Forward and backward pass."""
+    value = loss()
+    if value is not None:
+        value.backward()  # type: ignore[no-untyped-call]
+
+
+Loss: TypeAlias = Callable[[], Tensor | None]  # to differentiate, or None when it has taken its gradients itself
+
+
+def _matmuls(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    def loss() -> None:
+        logits_NV = hidden_ND.detach() @ weight_VD.detach().T
+        weight_VD.grad, hidden_ND.grad = logits_NV.T @ hidden_ND.detach(), logits_NV @ weight_VD.detach()
+
+    return loss
+
+
+def _teacher(weight_VD: Tensor) -> Tensor:
+    drawn: Tensor = torch.randn_like(weight_VD, requires_grad=False) * weight_VD.shape[1] ** -0.5
+    return drawn
+
+
+def _dense(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    teacher_VD = _teacher(weight_VD)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            p_NV = (hidden_ND @ teacher_VD.T).float().softmax(-1)
+        logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
+        found: Tensor = -(p_NV * logq_NV).sum()
+        return found
+
+    return loss
+
+
+def _gathered(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    batch = _batch(len(hidden_ND), len(weight_VD))
+
+    def loss() -> Tensor:
+        logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
+        found: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK.long())).sum()
+        return found
+
+    return loss
+
+
+def _chunked(chunk: int, name: _Name = "forward_kl") -> Callable[[Tensor, Tensor], Loss]:
+    def prepared(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+        batch = _batch(len(hidden_ND), len(weight_VD))
+        return lambda: _ours(chunk, hidden_ND, weight_VD, batch, name)
+
+    return prepared
+
+
+def _trl(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    teacher_VD, gkd = _teacher(weight_VD), gkd_of_trl().GKDTrainer
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            teacher_1NV = (hidden_ND @ teacher_VD.T)[None]
+        found: Tensor = gkd.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
+        return found
+
+    return loss
+
+
+def _liger(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    teacher_VD = _teacher(weight_VD)
+    jsd = LigerFusedLinearJSDLoss(compiled=False, weight_hard_loss=0.0, weight_soft_loss=1.0)
+    labels_N = torch.zeros(len(hidden_ND), dtype=torch.long)
+    return lambda: jsd(hidden_ND, weight_VD, hidden_ND.detach(), teacher_VD, labels_N)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
+    "the head's three matrix products": _matmuls,
+    "dense forward KL, live teacher": _dense,
+    "log_softmax and gather, no tail": _gathered,
+    "stillroom, chunks of 128": _chunked(128),
+    "stillroom, chunks of 512": _chunked(512),
+    "stillroom, chunks of 512, reverse KL": _chunked(512, "reverse_kl"),
+    "TRL generalized_jsd_loss, beta 0": _trl,
+    "Liger chunked JSD": _liger,
+}
+_PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
+
+
+def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: _Name = "forward_kl") -> Tensor:
+    """With the divergence's default support: draws, or G."""
+    divergence = DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False)
+    p = ObjectiveParams(
+        divergence=divergence,
+        temperature=1.0,
+        support="auto",
+        tail_draws_scale=3.0,
+        g_staleness=1.0,
+        cross_entropy=0.0,
+        alpha=1.0,
+        epsilon=0.2,
+        chunk_tokens=chunk,
+    )
+    head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
+    with lm.autocast(weight_VD.dtype):  # as in training
+        return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
+
+
+def _batch(positions: int, vocab: int) -> Batch:
+    logits_NC = torch.randn(positions, _ENTRIES + 1) * 2
+    logp_NC = logits_NC.log_softmax(-1)
+    return Batch(
+        prompt_ids=[],
+        completion_ids=[],
+        from_student_B=torch.tensor([True]),
+        ended_B=torch.tensor([True]),
+        token_ids_N=torch.randint(vocab, (positions,)),
+        fresh_N=torch.ones(positions, dtype=torch.bool),
+        behaviour_logp_N=torch.full((positions,), -1.0),
+        author_logp_N=torch.full((positions,), -1.0),
+        token_logp_N=torch.full((positions,), -1.0),
+        realised_only_N=torch.zeros(positions, dtype=torch.bool),
+        tail_g_N=torch.full((positions,), -12.0),
+        reward_B=torch.tensor([torch.nan]),
+        advantage_N=torch.zeros(positions),
+        ids_NK=torch.rand(positions, vocab).topk(_ENTRIES).indices,
+        logp_NK=logp_NC[:, :-1].contiguous(),
+        tail_N=logp_NC[:, -1].exp(),
+        draw_ids_NJ=torch.randint(vocab, (positions, _DRAWS)),
+        draw_logp_NJ=torch.full((positions, _DRAWS), -12.0),
+        draw_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_DRAWS)).log()).expand(-1, _DRAWS).contiguous(),
+        has_draws_N=torch.ones(positions, dtype=torch.bool),
+    )
+
+
+if __name__ == "__main__":
+    main()

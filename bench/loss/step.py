@@ -1,0 +1,277 @@
+"""A whole training step from the store, beside a plain cross-entropy step and TRL's step with its live teacher.
+
+    python -m bench.loss.step --json FILE
+
+Student and batches are the same in all: reading them from a segment, forward and backward pass, clipping, AdamW. The
+cross-entropy is `model(input_ids, attention_mask, labels)`; TRL's is `GKDTrainer.compute_loss` on given completions
+(lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and PYTHONPATH=DIR). Both
+read a prompt again for each of its completions, as their collators lay them out. Models are random, of the default
+job's shapes; scores are synthetic. The seconds, of the clock and of the processor (all threads; beside other work only
+the latter mean anything), are the median of the steps after the first; each row runs in a process of its own, which
+tells its peak of resident memory (models, moments and all).
+"""
+
+import itertools
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from bench.clock import CLOCKS, now
+from bench.end_to_end.trl_gkd import gkd_of_trl, has_trl
+from bench.output import Row, show
+from bench.store.segments import nameless, synthetic_scores
+from bench.subprocess_run import measured_apart, peak_bytes
+from pipeline.core.types import Rollout
+from pipeline.losses.objective import ObjectiveParams
+from pipeline.models import language_model as lm
+from pipeline.models.forward import padded
+from pipeline.runtime.config import parse
+from pipeline.runtime.yaml_files import read_yaml
+from pipeline.store.ragged import split_scores
+from pipeline.store.records import ScoredSequence
+from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_writer import write_segment
+from pipeline.training.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
+from pipeline.training.loop import OptimizerParams, start, train
+
+_PARAMS = Path(__file__).parents[2] / "params.yaml"
+_RATIOS = {"seconds": "of_cross_entropy", "seconds_of_processor": "of_cross_entropy_of_processor"}
+Steps: TypeAlias = Sequence[Sequence[Rollout]]
+Times: TypeAlias = dict[str, float]  # by each clock
+Loss: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, ids, mask and labels of a batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Of models and batches."""
+
+    width: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    layers: int
+    teacher_layers: int
+    vocab: int
+    batch: int
+    samples: int  # completions of a prompt
+    prompt: int  # tokens
+    completion: int
+    steps: int
+    precision: str
+
+
+class _EnoughError(Exception):
+    """The last step is over; what follows it in training is a checkpoint."""
+
+
+@click.command(help=__doc__)
+@click.option("--json", "out", type=Path, help="Write the rows here as well.")
+@click.option("--width", default=576, show_default=True)
+@click.option("--intermediate", default=1536, show_default=True)
+@click.option("--heads", default=9, show_default=True)
+@click.option("--kv-heads", default=3, show_default=True)
+@click.option("--layers", default=13, show_default=True)
+@click.option("--teacher-layers", default=30, show_default=True)
+@click.option("--vocab", default=49152, show_default=True)
+@click.option("--batch", default=8, show_default=True)
+@click.option("--samples", default=2, show_default=True, help="Completions that share a prompt.")
+@click.option("--prompt", default=110, show_default=True)
+@click.option("--completion", default=40, show_default=True)
+@click.option("--steps", default=5, show_default=True, help="Measured, after one that is not.")
+@click.option("--precision", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True)
+@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+def main(out: Path | None, only: str | None, **sizes: Any) -> None:
+    shape = Shape(**sizes)
+    if only is not None:
+        click.echo(json.dumps(_measured(only, shape)))
+        return
+    rows = [measured_apart("bench.loss.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
+    plain = next(row for row in rows if row["name"] == "cross-entropy")
+    rows = [row | {ratio: row[key] / plain[key] for key, ratio in _RATIOS.items()} for row in rows]
+    table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
+    for one in rows:
+        numbers = [f"{one[key]:.3f}" for pair in _RATIOS.items() for key in pair]
+        table.append([one["name"], *numbers, f"{one['peak_mb']:.0f}"])
+    show(table, rows, out, shape=asdict(shape))
+    if not has_trl():
+        click.echo("trl is not installed: no row for its step")
+
+
+def _measured(name: str, shape: Shape) -> Row:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        ends = _ROWS[name](shape, Path(folder))
+    steps = [*itertools.pairwise(ends)]
+    took = {key: statistics.median(after[key] - before[key] for before, after in steps) for key in CLOCKS}
+    return {"name": name, "peak_mb": peak_bytes() / 1e6, "steps": len(steps)} | took
+
+
+def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
+    """The training loop itself, but for its checkpoint."""
+    planned = _planned(shape, folder)
+    model, ends = _model(shape, shape.layers), list[Times]()
+    objective, p = _settings(shape)
+    state = start(model, p, previous=None, labels={})
+    state.optimizer.register_step_post_hook(lambda *_: ends.append(now()))
+
+    def batches() -> Iterator[Any]:
+        yield from iter_batches(planned, temperature=1.0, column=0)
+        raise _EnoughError
+
+    try:
+        train(
+            model,
+            batches(),
+            objective,
+            p,
+            state,
+            vocab=shape.vocab,
+            steps=range(len(planned) + 1),
+            key=(0,),
+            scratch=folder,
+            title="step",
+            total_tokens=0,
+            behaviour_temperature=None,
+            max_staleness=None,
+        )
+    except _EnoughError:
+        return ends
+    raise AssertionError("the loop went on after the last batch")
+
+
+def _cross_entropy(shape: Shape, folder: Path) -> list[Times]:
+    def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
+        found: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, labels=labels_BS).loss
+        return found
+
+    return _plainly(shape, folder, loss)
+
+
+def _trl(shape: Shape, folder: Path) -> list[Times]:
+    teacher, gkd = _model(shape, shape.teacher_layers), gkd_of_trl().GKDTrainer
+    trainer = SimpleNamespace(
+        teacher_model=teacher, beta=0.0, generalized_jsd_loss=gkd.generalized_jsd_loss, temperature=1.0
+    )
+
+    def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
+        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS}
+        found: Tensor = gkd.compute_loss(trainer, model, inputs)
+        return found
+
+    return _plainly(shape, folder, loss)
+
+
+_ROWS: dict[str, Callable[[Shape, Path], list[Times]]] = {
+    "cross-entropy": _cross_entropy,
+    "stillroom": _from_the_store,
+    "trl": _trl,
+}
+
+
+def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
+    """Steps on padded batches of whole sequences; the times at which they ended."""
+    _, p = _settings(shape)
+    model, dtype = _model(shape, shape.layers).train(), lm.resolve_dtype(p.precision)
+    optimizer, ends = start(model, p, previous=None, labels={}).optimizer, list[Times]()
+    for ids_BS, mask_BS, labels_BS in _laid_out(_planned(shape, folder)):
+        with lm.autocast(dtype):
+            value = loss(model, ids_BS, mask_BS, labels_BS)
+        value.backward()  # type: ignore[no-untyped-call]
+        value.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ends.append(now())
+    return ends
+
+
+def _laid_out(planned: Iterable[Sequence[Sequence[Pick]]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Ids, mask and labels [B, S] of each step, padded on the right."""
+    for step in planned:
+        rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
+        ids_BS, mask_BS = padded([one.prompt_ids + one.completion_ids for one in rollouts], left=False)
+        labels_BS = ids_BS.masked_fill(mask_BS == 0, -100)
+        for row, one in zip(labels_BS, rollouts, strict=True):
+            row[: len(one.prompt_ids)] = -100
+        yield tuple(one.to(lm.device()) for one in (ids_BS, mask_BS, labels_BS))  # type: ignore[misc]
+
+
+def _settings(shape: Shape) -> tuple[ObjectiveParams, OptimizerParams]:
+    """The default job's, as far as they are no shape."""
+    document = read_yaml(_PARAMS)
+    objective = parse(ObjectiveParams, document["objective"], where="objective")
+    optimizer = document["optimizer"] | {"precision": shape.precision}
+    return objective, parse(OptimizerParams, optimizer, where="optimizer")
+
+
+def _model(shape: Shape, layers: int) -> Any:
+    config = LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.width,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    attention = "eager" if lm.device().type == "cpu" else None  # as lm.load_model has it for training
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(lm.device())
+
+
+def _planned(shape: Shape, folder: Path) -> list[list[list[Pick]]]:
+    """The picks of one step more than is measured, from a segment on disk; every sequence occurs once."""
+    rollouts, document = _rollouts(shape), read_yaml(_PARAMS)["batches"]
+    rng, lengths = np.random.default_rng(1), [len(one.completion_ids) for one in rollouts]
+    parts = split_scores(synthetic_scores(rng, sum(lengths), shape.vocab), np.array(lengths))
+    sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
+    write_segment(folder / "segment", sequences, nameless("sqrt8", shape.vocab), rng.permutation(shape.vocab))
+    sizes = {"batch_size": shape.batch, "micro_batch_size": shape.batch, "student_fraction": 1.0}
+    p = parse(BatchParams, document | sizes, where="batches")
+    segment = Segment.open(folder / "segment")
+    own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
+    return plan_steps(own, corpus, p, key=(0,), steps=range(shape.steps + 1), replay=0.0)
+
+
+def _rollouts(shape: Shape) -> list[Rollout]:
+    """Prompts and completions of half to whole length."""
+    rng, made = np.random.default_rng(0), []
+    for at in range((shape.steps + 1) * shape.batch):
+        if at % shape.samples == 0:
+            prompt = rng.integers(0, shape.vocab, rng.integers(shape.prompt // 2, shape.prompt + 1)).tolist()
+        completion = rng.integers(0, shape.vocab, rng.integers(shape.completion // 2, shape.completion + 1)).tolist()
+        made.append(
+            Rollout(
+                rollout_id=str(at),
+                prompt_id=str(at // shape.samples),
+                source="student",
+                author="",
+                prompt_ids=prompt,
+                completion_ids=completion,
+                behaviour_logp=[-1.0] * len(completion),
+                support_ids=[],
+                tail_ids=[],
+                tail_offset=[],
+                ended=False,
+                text="",
+            )
+        )
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""How completions are drawn."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pipeline.runtime.config import Positive, Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn."""
+
+    max_new_tokens: Positive
+    """Tokens after which a completion is cut."""
+    temperature: Annotated[float, Range(0)]
+    """Of the softmax; 0 is greedy."""
+    top_p: Annotated[float, Range(0, 1, above=True)]
+    """Nucleus mass; 1 keeps every token, which the unbiased estimators need."""
+    support_threshold: Annotated[float, Range(0, 1, above=True)]
+    """Tokens that the sampler finds likelier than this are recorded, for the union support."""
+    support_max: Annotated[int, Range(0, 255)]
+    """At most so many of them a position, the likeliest first; 0 records none."""
+    tail_draws: Annotated[int, Range(0, 255)]
+    """Draws from all other tokens at each position, recorded beside them: what the teacher says of the student's tail
+    (G, for `objective.support: g`) comes from these. 0 records none."""
+
+
+def comparable_temperature(sampling: Sampling) -> float | None:
+    """The temperature at which a model's log-probs compare with those of the sampler; None where there is none."""
+    return sampling.temperature if sampling.top_p == 1 and sampling.temperature > 0 else None

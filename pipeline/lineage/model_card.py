@@ -1,0 +1,93 @@
+"""The model card, README.md beside every trained student: Hugging Face's front matter, and the lineage in words.
+
+Guarantee: a function of the lineage (and of the metrics, where they are given), so that DVC finds the same bytes again.
+Only names on the hub stand in the front matter, because the hub refuses others; the text has them all.
+"""
+
+import json
+from collections.abc import Mapping
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from pipeline.lineage.lineage import kept_layers
+from pipeline.lineage.records import Lineage, Source
+
+_METRICS = ("forward_kl", "reverse_kl")  # what every student's evaluation has, whatever the task
+
+
+def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:
+    """The card of a trained student; `metrics` are those of its own evaluation."""
+    assert lineage.student and lineage.start and lineage.rounds, "only a trained student has a card"
+    return f"---\n{_front_matter(lineage, metrics or {})}\n---\n\n{_text(lineage, metrics or {})}"
+
+
+def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
+    start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
+    name, data = f"{lineage.student}-{last.id}", str(last.settings.get("data"))
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=data if last.hub_data else last.task,
+            dataset_name=f"{last.task}, held out",
+            metric_type=metric,
+            metric_value=value,
+        )
+        for metric, value in metrics.items()
+    ]
+    return ModelCardData(
+        base_model=start.model if start.hub else None,
+        base_model_relation=_relation(lineage) if start.hub else None,
+        datasets=[data] if last.hub_data else None,
+        license=start.license,
+        library_name="peft" if lineage.lora else "transformers",
+        pipeline_tag="text-generation",
+        tags=["stillroom", "distillation", "gkd", "on-policy"],
+        metrics=list(metrics) or list(_METRICS),
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
+    start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
+    steps = sum(one.steps for one in lineage.rounds)
+    lines = [
+        f"# {lineage.student}, round {last.id}",
+        "",
+        f"A student of {_named(lineage.teacher)}, distilled on its own completions with the teacher's token-level",
+        "feedback (GKD, [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649)) by stillroom.",
+        "",
+        f"* Begins as {_named(start)}{_changes(lineage)}.",
+        *([f"* A LoRA adapter to it, `{json.dumps(lineage.lora, sort_keys=True)}`."] if lineage.lora else []),
+        f"* Task: {last.task}, `{json.dumps(last.settings, sort_keys=True)}`.",
+        f"* {steps} optimizer steps in {len(lineage.rounds)} rounds; "
+        f"{sum(one.tokens for one in lineage.rounds):,} tokens in the loss.",
+        f"* Licence of the model it begins as: {start.license or 'unknown'}.",
+    ]
+    if lineage.earlier:
+        lines.append(f"* It was a student before: {lineage.earlier.student} of {_named(lineage.earlier.teacher)}.")
+    if metrics:
+        lines += ["", "Measured on held-out prompts:", "", "| metric | value |", "| --- | ---: |"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
+    lines += ["", "Parameters of the last round:", "", "```json", _json(last.parameters), "```"]
+    return "\n".join([*lines, "", "`stillroom.json` beside this file has all of it for programs."]) + "\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True)
+
+
+def _named(source: Source) -> str:
+    return f"`{source.model}`" + (f" at `{source.revision}`" if source.revision else "")
+
+
+def _relation(lineage: Lineage) -> str:
+    """An adapter to a model that was cut is none to the model on the hub."""
+    whole = not lineage.layers and lineage.config is None
+    return "adapter" if lineage.lora and whole else "finetune"
+
+
+def _changes(lineage: Lineage) -> str:
+    if lineage.config is not None:
+        return f" with random weights and `{json.dumps(lineage.config, sort_keys=True)}`"
+    return f" cut to layers {kept_layers(lineage)}" if lineage.layers else ""

@@ -1,0 +1,76 @@
+"""The scorer that runs a transformers model in this process."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.core.hashing import derive_seed, digest
+from pipeline.core.prompt_sharing import distinct_prompts
+from pipeline.core.types import Precision, Scores
+from pipeline.models import language_model as lm
+from pipeline.models.context import context_of
+from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.truncate import truncate
+
+_VERSION = 5  # raise it when the numbers of a score change
+# Tokens, as many as floats in a vector: a row then comes out the same whatever rows and padding there are beside it.
+_MULTIPLE = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
+
+
+class HFScorer:
+    """Scores sequences with the teacher in a model directory."""
+
+    def __init__(
+        self, path: Path, *, precision: Precision, vocab: int, support: SupportParams, batch_size: int
+    ) -> None:
+        self._dtype = lm.resolve_dtype(precision)
+        self._model = lm.load_model(path)
+        lm.check_vocabulary(self._model, vocab, where=path)
+        self._context = context_of(path)
+        self._head = lm.head_of(self._model, vocab)
+        self._support, self._batch_size = support, batch_size
+        # Encoder-decoders round differently in other company in any case.
+        self._multiple = 1 if self._context.apart else _MULTIPLE
+        self._prompts: list[list[int]] = []
+        self._prefix: lm.Prefix | None = None  # of those prompts
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+        """One `Scores` a sequence, in order; tells `on_tokens` how many tokens the teacher read for each batch.
+
+        Prompts that batches in a row share are read once.
+        """
+        scores: list[Scores] = []
+        with lm.autocast(self._dtype):  # one context: it keeps the bf16 copies of the weights while it lasts
+            for start in range(0, len(sequences), self._batch_size):
+                batch = sequences[start : start + self._batch_size]
+                for one in batch:
+                    self._context.check(len(one.prompt_ids), len(one.completion_ids), where="scoring")
+                prompts, rows = distinct_prompts([one.prompt_ids for one in batch])
+                if self._prefix is None or self._prompts != prompts:
+                    self._prompts, self._prefix = prompts, lm.read(self._model, prompts, multiple=self._multiple)
+                    on_tokens(sum(map(len, prompts)))
+                scores += self._truncated(self._prefix, rows, batch)
+                on_tokens(sum(len(one.completion_ids) for one in batch))
+        return scores
+
+    def _truncated(self, prefix: lm.Prefix, rows: list[int], batch: Sequence[ToScore]) -> list[Scores]:
+        completions = [one.completion_ids for one in batch]
+        hidden_ND = lm.go_on(self._model, prefix, rows, completions, multiple=self._multiple)
+        spans = torch.split(hidden_ND, [len(ids) for ids in completions])
+        return [
+            truncate(self._head(hidden_TD), one, self._support, seed=draw_seed(one))
+            for hidden_TD, one in zip(spans, batch, strict=True)
+        ]
+
+
+def draw_seed(one: ToScore) -> int:
+    """Seeds the tail draws of a sequence by its content."""
+    return derive_seed("tail draws", one.prompt_ids, one.completion_ids)
+
+
+def scorer_fingerprint(teacher: str, *, precision: Precision, support: dict[str, object]) -> str:
+    """Identity of a score's maker: teacher, engine, dtypes and what is kept of the distribution."""
+    dtype = str(lm.resolve_dtype(precision))
+    return digest("transformers", _VERSION, teacher, {"body": dtype, "head": "float32"}, support)

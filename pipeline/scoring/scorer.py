@@ -1,0 +1,45 @@
+"""The scorer protocol: completions in, truncated teacher distributions out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from pipeline.core.types import Scores
+from pipeline.runtime.config import AboveZero, Fraction, Positive, Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportParams:
+    """Which of the teacher's V probabilities are kept at each position."""
+
+    threshold: Annotated[float, Range(0, 1)]
+    """Teacher tokens likelier than this form the head."""
+    max_entries: Positive
+    """At most so many of them, the likeliest first."""
+    draws_per_tail: Annotated[float, Range(0)]
+    """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
+    min_tail: Fraction
+    """No draws where the tail is lighter than this."""
+    temperatures: tuple[AboveZero, ...]
+    """Temperatures at which the loss may be taken, 1 first: the tail at another one cannot be recovered later."""
+
+
+class Scorer(Protocol):
+    """Scores completions under the teacher."""
+
+    def score(self, sequences: Sequence["ToScore"], on_tokens: Callable[[int], object]) -> list[Scores]:
+        """The teacher's truncated distributions, one `Scores` a sequence, T rows each; `on_tokens` hears progress.
+
+        Sequences of one prompt that follow each other may cost that prompt once.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToScore:
+    """A completion to score, the tokens its author found likely, and its draws from the others; `records.Rollout`."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    support_ids: list[list[int]]
+    tail_ids: list[list[int]]
+    tail_offset: list[float]

@@ -1,0 +1,74 @@
+"""The draws as tokens with multiplicities: Random Sampling Knowledge Distillation (Anshumann et al., ACL 2025).
+
+There the teacher is m samples with replacement, and a token that came up c times has the unbiased estimate c / m of its
+probability. Here the samples are the draws, which come from outside the head, so the estimate is c / m of the mass
+outside it; head, union and masses are coded as in sqrt8, and an empty head is the paper's own case.
+Guarantee: as `Codec` has it, but a draw's log-prob comes back as that estimate and not as it was.
+Cost: 3 bytes for a distinct draw before compression, where sqrt8 takes 3 for each one of them.
+Not taken: storing the draws' log-probs as well, which is sqrt8.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.types import Scores
+from pipeline.store.codecs.base import Arrays, ErrorBounds, encode_counts, from_gaps, places, to_gaps
+from pipeline.store.codecs.sqrt8 import Sqrt8
+from pipeline.store.ragged import owners
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RSKD:
+    """Everything but the draws is sqrt8's, with its configuration."""
+
+    name: ClassVar[str] = "rskd"
+
+    levels: int
+    """As in `Sqrt8`."""
+    floor_nats: float
+    """As in `Sqrt8`."""
+
+    def __post_init__(self) -> None:
+        Sqrt8(levels=self.levels, floor_nats=self.floor_nats)  # checks both
+
+    @property
+    def _rest(self) -> Sqrt8:
+        return Sqrt8(levels=self.levels, floor_nats=self.floor_nats)
+
+    @property
+    def bounds(self) -> ErrorBounds:
+        """Those of sqrt8; the draws are estimates."""
+        return replace(self._rest.bounds, draws_estimated=True)
+
+    def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
+        """`draw_n` counts distinct tokens."""
+        encode_counts(scores.draw_n, "draw")  # a multiplicity has one byte as well
+        vocab = len(rank_of_token)
+        place, count = np.unique(places(scores.draw_ids, scores.draw_n, rank_of_token), return_counts=True)
+        n_N = np.bincount(place // vocab, minlength=len(scores.draw_n)).astype(np.int32)
+        none, no_logp = scores.draw_ids[:0], scores.draw_logp[:0]
+        rest = replace(scores, draw_ids=none, draw_logp=no_logp, draw_n=np.zeros_like(n_N))
+        arrays = self._rest.encode(rest, rank_of_token)
+        del arrays["draw_p"]
+        return arrays | {
+            "draw_id": to_gaps(place, n_N, vocab, distinct=True),
+            "draw_count": count.astype(np.uint8),
+            "draw_n": encode_counts(n_N, "draw"),
+        }
+
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
+        """Scores of the positions in `arrays`; each position's entries ascend in rank."""
+        none = {"draw_id": arrays["draw_id"][:0], "draw_p": arrays["draw_count"][:0]}
+        none["draw_n"] = np.zeros_like(arrays["draw_n"])
+        scores = self._rest.decode(arrays | none, token_of_rank)
+        n_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
+        owner = owners(n_N)
+        draws_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)
+        ids = from_gaps(arrays["draw_id"], n_N, token_of_rank, distinct=True)
+        tail_N = np.maximum(scores.tail_NH[:, 0], math.exp(-self.floor_nats))  # a draw is not impossible
+        logp = np.log(count / draws_N[owner] * tail_N[owner]).astype(np.float32)
+        return replace(scores, draw_ids=np.repeat(ids, count), draw_logp=np.repeat(logp, count), draw_n=draws_N)

@@ -1,0 +1,112 @@
+"""Token ids as they are and log-probs in half precision: what is usual elsewhere.
+
+For comparison, and for data that came this way. Guarantee: as `Codec` has it; entries come back by descending
+log-prob, equal ones by ascending frequency rank, whatever their order was.
+Cost: 4 bytes an entry before compression (6 for V > 65536), and 9 bytes a position at one temperature.
+Not taken: renormalising over the entries, which is usual too: the mass outside them is then lost.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.types import Floats, Scores
+from pipeline.store.codecs.base import (
+    SQRT_ENTROPY_ERROR,
+    TAIL_G_ERROR,
+    Arrays,
+    ErrorBounds,
+    decode_positions,
+    encode_counts,
+    encode_positions,
+    id_dtype,
+    places,
+)
+from pipeline.store.ragged import GROUPS
+
+_FLOOR_NATS = 64.0
+_SMALL_NATS = 8.0
+_ROUNDING = 2.0**-11  # relative, of a number in half precision
+_FLOAT32 = 1e-6  # masses are decoded to float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopK:
+    """Plain ids, float16 log-probs and log-masses; no configuration."""
+
+    name: ClassVar[str] = "topk"
+
+    @property
+    def bounds(self) -> ErrorBounds:
+        """A log-prob is off by 2 ** -11 of itself; sqrt(p) feels that most at p = exp(-2)."""
+        return ErrorBounds(
+            sqrt_p=_ROUNDING / math.e + _FLOAT32,
+            log_p=_ROUNDING * _SMALL_NATS + _FLOAT32,
+            log_p_small=_ROUNDING * _FLOOR_NATS + _FLOAT32,
+            small_p=math.exp(-_SMALL_NATS),
+            floor_p=math.exp(-_FLOOR_NATS),
+            sqrt_entropy=SQRT_ENTROPY_ERROR,
+            tail_g=TAIL_G_ERROR,
+            draws_estimated=False,
+        )
+
+    def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
+        """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
+        arrays = encode_positions(scores)
+        vocab = len(rank_of_token)
+        for group in GROUPS:
+            ids, logp, n_N = (getattr(scores, f"{group}_{name}") for name in ("ids", "logp", "n"))
+            place, half = places(ids, n_N, rank_of_token), _half(logp)
+            order = _likeliest_first(place, half, vocab, distinct=group != "draw")
+            arrays[f"{group}_token"] = ids[order].astype(id_dtype(vocab))
+            arrays[f"{group}_logp"] = half[order]
+            arrays[f"{group}_n"] = encode_counts(n_N, group)
+        arrays["token_logp"] = _half(scores.token_logp_N)
+        arrays["log_tail"] = _half_mass(scores.tail_NH)
+        arrays["log_union_tail"] = _half_mass(scores.union_tail_NH)
+        return arrays
+
+    def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:  # noqa: ARG002
+        """Scores of the positions in `arrays`, in the order that is stored; ranks are not needed."""
+        groups: Arrays = {}
+        for group in GROUPS:
+            groups[f"{group}_ids"] = arrays[f"{group}_token"].astype(np.int32)
+            groups[f"{group}_logp"] = arrays[f"{group}_logp"].astype(np.float32)
+            groups[f"{group}_n"] = arrays[f"{group}_n"].astype(np.int32)
+        return Scores(
+            **groups,
+            tail_NH=_mass(arrays["log_tail"]),
+            union_tail_NH=_mass(arrays["log_union_tail"]),
+            token_logp_N=arrays["token_logp"].astype(np.float32),
+            **decode_positions(arrays),
+        )
+
+
+def _likeliest_first(
+    place: NDArray[np.int64], half: NDArray[np.float16], vocab: int, *, distinct: bool
+) -> NDArray[np.int64]:
+    """The order of entries in each position. Below zero the bits of a number ascend as it descends."""
+    by_rank = np.argsort(place, kind="stable")
+    ranked = place[by_rank]
+    assert not distinct or (np.diff(ranked) > 0).all(), "a token twice at a position"
+    key = (ranked // vocab) << 16 | half[by_rank].view(np.uint16)
+    return by_rank[np.argsort(key, kind="stable")]
+
+
+def _half(logp: NDArray[Any]) -> NDArray[np.float16]:
+    assert not np.isnan(logp).any(), "a log-prob is NaN"
+    half: NDArray[np.float16] = np.clip(logp, -_FLOOR_NATS, 0).astype(np.float16)
+    return half
+
+
+def _half_mass(mass: NDArray[Any]) -> NDArray[np.float16]:
+    assert not np.isnan(mass).any(), "a mass is NaN"
+    positive = mass > 0  # rounding leaves -1e-8 where everything is inside the head
+    return np.where(positive, _half(np.log(np.where(positive, mass, 1).astype(np.float64))), np.float16(-np.inf))
+
+
+def _mass(half: NDArray[np.float16]) -> Floats:
+    return np.exp(half.astype(np.float64)).astype(np.float32)

@@ -1,0 +1,163 @@
+"""Scores that others wrote as plain Parquet, taken into the store.
+
+Guarantee: token ids come in as they are and log-probs within the codec's bounds; what is no distribution over the
+tokenizer's vocabulary is a DataError with its row, before it is published. Taking the same files again adds nothing.
+What truncated scores do not say: a missing tail is what the entries leave of 1, the entropy that of the entries and
+the tail as one outcome (a lower bound), and a completion token that is no entry has the smaller of the tail and the
+least entry as its probability (an upper bound). There are neither draws nor union entries.
+Cost: the files are read twice, first for the frequency ranks.
+
+Array suffixes: see `pipeline.core.types`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.hashing import digest
+from pipeline.core.token_ranks import rank_by_count
+from pipeline.core.types import Rollout, Scores
+from pipeline.runtime.errors import DataError
+from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
+from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.store import Store
+from pipeline.store_admin.parquet_rows import PlainRow, read_entry_ids, read_rows
+
+_ROUNDING = 0.01  # by which probabilities kept in half precision may add up to more than 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What the files do not say about their scores."""
+
+    teacher: str  # its name
+    tokenizer: str  # fingerprint
+    vocab_size: int
+    eos_ids: frozenset[int]
+    prompt_tokens: int | None  # where raw top-k rows have no labels
+
+    def header(self, codec: str) -> SegmentHeader:
+        """Another name, another tokenizer or another codec is another scorer."""
+        return SegmentHeader(
+            scorer=stored_fingerprint(digest("imported", self.teacher, self.tokenizer), CODECS[codec]),
+            teacher=digest("imported", self.teacher),
+            tokenizer=self.tokenizer,
+            template="",
+            engine="imported",
+            dtype="",
+            vocab_size=self.vocab_size,
+            temperatures=(1.0,),
+            scoring={"teacher": self.teacher},
+            codec=codec,
+            codec_config=config_of(CODECS[codec]),
+        )
+
+
+def rank_entries(paths: Sequence[Path], vocab: int) -> tuple[NDArray[np.int32], int]:
+    """Token ids [V] by how often they are entries of any file, and the number of sequences in all."""
+    counts_V, rows = np.zeros(vocab, dtype=np.int64), 0
+    for path in paths:
+        for ids, some in read_entry_ids(path):
+            _check_ids(ids, vocab, str(path))
+            counts_V += np.bincount(ids, minlength=vocab)
+            rows += some
+    return rank_by_count(counts_V), rows
+
+
+def take_in(
+    store: Store, paths: Sequence[Path], origin: Origin, codec: str, token_of_rank: NDArray[np.int32]
+) -> Iterator[list[ScoredSequence]]:
+    """Publish the sequences of the files, a segment at a time; yields what was published."""
+    header = origin.header(codec)
+    for path in paths:
+        for rows in read_rows(path, origin.prompt_tokens):
+            sequences = [_scored(one, origin) for one in rows]
+            store.publish(sequences, header, token_of_rank)
+            yield sequences
+
+
+def _scored(row: PlainRow, origin: Origin) -> ScoredSequence:
+    _check_ids(np.array(row.prompt_ids + row.completion_ids), origin.vocab_size, row.where)
+    rollout = Rollout(
+        **row.named,
+        prompt_ids=row.prompt_ids,
+        completion_ids=row.completion_ids,
+        behaviour_logp=[],
+        support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
+        ended=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
+        text="",
+    )
+    return ScoredSequence(rollout=rollout, scores=_scores(row, origin.vocab_size))
+
+
+def _scores(row: PlainRow, vocab: int) -> Scores:
+    positions = len(row.counts)
+    owner = np.repeat(np.arange(positions), row.counts)
+    ids, logp = row.ids, row.logp.astype(np.float64)
+    p = np.exp(logp)
+    sum_N = np.bincount(owner, weights=p, minlength=positions)
+    _check_distributions(owner * vocab + ids, sum_N, row.where)
+    tail_N = np.clip(1 - sum_N, 0, 1) if row.tail is None else np.array(row.tail)
+    bucket_N = tail_N * np.log(np.where(tail_N > 0, tail_N, 1))
+    tail_N1 = tail_N.astype(np.float32)[:, None]
+    none = np.zeros(0, np.int32)
+    return Scores(
+        head_ids=ids.astype(np.int32),
+        head_logp=logp.astype(np.float32),
+        head_n=row.counts.astype(np.int32),
+        tail_NH=tail_N1,
+        lse_NH=np.zeros_like(tail_N1),
+        token_logp_N=_token_logp(row, owner, ids, logp, tail_N).astype(np.float32),
+        entropy_NH=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32)[:, None],
+        realised_only_N=np.zeros(positions, np.bool_),
+        draw_ids=none,
+        draw_logp=none.astype(np.float32),
+        draw_n=np.zeros(positions, np.int32),
+        union_ids=none,
+        union_logp=none.astype(np.float32),
+        union_n=np.zeros(positions, np.int32),
+        union_tail_NH=tail_N1,
+        tail_g_N=np.full(positions, np.nan, np.float32),
+    )
+
+
+def _token_logp(
+    row: PlainRow, owner: NDArray[Any], ids: NDArray[Any], logp: NDArray[Any], tail_N: NDArray[Any]
+) -> NDArray[Any]:
+    """Log-prob of each completion token: as given, as its entry has it, or the most that it can be."""
+    if row.token_logp is not None:
+        return np.array(row.token_logp)
+    token_logp_N: NDArray[Any] = np.log(np.maximum(tail_N, np.finfo(np.float32).tiny))
+    np.minimum.at(token_logp_N, owner, logp)
+    hit = ids == np.array(row.completion_ids, dtype=np.int64)[owner]
+    token_logp_N[owner[hit]] = logp[hit]
+    return token_logp_N
+
+
+def _check_distributions(places: NDArray[Any], sum_N: NDArray[Any], where: str) -> None:
+    """No token twice at a position, and probabilities that add up to no more than 1."""
+    if len(np.unique(places)) < len(places):
+        raise DataError(where, expected="distinct tokens at a position", got="one twice", remedy="mend the row")
+    if not (sum_N <= 1 + _ROUNDING).all():
+        raise DataError(
+            where,
+            expected="natural log-probs, whose probabilities add up to at most 1",
+            got=f"a sum of {sum_N.max():.3g}",
+            remedy="subtract the log-sum-exp of all V logits",
+        )
+
+
+def _check_ids(ids: NDArray[Any], vocab: int, where: str) -> None:
+    if len(ids) and not (ids.min() >= 0 and ids.max() < vocab):
+        raise DataError(
+            where,
+            expected=f"token ids below {vocab:,}, the tokenizer's size",
+            got=f"{ids.min()} to {ids.max()}",
+            remedy="name the tokenizer of the teacher that was asked",
+        )

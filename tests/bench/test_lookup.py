@@ -1,0 +1,25 @@
+"""bench.store.lookup: it runs, and both ways of asking find the half that is known."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.store import lookup
+from pipeline.store.lookup import find_known
+
+
+def test_every_way_is_measured(tmp_path: Path) -> None:
+    arguments = ["--json", str(tmp_path / "rows.json"), "--sequences", "40", "--segments", "2"]
+    done = CliRunner().invoke(lookup.main, [*arguments, "--wanted", "10", "--repeats", "1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {row["name"].split(", ")[0] for row in rows} == {"find_known", "both hex keys"}
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_half_of_the_wanted_keys_are_known(tmp_path: Path, count: int) -> None:
+    keys = [key for segment in range(2) for key in lookup._write(tmp_path, segment, 20)]
+    assert len(find_known(tmp_path, lookup._SCORER, lookup._wanted(keys, count))) == count // 2

@@ -1,0 +1,101 @@
+"""bench.end_to_end.methods: its error and table by hand, its picture, and a whole comparison at a tiny size."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from bench.end_to_end import methods
+from bench.end_to_end.methods_picture import draw
+from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace.presets import METHODS
+from pipeline.workspace.schedule import follow_params
+from stages import generate, plan, prepare, score, teacher
+
+ROOT = Path(__file__).parents[2]
+ROWS: list[dict[str, Any]] = [
+    {"name": "a", "seed": 0, "exact_match": 0.1, "forward_kl": 1.0},
+    {"name": "a", "seed": 1, "exact_match": 0.3, "forward_kl": 2.0},
+    {"name": "b", "seed": 0, "exact_match": 0.5, "forward_kl": 0.5},
+    {"name": "b", "seed": 1, "exact_match": 0.5, "forward_kl": 0.5},
+]
+
+
+def test_the_error_is_that_of_a_mean_with_the_variances_of_all_groups() -> None:
+    assert methods.pooled_error([[1.0, 3.0], [5.0, 9.0]]) == pytest.approx((((2 + 8) / 2) / 2) ** 0.5)
+    assert methods.pooled_error([[1.0], [2.0]]) is None
+
+
+def test_the_table_has_a_row_a_way_between_teacher_and_error() -> None:
+    table = methods.table(ROWS, ["exact_match", "forward_kl"], {"exact_match": 0.9})
+    assert table[1:] == [
+        ["teacher", "90.0%", ""],
+        ["a", "20.0%", "1.500"],
+        ["b", "50.0%", "0.500"],
+        ["standard error", "7.1%", "0.354"],
+    ]
+
+
+def test_every_way_has_a_method_and_a_directory_of_its_own() -> None:
+    assert len({one.folder for one in methods.WAYS}) == len(methods.WAYS)
+    assert {one.method for one in methods.WAYS} <= {path.stem for path in (ROOT / METHODS).glob("*.yaml")}
+
+
+def test_the_picture_is_the_same_for_the_same_rows(tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        draw(tmp_path / name, ROWS, ["exact_match", "forward_kl"], {"exact_match": 0.9})
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert "exact match" in (tmp_path / "one.svg").read_text()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What all ways share, from the preset at a tiny size."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STILLROOM_STORE", "store")
+    shutil.copytree(ROOT / "presets", "presets")
+    document = read_yaml(Path("presets/arithmetic-tiny.yaml"))
+    document["teacher"]["model"]["config"] |= {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    document["student"]["small"] |= {"config": {"num_hidden_layers": 1}}
+    document["sft"] = {"small": document["sft"]["small"] | {"steps": 1}}
+    document["schedule"] |= {"total_steps": 2, "refresh_every": 1}
+    document["task"]["settings"] |= {"problems": 300}
+    document["task"] |= {"train": 8, "heldout": 3}
+    document["corpus"] |= {"references": 4, "generations": 4}
+    document["rollout"] |= {"prompts": 2}
+    document["evaluation"] |= {"prompts": 3}
+    YAML(typ="safe").dump(document, Path("params.yaml"))
+    follow_params()
+    for stage, *words in (
+        (plan,),
+        (teacher, "--out", "work/teacher"),
+        (prepare, "--teacher", "work/teacher"),
+        (generate,),
+        (score, "--rollouts", "work/corpus/rollouts.parquet", "--out", "work/corpus/segment", "--name", "corpus-score"),
+    ):
+        stage.main.main(words, standalone_mode=False)
+    Path("work/evaluations").mkdir(parents=True)
+    Path("work/evaluations/teacher.json").write_text('{"headline": "exact_match", "metrics": {"exact_match": 0.5}}')
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("default")
+def test_ways_share_their_start_and_differ_in_what_they_learn_from(project: Path) -> None:
+    names = ["SFT", "on-policy, forward KL"]
+    words = ["--seeds", "1", "--json", "rows.json", *(word for name in names for word in ("--only", name))]
+    done = CliRunner().invoke(methods.main, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    rows = json.loads((project / "rows.json").read_text())["rows"]
+    assert [one["name"] for one in rows] == ["before", *names]
+    assert [one["scored_positions"] > 0 for one in rows] == [False, False, True]
+    tuned, own = (project / "runs" / name / "work/small" for name in ("sft-0", "on-policy-forward-kl-0"))
+    assert (tuned / "init").resolve() == (own / "init").resolve()
+    assert (tuned / "r2/model/model.safetensors").read_bytes() != (own / "r2/model/model.safetensors").read_bytes()
+    assert read_yaml(own.parent.parent / "params.yaml")["batches"]["student_fraction"] == 1.0
+    before = (own / "r2/model/model.safetensors").stat().st_mtime_ns
+    CliRunner().invoke(methods.main, words, catch_exceptions=False)
+    assert (own / "r2/model/model.safetensors").stat().st_mtime_ns == before  # nothing is trained twice

@@ -1,0 +1,85 @@
+"""bench.end_to_end.reward at a tiny size: what its ways share, and what alone differs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.end_to_end import reward
+from pipeline.runtime.files import read_json
+from pipeline.runtime.yaml_files import read_yaml, write_yaml
+
+ROOT = Path(__file__).parents[2]
+SIZES = {"tuning": 1, "steps": 1, "refresh": 1, "prompts": 2, "samples": 2, "seeds": 1}
+ALONE, REWARDED = reward.WAYS[0], reward.WAYS[1]
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Of both ways, from the preset that the benchmark names, with few problems."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STILLROOM_STORE", "store")
+    shutil.copytree(ROOT / "presets", "presets")
+    text = Path("presets/arithmetic-tiny.yaml").read_text()
+    Path("params.yaml").write_text(
+        text.replace("prompts: 400", "prompts: 3").replace("problems: 20000", "problems: 60")
+    )
+    words = [word for key, value in SIZES.items() for word in (f"--{key}", str(value))]
+    done = CliRunner().invoke(reward.main, [*words, "--json", "rows.json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    return json.loads(Path("rows.json").read_text())["rows"]  # type: ignore[no-any-return]
+
+
+def test_the_teacher_has_the_students_size_and_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(reward, "run_stage", lambda stage, /, **_: called.append(stage))
+    monkeypatch.setattr(reward, "make_corpus", lambda: called.append("corpus"))
+    for _ in range(2):  # the second finds it there
+        reward.make_peer(tmp_path / "project", read_yaml(Path("presets/arithmetic-tiny.yaml")), 7)
+    assert called == ["teacher", "prepare", "sft", "corpus", "evaluate"]
+    found = read_yaml(tmp_path / "project/params.yaml")
+    config = found["teacher"]["model"]["config"]
+    assert config | found["student"]["small"]["config"] == config
+    assert config["hidden_size"] == 96
+    assert found["sft"]["teacher"] == found["sft"]["small"]
+    assert found["sft"]["small"]["steps"] == found["sft"]["small"]["optimizer"]["decay_steps"] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ways_differ_in_alpha_alone_and_the_teacher_in_weights(rows: list[dict[str, Any]]) -> None:
+    assert [one["name"] for one in rows] == ["before", *(one.name for one in reward.WAYS)]
+    homes = [Path("reward-runs") / f"{one.folder}-0" for one in (ALONE, REWARDED)]
+    alone, rewarded = (read_yaml(one / "params.yaml") for one in homes)
+    assert alone["objective"].pop("alpha") == 1
+    assert rewarded["objective"].pop("alpha") < 1
+    assert alone == rewarded
+    assert alone["reward"] == {"exact_match": 1.0}
+    assert len({(one / "work/small/init").resolve() for one in homes}) == 1
+    assert [one["training_reward"] for one in rows] == [0.0, 0.0, 0.0]  # of a student that knows nothing
+    models = [homes[0] / "work" / one for one in ("teacher", "small/init/model")]
+    configs = [read_json(one / "config.json") for one in models]
+    assert configs[0] == configs[1]
+    weights = [(one / "model.safetensors").read_bytes() for one in models]
+    assert weights[0] != weights[1]
+
+
+def test_the_training_reward_is_the_last_rounds_and_before_training_the_firsts(tmp_path: Path) -> None:
+    home = tmp_path / f"{REWARDED.folder}-0"
+    for name, values in (("r1", "0.5\n0.5\n"), ("r2", "0.25\n0.75\n0.8\n")):
+        (home / "logs/small" / name).mkdir(parents=True)
+        (home / "logs/small" / name / "train.csv").write_text(f"reward\n{values}")
+    write_yaml(
+        home / "rounds.yaml",
+        {"rounds": {id_: {"round": id_, "prev": "", "first_step": 0, "steps": 1} for id_ in ("r1", "r2")}},
+        comment="Of a test.",
+    )
+    before, after = (
+        reward.trained({"name": name, "seed": 0}, [REWARDED], tmp_path) for name in ("before", REWARDED.name)
+    )
+    assert before["training_reward"] == 0.5
+    assert after["training_reward"] == pytest.approx(0.6)

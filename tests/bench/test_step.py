@@ -1,0 +1,70 @@
+"""The benchmark of a training step at a size that takes no time."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from bench.loss.step import Shape, _laid_out, _measured, _planned, main
+
+TINY = Shape(
+    width=16,
+    intermediate=16,
+    heads=2,
+    kv_heads=1,
+    layers=1,
+    teacher_layers=1,
+    vocab=400,
+    batch=4,
+    samples=2,
+    prompt=8,
+    completion=6,
+    steps=2,
+    precision="float32",
+)
+
+
+def test_both_steps_read_the_same_sequences(tmp_path: Path) -> None:
+    planned = _planned(TINY, tmp_path)
+    assert len(planned) == 3
+    batches = list(_laid_out(planned))
+    for step, (ids_BS, mask_BS, labels_BS) in zip(planned, batches, strict=True):
+        rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
+        assert int((labels_BS != -100).sum()) == sum(len(one.completion_ids) for one in rollouts)
+        for ids, mask, labels, one in zip(ids_BS, mask_BS, labels_BS, rollouts, strict=True):
+            assert ids[mask == 1].tolist() == one.prompt_ids + one.completion_ids
+            assert labels[labels != -100].tolist() == one.completion_ids
+    taken = [pool.rollouts[row].rollout_id for step in planned for picks in step for pool, row in picks]
+    assert len(set(taken)) == len(taken) == 12
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "stillroom"])
+def test_a_row_takes_every_step_but_the_first(name: str) -> None:
+    row = _measured(name, TINY)
+    assert (row["name"], row["steps"]) == (name, 2)
+    assert row["seconds"] > 0
+    assert row["seconds_of_processor"] > 0
+    assert row["peak_mb"] > 50
+
+
+def test_rows_are_measured_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> object:
+        asked.append(command)
+        return SimpleNamespace(stdout="train: done\n" + json.dumps(_measured(command[4], TINY)) + "\n")
+
+    monkeypatch.setattr("bench.subprocess_run.subprocess.run", run)
+    monkeypatch.setattr("bench.loss.step.has_trl", lambda: False)
+    sizes = [word for key in TINY.__slots__ for word in (f"--{key.replace('_', '-')}", str(getattr(TINY, key)))]
+    done = CliRunner().invoke(main, [*sizes, "--json", str(tmp_path / "step.json")], catch_exceptions=False)
+    said = json.loads((tmp_path / "step.json").read_text())
+    assert [row["name"] for row in said["rows"]] == ["cross-entropy", "stillroom"]
+    assert said["rows"][0]["of_cross_entropy"] == said["rows"][0]["of_cross_entropy_of_processor"] == 1
+    assert said["shape"]["vocab"] == 400
+    assert [command[1:5] for command in asked] == [
+        ["-m", "bench.loss.step", "--only", row["name"]] for row in said["rows"]
+    ]
+    assert "trl is not installed: no row for its step" in done.output

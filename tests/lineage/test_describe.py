@@ -1,0 +1,52 @@
+"""A lineage in words and for programs."""
+
+import json
+import re
+
+from pipeline.lineage.describe import as_json, as_text
+from pipeline.lineage.dvc_lock import Ran
+from tests.lineages import lineage, one_round, source
+
+COSTS = {
+    "small-r1-rollout": {"seconds": 1.0, "tokens": 3, "commit": None, "dirty": None},
+    "small-r1-score": {"seconds": 2.0, "tokens": 9, "positions": 50, "positions_reused": 20, "commit": None},
+    "small-r1-train": {"seconds": 4.0, "tokens": 5, "commit": "c" * 40, "dirty": True},
+}
+RAN = Ran(stages=["train"], parameters={"seed": 0}, code="d" * 32, md5="e.dir")
+
+
+def test_the_rounds_say_tokens_seconds_and_code() -> None:
+    text = as_text(lineage(one_round()), COSTS, RAN)
+    (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        *["r1", "1-4", "1,234", "50", "30", "7.0", "cccccccccccc, altered"]
+    ]
+    for fact in ("tokenizer-p", "openai/gsm8k", "prompts-prin", "teacher-prin", "small/r1 aaaaaaaaaaaa (50 positions)"):
+        assert fact in text
+    assert "  seed: 0" in text
+    assert re.search(r"parameters\.objective\.temperature +1\.0\n", text)
+    assert "warning" not in text
+
+
+def test_a_model_outside_its_project_says_what_it_does_not_know() -> None:
+    text = as_text(lineage(one_round()), {}, None)
+    (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
+    assert row.count("unknown") == 3
+    assert "dvc.lock: does not know this directory" in text
+
+
+def test_an_earlier_run_and_its_teacher_are_told() -> None:
+    old = lineage(one_round("r7", teacher="old-print"), teacher=source("old"))
+    made = lineage(one_round(), earlier=old)
+    text = as_text(made, COSTS, None)
+    assert text.index("| r7 ") < text.index("| r1 ")
+    assert "warning: student small: first tuned on data of teacher old" in text
+    told = json.loads(json.dumps(as_json(made, COSTS, RAN)))
+    assert told["earlier"]["rounds"][0]["id"] == "r7"
+    assert told["costs"]["r1"]["train"]["seconds"] == 4.0
+    assert told["warning"] in text
+    assert told["dvc_lock"]["parameters"] == {"seed": 0}
+
+
+def test_a_teacher_has_a_lineage_too() -> None:
+    assert "none: this is a teacher" in as_text(lineage(student=None, start=None, layers=None), {}, None)

@@ -1,0 +1,102 @@
+"""Losses of small rows beside the divergence over the whole vocabulary, for tests of objective and supports."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Rollout, Scores
+from pipeline.losses.batch import Batch
+from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
+from pipeline.losses.objective import ObjectiveParams, batch_loss
+from pipeline.models.head import Head
+from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.truncate import truncate
+from pipeline.store.ragged import join_scores
+from pipeline.training.collate import collate
+from pipeline.training.loop import to_torch
+
+TEMPERATURES = (1.0, 2.0)
+Pair = tuple[Rollout, Scores]
+
+
+def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
+    divergence = DivergenceParams(name=name, beta=0.3, skew=0.2, normalise=False)  # type: ignore[arg-type]
+    settings = {"temperature": 1.0, "support": "bucket", "tail_draws_scale": 0.0, "g_staleness": 1.0}
+    settings |= {"cross_entropy": 0.0, "alpha": 1.0, "epsilon": 0.2, "chunk_tokens": 1000}
+    return ObjectiveParams(divergence=divergence, **(settings | changes))
+
+
+def support(**changes: Any) -> SupportParams:
+    settings = {"threshold": 0.1, "max_entries": 50, "draws_per_tail": 0.0, "min_tail": 0.0}
+    return SupportParams(**(settings | {"temperatures": TEMPERATURES} | changes))
+
+
+def random_logits(positions: int, vocab: int, *, seed: int, spread: float = 1.5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(positions, vocab, generator=generator, dtype=torch.float64) * spread
+
+
+def pair(
+    teacher_TV: Tensor,
+    tokens: list[int],
+    p: SupportParams,
+    *,
+    support_ids: Sequence[list[int]] = (),
+    tail_ids: Sequence[list[int]] = (),
+    behaviour: Sequence[float] | None = None,
+    name: str = "a",
+) -> Pair:
+    """A rollout of these tokens and its scores; the author wrote them with certainty unless told otherwise."""
+    rollout = Rollout(
+        rollout_id=name,
+        prompt_id=name,
+        source="student",
+        author="",
+        prompt_ids=[0],
+        completion_ids=tokens,
+        behaviour_logp=list(behaviour or [0.0] * len(tokens)),
+        support_ids=list(support_ids),
+        tail_ids=list(tail_ids),
+        tail_offset=[],
+        ended=False,
+        text="",
+    )
+    asked = ToScore(
+        prompt_ids=[0],
+        completion_ids=tokens,
+        support_ids=list(support_ids),
+        tail_ids=list(tail_ids),
+        tail_offset=[0.0] * len(tokens),
+    )
+    return rollout, truncate(teacher_TV, asked, p, seed=0)
+
+
+def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:
+    whole = join_scores([scores for _, scores in pairs], pairs[0][1].tail_NH.shape[1])
+    made = collate([one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature))
+    return to_torch(made, torch.device("cpu"))
+
+
+def identity(logits_NV: Tensor) -> Head:
+    """A head for students whose hidden states are their logits."""
+    return Head(weight_VD=torch.eye(logits_NV.shape[-1], dtype=logits_NV.dtype), bias_V=None, softcap=None)
+
+
+def loss_and_gradient(p: ObjectiveParams, logits_NV: Tensor, rows: Batch) -> tuple[float, Tensor]:
+    hidden_ND = logits_NV.clone().requires_grad_()
+    loss, _ = batch_loss(p, identity(logits_NV), hidden_ND, rows, behaviour_temperature=1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert hidden_ND.grad is not None
+    return loss.item(), hidden_ND.grad
+
+
+def dense(p: ObjectiveParams, teacher_NV: Tensor, student_NV: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient of the divergence over the whole vocabulary."""
+    logits_NV = student_NV.clone().double().requires_grad_()
+    logp_NV, logq_NV = ((one / p.temperature).log_softmax(-1) for one in (teacher_NV.double(), logits_NV))
+    value = DIVERGENCES[p.divergence.name](p.divergence)(logp_NV, logq_NV).sum()
+    value.backward()
+    assert logits_NV.grad is not None
+    return value.item(), logits_NV.grad

@@ -1,0 +1,96 @@
+"""Every loss as it is trained against autograd: all logits at once, in float64, differentiated by torch alone.
+
+`pipeline.losses.fused_linear.project` hands a loss what it sees of the logits; here the same losses see the same
+numbers of a plain [N, V] that autograd goes through, as the loss would be written without a fused head.
+"""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.losses import objective as module
+from pipeline.losses.batch import Batch
+from pipeline.losses.divergences import DIVERGENCES
+from pipeline.losses.fused_linear import Loss, Metrics, Seen, Targets
+from pipeline.losses.objective import _ONLY, ObjectiveParams, Support, batch_loss
+from pipeline.models.head import Head
+from tests.loss_cases import objective, random_logits
+from tests.losses.test_tail_estimators import many_rows
+
+VOCAB, WIDTH, POSITIONS = 30, 6, 5
+SUPPORTS: tuple[Support, ...] = ("bucket", "draws", "g", "residual", "sampled")
+HEADS = {"plain": (False, None), "bias": (True, None), "capped": (True, 2.0)}
+pytestmark = pytest.mark.parametrize(
+    ("name", "support_name"),
+    [one for one in itertools.product(DIVERGENCES, SUPPORTS) if one[0] in _ONLY.get(one[1], DIVERGENCES)],
+)
+
+
+def densely(
+    head: Head, hidden_ND: Tensor, targets: Targets, loss: Loss, *, temperature: float, chunk: int, entropy: bool
+) -> tuple[Tensor, Metrics]:
+    """What `project` computes, by its definition."""
+    logits_NV = head(hidden_ND)
+    at_T_NV, token_ids_N1 = logits_NV / temperature, targets.token_ids_N[:, None]
+    others_NV = at_T_NV.scatter(-1, targets.ids_NK, -torch.inf)
+    share_NV = others_NV.softmax(-1)
+    logp_NV = (logits_NV / targets.token_temperature).log_softmax(-1)
+    seen = Seen(
+        stored_NK=at_T_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf),
+        others_N=others_NV.logsumexp(-1),
+        drawn_NJ=at_T_NV.gather(-1, targets.draw_ids_NJ),
+        token_N=at_T_NV.gather(-1, token_ids_N1)[:, 0],
+        token_logp_N=logp_NV.gather(-1, token_ids_N1)[:, 0].detach(),
+        others_entropy_N=torch.special.entr(share_NV).sum(-1) if entropy else None,
+    )
+    loss_N, metrics = loss(seen, slice(None))
+    return loss_N.sum(), metrics
+
+
+def in_double(rows: Batch, advantage_N: Tensor) -> tuple[Batch, Batch]:
+    """The rows with these advantages, as they are and in float64."""
+    rows = replace(rows, advantage_N=advantage_N)
+    values = {name: getattr(rows, name) for name in rows.__slots__}
+    wide = {key: one.double() for key, one in values.items() if isinstance(one, Tensor) and one.is_floating_point()}
+    return rows, replace(rows, **wide)
+
+
+def gradients(
+    p: ObjectiveParams, rows: Batch, leaves: tuple[Tensor | None, ...], softcap: float | None
+) -> tuple[float, list[Tensor]]:
+    """Mean over positions, and its gradients with respect to hidden states, weights and bias."""
+    hidden_ND, weight_VD, bias_V = (None if one is None else one.clone().requires_grad_() for one in leaves)
+    assert hidden_ND is not None
+    assert weight_VD is not None
+    head = Head(weight_VD=weight_VD, bias_V=bias_V, softcap=softcap)
+    loss = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=1.0)[0] / len(hidden_ND)
+    asked = [one for one in (hidden_ND, weight_VD, bias_V) if one is not None]
+    return loss.item(), list(torch.autograd.grad(loss, asked))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(("alpha", "cross_entropy"), [(1.0, 0.0), (1.0, 0.4), (0.3, 0.0), (0.3, 0.4)])
+def test_float32_in_chunks_equals_autograd_to_1e_6(
+    name: str, support_name: str, alpha: float, cross_entropy: float, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every divergence, support, share of the reward and of the cross-entropy."""
+    rows, _ = many_rows(VOCAB, POSITIONS)
+    count, (biased, softcap) = len(rows.token_ids_N), HEADS[kind]
+    single, double = in_double(rows, random_logits(1, count, seed=8)[0].float())
+    hidden_ND, weight_VD = random_logits(count, WIDTH, seed=5), random_logits(VOCAB, WIDTH, seed=6, spread=0.5)
+    leaves = (hidden_ND, weight_VD, random_logits(1, VOCAB, seed=7)[0] if biased else None)
+    rounded = tuple(None if one is None else one.float() for one in leaves)
+    p = objective(name, support=support_name, alpha=alpha, cross_entropy=cross_entropy, chunk_tokens=7)
+    value, found = gradients(p, single, rounded, softcap)
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "project", lambda *args, **named: asked.append(named) or densely(*args, **named))
+    expected, autograd = gradients(p, double, tuple(None if one is None else one.double() for one in rounded), softcap)
+    assert [one["chunk"] for one in asked] == [7]
+    assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    for one, other in zip(found, autograd, strict=True):
+        assert other.abs().max() > 1e-3
+        assert (one - other).abs().max() < 1e-6

@@ -1,0 +1,344 @@
+"""The loss from a truncated teacher against the loss from the whole one, which these tests compute in float64."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.losses.divergences import DIVERGENCES
+from pipeline.losses.objective import batch_loss, check, temperature_column
+from pipeline.models.head import Head
+from pipeline.runtime.errors import ParameterError
+from tests.loss_cases import (
+    TEMPERATURES,
+    Pair,
+    batch,
+    dense,
+    identity,
+    loss_and_gradient,
+    objective,
+    pair,
+    random_logits,
+    support,
+)
+
+NAMES = list(DIVERGENCES)
+DRAWN = ["forward_kl", "skew_forward_kl"]
+every_divergence = pytest.mark.parametrize("name", NAMES)
+
+
+# The bucket
+
+
+@every_divergence
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("outside", [0, 1])
+def test_bucket_is_dense_when_at_most_one_token_is_outside(name: str, temperature: float, outside: int) -> None:
+    teacher_TV, student_TV = (random_logits(5, 9, seed=seed) for seed in (0, 1))
+    tokens = teacher_TV.argmax(-1).tolist()
+    p = objective(name, temperature=temperature)
+    rows = batch([pair(teacher_TV, tokens, support(threshold=0.0, max_entries=9 - outside))], temperature)
+    assert rows.ids_NK.shape[1] == 9 - outside
+    value, gradient = loss_and_gradient(p, student_TV.float(), rows)
+    expected, expected_gradient = dense(p, teacher_TV, student_TV)
+    assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert (gradient - expected_gradient).abs().max() < 1e-6
+
+
+@every_divergence
+def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
+    """Peaked and flat positions in one batch, with and without union entries, against each alone."""
+    p, everything = objective(name), []
+    for index, spread in enumerate((0.1, 1.0, 6.0)):
+        teacher_TV = random_logits(2, 9, seed=index, spread=spread)
+        union = [[1, 2, 3], [4]] if index == 1 else []
+        everything.append(pair(teacher_TV, [5, 6], support(), support_ids=union))
+    student_NV = random_logits(6, 9, seed=9).float()
+    together = batch(everything)
+    assert (together.logp_NK == -torch.inf).any()
+    value, gradient = loss_and_gradient(p, student_NV, together)
+    alone = [
+        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], batch([one]))
+        for index, one in enumerate(everything)
+    ]
+    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-6
+
+
+@every_divergence
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 2), threshold=st.floats(0.01, 0.9), spread=st.floats(0.1, 8))
+def test_bucket_is_a_lower_bound_that_grows_with_the_support(
+    name: str, seed: int, threshold: float, spread: float
+) -> None:
+    teacher_TV, student_TV = (random_logits(1, 9, seed=seed + i, spread=spread) for i in range(2))
+    tokens, p = [0], objective(name)
+    small = pair(teacher_TV, tokens, support(threshold=threshold))
+    large = pair(teacher_TV, tokens, support(threshold=threshold), support_ids=[[1, 2, 3]])
+    values = [loss_and_gradient(p, student_TV, batch([one]))[0] for one in (small, large)]
+    slack = 1e-6 * (1 + abs(values[1]))  # what float32 rounds in the rows
+    assert -slack <= values[0] <= values[1] + slack
+    assert values[1] <= dense(p, teacher_TV, student_TV)[0] + slack
+
+
+def test_the_mass_outside_counts_where_a_truncated_sum_would_be_negative() -> None:
+    teacher_TV, student_TV = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.6, 0.4]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    assert rows.ids_NK.tolist() == [[0]]
+    truncated = 0.6 * np.log(0.6 / 0.9)
+    value, gradient = loss_and_gradient(objective("reverse_kl"), student_TV, rows)
+    assert truncated < 0
+    assert value == pytest.approx(0.311, abs=5e-4)
+    assert gradient[0, 1] > 0.1  # descent takes mass from the token that is not stored
+
+
+@every_divergence
+def test_student_mass_outside_the_support_is_pushed_back(name: str) -> None:
+    teacher_TV = torch.tensor([[0.9, 0.07, 0.01, 0.01, 0.01]]).log()
+    student_TV = torch.tensor([[0.02, 0.02, 0.9, 0.03, 0.03]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    _, gradient = loss_and_gradient(objective(name), student_TV, rows)
+    assert gradient[0, 0] < 0 < gradient[0, 2]
+
+
+def test_many_digits_of_a_tiny_student_tail_survive() -> None:
+    """1 - sum q over the stored tokens would be 0 in float32 here."""
+    teacher_TV = torch.tensor([[0.0, 0.0, -4.0, -4.0]])
+    student_TV = torch.tensor([[20.0, 20.0, 0.0, 0.0]])
+    p = objective()
+    value, gradient = loss_and_gradient(p, student_TV, batch([pair(teacher_TV, [0], support())]))
+    expected, expected_gradient = dense(p, teacher_TV, student_TV)
+    assert value == pytest.approx(expected, rel=1e-5)  # the two tails have one shape, so the bucket loses nothing
+    assert (gradient - expected_gradient).abs().max() < 1e-6
+
+
+# Draws from the tail
+
+_TEACHER_TV = torch.tensor([[0.45, 0.25, 0.12, 0.09, 0.06, 0.03]], dtype=torch.float64).log()
+_STUDENT_TV = random_logits(1, 6, seed=5)
+_TAIL = (2, 3, 4, 5)
+
+
+def with_draws(one: Pair, ids: Sequence[int]) -> Pair:
+    """The same scores of a single position, with these draws."""
+    logp = _TEACHER_TV[0, list(ids)].numpy().astype(np.float32)
+    draws = {"draw_ids": np.array(ids, np.int32), "draw_logp": logp, "draw_n": np.array([len(ids)], np.int32)}
+    return one[0], replace(one[1], **draws)
+
+
+@pytest.mark.parametrize("union", [[], [3], [3, 2], [2, 3, 4], [2, 3, 4, 5]])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("name", [*DRAWN, "jsd"])
+def test_over_all_draws_the_expectation_is_the_dense_divergence(
+    name: str, m: int, temperature: float, union: list[int]
+) -> None:
+    """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds.
+
+    For jsd too, which is refused draws because of their variance.
+    """
+    p = objective(name, support="draws", temperature=temperature)
+    base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
+    tail_p = _TEACHER_TV[0, list(_TAIL)].exp()
+    chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
+    mean, mean_gradient, certainty = 0.0, torch.zeros_like(_STUDENT_TV), 0.0
+    for ids in itertools.product(_TAIL, repeat=m):
+        rows = batch([with_draws(base, ids)], temperature)
+        value, gradient = loss_and_gradient(p, _STUDENT_TV, rows)
+        weight = np.prod([chance[one] for one in ids])
+        mean, mean_gradient, certainty = mean + weight * value, mean_gradient + weight * gradient, certainty + weight
+    expected, expected_gradient = dense(p, _TEACHER_TV, _STUDENT_TV)
+    assert certainty == pytest.approx(1)
+    assert mean == pytest.approx(expected, abs=1e-6)
+    assert (mean_gradient - expected_gradient).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5])
+def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
+    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
+    bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
+    drawn, drawn_gradient = loss_and_gradient(objective(support="draws"), _STUDENT_TV, rows)
+    share = 1 - np.exp(-bucket / scale)
+    assert 0.1 < share <= 1
+    value, gradient = loss_and_gradient(objective(support="draws", tail_draws_scale=scale), _STUDENT_TV, rows)
+    assert value == pytest.approx(share * drawn + (1 - share) * bucket, rel=1e-6)
+    assert (gradient - share * drawn_gradient - (1 - share) * bucket_gradient).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
+    rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
+    drawn, bucket = (
+        loss_and_gradient(objective(support=on, tail_draws_scale=scale), _STUDENT_TV, rows)
+        for on in ("draws", "bucket")
+    )
+    assert drawn[0] == pytest.approx(bucket[0], abs=1e-12)
+    assert torch.equal(drawn[1], bucket[1])
+
+
+def test_draws_are_unused_unless_asked_for() -> None:
+    without = pair(_TEACHER_TV, [0], support(threshold=0.2))
+    values = [
+        loss_and_gradient(objective(), _STUDENT_TV, batch([one]))[0] for one in (without, with_draws(without, [4, 4]))
+    ]
+    assert values[0] == values[1]
+
+
+def test_rows_with_and_without_draws_share_a_batch() -> None:
+    p, bare = objective(support="draws"), pair(_TEACHER_TV, [0], support(threshold=0.2))
+    pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
+    value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), batch(pairs))
+    alone = [loss_and_gradient(p, _STUDENT_TV, batch([one])) for one in pairs]
+    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-7
+
+
+def test_a_negative_value_is_not_clamped() -> None:
+    """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
+    student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
+    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
+    value, gradient = loss_and_gradient(objective(support="draws"), student_TV, rows)
+    expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
+    assert expected < -0.5
+    assert value == pytest.approx(expected, abs=1e-6)
+    counted = torch.tensor([0.45, 0.25, 0, 0, 0, 0.3], dtype=torch.float64)
+    assert (gradient - (student_TV.exp() - counted)).abs().max() < 1e-6
+
+
+# Chunks, temperature, metrics
+
+
+@pytest.mark.parametrize("support_name", ["bucket", "draws"])
+@pytest.mark.parametrize("chunk_tokens", [1, 3])
+def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
+    """Neither the loss nor a metric, nor the gradients of hidden states and head."""
+    teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1)
+    rows = batch([pair(teacher_TV, list(range(8)), support(draws_per_tail=20.0), behaviour=[-1.0] * 8)])
+    results = []
+    for size in (chunk_tokens, 1000):
+        hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
+        head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
+        p = objective(support=support_name, chunk_tokens=size)
+        loss, metrics = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=0.7)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [hidden_ND.grad, weight_VD.grad]
+        results.append((loss.item() / 8, gradients, {name: value.item() / 8 for name, value in metrics.items()}))
+    (loss, gradients, metrics), (loss_once, gradients_once, metrics_once) = results
+    assert loss == pytest.approx(loss_once, abs=1e-12)
+    assert metrics == pytest.approx(metrics_once, rel=1e-12)
+    for one, once in zip(gradients, gradients_once, strict=True):
+        assert (one - once).abs().max() / 8 < 1e-12  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_cross_entropy_takes_its_share_where_another_wrote_the_token(share: float) -> None:
+    teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
+    p, plain = objective(cross_entropy=share), objective()
+    by_student, by_others = (
+        batch([pair(teacher_TV, [0, 1, 2], support(), behaviour=[logp] * 3)]) for logp in (-1.0, float("nan"))
+    )
+    distance, gradient = loss_and_gradient(plain, student_TV, by_others)
+    nll_N = -student_TV.log_softmax(-1)[range(3), range(3)]
+    assert loss_and_gradient(p, student_TV, by_student)[0] == pytest.approx(distance)
+    value, mixed = loss_and_gradient(p, student_TV, by_others)
+    assert value == pytest.approx((1 - share) * distance + share * nll_N.sum().item())
+    towards_NV = student_TV.softmax(-1) - torch.eye(3, 9)
+    assert (mixed - (1 - share) * gradient - share * towards_NV).abs().max() < 1e-6
+
+
+def test_temperature_reaches_both_sides() -> None:
+    """A student that equals its teacher is at zero only if both are softened alike."""
+    teacher_TV = random_logits(4, 9, seed=0)
+    rows = batch([pair(teacher_TV, [0, 1, 2, 3], support())], temperature=2.0)
+    value, _ = loss_and_gradient(objective(temperature=2.0), teacher_TV, rows)
+    mixed, _ = loss_and_gradient(objective(temperature=1.0), teacher_TV, rows)
+    assert value == pytest.approx(0, abs=1e-6)
+    assert mixed > 0.1
+
+
+def metrics_of(
+    behaviour: list[float], *, temperature: float = 1.0, behaviour_temperature: float | None = 1.0
+) -> dict[str, float]:
+    rows = batch([pair(random_logits(3, 9, seed=1), [0, 1, 2], support(), behaviour=behaviour)], temperature)
+    now = random_logits(3, 9, seed=0)
+    _, metrics = batch_loss(
+        objective(temperature=temperature), identity(now), now, rows, behaviour_temperature=behaviour_temperature
+    )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def logp_of(temperature: float) -> list[float]:
+    """What the student of `metrics_of` gives its tokens at a temperature."""
+    logp: list[float] = (random_logits(3, 9, seed=0) / temperature).log_softmax(-1)[range(3), range(3)].tolist()
+    return logp
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("sampled_at", [0.5, 1.0, 1.7])
+def test_staleness_is_zero_for_the_student_that_wrote_and_k3_for_a_later_one(
+    temperature: float, sampled_at: float
+) -> None:
+    """Whatever the temperature of the loss: it is the sampler's that counts."""
+    now = logp_of(sampled_at)
+    fresh = metrics_of(now, temperature=temperature, behaviour_temperature=sampled_at)
+    assert fresh["k3_sum"] == pytest.approx(0, abs=1e-12)
+    assert (fresh["compared_tokens"], fresh["clipped"]) == (3, 0)
+    assert (fresh["ratio_sum"], fresh["ratio_square_sum"]) == pytest.approx((3, 3))
+    assert fresh["token_nll_sum"] == pytest.approx(-sum(logp_of(temperature)))
+    before = [now[0] + 0.5, now[1] - 0.1, now[2]]
+    stale = metrics_of(before, temperature=temperature, behaviour_temperature=sampled_at)
+    assert stale["k3_sum"] == pytest.approx((np.exp(-0.5) - 1 + 0.5) + (np.exp(0.1) - 1 - 0.1), rel=1e-5)
+    assert stale["ratio_sum"] == pytest.approx(np.exp(-0.5) + np.exp(0.1) + 1)
+    assert stale["ratio_square_sum"] == pytest.approx(np.exp(-1) + np.exp(0.2) + 1)
+    assert stale["clipped"] == 1
+
+
+def test_tokens_of_an_unknown_author_have_no_staleness() -> None:
+    metrics = metrics_of([float("nan"), -2.0, float("nan")])
+    assert metrics["compared_tokens"] == 1
+    assert np.isfinite(metrics["k3_sum"])
+    assert metrics_of([-1.0] * 3, behaviour_temperature=None)["compared_tokens"] == 0
+
+
+def test_teacher_tail_metric_is_the_mass_outside() -> None:
+    teacher_TV = torch.tensor([[0.6, 0.3, 0.06, 0.04]]).log()
+    rows = batch([pair(teacher_TV, [0], support(threshold=0.2))])
+    _, metrics = batch_loss(
+        objective(), identity(torch.zeros(1, 4)), torch.zeros(1, 4), rows, behaviour_temperature=None
+    )
+    assert metrics["teacher_tail_sum"].item() == pytest.approx(0.1, abs=1e-6)
+
+
+# Refusals
+
+
+@every_divergence
+def test_tail_draws_are_refused_where_they_would_not_settle(name: str) -> None:
+    check(objective(name))
+    if name in DRAWN:
+        check(objective(name, support="draws"))
+        return
+    with pytest.raises(
+        ParameterError, match=f"objective.support: expected draws with no other .* got draws with {name}"
+    ):
+        check(objective(name, support="draws"))
+
+
+def test_a_temperature_that_was_not_scored_is_refused() -> None:
+    assert temperature_column(objective(temperature=2.0), TEMPERATURES) == 1
+    with pytest.raises(ParameterError, match=r"objective.temperature: expected one of .*\[1.0, 2.0\], got 3.0"):
+        temperature_column(objective(temperature=3.0), TEMPERATURES)
+
+
+def test_the_reward_is_of_what_is_written_at_temperature_one() -> None:
+    check(objective(alpha=0.5))
+    check(objective(alpha=1.0, temperature=2.0))
+    with pytest.raises(
+        ParameterError, match=r"objective.temperature: expected 1 when objective.alpha .*, got 2.0; set"
+    ):
+        check(objective(alpha=0.5, temperature=2.0))

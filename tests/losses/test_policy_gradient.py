@@ -1,0 +1,163 @@
+"""The reward's term: its gradient against the reward's own, by enumeration of everything a tiny student can write."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Rollout
+from pipeline.losses.batch import Batch
+from pipeline.losses.objective import batch_loss
+from pipeline.losses.policy_gradient import surrogate
+from pipeline.training.batches import advantages
+from tests.losses.test_objective import batch, identity, loss_and_gradient, objective, pair, random_logits, support
+from tests.training.test_batches import params, rollout
+
+VOCAB, EOS = 3, 2
+EPSILON = 0.2
+
+
+def completions() -> Iterator[tuple[int, ...]]:
+    """All that can be written in at most two tokens: the second follows unless the first is eos."""
+    yield (EOS,)
+    yield from ((first, second) for first in range(EOS) for second in range(VOCAB))
+
+
+def row_of(prefix: tuple[int, ...]) -> int:
+    """Which of the student's three rows of logits follows a prefix."""
+    return 0 if not prefix else 1 + prefix[0]
+
+
+def token_logps(logits_RV: Tensor, one: tuple[int, ...]) -> Tensor:
+    logp_RV = logits_RV.log_softmax(-1)
+    return torch.stack([logp_RV[row_of(one[:t]), token] for t, token in enumerate(one)])
+
+
+REWARDS = dict(zip(completions(), [0.3, 1.0, -2.0, 0.5, 0.0, 4.0, 1.5], strict=True))
+
+
+def sampled(one: tuple[int, ...], logps: Tensor, reward: float | None, *, prompt: str = "p") -> Rollout:
+    made = replace(rollout("x", [0], one), prompt_id=prompt, reward=reward)
+    return replace(made, behaviour_logp=logps.tolist())
+
+
+def expected_gradient(logits_RV: Tensor) -> Tensor:
+    """Of the expected reward, by autograd through the sum over all completions."""
+    leaf = logits_RV.clone().requires_grad_()
+    total = torch.stack([REWARDS[one] * token_logps(leaf, one).sum().exp() for one in completions()]).sum()
+    return torch.autograd.grad(total, leaf)[0]
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_reward(samples: int) -> None:
+    """Leave-one-out over every group that can be drawn; the mean of all as the baseline would give 1 - 1 / n of it."""
+    logits_RV = random_logits(3, VOCAB, seed=4)
+    found_RV, certainty = torch.zeros_like(logits_RV), 0.0
+    for group in itertools.product(completions(), repeat=samples):
+        rollouts = [sampled(one, token_logps(logits_RV, one), REWARDS[one]) for one in group]
+        chance = torch.stack([token_logps(logits_RV, one).sum() for one in group]).sum().exp()
+        leaf = logits_RV.clone().requires_grad_()
+        logq_N = torch.cat([token_logps(leaf, one) for one in group])
+        lengths = [len(one) for one in group]
+        advantage_N = torch.from_numpy(np.repeat(advantages(rollouts, params()).astype(np.float64), lengths))
+        gain_N, _ = surrogate(logq_N, logq_N.detach(), advantage_N, epsilon=EPSILON)
+        found_RV += chance * torch.autograd.grad(gain_N.sum(), leaf)[0] / samples
+        certainty += chance.item()
+    assert certainty == pytest.approx(1)
+    assert (found_RV - expected_gradient(logits_RV)).abs().max() < 1e-6
+    assert expected_gradient(logits_RV).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 1.1, 1.5])
+def test_a_token_that_went_far_enough_is_left_alone(ratio: float, advantage: float) -> None:
+    behaviour_N = torch.tensor([-1.0], dtype=torch.float64)
+    logq_N = (behaviour_N + np.log(ratio)).requires_grad_()
+    gain_N, counts = surrogate(logq_N, behaviour_N, torch.tensor([advantage]).double(), epsilon=EPSILON)
+    (gradient,) = torch.autograd.grad(gain_N.sum(), logq_N)
+    far = ratio > 1 + EPSILON if advantage > 0 else ratio < 1 - EPSILON
+    assert gradient.item() == pytest.approx(0.0 if far else ratio * advantage)
+    assert (counts["clipped_tokens"].item(), counts["clippable_tokens"].item()) == (far, 1)
+
+
+def test_what_no_student_wrote_gains_nothing() -> None:
+    logq_N = torch.tensor([-2.0, -200.0, -1.0]).requires_grad_()
+    behaviour_N = torch.tensor([torch.nan, torch.nan, -1.0])
+    gain_N, counts = surrogate(logq_N, behaviour_N, torch.tensor([0.0, 0.0, 3.0]), epsilon=EPSILON)
+    assert gain_N.tolist() == [0, 0, 3]
+    assert torch.autograd.grad(gain_N.sum(), logq_N)[0].tolist() == [0, 0, 3]
+    assert counts["clippable_tokens"] == 1
+
+
+# Advantages
+
+
+def test_an_advantage_is_over_the_others_of_the_same_prompt_and_author() -> None:
+    rewards = [1.0, 4.0, 10.0, 7.0, None, 5.0, 9.0]
+    prompts = ["a", "b", "a", "a", "a", "c", "a"]
+    rollouts = [
+        sampled((EOS,), torch.zeros(1), reward, prompt=prompt) for reward, prompt in zip(rewards, prompts, strict=True)
+    ]
+    rollouts[-1] = replace(rollouts[-1], author="another")
+    found = advantages(rollouts, params())
+    assert found.tolist() == [1 - 8.5, 0, 10 - 4, 7 - 5.5, 0, 0, 0]
+    assert found.sum() == pytest.approx(0, abs=1e-6)
+    scaled = advantages(rollouts, params(scale_rewards="group"))
+    assert scaled == pytest.approx(found / (np.std([1, 10, 7], ddof=1) + 1e-4), rel=1e-6)
+
+
+def test_equal_rewards_are_no_advantage_however_scaled() -> None:
+    rollouts = [sampled((EOS,), torch.zeros(1), 0.1) for _ in range(3)]
+    for scale in ("none", "group"):
+        assert advantages(rollouts, params(scale_rewards=scale)) == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+# Within the objective
+
+
+def rows(advantage: list[float], behaviour: list[float]) -> tuple[Tensor, Batch]:
+    """The student's logits at three positions, and their batch."""
+    teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
+    made = batch([pair(teacher_TV, [0, 1, 2], support(), behaviour=behaviour)])
+    return student_TV, replace(made, advantage_N=torch.tensor(advantage))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_the_objective_mixes_reward_and_divergence(alpha: float) -> None:
+    """Value and gradient against autograd through the whole row of logits."""
+    behaviour, advantage = [-1.0, -2.5, -3.0], [2.0, -1.0, 0.5]
+    student_TV, made = rows(advantage, behaviour)
+    plain, plain_gradient = loss_and_gradient(objective(), student_TV, made)
+    value, gradient = loss_and_gradient(objective(alpha=alpha), student_TV, made)
+    leaf = student_TV.clone().requires_grad_()
+    ratio_N = (leaf.log_softmax(-1)[range(3), range(3)] - torch.tensor(behaviour)).exp()
+    a_N = torch.tensor(advantage, dtype=torch.float64)
+    gain = torch.minimum(ratio_N * a_N, ratio_N.clamp(1 - EPSILON, 1 + EPSILON) * a_N).sum()
+    (policy,) = torch.autograd.grad(gain, leaf)
+    assert policy.abs().max() > 0.1
+    assert value == pytest.approx(alpha * plain - (1 - alpha) * gain.item(), abs=1e-6)
+    assert (gradient - alpha * plain_gradient + (1 - alpha) * policy).abs().max() < 1e-6
+
+
+def test_alpha_one_is_the_divergence_to_the_last_bit_whatever_the_advantages() -> None:
+    results = [loss_and_gradient(objective(alpha=1.0), *rows(one, [-1.0] * 3)) for one in ([0.0] * 3, [5.0, -3.0, 1.0])]
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_advantages_are_numbers_even_if_the_student_had_a_part_in_them() -> None:
+    """Advantages that are a function of the student's logits give the gradient of the same numbers."""
+    student_TV, made = rows([0.0] * 3, [-1.0] * 3)
+    found = []
+    for detach in (False, True):
+        leaf = student_TV.clone().requires_grad_()
+        advantage_N = leaf.square().sum(-1)
+        batch_ = replace(made, advantage_N=advantage_N.detach() if detach else advantage_N)
+        loss, _ = batch_loss(objective(alpha=0.0), identity(leaf), leaf, batch_, behaviour_temperature=1.0)
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    assert torch.equal(*found)
+    assert found[0].abs().max() > 0.1

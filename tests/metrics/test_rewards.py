@@ -1,0 +1,138 @@
+"""What completions are worth, and what is said of functions that cannot tell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.types import Prompt, Rollout
+from pipeline.metrics.rewards import REWARDS, Answer, find_reward, mean_reward, reward_rollouts, worth
+from pipeline.runtime.errors import DataError, ParameterError
+from tests.training.test_batches import rollout
+
+MODULE = """
+class NoFunction: pass
+VALUE = 3
+def brevity(answer): return -len(answer.text)
+def silent(answer): return None
+def endless(answer): return float("inf")
+def asked(answer): return answer.prompt.count("?")
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of one's own."""
+    (tmp_path / "my_rewards.py").write_text(MODULE)
+    (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "my_rewards"
+
+
+def answer(text: str, references: Sequence[str] = ("The sum is 4.",)) -> Answer:
+    return Answer(prompt="2 and 2?", text=text, references=references, tokens=len(text.split()), ended=True)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_likes_the_reference_at_least_as_well_as_a_shorter_text(name: str) -> None:
+    good, bad = (find_reward(name)(answer(text)) for text in ("The sum is 4.", "Who knows?"))
+    assert good >= bad
+    assert isinstance(good, int | float)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("exact_match", "It is 4.0", 1),
+        ("exact_match", "It is 5", 0),
+        ("rouge_l", "The sum is 4.", 1),
+        ("rouge_l", "nothing alike", 0),
+        ("bleu", "The sum is 4.", 1),
+        ("length", "three words here", 3),
+        ("ended", "x", 1),
+    ],
+)
+def test_values(name: str, text: str, value: float) -> None:
+    assert worth({name: 1.0})(answer(text)) == pytest.approx(value)
+
+
+def test_one_of_several_references_is_enough() -> None:
+    for name in ("exact_match", "rouge_l", "bleu"):
+        assert worth({name: 1.0})(answer("4", ["It is four", "4"])) == pytest.approx(1)
+
+
+def test_bleu_tells_near_misses_apart() -> None:
+    """Neither has four words in a row of the reference, for which plain BLEU would be zero."""
+    near, far = (find_reward("bleu")(answer(text)) for text in ("The sum was 4.", "It is so"))
+    assert near > far > 0
+
+
+def test_the_reward_is_a_weighted_sum_of_functions_by_name_and_of_ones_own(mine: str) -> None:
+    value = worth({"exact_match": 2.0, "length": -0.5, f"{mine}:brevity": 0.1})
+    assert value(answer("so it is 4")) == pytest.approx(2 - 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("rouge", "rouge: expected one of: exact_match, rouge_l, bleu, length, ended, or module:function, got 'rouge'"),
+        ("my_rewards:none", "my_rewards:none: expected a function that can be imported, got AttributeError: module"),
+        ("my_rewards:", "my_rewards:: expected a function that can be imported, got AttributeError: module"),
+        ("nowhere:f", "nowhere:f: expected a function that can be imported, got ModuleNotFoundError: No module"),
+        ("my_broken:f", "my_broken:f: expected a function that can be imported, got ModuleNotFoundError: No module"),
+        (":f", ":f: expected a function that can be imported, got ValueError: Empty module name"),
+        ("my_rewards:VALUE", "my_rewards:VALUE: expected a function, got int"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_told_in_one_line(mine: str, name: str, told: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        worth({"length": 1.0, name: 1.0})
+    assert str(caught.value).startswith(f"reward.{told}")
+    assert str(caught.value).endswith("; mend params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "got"), [("silent", r"None \(NoneType\)"), ("endless", r"inf \(float\)")])
+def test_what_is_no_number_is_told(mine: str, name: str, got: str) -> None:
+    value = worth({f"{mine}:{name}": 0.0})
+    with pytest.raises(DataError, match=rf"reward.my_rewards:{name}: expected a finite number, got {got}; mend the fu"):
+        value(answer("4"))
+
+
+# Of rollouts
+
+
+def prompts() -> list[Prompt]:
+    texts = {"a": ("1 and 1?", ["2"]), "b": ("3?", ["3", "4"])}
+    return [
+        Prompt(
+            prompt_id=name, split="train", prompt_ids=[1], reference_ids=[2], prompt_text=text, references=references
+        )
+        for name, (text, references) in texts.items()
+    ]
+
+
+def written() -> list[Rollout]:
+    found = [("a", "it is 2"), ("b", "2"), ("a", "3")]
+    return [replace(rollout(name, [1], [5, 6, 7]), text=text) for name, text in found]
+
+
+def test_each_rollout_is_judged_by_its_own_prompts_references() -> None:
+    paid = reward_rollouts(written(), prompts(), {"exact_match": 1.0, "length": 0.1})
+    assert [one.reward for one in paid] == pytest.approx([1.3, 0.3, 0.3])
+    assert [replace(one, reward=None) for one in paid] == written()
+
+
+def test_a_function_sees_the_prompt(mine: str) -> None:
+    assert [one.reward for one in reward_rollouts(written(), prompts(), {f"{mine}:asked": 1.0})] == [1, 1, 1]
+
+
+def test_without_functions_there_is_no_reward_and_no_metric() -> None:
+    assert reward_rollouts(written(), prompts(), {}) == written()
+    assert mean_reward(prompts(), [("2", 1, True), ("4", 1, False)], {}) == {}
+
+
+def test_the_metric_is_the_mean() -> None:
+    found = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "ended": 0.5})
+    assert found == {"reward": pytest.approx(0.75)}

@@ -1,0 +1,149 @@
+"""pipeline.report.summary: what a run comes to, from measurements and costs."""
+
+import io
+import math
+from typing import Any
+
+import pytest
+
+from pipeline.report.summary import (
+    best_round,
+    costs_by_stage,
+    key_figures,
+    quality_curves,
+    render_table,
+    summarise,
+    write_curves,
+)
+from pipeline.runtime.markdown import markdown
+
+
+def quality(kl: float) -> dict[str, float]:
+    return {"forward_kl": kl, "reverse_kl": kl + 1, "top1_agreement": 0.5, "rouge_l": 0.1, "eos_share": 0.25}
+
+
+TEACHER = {"rouge_l": 0.2, "eos_share": 1.0}
+STUDENTS = {"small": [("init", quality(7)), ("r1", quality(3)), ("r2", quality(1))]}
+LAST_STEPS = {"r1": 10, "r2": 20}
+SCORED = {"positions": 100, "payload_bytes": 3000, "positions_reused": 25}
+COSTS: dict[str, dict[str, Any]] = {
+    "teacher": {"tokens": 0, "seconds": 1.5},
+    "corpus-score": {"tokens": 40, "seconds": 2.0} | SCORED,
+    "small-r1-score": {"tokens": 60, "seconds": 3.0, "positions": 100, "payload_bytes": 1000, "positions_reused": 0},
+    "small-r1-train": {"tokens": 500, "seconds": 0.0, "steps": 7, "steps_not_taken": 3},
+}
+
+
+def test_metrics_hold_before_after_and_every_round() -> None:
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)
+    assert metrics["teacher"] == TEACHER
+    assert metrics["students"] == {
+        "small": {
+            "before": quality(7),
+            "after": quality(1),
+            "rounds": [
+                {"id": "r1", "step": 10, "steps_not_taken": 3, "scored_positions": 200, **quality(3)},
+                {"id": "r2", "step": 20, "steps_not_taken": 0, "scored_positions": 200, **quality(1)},
+            ],
+            "best": {"round": "r2", "forward_kl": 1},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("distances", "best"),
+    [
+        ([3.0, 1.0, 2.0], "r2"),
+        ([2.0, 1.0, 1.0], "r2"),  # the first of equals
+        ([math.nan, 2.0, math.inf], "r2"),
+        ([math.nan, math.nan, math.nan], None),
+        ([], None),
+    ],
+)
+def test_the_best_round_is_the_first_of_the_closest_to_the_teacher(distances: list[float], best: str | None) -> None:
+    found = best_round([(f"r{index}", quality(one)) for index, one in enumerate(distances, 1)])
+    assert (found and found["round"]) == best
+    if found:
+        assert found["forward_kl"] == min(one for one in distances if math.isfinite(one))
+
+
+def test_the_stores_figures_are_weighted_by_positions() -> None:
+    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)["store"] == {
+        "positions": 200,
+        "payload_bytes": 4000,
+        "bytes_per_position": 20.0,
+        "reused_share": 0.125,
+        "teacher_tokens_per_trained_token": 0.2,
+    }
+    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS)["store"]
+    assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
+
+
+def test_costs_are_added_up_by_the_kind_of_stage() -> None:
+    assert costs_by_stage(COSTS) == {
+        "teacher": {"runs": 1, "tokens": 0, "seconds": 1.5},
+        "score": {"runs": 2, "tokens": 100, "seconds": 5.0},
+        "train": {"runs": 1, "tokens": 500, "seconds": 0.0},
+    }
+
+
+def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
+    quality_rows, cost_rows, *rest = render_table(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)).split(
+        "\n\n"
+    )
+    assert quality_rows.splitlines() == [
+        "| model         | forward KL | reverse KL | top-1 agreement | ROUGE-L | ends with eos |",
+        "| ------------- | ---------: | ---------: | --------------: | ------: | ------------: |",
+        "| teacher       |            |            |                 |   0.200 |        100.0% |",
+        "| small, before |      7.000 |      8.000 |           50.0% |   0.100 |         25.0% |",
+        "| small, r1     |      3.000 |      4.000 |           50.0% |   0.100 |         25.0% |",
+        "| small, r2     |      1.000 |      2.000 |           50.0% |   0.100 |         25.0% |",
+    ]
+    assert cost_rows.splitlines()[2:] == [
+        "| teacher |    1 |      0 |     1.5 |        0 |",
+        "| score   |    2 |    100 |     5.0 |       20 |",
+        "| train   |    1 |    500 |     0.0 |        0 |",
+    ]
+    assert rest[0].startswith("6 s in all. ")
+    assert "Store: 200 positions, 20.0 bytes each; 12.5% of the scores came from the store." in rest[0]
+
+
+def test_the_column_follows_the_tasks_metric() -> None:
+    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}))
+    assert "exact match" in table
+    assert "ROUGE-L" not in table
+
+
+def test_a_metric_that_nobody_foresaw_has_a_column_by_its_name() -> None:
+    table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}))
+    assert table.splitlines()[:3] == [
+        "| model   | wit and style |",
+        "| ------- | ------------: |",
+        "| teacher |           0.5 |",
+    ]
+
+
+def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
+    assert markdown([["a", "n"], ["longer", "70"]]) == ["| a      |  n |", "| ------ | -: |", "| longer | 70 |"]
+
+
+def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:
+    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
+    assert figures == {
+        "teacher": TEACHER,
+        "small": quality(1),
+        "costs": {"seconds": 6, "scored_positions": 200},
+    }
+    assert key_figures(summarise("x", {"x": 0.123456}, {}, {}, {}))["teacher"] == {"x": 0.1235}
+
+
+def test_quality_begins_with_the_first_checkpoint_and_knows_every_measure() -> None:
+    curves = quality_curves(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
+    assert set(curves) == set(quality(1))
+    assert curves["forward_kl"] == {"small": {0: 7, 10: 3, 20: 1}}
+
+
+def test_curves_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
+    file = io.StringIO()
+    write_curves(file, {"a": {1: 3.0, 2: 2.5}, "b": {2: 4.0}})
+    assert file.getvalue().splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]

@@ -1,0 +1,239 @@
+"""pipeline.rollout.collect and pipeline.rollout.sample: whose completions a round takes, in batches that can be
+made again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.core.files import read_rollouts
+from pipeline.core.sampling import Sampling
+from pipeline.core.types import Prompt, Rollout, reference_rollouts
+from pipeline.metrics.rewards import reward_rollouts
+from pipeline.rollout import sample as stage
+from pipeline.rollout.collect import RolloutParams, choose, collect_rollouts, plan_batches, take_turn
+from pipeline.rollout.replay import lent, replayed
+from pipeline.rollout.sample import sample_rollouts
+from pipeline.rollout.sampler import Sampled
+from pipeline.runtime.errors import DataError
+
+SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=4, tail_draws=0)
+PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision="float32", sampling=SAMPLING)
+
+
+def prompt(name: str, length: int = 3) -> Prompt:
+    return Prompt(
+        prompt_id=name,
+        split="train",
+        prompt_ids=list(range(65, 65 + length)),
+        reference_ids=[97, 98, 257],
+        prompt_text="",
+        references=["ab"],
+    )
+
+
+PROMPTS = [prompt(f"p{index}", length=3 + index % 4) for index in range(9)]
+
+
+class Echo:
+    """A sampler that answers each prompt with its first token and the end."""
+
+    fingerprint = "echo"
+
+    def sample(self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
+        return [
+            Sampled(
+                token_ids=[ids[0], 257],
+                logp=[-0.5, -0.1],
+                support_ids=[[ids[0], 3], []],
+                tail_ids=[[7], []],
+                tail_offset=[0.5, 0.0],
+                ended=True,
+            )
+            for ids in prompts_ids
+        ]
+
+
+def test_the_choice_depends_on_key_and_ids_alone() -> None:
+    chosen = choose(PROMPTS, 4, 0, "small", "r1")
+    assert choose(PROMPTS[::-1], 4, 0, "small", "r1") == chosen
+    assert choose(PROMPTS, 9, 0, "small", "r1")[:4] == chosen
+    assert choose(PROMPTS, 9, 0, "small", "r2")[:4] != chosen
+    assert choose(PROMPTS, 9, 1, "small", "r1")[:4] != chosen
+
+
+def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
+    chosen = choose(PROMPTS, 100, 0)
+    assert len(chosen) == len({one.prompt_id for one in chosen}) == len(PROMPTS)
+
+
+def test_rounds_take_every_prompt_once_before_any_comes_again() -> None:
+    turns = [[one.prompt_id for one in take_turn(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
+    assert {len(ids) for ids in turns} == {4}
+    epochs = [{*turns[first], *turns[first + 1]} for first in (0, 2, 4)]
+    assert [len(ids) for ids in epochs] == [8, 8, 8]  # of nine; one a time is left out
+    assert turns[0] != turns[2] != turns[4]
+    assert turns[0] == [one.prompt_id for one in take_turn(PROMPTS[::-1], 4, 0, 0, "small")]
+    assert turns[0] != [one.prompt_id for one in take_turn(PROMPTS, 4, 0, 0, "other")]
+
+
+@pytest.mark.parametrize("count", [9, 100])
+def test_a_round_of_all_prompts_is_an_epoch(count: int) -> None:
+    for turn in range(3):
+        assert {one.prompt_id for one in take_turn(PROMPTS, count, turn, 0)} == {one.prompt_id for one in PROMPTS}
+    assert take_turn(PROMPTS, 0, 1, 0) == []
+
+
+def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:
+    batches = plan_batches(PROMPTS, 2, 4, name="small/r1")
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4, 2]
+    lengths = [len(one.prompt.prompt_ids) for batch in batches for one in batch]
+    assert lengths == sorted(lengths)
+    ids = [one.sample_id for batch in batches for one in batch]
+    assert len(set(ids)) == 18
+    assert {"small/r1/p0/0", "small/r1/p0/1"} <= set(ids)
+    assert plan_batches(PROMPTS[::-1], 2, 4, name="small/r1") == batches
+
+
+def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None:
+    (batch,) = plan_batches([prompt("p")], 1, 4, name="small/r1")
+    (made,) = collect_rollouts(batch, Echo(), SAMPLING, lambda ids: f"{len(ids)} tokens", source="student")
+    assert made == Rollout(
+        rollout_id="small/r1/p/0",
+        prompt_id="p",
+        source="student",
+        author="echo",
+        prompt_ids=[65, 66, 67],
+        completion_ids=[65, 257],
+        behaviour_logp=[-0.5, -0.1],
+        support_ids=[[65, 3], []],
+        tail_ids=[[7], []],
+        tail_offset=[0.5, 0.0],
+        ended=True,
+        text="2 tokens",
+    )
+
+
+def test_the_teachers_completions_need_no_union() -> None:
+    (batch,) = plan_batches([prompt("p")], 1, 4, name="teacher")
+    (made,) = collect_rollouts(batch, Echo(), SAMPLING, str, source="teacher")
+    assert (made.source, made.support_ids, made.behaviour_logp) == ("teacher", [], [-0.5, -0.1])
+
+
+def test_references_have_no_author() -> None:
+    (made,) = reference_rollouts([prompt("p")])
+    assert (made.rollout_id, made.source, made.author) == ("dataset/p", "dataset", "")
+    assert (made.completion_ids, made.text, made.ended) == ([97, 98, 257], "ab", True)
+    assert (made.behaviour_logp, made.support_ids) == ([], [])
+
+
+def of_round(step: int, count: int = 2) -> list[Rollout]:
+    """A round's own rollouts."""
+    (batch,) = plan_batches([prompt(f"p{step}-{index}") for index in range(count)], 1, 10, name=f"small/{step}")
+    made = collect_rollouts(batch, Echo(), SAMPLING, str, source="student")
+    return [replace(one, step=step) for one in made]
+
+
+def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
+    """From file to file, as the rounds go by."""
+    earlier: list[Rollout] = []
+    for step in (0, 10, 20, 30):
+        again = replayed(earlier, rounds=2, max_age=None, step=step)
+        assert sorted({one.step for one in again}) == [one for one in (step - 20, step - 10) if one >= 0]
+        assert {one.source for one in again} <= {"replay"}
+        earlier = [*of_round(step), *again]
+    fresh = {one.rollout_id: one for step in (10, 20) for one in of_round(step)}
+    assert [replace(one, source="student") for one in again] == [fresh[one.rollout_id] for one in again]
+    assert len(again) == 4
+
+
+def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
+    earlier = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *lent(of_round(5))]
+    found = [
+        sorted({one.step for one in replayed(earlier, rounds=rounds, max_age=age, step=20)})
+        for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
+    ]
+    assert found == [[], [10], [0, 10], [0, 10], [10], []]
+
+
+def test_only_fresh_rollouts_are_lent() -> None:
+    mixed = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *reference_rollouts([prompt("p")])]
+    assert lent(mixed) == [replace(one, source="peer") for one in of_round(10)]
+
+
+def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS, **finish: Any) -> int:
+    return sample_rollouts(
+        model,
+        prompts,
+        p,
+        samples=1,
+        name="small/r1",
+        seed=0,
+        source="student",
+        out=Path("out/rollouts.parquet"),
+        first=reference_rollouts(PROMPTS[:1]),
+        **finish,
+    )
+
+
+def test_sampling_that_was_interrupted_repeats_no_batch_and_gives_the_same(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokens = sample(student_dir)
+    whole = read_rollouts(Path("out/rollouts.parquet"))
+    assert [one.source for one in whole] == ["dataset"] + ["student"] * 9
+    assert tokens == sum(len(one.completion_ids) for one in whole[1:])
+    batches: list[int] = []
+
+    def counting(batch: Any, *rest: Any, **named: Any) -> list[Rollout]:
+        batches.append(len(batch))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return collect_rollouts(batch, *rest, **named)
+
+    monkeypatch.setattr(stage, "collect_rollouts", counting)
+    Path("out/rollouts.parquet").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        sample(student_dir)
+    assert not Path("out/rollouts.parquet").exists()
+    assert sample(student_dir) == tokens
+    assert batches == [2, 2, 2, 2, 2, 1]  # two were kept, the third was made again
+    assert read_rollouts(Path("out/rollouts.parquet")) == whole
+
+
+def test_prompts_beyond_the_context_are_refused_before_anything_is_written(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        sample(student_dir, [replace(prompt("long"), prompt_ids=[65] * 507)])
+    assert str(caught.value) == (
+        "sampling: expected at most 512 tokens of prompt and completion (the model's context), got 513; "
+        "lower task.max_prompt_tokens or max_new_tokens"
+    )
+    assert not Path("out").exists()
+
+
+def test_a_reward_is_kept_with_the_rollout_and_belongs_to_its_inputs(
+    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for weights in ({"length": 0.5}, {"length": 2.0}):
+        sample(
+            student_dir,
+            finish=partial(reward_rollouts, prompts=PROMPTS, weights=weights),
+            finish_key=weights,
+        )
+        reference, *written = read_rollouts(Path("out/rollouts.parquet"))
+        assert reference.reward is None
+        assert [one.reward for one in written] == [weights["length"] * len(one.completion_ids) for one in written]
+
+
+def test_without_prompts_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sample(tmp_path / "nowhere", []) == 0
+    assert read_rollouts(Path("out/rollouts.parquet")) == reference_rollouts(PROMPTS[:1])

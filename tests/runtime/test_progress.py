@@ -1,0 +1,109 @@
+"""pipeline.runtime.progress: where the output is no terminal, lines that say how many tokens, how fast, and what
+is left."""
+
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.runtime.progress import bar, duration, summary
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_summary_counts_the_tokens_of_this_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("score", 5000, done=2000) as meter:
+        meter.update(1500)
+        meter.update(1500)
+    assert re.fullmatch(r"score: 3,000 tokens in \d+\.\d s \([\d,]+ tokens/s\)\n", capsys.readouterr().out)
+
+
+def test_lines_tell_rate_time_left_and_what_else_there_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.runtime.progress.time.monotonic", lambda: now[0])
+    with bar("train", 4000, done=1000) as meter:
+        meter.set_postfix(loss="1.234")
+        for now[0] in (6.0, 12.5, 20.0, 25.0):
+            meter.update(500)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [  # one every ten seconds
+        "train: 2,000 of 4,000 tokens (50%), 80 tokens/s, 0:25 left, loss 1.234",
+        "train: 3,000 of 4,000 tokens (75%), 80 tokens/s, 0:12 left, loss 1.234",
+    ]
+    assert "\r" not in told.err
+    assert told.out == "train: 2,000 tokens in 25.0 s (80 tokens/s)\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with bar("train", 4000) as meter:
+        meter.update(3000)
+        meter.refresh()
+    assert re.search(r"\rtrain: +75%.*3\.00k/4\.00k \[\d\d:\d\d<\d\d:\d\d, .* tokens/s\]", terminal.getvalue())
+
+
+def test_a_failed_step_prints_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), bar("score", 10) as meter:
+        meter.update(1 // 0)
+    assert "tokens in" not in capsys.readouterr().out
+
+
+def test_work_without_tokens_has_a_unit_of_its_own_and_slow_work_a_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.runtime.progress.time.monotonic", lambda: now[0])
+    with bar("read m", 3, unit="parts") as meter:
+        meter.set_postfix(now="weights")
+        now[0] = 12.5
+        meter.update()
+        now[0] = 20.0
+        meter.update(2)
+    told = capsys.readouterr()
+    assert told.err == "read m: 1 of 3 parts (33%), 0.08 parts/s, 0:25 left, now weights\n"
+    assert told.out == "read m: 3 parts in 20.0 s (0.15 parts/s)\n"
+
+
+def test_where_nobody_knows_the_total_there_is_a_rate_and_no_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipeline.runtime.progress.time.monotonic", lambda: now[0])
+    with bar("data train", None, unit="rows") as meter:
+        now[0] = 10.0
+        meter.update(20_000)
+    told = capsys.readouterr()
+    assert told.err == "data train: 20,000 rows, 2,000 rows/s\n"
+    assert told.out == "data train: 20,000 rows in 10.0 s (2,000 rows/s)\n"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
+def test_a_duration_is_short(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_a_stage_ends_with_what_it_spent() -> None:
+    assert summary("teacher", {"tokens": 0, "seconds": 2.04}) == "teacher: done in 2.0 s"
+    scored = {"tokens": 12761, "seconds": 83.2, "positions": 1414, "positions_reused": 350}
+    assert summary("small-r1-score", scored) == (
+        "small-r1-score: done in 83.2 s, 12,761 tokens, 350 of 1,414 positions from the store"
+    )
+    trained = {"tokens": 90, "seconds": 3.0, "steps": 7, "steps_not_taken": 0}
+    assert summary("small-r1-train", trained) == "small-r1-train: done in 3.0 s, 90 tokens"
+    assert summary("small-r1-train", trained | {"steps_not_taken": 3}) == (
+        "small-r1-train: done in 3.0 s, 90 tokens, 3 of 10 steps not taken (schedule.max_staleness)"
+    )
+
+
+def test_bars_of_libraries_stay_out_of_a_log() -> None:
+    code = "import stages; from tqdm.auto import tqdm; list(tqdm(range(3))); print('done')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -1,0 +1,212 @@
+"""pipeline.store_admin.integrity and `stillroom store`: nothing whole is touched, nothing damaged stays."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core.types import Rollout
+from pipeline.runtime.errors import DataError, StoreError
+from pipeline.store.records import ScoredSequence
+from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_writer import write_segment
+from pipeline.store.store import Store
+from pipeline.store_admin.integrity import check, collectable, facts, find_segment, quarantine, segments
+from stages import _stage as command
+from stages._stage import run
+from stages.cli.main import commands
+from tests.scores import head_only, header
+
+VOCAB = 50
+HEADER = header(VOCAB)
+RANKS = np.arange(VOCAB)
+
+
+def sequence(name: int, tokens: int = 4) -> ScoredSequence:
+    completion = [(name + t) % VOCAB for t in range(tokens)]
+    rollout = Rollout(
+        rollout_id=f"r{name}",
+        prompt_id="p",
+        source="student",
+        author="a",
+        prompt_ids=[1, 2, name],
+        completion_ids=completion,
+        behaviour_logp=[-1.0] * tokens,
+        support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
+        ended=True,
+        text="",
+    )
+    scores = head_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
+    return ScoredSequence(rollout=rollout, scores=scores)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Three segments: sequences 0 and 1, 2 and 3, 4."""
+    made = Store(root=tmp_path / "store")
+    for names in ((0, 1), (2, 3), (4,)):
+        made.publish([sequence(name) for name in names], HEADER, RANKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STILLROOM_STORE", str(made.root))
+    monkeypatch.setattr(command, "die_with_parent", lambda: None)
+    return made
+
+
+def holding(store: Store, name: int) -> Path:
+    """The segment with this sequence."""
+    return next(one for one in segments(store.root) if f"r{name}" in Segment.open(one).index["rollout_id"].to_pylist())
+
+
+def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> Any:
+    """The exit code of `stillroom store`."""
+    monkeypatch.setattr(sys, "argv", ["stillroom", "store", *args])
+    with pytest.raises(SystemExit) as caught:
+        run(commands)
+    return caught.value.code
+
+
+def flip(path: Path) -> None:
+    """Change a byte of the payload."""
+    chunk = next(path.glob("payload.zarr/head/c.*"))
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(bytes(data))
+
+
+def test_facts_are_those_of_the_files(store: Store) -> None:
+    found = facts(holding(store, 4))
+    on_disk = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.name != "manifest.json")
+    directories = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.is_dir())
+    assert (found.sequences, found.positions, found.bytes) == (1, 4, on_disk - directories)
+    assert found.bytes_per_position == found.bytes / 4
+    assert (found.teacher, found.scorer, found.codec) == ("teacher", "scorer", "sqrt8")
+
+
+def test_a_segment_is_found_by_the_beginning_of_its_id(store: Store) -> None:
+    path = segments(store.root)[0]
+    assert find_segment(store.root, path.name[:10]) == path
+    for name, count in (("", 3), ("nothing", 0)):
+        with pytest.raises(StoreError, match=rf"expected one segment whose id begins with {name}.*, got {count};"):
+            find_segment(store.root, name)
+
+
+def test_unfinished_writes_are_no_segments(store: Store) -> None:
+    (store.root / "segments/.tmp-1-a-host").mkdir()
+    assert len(segments(store.root)) == 3
+
+
+def test_damage_is_found_and_taken_away_and_the_rest_stays(store: Store) -> None:
+    broken, bare = holding(store, 2), holding(store, 4)
+    flip(broken)
+    (bare / "index.parquet").unlink()
+    found = {one.segment: one for one in check(segments(store.root)) if one}
+    assert found.keys() == {broken.name, bare.name}
+    assert found[broken.name].rollouts == ["r2", "r3"]
+    assert "payload.zarr/head/" in str(found[broken.name].error)
+    assert found[bare.name].rollouts is None
+    for one in found.values():
+        assert quarantine(store.root, one).is_dir()
+    assert segments(store.root) == [holding(store, 0)]
+    assert list(check(segments(store.root))) == [None]
+
+
+def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_path: Path) -> None:
+    here, there, empty = tmp_path / "work", tmp_path / "elsewhere/work", tmp_path / "nothing"
+    write_segment(here / "small/r1/segment", [sequence(1)], HEADER, RANKS)
+    write_segment(there / "corpus/segment", [sequence(4)], HEADER, RANKS)
+    write_segment(there / "other/segment", [sequence(2)], replace(HEADER, scorer="another"), RANKS)
+    assert collectable(store.root, [here, there]) == [holding(store, 2)]
+    assert set(collectable(store.root, [here])) == {holding(store, 2), holding(store, 4)}
+    assert collectable(tmp_path / "no store", [here]) == []
+    with pytest.raises(DataError, match=r"nothing: expected the work directory of a checkout .*, got no segment"):
+        collectable(store.root, [here, empty])  # else a wrong directory would cost everything
+
+
+def test_an_index_that_cannot_be_read_stops_the_collection(store: Store, tmp_path: Path) -> None:
+    write_segment(tmp_path / "work/segment", [sequence(1)], HEADER, RANKS)
+    (holding(store, 4) / "index.parquet").write_bytes(b"rubbish")
+    with pytest.raises(StoreError, match=r"expected readable indexes, got .*; run `stillroom store repair`"):
+        collectable(store.root, [tmp_path / "work"])
+
+
+# The commands
+
+
+def test_ls_and_show(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stillroom(monkeypatch, "ls") == 0
+    out = capsys.readouterr().out
+    assert all(one.name[:12] in out for one in segments(store.root))
+    assert "3 segments, 20 positions" in out
+    assert stillroom(monkeypatch, "ls", "--json") == 0
+    assert [one["segment"] for one in json.loads(capsys.readouterr().out)] == [one.name for one in segments(store.root)]
+    name = segments(store.root)[1].name
+    assert stillroom(monkeypatch, "show", name[:16]) == 0
+    assert json.loads(capsys.readouterr().out)["segment_id"] == name
+    assert stillroom(monkeypatch, "show", "nothing") == 1
+    assert "`stillroom store ls` lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rubbish", [None, b"", b"{}", b"\xff", b"[1"])
+def test_ls_lists_the_rest_and_names_the_segment_whose_manifest_is_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rubbish: bytes | None
+) -> None:
+    broken, *whole = segments(store.root)
+    (broken / "manifest.json").unlink()
+    if rubbish is not None:
+        (broken / "manifest.json").write_bytes(rubbish)
+    assert stillroom(monkeypatch, "ls") == 1
+    out, err = capsys.readouterr()
+    assert "2 segments, " in out
+    assert all(one.name[:12] in out for one in whole)
+    assert err.startswith(f"error: {broken}/manifest.json: expected ")
+    assert err.count("\n") == 1
+    assert stillroom(monkeypatch, "ls", "--json") == 1
+    assert [one["segment"] for one in json.loads(capsys.readouterr().out)] == [one.name for one in whole]
+
+
+def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stillroom(monkeypatch, "verify") == 0
+    assert "0 damaged segments" in capsys.readouterr().out
+    broken = holding(store, 0)
+    flip(broken)
+    assert stillroom(monkeypatch, "verify", "--json") == 1
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["segment"], told["rollouts"]) == (broken.name, ["r0", "r1"])
+    assert stillroom(monkeypatch, "repair") == 0
+    assert "(2 sequences)" in capsys.readouterr().out
+    assert (store.root / "quarantine" / broken.name / "manifest.json").is_file()
+    assert stillroom(monkeypatch, "verify") == 0
+
+
+def test_gc_is_dry_until_it_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_segment(tmp_path / "work/corpus/segment", [sequence(0), sequence(4)], HEADER, RANKS)
+    unused = holding(store, 2)
+    assert stillroom(monkeypatch, "gc") == 0
+    assert unused.name in capsys.readouterr().out
+    assert unused.is_dir()
+    assert stillroom(monkeypatch, "gc", "--force") == 0
+    assert "1 segments" in capsys.readouterr().out
+    assert not unused.exists()
+    assert len(segments(store.root)) == 2
+
+
+def test_gc_goes_past_a_damaged_manifest(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_segment(tmp_path / "work/corpus/segment", [sequence(0)], HEADER, RANKS)
+    broken, unused = holding(store, 2), holding(store, 4)
+    (broken / "manifest.json").write_text("{")
+    assert stillroom(monkeypatch, "gc", "--force") == 1
+    out, err = capsys.readouterr()
+    assert "1 segments" in out
+    assert err.startswith(f"error: {broken}/manifest.json: expected ")
+    assert broken.is_dir()
+    assert not unused.exists()

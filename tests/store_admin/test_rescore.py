@@ -1,0 +1,125 @@
+"""pipeline.store_admin.rescore: the teacher that wrote a store agrees with it, and what another one wrote does
+not pass."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core.types import Scores
+from pipeline.scoring.hf_scorer import HFScorer
+from pipeline.scoring.scorer import Scorer, SupportParams, ToScore
+from pipeline.store.keys import key_of
+from pipeline.store.records import ScoredSequence
+from pipeline.store.store import Store
+from pipeline.store_admin.integrity import segments
+from pipeline.store_admin.rescore import ROUNDING, Drawn, comparable, compare, draw
+from tests.scores import header
+from tests.scoring.test_score import rollout
+
+VOCAB = 260
+SUPPORT = SupportParams(threshold=0.005, max_entries=64, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
+HEADER = header(VOCAB)
+
+
+def engine(path: Path, batch_size: int = 1) -> HFScorer:
+    return HFScorer(path, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=batch_size)
+
+
+def scored(scorer: Scorer) -> list[ScoredSequence]:
+    generator = np.random.default_rng(0)
+    rollouts = [
+        rollout(f"r{i}", generator.integers(0, VOCAB, length).tolist()) for i, length in enumerate((9, 1, 14, 6, 11, 0))
+    ]
+    asked = [
+        ToScore(
+            prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[], tail_ids=[], tail_offset=[]
+        )
+        for one in rollouts
+    ]
+    scores = [*scorer.score(asked[:-1], lambda count: None), nothing()]
+    return [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
+
+
+def nothing() -> Scores:
+    """Of a completion without tokens."""
+    none, rows = np.zeros(0, np.int32), np.zeros((0, 1), np.float32)
+    fields: dict[str, Any] = {name: none if name.endswith(("_ids", "_n")) else rows[:, 0] for name in Scores.__slots__}
+    fields |= dict.fromkeys(("tail_NH", "lse_NH", "union_tail_NH", "entropy_NH"), rows)
+    return Scores(**(fields | {"realised_only_N": np.zeros(0, np.bool_)}))
+
+
+@pytest.fixture(scope="module")
+def store(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two segments of the teacher: three sequences each, one of them empty."""
+    made, sequences = Store(root=tmp_path_factory.mktemp("store")), scored(engine(teacher_dir))
+    for part in (sequences[:3], sequences[3:]):
+        made.publish(part, HEADER, np.arange(VOCAB))
+    return made
+
+
+def compared(drawn: Sequence[Drawn], scorer: Scorer) -> Any:
+    return compare(drawn, scorer, lambda count: None, ROUNDING["torch.float32"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_teacher_agrees_with_what_it_said(store: Store, teacher_dir: Path, batch_size: int) -> None:
+    found = compared(draw(segments(store.root), 10), engine(teacher_dir, batch_size))
+    assert (found.sequences, found.positions) == (5, 41)
+    assert found.entries > 41 * 3
+    assert found.holds
+    assert 0 < found.mean < found.largest < 0.25
+    assert 0 < found.mean_kl < found.allowed_kl < 0.05
+
+
+def test_another_teacher_does_not(store: Store, make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
+    found = compared(draw(segments(store.root), 10), engine(make_model_dir(tmp_path / "other", layers=4, seed=9)))
+    assert not found.holds
+    assert found.excess > 1
+    assert found.mean_kl > 10 * found.allowed_kl
+
+
+@pytest.mark.parametrize("shift", [0.04, -0.04])
+def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
+    store: Store, teacher_dir: Path, shift: float
+) -> None:
+    """.24 nats are allowed at p = .001, and half a step of sqrt(p) near 1, which is less than .01."""
+    drawn = draw(segments(store.root), 10)
+    likeliest = max(drawn, key=lambda one: one.stored.head_logp.max())
+    logp = likeliest.stored.head_logp.copy()
+    assert logp.max() > -0.7
+    logp[logp.argmax()] += shift
+    moved = replace(likeliest, stored=replace(likeliest.stored, head_logp=logp))
+    assert compared([likeliest], engine(teacher_dir)).holds
+    assert compared([moved], engine(teacher_dir)).excess > 0.005
+
+
+def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path) -> None:
+    drawn = draw(segments(store.root), 10)
+    wrong = [replace(one, stored=replace(one.stored, tail_NH=one.stored.tail_NH + 0.5)) for one in drawn]
+    found = compared(wrong, engine(teacher_dir))
+    assert found.excess == 0
+    assert not found.holds
+
+
+def test_the_same_sequences_are_drawn_each_time_and_fewer_are_a_part_of_them(store: Store) -> None:
+    paths = segments(store.root)
+    all_ids = [one.to_score.completion_ids for one in draw(paths, 6)]
+    some = [one.to_score.completion_ids for one in draw(paths, 3)]
+    assert [one.to_score.completion_ids for one in draw(paths[::-1], 3)] == some
+    assert 2 <= len(some) <= 3  # the empty completion is drawn and left out
+    assert all(one in all_ids for one in some)
+    assert len(all_ids) == 5
+
+
+def test_only_this_scorers_segments_are_compared(store: Store, teacher_dir: Path, tmp_path: Path) -> None:
+    mixed = Store(root=tmp_path / "mixed")
+    sequences = scored(engine(teacher_dir))
+    mixed.publish(sequences[:2], HEADER, np.arange(VOCAB))
+    mixed.publish(sequences[2:4], replace(HEADER, scorer="another"), np.arange(VOCAB))
+    (ours,) = comparable(segments(mixed.root), "scorer")
+    keys = {key_of(one.rollout) for one in sequences[:2]}
+    assert len(draw([ours], 9)) == len(keys) == 2

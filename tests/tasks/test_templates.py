@@ -1,0 +1,62 @@
+"""pipeline.tasks.templates: every way to ask, and what is said about a template that does not fit the task."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.runtime.errors import ParameterError
+from pipeline.tasks import Case
+from pipeline.tasks.templates import TemplateParams, check_template, fill
+
+TALK = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "2+2"})
+CASE = Case(case_id="a", split="train", fields={"question": "Is {this} a brace?"}, references=("Yes.",))
+CHAT = Case(case_id="b", split="train", fields={"question": "2+2"}, messages=TALK, references=("4",))
+
+
+def template(**changes: Any) -> TemplateParams:
+    return TemplateParams(**({"text": "Q: {question}\nA:", "chat": False, "system": None} | changes))
+
+
+def test_a_plain_template_is_filled_and_braces_in_values_stay() -> None:
+    assert fill(template(), CASE) == "Q: Is {this} a brace?\nA:"
+    assert fill(template(text="{{{question}}}"), CASE) == "{Is {this} a brace?}"
+
+
+def test_a_chat_template_gets_messages() -> None:
+    user = {"role": "user", "content": "Q: Is {this} a brace?\nA:"}
+    assert fill(template(chat=True), CASE) == [user]
+    assert fill(template(chat=True, system="Be brief."), CASE) == [{"role": "system", "content": "Be brief."}, user]
+
+
+def test_without_a_text_the_conversation_of_the_data_is_taken() -> None:
+    assert fill(template(text=None, chat=True), CHAT) == list(TALK)
+    with pytest.raises(ParameterError) as caught:
+        fill(template(text=None, chat=True), CASE)
+    assert str(caught.value) == (
+        "task.template.text: expected a text with {question}, got null, and data without messages; give one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"text": "{answer}"}, "text: expected a text with {question} or {hint}, got {answer}; mend params.yaml"),
+        ({"text": "{question.__class__}"}, "text: expected a text with {question} or {hint}, got {question.__class__}"),
+        ({"text": "{question!r}"}, "text: expected a text with {question} or {hint}, got {question}; mend"),
+        ({"text": "{question:>9}"}, "text: expected a text with {question} or {hint}, got {question}; mend"),
+        ({"text": "{}"}, "text: expected a text with {question} or {hint}, got {}; mend params.yaml"),
+        ({"text": "{question"}, "text: expected a text with {question} or {hint}, got '{question' ("),
+        ({"text": "Hello."}, "text: expected a text with {question} or {hint}, got 'Hello.', which asks the same"),
+        ({"text": None}, "chat: expected true where text is null, got false; give task.template.text, or set chat"),
+        ({"system": "Be brief."}, "system: expected null where chat is false, got 'Be brief.'; put it into"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_told(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_template(template(**changes), ("question", "hint"))
+    assert str(caught.value).startswith(f"task.template.{told}")
+
+
+@pytest.mark.parametrize("changes", [{}, {"chat": True, "system": "S"}, {"text": None, "chat": True}])
+def test_a_template_that_fits_passes(changes: dict[str, Any]) -> None:
+    check_template(template(**changes), ("question", "hint"))

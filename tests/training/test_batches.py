@@ -1,0 +1,597 @@
+"""Who is in a step, and that every loss position meets its own teacher row."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.hashing import derive_seed
+from pipeline.core.types import Rollout, Scores, Source
+from pipeline.losses.batch import Batch
+from pipeline.runtime.errors import ParameterError, StoreError
+from pipeline.store.ragged import join_scores
+from pipeline.store.records import ScoredSequence
+from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_writer import write_segment
+from pipeline.store.stretch import Stretch, stretches
+from pipeline.store.windows import WindowReader
+from pipeline.training.batches import BatchParams, Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
+from pipeline.training.collate import collate
+from pipeline.training.mixing import CorpusWeights, Ramp
+from pipeline.training.temperature import gather, temper
+from tests.scores import InMemory, header
+
+Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
+
+
+def rollout(name: str, prompt: Sequence[int], completion: Sequence[int], *, source: Source = "student") -> Rollout:
+    return Rollout(
+        rollout_id=name,
+        prompt_id=name,
+        source=source,
+        author="",
+        prompt_ids=list(prompt),
+        completion_ids=list(completion),
+        behaviour_logp=[] if source == "dataset" else [-0.5 * (t + 1) for t in range(len(completion))],
+        support_ids=[],
+        tail_ids=[],
+        tail_offset=[],
+        ended=False,
+        text="",
+    )
+
+
+def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any = None, lse: Any = None) -> Scores:
+    """Scores with these entries; the tail is what head and union leave unless given [N, H]."""
+
+    def group(name: str, rows: Entries) -> dict[str, Any]:
+        rows = rows or [{}] * len(head)
+        return {
+            f"{name}_ids": np.array([token for row in rows for token in row], np.int32),
+            f"{name}_logp": np.log(np.array([p for row in rows for p in row.values()], np.float32)),
+            f"{name}_n": np.array([len(row) for row in rows], np.int32),
+        }
+
+    left = np.array([1 - sum(row.values()) for row in head], np.float32)[:, None]
+    taken = np.array([sum(row.values()) for row in union or [{}] * len(head)], np.float32)[:, None]
+    tail_NH = left if tail is None else np.array(tail, np.float32)
+    return Scores(
+        **group("head", head),
+        **group("union", union),
+        **group("draw", draw),
+        tail_NH=tail_NH,
+        union_tail_NH=tail_NH - taken,
+        lse_NH=np.zeros_like(tail_NH) if lse is None else np.array(lse, np.float32),
+        token_logp_N=np.zeros(len(head), np.float32),
+        entropy_NH=np.zeros_like(tail_NH),
+        realised_only_N=np.zeros(len(head), np.bool_),
+        tail_g_N=np.full(len(head), np.nan, np.float32),
+    )
+
+
+def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
+    """Sequence i of source s has the completion [code(s, i), t...] and each row's only entry is its token."""
+    rng = np.random.default_rng(count)
+    base = {"student": 1000, "dataset": 2000, "teacher": 3000, "replay": 4000, "peer": 5000}[source]
+    rollouts = [
+        rollout(f"{source}{i}", [1], [base + i, *range(int(rng.integers(0, longest)))], source=source)
+        for i in range(count)
+    ]
+    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+
+
+def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int = 100) -> Pool:
+    """Rollouts with scores that are in memory."""
+    return make_pool(rollouts, InMemory(scores=rows), params(window=window))
+
+
+def params(**changes: Any) -> BatchParams:
+    settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "corpus_weights": None, "window": 100}
+    settings |= {"scale_rewards": "none"}
+    return BatchParams(**(settings | changes))
+
+
+def collated(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
+    """Sequences with their scores as one batch."""
+    whole = join_scores([rows for _, rows in pairs], pairs[0][1].tail_NH.shape[1])
+    return collate([one for one, _ in pairs], whole, temperature=temperature, column=column)
+
+
+NONE = pool_of([], [])
+
+
+def batches(
+    own: Pool,
+    corpus: Pool,
+    *,
+    fraction: float,
+    steps: range = range(10),
+    resume_at: int | None = None,
+    key: Sequence[object] = (0, "s", "r1"),
+    size: int = 8,
+    micro: int = 3,
+) -> list[list[Batch]]:
+    p = params(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
+    start = steps.start if resume_at is None else resume_at
+    planned = plan_steps(own, corpus, p, key=key, steps=steps, replay=0.0)[start - steps.start :]
+    return list(iter_batches(planned, temperature=1.0, column=0))
+
+
+def names(windows: Sequence[Sequence[Batch]]) -> list[list[int]]:
+    """The first token of every sequence, step by step."""
+    return [[ids[0] for batch in window for ids in batch.completion_ids] for window in windows]
+
+
+# Pools
+
+
+def written(path: Path, *rollouts: Rollout) -> Segment:
+    """A segment with these rollouts and a head of one entry at each position."""
+    sequences = [
+        ScoredSequence(rollout=one, scores=scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts
+    ]
+    write_segment(path / "segment", sequences, header(100), np.arange(100))
+    return Segment.open(path / "segment")
+
+
+def test_a_pool_pairs_rollouts_with_their_scores(tmp_path: Path) -> None:
+    rollouts = [rollout("a", [1, 2], [3, 4]), rollout("b", [1], [5])]
+    found = open_pool(rollouts, written(tmp_path, *rollouts), params())
+    batch = next(iter_batches([[[(found, 1), (found, 0)]]], temperature=1.0, column=0))[0]
+    assert batch.completion_ids == [[5], [3, 4]]
+    assert batch.ids_NK.tolist() == [[5], [3], [4]]
+
+
+@pytest.mark.parametrize("prompt, completion", [([1, 2], [3, 5]), ([1, 9], [3, 4]), ([1, 2, 3], [4])])
+def test_other_tokens_in_the_store_are_an_error(tmp_path: Path, prompt: list[int], completion: list[int]) -> None:
+    same, one = rollout("same", [1], [3]), rollout("a", [1, 2], [3, 4])
+    segment = written(tmp_path, same, rollout("a", prompt, completion))
+    with pytest.raises(StoreError, match="segment: expected the tokens of a, got other tokens"):
+        open_pool([same, one], segment, params())
+
+
+def test_a_missing_row_is_an_error(tmp_path: Path) -> None:
+    one = rollout("a", [1, 2], [3, 4])
+    segment = written(tmp_path, one)
+    shorter = segment.index.set_column(segment.index.column_names.index("positions"), "positions", [[1]])
+    with pytest.raises(StoreError, match="segment: expected 2 rows for a, got 1"):
+        open_pool([one], replace(segment, index=shorter), params())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_missing_sequence_is_an_error(tmp_path: Path, count: int) -> None:
+    rollouts = [rollout(str(token), [1], [token]) for token in range(3, 6)]
+    with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got [13];"):
+        open_pool(rollouts[:2], written(tmp_path, *rollouts[:count]), params())
+
+
+# Choice
+
+
+@pytest.mark.parametrize("fraction, expected", [(0.0, 0.0), (1.0, 1.0)])
+def test_a_fraction_of_none_or_all_is_exact(fraction: float, expected: float) -> None:
+    windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction)
+    assert {float(one) for window in windows for batch in window for one in batch.from_student_B} == {expected}
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_a_fraction_between_is_the_share_of_own_rollouts(fraction: float) -> None:
+    windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction, steps=range(250))
+    own = np.concatenate([batch.from_student_B for window in windows for batch in window])
+    assert len(own) == 2000
+    assert abs(own.mean() - fraction) < 4 * math.sqrt(fraction * (1 - fraction) / len(own))
+
+
+def test_an_empty_side_is_fine_while_nothing_is_asked_of_it() -> None:
+    assert len(batches(pool(3, "student"), NONE, fraction=1.0)) == 10
+    assert len(batches(NONE, pool(3, "dataset"), fraction=0.0)) == 10
+
+
+@pytest.mark.parametrize("own, corpus, fraction", [(3, 0, 0.99), (0, 3, 0.01), (0, 0, 1.0), (0, 0, 0.0)])
+def test_an_empty_side_is_an_error_when_it_is_needed(own: int, corpus: int, fraction: float) -> None:
+    with pytest.raises(ParameterError, match=r"batches\.student_fraction: expected 1 without"):
+        batches(pool(own, "student"), pool(corpus, "dataset"), fraction=fraction)
+
+
+def both(*pools: Pool) -> Pool:
+    """One pool with the sequences of several."""
+    rollouts = [one for some in pools for one in some.rollouts]
+    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+
+
+def shares(own: Pool, corpus: Pool, *, steps: range, replay: float = 0.0, **mix: Any) -> dict[str, float]:
+    """How often each source takes a place."""
+    planned = plan_steps(own, corpus, params(**mix), key=(0,), steps=steps, replay=replay)
+    taken = [from_.rollouts[row].source for step in planned for micro in step for from_, row in micro]
+    return {source: taken.count(source) / len(taken) for source in set(taken)}
+
+
+def test_replay_takes_its_share_of_the_students_places_and_no_other() -> None:
+    own, corpus = both(pool(5, "student"), pool(9, "replay")), pool(7, "dataset")
+    found = shares(own, corpus, steps=range(500), student_fraction=0.8, replay=0.75)
+    assert found == pytest.approx({"student": 0.2, "replay": 0.6, "dataset": 0.2}, abs=0.03)
+    assert set(shares(own, corpus, steps=range(50), student_fraction=0.8)) == {"student", "dataset"}
+
+
+def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
+    own, corpus = both(pool(5, "student"), pool(3, "peer")), both(pool(9, "dataset"), pool(3, "teacher"))
+    weights = CorpusWeights(dataset=1.0, teacher=4.0, peer=3.0)
+    weighted = shares(own, corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
+    assert weighted == pytest.approx({"dataset": 1 / 8, "teacher": 1 / 2, "peer": 3 / 8}, abs=0.03)
+    pooled = shares(own, corpus, steps=range(30), student_fraction=0.0)
+    assert pooled == pytest.approx({"dataset": 9 / 15, "teacher": 3 / 15, "peer": 3 / 15})
+    without = shares(pool(5, "student"), corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
+    assert without == pytest.approx({"dataset": 1 / 5, "teacher": 4 / 5}, abs=0.03)
+
+
+def test_a_fraction_follows_the_global_step_so_that_appended_rounds_change_nothing_before() -> None:
+    own, corpus = pool(5, "student"), pool(7, "dataset")
+    p = params(batch_size=400, student_fraction=Ramp(start=0.0, end=1.0, steps=8))
+    planned = plan_steps(own, corpus, p, key=(0,), steps=range(4, 12), replay=0.0)
+    found = [np.mean([from_ is own for micro in step for from_, _ in micro]) for step in planned]
+    assert found == pytest.approx([0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1], abs=0.1)
+    assert found[4:] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.75])
+def test_fourfold_use_trains_four_tokens_for_each_that_the_teacher_scored(replay: float) -> None:
+    """Several passes over one round's rollouts, or one pass in each of four rounds."""
+    fresh, earlier = pool(20, "student"), pool(60, "replay")
+    planned = plan_steps(
+        both(fresh, earlier), NONE, params(student_fraction=1.0), key=(0,), steps=range(1000), replay=replay
+    )
+    trained = [len(from_.rollouts[row].completion_ids) for step in planned[:10] for m in step for from_, row in m]
+    assert len(trained) == 4 * 20
+    mean = np.mean([len(from_.rollouts[row].completion_ids) for step in planned for m in step for from_, row in m])
+    scored = sum(len(one.completion_ids) for one in fresh.rollouts)
+    assert scored / (80 * mean) == pytest.approx(0.25, rel=0.15)
+
+
+@pytest.mark.parametrize("resume_at", [4, 7, 13])
+def test_the_choice_does_not_depend_on_where_one_resumes(resume_at: int) -> None:
+    own, corpus = pool(5, "student"), pool(7, "dataset")
+    whole = batches(own, corpus, fraction=0.5, steps=range(4, 14))
+    rest = batches(own, corpus, fraction=0.5, steps=range(4, 14), resume_at=resume_at)
+    assert names(rest) == names(whole)[resume_at - 4 :]
+    assert len(rest) == 14 - resume_at
+
+
+def test_every_sequence_is_seen_once_an_epoch_in_an_order_that_changes() -> None:
+    windows = batches(pool(20, "student"), NONE, fraction=1.0, size=5, steps=range(12))
+    epochs = [list(itertools.chain(*names(windows[start : start + 4]))) for start in (0, 4, 8)]
+    assert all(sorted(epoch) == list(range(1000, 1020)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_choice_depends_on_the_key() -> None:
+    own, corpus = pool(9, "student"), pool(9, "dataset")
+    found = [names(batches(own, corpus, fraction=0.5, key=key)) for key in [(0, "s"), (0, "s"), (1, "s"), (0, "m")]]
+    assert found[0] == found[1]
+    assert found[0] not in found[2:]
+
+
+@pytest.mark.parametrize("micro", [1, 3, 8, 50])
+def test_micro_batches_only_cut_the_window(micro: int) -> None:
+    own, corpus = pool(5, "student"), pool(7, "dataset")
+    whole = batches(own, corpus, fraction=0.5, micro=8)
+    cut = batches(own, corpus, fraction=0.5, micro=micro)
+    assert names(cut) == names(whole)
+    assert all(len(window) == math.ceil(8 / micro) for window in cut)
+    assert all(len(batch.completion_ids) <= micro for window in cut for batch in window)
+    for window, once in zip(cut, whole, strict=True):
+        assert np.concatenate([batch.token_ids_N for batch in window]).tolist() == once[0].token_ids_N.tolist()
+
+
+def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
+    rollouts = [
+        replace(rollout(f"{prompt}/{i}", [prompt] * 5, [10 * prompt + i, 9]), prompt_id=f"{prompt}")
+        for prompt in (1, 2, 3, 4)
+        for i in range(4)
+    ]
+    own = pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    p = params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
+    planned = plan_steps(own, NONE, p, key=(0,), steps=range(6), replay=0.0)
+    assert all(len({own.rollouts[row].prompt_id for _, row in micro}) == 1 for step in planned for micro in step)
+    assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
+    steps = [[own.rollouts[row].rollout_id for micro in step for _, row in micro] for step in planned]
+    epochs = [steps[at] + steps[at + 1] for at in (0, 2, 4)]
+    assert all(sorted(epoch) == sorted(one.rollout_id for one in rollouts) for epoch in epochs)
+
+
+# Windows
+
+
+def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
+    """The rows that a walk over one pool takes, one after the other."""
+    p = params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
+    planned = plan_steps(own, NONE, p, key=(7,), steps=range(steps), replay=0.0)
+    return [row for step in planned for micro in step for _, row in micro]
+
+
+@pytest.mark.parametrize("window", [8, 100])
+def test_with_one_window_the_order_is_a_shuffle_of_all_prompts(window: int) -> None:
+    own = pool_of(pool(8, "student").rollouts, [], window=window)
+    epochs = [np.random.Generator(np.random.Philox(derive_seed(7, "own", one))).permutation(8) for one in range(2)]
+    assert rows_of(own, steps=16) == np.concatenate(epochs).tolist()
+
+
+def prompts_of(*names: str) -> list[Rollout]:
+    """One rollout for each name; equal names answer the same prompt."""
+    return [replace(rollout(f"{name}{at}", [1], [at]), prompt_id=name) for at, name in enumerate(names)]
+
+
+def test_windows_follow_each_other_and_prompts_stay_whole() -> None:
+    own = pool_of(prompts_of(*"abbcdaeeffgghhh"), [], window=4)
+    windows = [{0, 1, 2, 5}, {3, 4, 6, 7}, {8, 9, 10, 11}, {12, 13, 14}]
+    orders = []
+    for epoch in range(20):
+        rows = rows_of(own, steps=15 * (epoch + 1))[15 * epoch :]
+        of_row = [next(at for at, window in enumerate(windows) if row in window) for row in rows]
+        orders.append(list(dict.fromkeys(of_row)))
+        assert sorted(rows) == list(range(15))
+        assert of_row == [at for at in orders[-1] for _ in windows[at]]
+        assert all(abs(rows.index(one) - rows.index(other)) == 1 for one, other in [(0, 5), (1, 2), (6, 7), (10, 11)])
+    assert {order[0] for order in orders} == {0, 1, 2, 3}
+
+
+def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, int]] = []
+    whole = InMemory.read_stretches
+
+    def watched(self: InMemory, start: int, stop: int) -> list[Stretch[Scores]]:
+        read.append((start, stop))
+        return whole(self, start, stop)
+
+    monkeypatch.setattr(InMemory, "read_stretches", watched)
+    own = pool_of(prompts_of(*map(str, range(12))), [scores([{token: 0.5}]) for token in range(12)], window=4)
+    for corpus, fraction in ((NONE, 1.0), (pool(5, "dataset"), 0.3)):
+        steps = batches(own, corpus, fraction=fraction, size=1, steps=range(12 if fraction == 1 else 30))
+        assert len(steps) in (12, 30)
+        found = [one for one in read if one[1] - one[0] == 4]
+        assert sorted(found[:3]) == [(0, 4), (4, 8), (8, 12)]
+        assert len(found) == 3
+        assert all(
+            batch.ids_NK.tolist() == [[batch.completion_ids[0][0]]] for (batch,) in steps if batch.from_student_B
+        )
+        read.clear()
+
+
+def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
+    source = InMemory(scores=[scores([{token: 0.5}]) for token in range(6)])
+    reader = WindowReader(source, np.arange(6) // 2, partial(temper, temperature=1.0, column=0))
+    reader.hold([0, 3])
+    assert [reader.place(row)[1] for row in (0, 1, 2, 3)] == [0, 1, 2, 3]
+    reader.hold([3, 2])
+    with pytest.raises(KeyError):
+        reader.place(0)
+    assert gather([reader.place(3), reader.place(2)]).head[0].tolist() == [3, 2]
+
+
+def test_rows_far_apart_are_read_apart() -> None:
+    assert stretches([]) == []
+    assert stretches([40, 3, 19, 4]) == [range(3, 20), range(40, 41)]
+
+
+# Rows
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> list[tuple[Rollout, Scores]]:
+    """A few scored sequences of every shape, some empty, with exact and rounded masses at two temperatures."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pairs = []
+    for at, length in enumerate(draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))):
+        ids = [rng.permutation(30) for _ in range(length)]
+        heads = [{int(one): float(rng.random()) / 9 for one in row[: rng.integers(1, 9)]} for row in ids]
+        unions = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 4)]} for row in ids]
+        draws = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 7)]} for row in ids]
+        tail = rng.random((length, 2)) * rng.integers(0, 2, (length, 1))
+        lse = np.stack([np.zeros(length), rng.normal(size=length)], 1)
+        rows = scores(heads, union=unions, draw=draws, tail=tail.reshape(length, 2), lse=lse)
+        rows = replace(rows, union_tail_NH=(tail * rng.random()).astype(np.float32).reshape(length, 2))
+        source: Source = ("student", "dataset", "teacher")[at % 3]  # type: ignore[assignment]
+        pairs.append((rollout(str(at), [1], rng.integers(0, 9, length).tolist(), source=source), rows))
+    return pairs
+
+
+def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column: int) -> dict[str, Any]:
+    """The teacher's rows of a batch, entry by entry."""
+    cut = [(rows, *spans) for _, rows in pairs for spans in positions(rows)]
+    width_head, width_union, width_draw = (
+        max((one[i].stop - one[i].start for one in cut), default=0) for i in (2, 3, 4)
+    )
+    made: dict[str, list[Any]] = {name: [] for name in ("ids", "logp", "tail", "draw_ids", "draw_logp", "weight")}
+    for rows, t, head, union, drawn in cut:
+        lse, floor = rows.lse_NH[t, column], math.exp(-20)
+        tail = max(rows.union_tail_NH[t, column], floor)
+        entries = [(rows.head_ids[head], rows.head_logp[head], width_head)]
+        entries += [(rows.union_ids[union], rows.union_logp[union], width_union)]
+        logp = [one / temperature - lse for _, one, _ in entries]
+        total = sum(np.exp(one.astype(np.float64)).sum() for one in logp) + tail
+        pad = [width - len(ids) for ids, _, width in entries]
+        first = rows.head_ids[head][0]
+        made["ids"].append([one for (ids, *_), n in zip(entries, pad, strict=True) for one in [*ids, *[first] * n]])
+        made["logp"].append(
+            [one for part, n in zip(logp, pad, strict=True) for one in [*(part - math.log(total)), *[-np.inf] * n]]
+        )
+        made["tail"].append(tail / total)
+        missing, ids = width_draw - (drawn.stop - drawn.start), rows.draw_ids[drawn].tolist()
+        share = math.log(max(rows.tail_NH[t, 0], floor) / max(len(ids), 1))
+        held = [one in rows.union_ids[union] for one in ids]
+        at_t = rows.draw_logp[drawn] / temperature - lse - math.log(total)
+        weight = share + at_t - rows.draw_logp[drawn]
+        made["draw_ids"].append([*ids, *[0] * missing])
+        made["draw_logp"].append([0 if no else one for one, no in zip(at_t, held, strict=True)] + [0] * missing)
+        made["weight"].append(
+            [-np.inf if no else one for one, no in zip(weight, held, strict=True)] + [-np.inf] * missing
+        )
+    return made
+
+
+def positions(rows: Scores) -> Iterator[tuple[int, slice, slice, slice]]:
+    """Each position, and its head, union and draws."""
+    ends = [np.cumsum([0, *counts]).tolist() for counts in (rows.head_n, rows.union_n, rows.draw_n)]
+    for t in range(len(rows.head_n)):
+        head, union, drawn = (slice(one[t], one[t + 1]) for one in ends)
+        yield t, head, union, drawn
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged(), st.sampled_from([1.0, 2.0]))
+def test_a_batch_is_its_entries_laid_out(pairs: list[tuple[Rollout, Scores]], temperature: float) -> None:
+    column = 0 if temperature == 1.0 else 1
+    batch, expected = collated(pairs, temperature=temperature, column=column), laid_out(pairs, temperature, column)
+    positions_N = len(expected["tail"])
+    assert batch.ids_NK.tolist() == expected["ids"]
+    assert batch.draw_ids_NJ.tolist() == expected["draw_ids"]
+    for name, found in (
+        ("logp", batch.logp_NK),
+        ("draw_logp", batch.draw_logp_NJ),
+        ("weight", batch.draw_logweight_NJ),
+    ):
+        assert found.dtype == np.float32
+        assert np.allclose(found, np.array(expected[name]).reshape(found.shape), rtol=1e-5, atol=1e-5)
+    assert batch.tail_N == pytest.approx(expected["tail"], rel=1e-5)
+    assert batch.has_draws_N.tolist() == [n > 0 for _, rows in pairs for n in rows.draw_n]
+    assert batch.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
+    assert len(batch.behaviour_logp_N) == len(batch.token_ids_N) == positions_N
+    assert batch.from_student_B.tolist() == [one.source == "student" for one, _ in pairs]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ragged(), st.sampled_from([(1.0, 0), (2.0, 1)]))
+def test_a_row_has_the_bits_that_it_has_alone(pairs: list[tuple[Rollout, Scores]], at: tuple[float, int]) -> None:
+    """Whichever way sequences come into windows and batches: in float32, position by position."""
+    temperature, column = at
+    many = pool_of([one for one, _ in pairs], [rows for _, rows in pairs])
+    order = np.random.default_rng(len(pairs)).permutation(len(pairs)).tolist()
+    batch = next(iter_batches([[[(many, row) for row in order]]], temperature=temperature, column=column))[0]
+    cut = [(rows, *spans) for row in order for rows in (pairs[row][1],) for spans in positions(rows)]
+    for n, (rows, t, head, union, drawn) in enumerate(cut):
+        lse, floor = rows.lse_NH[t, column], np.float32(math.exp(-20))
+        logp = [
+            one if temperature == 1.0 else one / temperature - lse
+            for one in (rows.head_logp[head], rows.union_logp[union])
+        ]
+        tail = np.maximum(rows.union_tail_NH[t, column], floor)
+        sums = [np.add.reduceat(np.exp(one), [0])[0] if len(one) else np.float32(0) for one in logp]
+        norm = np.log(sums[0] + sums[1] + tail)
+        kept_K = ~np.isneginf(batch.logp_NK[n])
+        assert batch.logp_NK[n][kept_K].tolist() == [*(logp[0] - norm), *(logp[1] - norm)]
+        assert batch.tail_N[n] == tail / (sums[0] + sums[1] + tail)
+        share = np.log(np.maximum(rows.tail_NH[t, 0], floor) / np.float32(max(rows.draw_n[t], 1)))
+        raw = rows.draw_logp[drawn]
+        at_t = (raw if temperature == 1.0 else raw / temperature - lse) - norm
+        counted = ~np.isin(rows.draw_ids[drawn], rows.union_ids[union])
+        found, expected = batch.draw_logweight_NJ[n][: len(raw)], at_t - raw + share
+        assert found[counted].tolist() == expected[counted].tolist()
+        assert np.isneginf(found[~counted]).all()
+        assert batch.draw_logp_NJ[n][: len(raw)].tolist() == np.where(counted, at_t, 0).tolist()
+
+
+def test_row_t_belongs_to_completion_token_t() -> None:
+    """Every row of the pool holds its own token alone, so that a shift by one would show."""
+    for window in batches(pool(9, "student"), pool(9, "dataset"), fraction=0.5):
+        for batch in window:
+            assert batch.token_ids_N.tolist() == list(itertools.chain(*batch.completion_ids))
+            assert batch.ids_NK.tolist() == [[token] for token in batch.token_ids_N]
+
+
+def test_masks_come_from_lengths_and_not_from_ids() -> None:
+    """Token 0 pads inside `lm`, 2 is pad and eos: both count wherever a completion holds them."""
+    one = rollout("a", [1], [2, 0, 2, 2])
+    batch = collated([(one, scores([{token: 0.5} for token in one.completion_ids]))], temperature=1.0, column=0)
+    assert batch.token_ids_N.tolist() == [2, 0, 2, 2]
+    assert batch.behaviour_logp_N.tolist() == [-0.5, -1.0, -1.5, -2.0]
+    assert batch.logp_NK == pytest.approx(np.log(np.full((4, 1), 0.5)))
+
+
+def test_padding_repeats_a_stored_id_of_its_row_and_has_no_probability() -> None:
+    wide = scores([{5: 0.4, 6: 0.3, 7: 0.1}], union=[{8: 0.05}])
+    narrow = scores([{9: 0.9}], union=[{}])
+    pairs = [(rollout("a", [1], [5]), wide), (rollout("b", [1], [9]), narrow)]
+    batch = collated(pairs, temperature=1.0, column=0)
+    assert batch.ids_NK.tolist() == [[5, 6, 7, 8], [9, 9, 9, 9]]
+    assert np.exp(batch.logp_NK) == pytest.approx(np.array([[0.4, 0.3, 0.1, 0.05], [0.9, 0, 0, 0]]))
+    assert batch.tail_N == pytest.approx([0.15, 0.1])
+
+
+def test_rows_of_rounded_probabilities_become_distributions() -> None:
+    rounded = scores([{5: 0.61, 6: 0.3}], tail=[[0.12]])
+    batch = collated([(rollout("a", [1], [5]), rounded)], temperature=1.0, column=0)
+    assert np.exp(batch.logp_NK).sum(-1) + batch.tail_N == pytest.approx([1.0])
+    assert np.exp(batch.logp_NK)[0] == pytest.approx([0.61 / 1.03, 0.3 / 1.03])
+
+
+def test_a_tail_rounded_to_nothing_is_not_quite_nothing() -> None:
+    batch = collated([(rollout("a", [1], [5]), scores([{5: 1.0}], tail=[[0.0]]))], temperature=1.0, column=0)
+    assert batch.tail_N == pytest.approx([math.exp(-20)])
+
+
+def test_the_column_and_the_temperature_choose_one_distribution() -> None:
+    p_V = np.array([0.5, 0.3, 0.15, 0.05])
+    z = (p_V**0.5).sum()
+    hot_V = p_V**0.5 / z
+    rows = scores([{0: 0.5, 1: 0.3}], tail=[[0.2, hot_V[2:].sum()]], lse=[[0.0, math.log(z)]])
+    pair = rollout("a", [1], [0]), rows
+    for temperature, column, expected_V in [(1.0, 0, p_V), (2.0, 1, hot_V)]:
+        batch = collated([pair], temperature=temperature, column=column)
+        assert np.exp(batch.logp_NK)[0] == pytest.approx(expected_V[:2])
+        assert batch.tail_N == pytest.approx([expected_V[2:].sum()])
+
+
+def test_what_a_draw_counts() -> None:
+    """Two draws of a tail of .2 count .1 each; one that the union holds counts nothing, and the row still has draws."""
+    rows = scores([{0: 0.8}, {0: 0.8}, {0: 0.8}], union=[{}, {3: 0.05}, {}], draw=[{2: 0.1, 3: 0.05}, {3: 0.05}, {}])
+    batch = collated([(rollout("a", [1], [0, 0, 0]), rows)], temperature=1.0, column=0)
+    assert np.exp(batch.draw_logweight_NJ) == pytest.approx(np.array([[0.1, 0.1], [0, 0], [0, 0]]))
+    assert batch.has_draws_N.tolist() == [True, True, False]
+    assert batch.draw_ids_NJ[0].tolist() == [2, 3]
+    assert np.exp(batch.draw_logp_NJ[0]) == pytest.approx([0.1, 0.05])
+
+
+def test_only_students_have_a_behaviour() -> None:
+    """A teacher's or a data set's log-probs say nothing about how stale the student's rollouts are."""
+    pairs = [
+        (rollout(source, [1], [5, 5], source=source), scores([{5: 0.5}] * 2))
+        for source in ("student", "teacher", "dataset")
+    ]
+    batch = collated(pairs, temperature=1.0, column=0)
+    assert np.isnan(batch.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
+    assert batch.from_student_B.tolist() == [True, False, False]
+    assert batch.fresh_N.tolist() == [True] * 2 + [False] * 4
+
+
+def test_replayed_and_lent_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
+    pairs: list[tuple[Rollout, Scores]] = [
+        (rollout("r", [1], [5, 5], source="replay"), scores([{5: 0.5}] * 2)),
+        (rollout("p", [1], [5], source="peer"), scores([{5: 0.5}])),
+    ]
+    batch = collated(pairs, temperature=1.0, column=0)
+    assert batch.behaviour_logp_N.tolist() == batch.author_logp_N.tolist() == [-0.5, -1.0, -0.5]
+    assert not batch.fresh_N.any()
+    assert not batch.from_student_B.any()
+
+
+def test_sequences_keep_their_rows_in_any_company() -> None:
+    rollouts = pool(6, "student").rollouts
+    pairs = [(one, scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts]
+    together = collated(pairs, temperature=1.0, column=0)
+    apart = [collated([one], temperature=1.0, column=0) for one in pairs]
+    for name in ("token_ids_N", "behaviour_logp_N", "tail_N", "ids_NK", "logp_NK"):
+        assert np.array_equal(getattr(together, name), np.concatenate([getattr(one, name) for one in apart]))
+
+
+def test_collating_leaves_the_scores_alone() -> None:
+    rows = scores([{0: 0.8}], union=[{3: 0.05}], draw=[{2: 0.1}])
+    before = replace(rows, **{name: getattr(rows, name).copy() for name in Scores.__slots__})
+    collated([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)
+    assert all(np.array_equal(getattr(rows, name), getattr(before, name), equal_nan=True) for name in Scores.__slots__)

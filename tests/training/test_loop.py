@@ -1,0 +1,705 @@
+"""Training a tiny student from a tiny teacher, with the pipeline's own parts from rollout to checkpoint."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.core.sampling import Sampling
+from pipeline.core.types import Prompt, Rollout, reference_rollouts
+from pipeline.evaluation.agreement import compare, join
+from pipeline.evaluation.completions import EvaluationParams, complete
+from pipeline.losses.batch import Batch
+from pipeline.losses.divergences import DivergenceParams
+from pipeline.losses.objective import ObjectiveParams
+from pipeline.models import language_model as lm
+from pipeline.rollout.collect import collect_rollouts, plan_batches
+from pipeline.rollout.hf_sampler import HFSampler
+from pipeline.rollout.sampler import Sampled
+from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
+from pipeline.scoring.score import ScoringParams, score_rollouts
+from pipeline.scoring.scorer import SupportParams
+from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_writer import write_segment
+from pipeline.training.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
+from pipeline.training.log import read_log
+from pipeline.training.loop import OptimizerParams, checkpoints, open_run, start, train
+from tests.models.test_lora import lora, make_student
+from tests.scores import header
+
+VOCAB, EOS = 40, 39  # few enough tokens that a few hundred positions teach something about all of them
+KEY = (0, "s", "r1")
+SUPPORT = SupportParams(threshold=0.02, max_entries=32, draws_per_tail=16.0, min_tail=0.02, temperatures=(1.0,))
+PROMPTS = [
+    Prompt(
+        prompt_id=f"p{index}",
+        split="train",
+        prompt_ids=[38, index % 5, 10 + index],
+        reference_ids=[20 + index, 30, 31, EOS],
+        prompt_text="",
+        references=[""],
+    )
+    for index in range(12)
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A student, what it wrote and the corpus, both scored."""
+
+    teacher: Path
+    student: Path
+    own: Pool
+    corpus: Pool
+
+
+def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8", vocab: int = VOCAB) -> Pool:
+    """Through the scorer, the codec and a segment on disk."""
+    p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec=codec, support=SUPPORT)
+    said = header(
+        vocab,
+        codec=codec,
+        scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
+        teacher="t",
+        tokenizer="k",
+        dtype="float32",
+        temperatures=SUPPORT.temperatures,
+    )
+
+    def load() -> HFScorer:
+        return HFScorer(teacher, precision="float32", vocab=vocab, support=SUPPORT, batch_size=1)
+
+    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(vocab))
+    return open_pool(rollouts, Segment.open(path), MIX)
+
+
+def written_by(
+    student: Path, count: int, *, tokens: int, seed: int = 0, tail_draws: int = 0, vocab: int = VOCAB
+) -> list[Rollout]:
+    sampling = Sampling(
+        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=tail_draws
+    )
+    sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=seed)
+    batches = plan_batches(PROMPTS, count, 12, name="s/r1")
+    return [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]
+
+
+def make_job(
+    make_model_dir: Callable[..., Path],
+    root: Path,
+    *,
+    samples: int,
+    tokens: int,
+    teacher_range: float,
+    dropout: float,
+) -> Job:
+    ids = {"vocab": VOCAB, "bos_token_id": 38, "eos_token_id": EOS, "pad_token_id": EOS}
+    teacher = make_model_dir(root / "teacher", seed=1, initializer_range=teacher_range, **ids)
+    student = make_model_dir(root / "student", seed=2, initializer_range=0.1, attention_dropout=dropout, **ids)
+    own = scored(written_by(student, samples, tokens=tokens), teacher, root / "own")
+    corpus = scored(reference_rollouts(PROMPTS), teacher, root / "corpus")
+    return Job(teacher, student, own, corpus)
+
+
+@pytest.fixture(scope="module")
+def job(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The student drops attention at random, so that a step's randomness matters to a resumed run."""
+    root = tmp_path_factory.mktemp("job")
+    return make_job(make_model_dir, root, samples=2, tokens=8, teacher_range=0.5, dropout=0.1)
+
+
+def prompt_of(one: Rollout) -> Prompt:
+    """The prompt that a rollout answers."""
+    return next(prompt for prompt in PROMPTS if prompt.prompt_id == one.prompt_id)
+
+
+MIX = BatchParams(
+    batch_size=6, micro_batch_size=3, student_fraction=0.7, corpus_weights=None, window=3, scale_rewards="none"
+)
+
+
+def optimizer(**changes: Any) -> OptimizerParams:
+    settings = {
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 3,
+        "decay_steps": 10,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "precision": "float32",
+        "ema_decay": None,
+        "disable_dropout": False,
+        "gradient_checkpointing": False,
+        "save_steps": 2,
+    }
+    return OptimizerParams(**(settings | changes))
+
+
+OBJECTIVE = ObjectiveParams(
+    divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
+    temperature=1.0,
+    support="auto",
+    tail_draws_scale=0.3,
+    g_staleness=1.0,
+    cross_entropy=0.0,
+    alpha=1.0,
+    epsilon=0.2,
+    chunk_tokens=20,  # fewer than a micro-batch has
+)
+
+
+def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int = 3) -> Iterator[list[Batch]]:
+    p = replace(MIX, micro_batch_size=micro)
+    at = steps.start if resume_at is None else resume_at
+    planned = plan_steps(job.own, job.corpus, p, key=KEY, steps=steps, replay=0.0)[at - steps.start :]
+    return iter_batches(planned, temperature=1.0, column=0)
+
+
+def fit(
+    model: Any,
+    batches: Iterator[list[Batch]],
+    p: OptimizerParams,
+    state: Any,
+    steps: range,
+    scratch: Path,
+    *,
+    limit: float | None = None,
+    objective: ObjectiveParams = OBJECTIVE,
+    vocab: int = VOCAB,
+) -> None:
+    train(
+        model,
+        batches,
+        objective,
+        p,
+        state,
+        vocab=vocab,
+        steps=steps,
+        key=KEY,
+        scratch=scratch,
+        title="train",
+        total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=limit,
+    )
+
+
+def run(
+    job: Job,
+    scratch: Path,
+    steps: range,
+    p: OptimizerParams,
+    *,
+    fail_before: int | None = None,
+    limit: float | None = None,
+    micro: int = 3,
+    **begin: Any,
+) -> Path:
+    """As the stage does: from the newest checkpoint in the scratch to the last step; raises before a step if asked.
+
+    `limit` is `max_staleness`.
+    """
+    scratch.mkdir(exist_ok=True)
+    origin = {"model": job.student, "moments": None} | begin
+    labels = {"student": "s", "round": "r1"}
+    model, state, at = open_run(scratch, **origin, p=p, labels=labels, first_step=steps.start)
+
+    def interrupted() -> Iterator[list[Batch]]:
+        for step, window in enumerate(windows(job, steps, resume_at=at, micro=micro), start=at):
+            if step == fail_before:
+                raise KeyboardInterrupt
+            yield window
+
+    fit(model, interrupted(), p, state, range(at, steps.stop), scratch, limit=limit)
+    (last,) = checkpoints(scratch)
+    return last
+
+
+def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
+    """Everything a checkpoint holds, for comparison by bits."""
+    (file,) = (checkpoint / "model").glob("*.safetensors")
+    weights = load_file(file)
+    moments = torch.load(checkpoint / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+    flat = [(index, name, value.numpy().tobytes()) for index, one in moments.items() for name, value in one.items()]
+    assert flat
+    return (
+        {name: value.numpy().tobytes() for name, value in weights.items()},
+        flat,
+        (checkpoint / "train.csv").read_text(),
+    )
+
+
+# Windows
+
+
+def gradients(
+    job: Job, micro: int, scratch: Path, *, prompt: list[int] | None = None, **changes: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """The log's row of one window without dropout, and its gradients as the optimizer sees them.
+
+    `prompt` stands in place of all prompts.
+    """
+    p, seen = optimizer(**({"max_grad_norm": 1e9, "disable_dropout": True} | changes)), {}
+    model = lm.load_model(job.student, to_train=True)
+    state = start(model, p, previous=None, labels={})
+
+    def record(*_: Any) -> None:
+        seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
+
+    state.optimizer.register_step_pre_hook(record)
+    batches = windows(job, range(1), micro=micro)
+    if prompt:
+        batches = ([replace(one, prompt_ids=[prompt] * len(one.prompt_ids)) for one in window] for window in batches)
+    fit(model, batches, p, state, range(1), scratch)
+    return state.rows[0], seen
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_add_up_the_gradient_of_a_shared_prompt_in_one_order(
+    job: Job, two_threads: None, tmp_path: Path
+) -> None:
+    """The prompt is long enough for torch to share out the sum, and has more completions than two, whose sum has none
+    but one order."""
+    prompt = np.random.default_rng(0).integers(VOCAB, size=800).tolist()
+    first, *others = (gradients(job, 6, tmp_path, prompt=prompt)[1] for _ in range(5))
+    assert all(torch.equal(one[name], first[name]) for one in others for name in first)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("micro", [1, 2, 5])
+def test_splitting_a_window_changes_neither_loss_nor_gradient(job: Job, micro: int, tmp_path: Path) -> None:
+    row, found = gradients(job, micro, tmp_path)
+    row_at_once, at_once = gradients(job, 6, tmp_path)
+    assert row["loss"] == pytest.approx(row_at_once["loss"], abs=1e-6)
+    assert max((found[name] - at_once[name]).abs().max().item() for name in at_once) < 1e-6
+    assert max(one.abs().max().item() for one in at_once.values()) > 1e-2
+
+
+# What the settings do
+
+
+def test_gradients_are_clipped_as_torch_clips_them(job: Job, tmp_path: Path) -> None:
+    """The accumulated gradient of the whole window, not a micro-batch's."""
+    row, whole = gradients(job, 2, tmp_path)
+    limit = row["grad_norm"] / 3
+    clipped_row, clipped = gradients(job, 2, tmp_path, max_grad_norm=limit)
+    weights = [torch.zeros_like(one).requires_grad_() for one in whole.values()]
+    for weight, gradient in zip(weights, whole.values(), strict=True):
+        weight.grad = gradient.clone()
+    norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+    assert clipped_row["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)  # logged as it was
+    for weight, name in zip(weights, clipped, strict=True):
+        assert torch.allclose(clipped[name], weight.grad, rtol=1e-5, atol=1e-9)  # type: ignore[arg-type]
+    total = torch.stack([one.norm() for one in clipped.values()]).norm()
+    assert total.item() == pytest.approx(limit, rel=1e-4)
+
+
+def test_autocast_to_bfloat16_is_close_to_float32(job: Job, tmp_path: Path) -> None:
+    """Weights, gradients and moments stay in float32; the direction is the same within bfloat16's three digits."""
+    row, full = gradients(job, 3, tmp_path)
+    half_row, half = gradients(job, 3, tmp_path, precision="bfloat16")
+    assert half_row["loss"] == pytest.approx(row["loss"], rel=1e-2)
+    assert half_row["loss"] != row["loss"]
+    assert {one.dtype for one in half.values()} == {torch.float32}
+    one, other = (torch.cat([value.flatten() for value in each.values()]) for each in (full, half))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.999
+    assert other.norm().item() == pytest.approx(one.norm().item(), rel=2e-2)
+
+
+def test_checkpointing_activations_changes_no_gradient(job: Job, tmp_path: Path) -> None:
+    row, plain = gradients(job, 3, tmp_path)
+    again_row, again = gradients(job, 3, tmp_path, gradient_checkpointing=True)
+    assert again_row["loss"] == pytest.approx(row["loss"], abs=1e-6)
+    assert max((again[name] - plain[name]).abs().max().item() for name in plain) < 1e-6
+
+
+def test_a_checkpointed_adapter_gets_the_gradient_of_a_plain_one(adapted: Job, tmp_path: Path) -> None:
+    """Nothing that is frozen asks for a gradient where the layers begin."""
+    rows = []
+    for keep in (False, True):
+        p = optimizer(gradient_checkpointing=keep, max_grad_norm=1e9, disable_dropout=True)
+        model, state, _ = open_run(tmp_path / str(keep), adapted.student, None, p, labels={}, first_step=0)
+        fit(model, windows(adapted, range(1)), p, state, range(1), tmp_path / str(keep))
+        rows.append(state.rows[0])
+    assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
+    assert rows[0]["grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlamaConfig(attention_bias=True),
+        transformers.Gemma2Config(),
+        transformers.Qwen3Config(),
+        transformers.PhiConfig(),
+        transformers.GPT2Config(),
+        transformers.BartConfig(),
+        transformers.T5Config(),
+    ],
+    ids=lambda one: one.model_type,
+)
+def test_weights_decay_where_transformers_trainer_lets_them(config: Any) -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "d_ff": 8}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "n_positions": 8, "num_layers": 1}
+    sizes |= {"d_model": 8, "n_embd": 8, "n_head": 2, "n_layer": 1, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_heads": 2, "pad_token_id": 0}
+    sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "d_kv": 4, "bos_token_id": 0, "eos_token_id": 0}
+    known = {name: value for name, value in sizes.items() if name in config.to_dict() or name in config.attribute_map}
+    model = lm.auto_class(config).from_config(type(config)(**known))
+    decaying, staying = start(model, optimizer(weight_decay=0.3), previous=None, labels={}).optimizer.param_groups
+    assert (decaying["weight_decay"], staying["weight_decay"]) == (0.3, 0.0)
+    names = {id(one): name for name, one in model.named_parameters()}
+    wanted = set(transformers.Trainer.get_decay_parameter_names(None, model))
+    assert {names[id(one)] for one in decaying["params"]} == wanted & set(names.values())
+    assert {names[id(one)] for one in staying["params"]} == set(names.values()) - wanted
+
+
+# Heads padded beyond the tokenizer, each to a size of its own
+
+
+def padded(source: Path, path: Path, rows: int) -> Path:
+    """The same model with a head of so many rows; what it gives the new ones would be nearly all of its mass."""
+    model = lm.load_model(source)
+    vocab = model.config.vocab_size
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    generator = torch.Generator().manual_seed(rows)
+    width = model.config.hidden_size
+    with torch.no_grad():
+        model.get_output_embeddings().weight[vocab:] = 20 * torch.randn(rows - vocab, width, generator=generator)
+        ids = torch.tensor([one.prompt_ids for one in PROMPTS])
+        assert model(input_ids=ids).logits.softmax(-1)[..., vocab:].sum(-1).mean() > 0.9
+    model.save_pretrained(path)
+    return path
+
+
+def passed_through(
+    teacher: Path, student: Path, root: Path, name: Any, vocab: int
+) -> tuple[list[Batch], dict[str, Any], dict[str, Tensor], dict[str, float]]:
+    """Everything that two models go through: rollouts and their scores, a step's log and gradients, the comparison."""
+    own = scored(written_by(student, 2, tokens=4, tail_draws=4, vocab=vocab), teacher, root / "own", vocab=vocab)
+    model, seen = lm.load_model(student, to_train=True), {}
+    state = start(model, optimizer(max_grad_norm=1e9), previous=None, labels={})
+
+    def record(*_: Any) -> None:
+        seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
+
+    state.optimizer.register_step_pre_hook(record)
+    planned = plan_steps(own, own, replace(MIX, student_fraction=1.0), key=KEY, steps=range(1), replay=0.0)
+    (window,) = iter_batches(planned, temperature=1.0, column=0)
+    objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name))
+    fit(model, iter([window]), optimizer(), state, range(1), root, objective=objective, vocab=vocab)
+    p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", shown=0)
+    sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
+    completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
+    found = compare(student, teacher, PROMPTS[:3], completions, p, vocab=vocab, title="compare")
+    return window, state.rows[0], seen, join(found).means()
+
+
+@pytest.mark.parametrize(
+    "vocab, of_teacher, of_student, name",
+    [(40, 47, 43, "reverse_kl"), (40, 40, 47, "forward_kl"), (151_665, 152_064, 151_936, "forward_kl")],
+)
+def test_what_a_head_has_beyond_the_tokenizer_takes_part_in_nothing(
+    make_model_dir: Callable[..., Path],
+    tmp_path: Path,
+    vocab: int,
+    of_teacher: int,
+    of_student: int,
+    name: str,
+) -> None:
+    """The last sizes are Qwen2.5's: its tokenizer's, its head's from 7B on, and that of the smaller models."""
+    sizes = {"vocab": vocab, "hidden_size": 8, "intermediate_size": 8, "layers": 1, "initializer_range": 0.8}
+    ids = {"bos_token_id": 38, "eos_token_id": EOS, "pad_token_id": EOS}
+    exact = [make_model_dir(tmp_path / f"{seed}", seed=seed, **sizes, **ids) for seed in (1, 2)]
+    wide = [
+        padded(path, tmp_path / f"{path.name}-wide", rows) if rows > vocab else path
+        for path, rows in zip(exact, (of_teacher, of_student), strict=True)
+    ]
+    batches, row, gradients, means = passed_through(*exact, tmp_path / "exact", name, vocab)
+    batches_, row_, gradients_, means_ = passed_through(*wide, tmp_path / "wide", name, vocab)
+    for one, other in zip(batches, batches_, strict=True):
+        assert other.completion_ids == one.completion_ids
+        for field in ("ids_NK", "logp_NK", "draw_ids_NJ", "tail_N", "token_ids_N", "behaviour_logp_N"):
+            assert np.allclose(getattr(other, field), getattr(one, field), rtol=1e-6, atol=1e-6), field
+    assert row_["loss"] == pytest.approx(row["loss"], abs=1e-6)
+    assert row["loss"] > 0.1
+    assert means_ == pytest.approx(means, abs=1e-6)
+    for one, gradient in gradients.items():
+        assert (gradients_[one][: len(gradient)] - gradient).abs().max() < 1e-6, one
+    (head,) = [one for key, one in gradients_.items() if key.endswith("embed_tokens.weight")]
+    assert len(head) == of_student
+    assert not head[vocab:].any()
+
+
+# Interruption
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(job, tmp_path_factory.mktemp("whole") / "scratch", range(4, 10), optimizer())
+
+
+@pytest.mark.parametrize("fail_before", [[4], [5], [6], [7], [8], [9], [5, 7, 9]])
+def test_a_resumed_run_ends_with_the_same_bits(
+    job: Job, uninterrupted: Path, fail_before: list[int], tmp_path: Path
+) -> None:
+    for step in fail_before:
+        with pytest.raises(KeyboardInterrupt):
+            run(job, tmp_path / "scratch", range(4, 10), optimizer(), fail_before=step)
+        expected = [f"step-{step - step % 2:08d}"] if step > 5 else []
+        assert [one.name for one in checkpoints(tmp_path / "scratch")] == expected
+    assert contents(run(job, tmp_path / "scratch", range(4, 10), optimizer())) == contents(uninterrupted)
+
+
+def test_without_dropout_the_author_of_fresh_rollouts_is_not_stale(job: Job, tmp_path: Path) -> None:
+    found = []
+    for without in (True, False):
+        p = optimizer(disable_dropout=without)
+        model, state, _ = open_run(tmp_path / str(without), job.student, None, p, labels={}, first_step=0)
+        fit(model, windows(job, range(1)), p, state, range(1), tmp_path / str(without))
+        found.append(state.rows[0]["staleness_kl"])
+    assert abs(found[0]) < 1e-6
+    assert found[1] > 1e-4
+
+
+def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
+    """The same windows with other random numbers give another student."""
+    p = optimizer()
+    model, state, _ = open_run(tmp_path, job.student, None, p, labels={}, first_step=4)
+    steps = range(4, 10)
+    train(
+        model,
+        windows(job, steps),
+        OBJECTIVE,
+        p,
+        state,
+        vocab=VOCAB,
+        steps=steps,
+        key=(1, "s", "r1"),
+        scratch=tmp_path,
+        title="train",
+        total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=None,
+    )
+    (other,) = checkpoints(tmp_path)
+    assert contents(other)[0] != contents(uninterrupted)[0]
+
+
+def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_do(job: Job, tmp_path: Path) -> None:
+    done = contents(run(job, tmp_path / "scratch", range(2), optimizer()))
+    assert contents(run(job, tmp_path / "scratch", range(2), optimizer(), fail_before=0)) == done
+
+
+# Early refresh
+
+
+def test_a_round_ends_after_the_first_step_beyond_the_limit_and_is_the_same_when_resumed(
+    job: Job, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Also when it was killed between its last checkpoint and its publication."""
+    rows = read_log(uninterrupted / "train.csv")
+    limit = (rows[1]["staleness_kl"] + rows[2]["staleness_kl"]) / 2
+    assert rows[0]["staleness_kl"] < limit
+    ended = run(job, tmp_path / "whole", range(4, 10), optimizer(), limit=limit)
+    assert ended.name == "step-00000007"
+    assert read_log(ended / "train.csv") == rows[:3]
+    for step in (5, 6):
+        with pytest.raises(KeyboardInterrupt):
+            run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit, fail_before=step)
+    for _ in range(2):
+        assert contents(run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit)) == contents(ended)
+
+
+def test_a_limit_that_nothing_reaches_changes_nothing(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
+    assert contents(run(job, tmp_path, range(4, 10), optimizer(), limit=1e9)) == contents(uninterrupted)
+
+
+# Adapters
+
+
+@pytest.fixture(scope="module")
+def adapted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The same job for an adapter to the student, with a dropout of its own."""
+    home = tmp_path_factory.mktemp("adapted")
+    return replace(job, student=make_student(home, job.student, lora(lora_dropout=0.2)))
+
+
+def test_training_an_adapter_changes_it_alone(adapted: Job, tmp_path: Path) -> None:
+    base = adapted.student.parent.parent / "base" / "model.safetensors"
+    before, size = base.read_bytes(), base.stat().st_size
+    last = run(adapted, tmp_path / "scratch", range(6), optimizer())
+    assert base.read_bytes() == before
+    first, after = (load_file(one / "adapter_model.safetensors") for one in (adapted.student, last / "model"))
+    assert first.keys() == after.keys()
+    assert all(not torch.equal(first[name], after[name]) for name in first if "lora_B" in name)
+    moments = torch.load(last / "optimizer.pt", weights_only=True)["optimizer"]["state"].values()
+    assert sum(one["exp_avg"].numel() for one in moments) == sum(one.numel() for one in after.values())
+    assert sum(one.stat().st_size for one in (last / "model").iterdir()) < size
+    rows = read_log(last / "train.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(
+    adapted: Job, ema_decay: float | None, tmp_path: Path
+) -> None:
+    p = optimizer(ema_decay=ema_decay)
+    whole = contents(run(adapted, tmp_path / "whole", range(4), p))
+    with pytest.raises(KeyboardInterrupt):
+        run(adapted, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(run(adapted, tmp_path / "killed", range(4), p)) == whole
+
+
+# A moving average of the weights
+
+
+def test_the_model_is_the_average_of_what_it_would_have_been(job: Job, tmp_path: Path) -> None:
+    """The weights themselves go their way as without it."""
+    steps = [
+        load_file(run(job, tmp_path / str(n), range(n), optimizer()) / "model/model.safetensors") for n in (1, 2, 3)
+    ]
+    last = run(job, tmp_path / "averaged", range(3), optimizer(ema_decay=0.6))
+    found, own = load_file(last / "model/model.safetensors"), torch.load(last / "optimizer.pt", weights_only=True)
+    for name, one in found.items():
+        weighed = sum(share * step[name].double() for share, step in zip((0.36, 0.6, 1.0), steps, strict=True)) / 1.96
+        assert (one - weighed).abs().max() < 1e-6
+        assert torch.equal(own["average"]["weights"][name], steps[-1][name])
+    assert any((one - steps[-1][name]).abs().max() > 1e-3 for name, one in found.items())
+
+
+def test_a_killed_run_with_an_average_ends_with_the_same_bits(job: Job, tmp_path: Path) -> None:
+    p = optimizer(ema_decay=0.6)
+    whole = contents(run(job, tmp_path / "whole", range(4), p))
+    with pytest.raises(KeyboardInterrupt):
+        run(job, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(run(job, tmp_path / "killed", range(4), p)) == whole
+
+
+# Rounds
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.8])
+def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(
+    job: Job, ema_decay: float | None, tmp_path: Path
+) -> None:
+    """Moments and schedule go on: six steps in one round or in two, over the same windows, give the same bits."""
+    p, batches = optimizer(ema_decay=ema_decay), list(windows(job, range(6)))
+
+    def part(scratch: Path, model: Path, moments: Path | None, steps: range) -> Path:
+        loaded, state, _ = open_run(scratch, model, moments, p, labels={}, first_step=steps.start)
+        fit(loaded, iter(batches[steps.start : steps.stop]), p, state, steps, scratch)
+        return checkpoints(scratch)[-1]
+
+    whole = part(tmp_path / "whole", job.student, None, range(6))
+    first = part(tmp_path / "first", job.student, None, range(3))
+    second = part(tmp_path / "second", first / "model", first / "optimizer.pt", range(3, 6))
+    forgetful = part(tmp_path / "forgetful", first / "model", None, range(3, 6))
+    assert contents(second)[:2] == contents(whole)[:2]
+    assert contents(forgetful)[0] != contents(whole)[0]
+    rows = [*read_log(first / "train.csv"), *read_log(second / "train.csv")]
+    assert rows == read_log(whole / "train.csv")
+
+
+def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments(job: Job, tmp_path: Path) -> None:
+    before = run(job, tmp_path / "first", range(2), optimizer())
+    changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
+    state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt", labels={})
+    found = [(group["betas"], group["weight_decay"]) for group in state.optimizer.param_groups]
+    assert found == [((0.5, 0.6), 0.3), ((0.5, 0.6), 0.0)]  # norms do not decay
+    after = run(job, tmp_path / "second", range(8, 9), changed, model=before / "model", moments=before / "optimizer.pt")
+    assert read_log(after / "train.csv")[0]["learning_rate"] == 5e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("constant_with_warmup", [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [1 / 3, 2 / 3, 1, *((9 - step) / 7 for step in range(3, 10))]),
+        ("cosine", [1 / 3, 2 / 3, 1, *((1 + np.cos(np.pi * (step - 2) / 7)) / 2 for step in range(3, 10))]),
+    ],
+)
+def test_the_schedule_follows_the_global_step(job: Job, kind: Any, rates: list[float], tmp_path: Path) -> None:
+    p = optimizer(lr_scheduler_type=kind)
+    whole = run(job, tmp_path / "whole", range(10), p)
+    late = run(job, tmp_path / "late", range(7, 9), p)
+    logged = [[row["learning_rate"] for row in read_log(one / "train.csv")] for one in (whole, late)]
+    assert logged[0] == pytest.approx([1e-2 * one for one in rates], abs=1e-12)
+    other = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=p.learning_rate)
+    theirs = transformers.get_scheduler(kind, other, p.warmup_steps, p.decay_steps)
+    for rate in logged[0]:  # transformers' first step has the rate 0, ours that of its second
+        other.step()
+        theirs.step()
+        assert rate == theirs.get_last_lr()[0]
+    assert logged[1] == logged[0][7:9]
+
+
+# The log
+
+
+def test_the_log_tells_each_step(job: Job, uninterrupted: Path) -> None:
+    rows = read_log(uninterrupted / "train.csv")
+    assert [row["step"] for row in rows] == [5, 6, 7, 8, 9, 10]
+    for row, window in zip(rows, windows(job, range(4, 10)), strict=True):
+        assert row["tokens"] == sum(len(ids) for batch in window for ids in batch.completion_ids)
+        prompts = [{tuple(ids) for ids in batch.prompt_ids} for batch in window]
+        assert row["read_tokens"] == row["tokens"] + sum(len(ids) for one in prompts for ids in one)
+        assert row["own_share"] == sum(batch.from_student_B.sum() for batch in window) / 6
+        assert 0 < row["teacher_tail"] < 1
+        assert (row["student"], row["round"]) == ("s", "r1")
+        own = [one for batch in window for one in zip(batch.completion_ids, batch.from_student_B, strict=True)]
+        assert row["compared_tokens"] == sum(len(ids) for ids, is_own in own if is_own)
+        ended = [bool(one) for batch in window for one in batch.ended_B[batch.from_student_B]]
+        assert row["truncated_share"] == pytest.approx(1 - sum(ended) / len(ended))
+    first, last = rows[0], rows[-1]
+    assert first["staleness_kl"] < last["staleness_kl"]
+    assert first["effective_share"] > last["effective_share"]
+    assert first["clipped_share"] < last["clipped_share"]
+
+
+# The point of it all
+
+
+def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
+    """Densely, both on the rollouts it was trained on and on new ones that it writes by itself afterwards.
+
+    The teacher's weights are small, so that it is a smooth function of its context: one with large weights is learnt
+    by heart and not further, from stored scores and from the live teacher alike (forward KL on new rollouts after
+    200 steps of either: 2.4, from 2.1).
+    """
+    job = make_job(make_model_dir, tmp_path, samples=8, tokens=16, teacher_range=0.1, dropout=0.0)
+    p = optimizer(lr_scheduler_type="cosine", decay_steps=200, save_steps=200)
+    trained = run(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
+
+    def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", shown=0)
+        texts = [
+            Sampled(token_ids=one.completion_ids, logp=[], support_ids=[], tail_ids=[], tail_offset=[], ended=one.ended)
+            for one in rollouts
+        ]
+        prompts = [prompt_of(one) for one in rollouts]
+        return join(compare(student, job.teacher, prompts, texts, p, vocab=VOCAB, title="compare")).means()
+
+    for before, after in (
+        [distance(one, job.own.rollouts) for one in (job.student, trained)],
+        [distance(one, written_by(one, 8, tokens=16, seed=1)) for one in (job.student, trained)],
+    ):
+        assert after["forward_kl"] < before["forward_kl"] / 5
+        assert after["reverse_kl"] < before["reverse_kl"] / 5
+        assert after["top1_agreement"] > before["top1_agreement"] + 0.3

@@ -1,0 +1,131 @@
+"""Training for a reward, with the pipeline's own parts: what it does to a tiny student, and what it does not."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Rollout
+from pipeline.losses.objective import ObjectiveParams
+from pipeline.training.batches import Pool, iter_batches, plan_steps
+from pipeline.training.loop import State, checkpoints, open_run, train
+from tests.training.test_loop import KEY, MIX, OBJECTIVE, VOCAB, make_job, optimizer, scored, written_by
+
+WANTED = 7  # the token that the reward is for
+REWARDED = replace(OBJECTIVE, alpha=0.05)
+
+
+def share(one: Rollout) -> float:
+    """How much of a completion is the token."""
+    return one.completion_ids.count(WANTED) / len(one.completion_ids)
+
+
+def rewarded(rollouts: list[Rollout]) -> list[Rollout]:
+    return [replace(one, reward=share(one)) for one in rollouts]
+
+
+def mean_share(student: Path, seed: int) -> float:
+    """Over new completions."""
+    written = written_by(student, 16, tokens=8, seed=seed)
+    return sum(map(share, written)) / len(written)
+
+
+@pytest.fixture(scope="module")
+def own(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pool, Pool]:
+    """Teacher, student, its rewarded rollouts and the corpus, both scored."""
+    root = tmp_path_factory.mktemp("job")
+    job = make_job(make_model_dir, root, samples=8, tokens=8, teacher_range=0.1, dropout=0.0)
+    pool = scored(rewarded(list(job.own.rollouts)), job.teacher, root / "rewarded")
+    return job.teacher, job.student, pool, job.corpus
+
+
+def fit(
+    student: Path, own: Pool, corpus: Pool, objective: ObjectiveParams, scratch: Path, *, steps: range, **mix: Any
+) -> tuple[Path, State, dict[str, Tensor]]:
+    """A round of training: its last checkpoint, its log, and the gradients of its last step."""
+    p, seen = optimizer(max_grad_norm=1e9, save_steps=1000), {}
+    scratch.mkdir()
+    model, state, _ = open_run(scratch, student, None, p, labels={}, first_step=steps.start)
+
+    def record(*_: Any) -> None:
+        seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
+
+    state.optimizer.register_step_pre_hook(record)
+    planned = plan_steps(own, corpus, replace(MIX, **mix), key=KEY, steps=steps, replay=0.0)
+    batches: Iterator[Any] = iter_batches(planned, temperature=1.0, column=0)
+    train(
+        model,
+        batches,
+        objective,
+        p,
+        state,
+        vocab=VOCAB,
+        steps=steps,
+        key=KEY,
+        scratch=scratch,
+        title="train",
+        total_tokens=50,
+        behaviour_temperature=1.0,
+        max_staleness=None,
+    )
+    return checkpoints(scratch)[-1] / "model", state, seen
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_splitting_a_step_changes_neither_loss_nor_gradient(
+    own: tuple[Path, Path, Pool, Pool], micro: int, tmp_path: Path
+) -> None:
+    _, student, pool, corpus = own
+    (_, once, at_once), (_, state, found) = (
+        fit(student, pool, corpus, REWARDED, tmp_path / f"{size}", steps=range(1), batch_size=8, micro_batch_size=size)
+        for size in (8, micro)
+    )
+    assert 0 < once.rows[0]["own_share"] < 1
+    assert state.rows[0]["loss"] == pytest.approx(once.rows[0]["loss"], abs=1e-6)
+    assert state.rows[0]["reward"] == pytest.approx(once.rows[0]["reward"], abs=1e-9)
+    assert max((found[name] - at_once[name]).abs().max().item() for name in at_once) < 1e-6
+    assert max(one.abs().max().item() for one in at_once.values()) > 1e-2
+
+
+def test_alpha_one_trains_to_the_same_bits_with_rewards_and_without(
+    own: tuple[Path, Path, Pool, Pool], tmp_path: Path
+) -> None:
+    _, student, pool, corpus = own
+    unpaid = [replace(one, reward=None) for one in pool.rollouts]
+    bare = replace(pool, rollouts=unpaid, advantage_B=0 * pool.advantage_B)
+    (_, with_, gradients), (_, without, plain) = (
+        fit(student, one, corpus, OBJECTIVE, tmp_path / name, steps=range(3))
+        for name, one in (("with", pool), ("without", bare))
+    )
+    assert pool.advantage_B.any()
+    assert not corpus.advantage_B.any()
+    assert [row["loss"] for row in with_.rows] == [row["loss"] for row in without.rows]
+    assert all(torch.equal(gradients[name], plain[name]) for name in plain)
+    assert with_.rows[0]["reward"] > 0
+    assert without.rows[0]["reward"] is None
+    assert with_.rows[0]["gain_clipped"] is None
+
+
+def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path, Pool, Pool], tmp_path: Path) -> None:
+    """Three rounds of six steps on fresh rollouts, for a token that the teacher likes no better than any other."""
+    teacher, first, pool, corpus = own
+    before, shares = mean_share(first, seed=99), {}
+    large = {"batch_size": 24, "micro_batch_size": 24, "window": 1000}
+    for alpha in (1.0, 0.05):
+        student, fresh = first, pool
+        for turn in range(3):
+            if turn:
+                written = rewarded(written_by(student, 4, tokens=8, seed=turn))
+                fresh = scored(written, teacher, tmp_path / f"{alpha}-{turn}-segment")
+            objective, scratch = replace(OBJECTIVE, alpha=alpha, epsilon=1.0), tmp_path / f"{alpha}-{turn}"
+            student, state, _ = fit(student, fresh, corpus, objective, scratch, steps=range(4, 10), **large)
+        shares[alpha] = mean_share(student, seed=99)
+    assert shares[0.05] > 3 * before > 0
+    assert shares[1.0] < 1.5 * before
+    clipped = [row["gain_clipped"] for row in state.rows]
+    assert clipped[0] == 0
+    assert 0 < clipped[-1] < 1

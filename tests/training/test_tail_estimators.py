@@ -1,0 +1,121 @@
+"""Rollouts, scores, a segment and training with every support, none of which falls back on the bucket unseen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pipeline.losses import tail_estimators as supports
+from pipeline.losses.batch import Batch
+from pipeline.training.batches import Pool, iter_batches, plan_steps
+from tests.training.test_loop import KEY, MIX, OBJECTIVE, make_job, scored, written_by
+from tests.training.test_reward_training import fit, rewarded
+
+STEPS = range(2)
+HALF: dict[str, Any] = {"student_fraction": 0.5}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student, and what it wrote and the corpus, scored with each codec."""
+
+    student: Path
+    own: dict[str, Pool]
+    corpus: dict[str, Pool]
+
+
+@pytest.fixture(scope="module")
+def start(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Start:
+    root = tmp_path_factory.mktemp("supports")
+    job = make_job(make_model_dir, root, samples=2, tokens=6, teacher_range=0.1, dropout=0.0)
+    written = rewarded(written_by(job.student, 2, tokens=6, tail_draws=4))
+    codecs = ("sqrt8", "rskd")
+    return Start(
+        job.student,
+        {one: scored(written, job.teacher, root / f"own {one}", codec=one) for one in codecs},
+        {one: scored(list(job.corpus.rollouts), job.teacher, root / f"corpus {one}", codec=one) for one in codecs},
+    )
+
+
+def trained(start: Start, scratch: Path, *, codec: str, **changes: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The log of two steps, and the student's weights."""
+    name = changes.pop("divergence", "forward_kl")
+    objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name), **changes)
+    own, corpus = start.own[codec], start.corpus[codec]
+    model, state, _ = fit(start.student, own, corpus, objective, scratch, steps=STEPS, **HALF)
+    return state.rows, load_file(model / "model.safetensors")
+
+
+def batches(start: Start, codec: str, **mix: Any) -> list[Batch]:
+    planned = plan_steps(
+        start.own[codec], start.corpus[codec], replace(MIX, **HALF, **mix), key=KEY, steps=STEPS, replay=0.0
+    )
+    return [batch for window in iter_batches(planned, temperature=1.0, column=0) for batch in window]
+
+
+@pytest.mark.parametrize(
+    ("codec", "changes"),
+    [
+        ("sqrt8", {"support": "draws"}),
+        ("rskd", {"support": "draws"}),
+        ("sqrt8", {"support": "draws", "divergence": "skew_forward_kl"}),
+        *(("sqrt8", {"support": "g", "divergence": name}) for name in ("reverse_kl", "jsd", "skew_reverse_kl", "tvd")),
+        *(("sqrt8", {"support": "residual", "divergence": name}) for name in ("forward_kl", "reverse_kl", "jsd")),
+        *(("sqrt8", {"support": "sampled", "divergence": name}) for name in ("forward_kl", "reverse_kl", "jsd")),
+        ("sqrt8", {"support": "auto", "alpha": 0.5}),
+        ("sqrt8", {"support": "g", "divergence": "jsd", "alpha": 0.5}),
+        ("sqrt8", {"support": "auto", "cross_entropy": 0.5}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "-".join(str(each) for each in one.values()),
+)
+def test_every_support_trains_and_none_is_the_bucket_nor_is_a_term_without_effect(
+    start: Start, codec: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    rows, weights = trained(start, tmp_path / "found", codec=codec, **changes)
+    less = (
+        {"alpha": 1.0, "cross_entropy": 0.0} if changes.keys() & {"alpha", "cross_entropy"} else {"support": "bucket"}
+    )
+    plain_rows, plain = trained(start, tmp_path / "plain", codec=codec, **changes | less)
+    assert all(np.isfinite([row["loss"], row["grad_norm"]]).all() and row["grad_norm"] > 0 for row in rows)
+    assert rows[0]["loss"] != pytest.approx(plain_rows[0]["loss"], rel=1e-4)
+    assert all(np.isfinite(one).all() for one in weights.values())
+    assert max(np.abs(weights[name] - plain[name]).max() for name in plain) > 1e-4
+    if changes.get("alpha", 1.0) < 1:
+        assert rows[0]["gain_clipped"] is not None
+        assert rows[0]["reward"] > 0
+
+
+def test_what_a_support_needs_reaches_the_batches(start: Start) -> None:
+    """G in the student's rows alone, unless all four draws are stored; draws in both, where a tail is large."""
+    found = batches(start, "sqrt8", micro_batch_size=MIX.batch_size)
+    assert not all(batch.fresh_N.all() for batch in found)
+    for batch in found:
+        tail_N = np.asarray(batch.tail_N)
+        assert np.isfinite(batch.tail_g_N[batch.fresh_N & (tail_N > 0.05)]).mean() > 0.7
+        assert np.isnan(batch.tail_g_N[~batch.fresh_N]).all()
+        assert batch.has_draws_N[tail_N > 0.05].mean() > 0.9
+        assert np.isfinite(batch.author_logp_N[batch.fresh_N]).all()
+    assert not np.array_equal(batches(start, "rskd")[0].draw_logp_NJ, batches(start, "sqrt8")[0].draw_logp_NJ)
+
+
+def test_g_is_used_at_every_position_of_the_students_that_has_one(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in the loss itself, on the first step, at which the student is the author."""
+    gaps: list[Any] = []
+    inner = supports._spread_out
+
+    def watched(of: Any, ratio_N: Any, gap_N: Any) -> Any:
+        gaps.append(gap_N)
+        return inner(of, ratio_N, gap_N)
+
+    monkeypatch.setattr(supports, "_spread_out", watched)
+    trained(start, tmp_path / "found", codec="sqrt8", support="g", divergence="jsd", chunk_tokens=10_000)
+    first = batches(start, "sqrt8")[0]
+    used_N = gaps[0].numpy() != 0
+    assert np.array_equal(used_N, np.asarray(first.fresh_N) & np.isfinite(first.tail_g_N))
+    assert used_N.sum() > len(used_N) / 4

@@ -1,0 +1,61 @@
+"""pipeline.workspace.disk_usage: the rounds that are left, times weights and moments; nothing where a model is
+not here."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.models.language_model import load_model
+from pipeline.runtime.config import section
+from pipeline.runtime.yaml_files import edit_yaml
+from pipeline.workspace.disk_usage import rest_bytes
+from pipeline.workspace.schedule import ScheduleParams, write_rounds
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_rounds(tmp_path / "rounds.yaml", section(tmp_path / "params.yaml", ScheduleParams, "schedule"), ["small"], [])
+    return tmp_path
+
+
+def start(root: Path, **changes: Any) -> None:
+    one = {"model": "teacher", "revision": None, "layers": None, "config": None, "lora": None} | changes
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("student",): {"small": one}}))
+
+
+def test_a_model_that_is_not_here_has_no_size(root: Path) -> None:
+    assert rest_bytes(root) is None
+
+
+def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_dir: Callable[..., Path]) -> None:
+    make_model_dir(root / "work/teacher", layers=2, seed=1)
+    size = sum(one.numel() for one in load_model(root / "work/teacher").parameters())
+    start(root)
+    assert rest_bytes(root) == 3 * 12 * size
+    (root / "work/small/r1/model").mkdir(parents=True)
+    assert rest_bytes(root) == 2 * 12 * size
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}))
+    assert rest_bytes(root) == 2 * 16 * size
+
+
+def test_a_student_of_its_own_and_one_that_was_started(root: Path, make_model_dir: Callable[..., Path]) -> None:
+    make_model_dir(root / "mine", layers=2, seed=1)
+    start(root, model="mine")
+    whole = rest_bytes(root)
+    assert whole is not None
+    make_model_dir(root / "work/small/init/model", layers=1, seed=1)
+    cut = rest_bytes(root)
+    assert cut is not None
+    assert cut < whole
+
+
+def test_what_will_be_made_new_is_unknown(root: Path, make_model_dir: Callable[..., Path]) -> None:
+    make_model_dir(root / "work/teacher", layers=2, seed=1)
+    start(root, config={"num_hidden_layers": 1})
+    assert rest_bytes(root) is None

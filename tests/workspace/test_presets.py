@@ -1,0 +1,250 @@
+"""presets/: every file is whole and sound, the command chooses one, and each runs to its end at a tiny size."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+from click.testing import CliRunner
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from pipeline.runtime.config import section
+from pipeline.runtime.errors import DataError, ParameterError
+from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace.presets import combined
+from pipeline.workspace.schedule import ScheduleParams, write_rounds
+from pipeline.workspace.validation import check_params
+from stages.cli.main import commands
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (ROOT / "presets/methods").glob("*.yaml"))
+TINY: dict[tuple[str, ...], Any] = {
+    ("schedule", "total_steps"): 2,
+    ("schedule", "refresh_every"): 1,
+    ("task", "train"): 6,
+    ("task", "heldout"): 2,
+    ("task", "max_prompt_tokens"): 2000,
+    ("teacher", "model"): "models/teacher",
+    ("teacher", "revision"): None,
+    ("corpus", "references"): 2,
+    ("corpus", "generations"): 2,
+    ("corpus", "samples_per_prompt"): 1,
+    ("rollout", "prompts"): 2,
+    ("rollout", "samples_per_prompt"): 2,
+    ("rollout", "batch_size"): 4,
+    ("rollout", "sampling", "max_new_tokens"): 6,
+    ("scoring", "batch_size"): 1,
+    ("batches", "batch_size"): 4,
+    ("batches", "micro_batch_size"): 4,
+    ("evaluation", "prompts"): 2,
+    ("evaluation", "max_new_tokens"): 6,
+}
+PACKAGES = {"train_packages": ["json", "rouge_score"], "heldout_packages": ["email"], "min_chars": 60}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the presets and without anything else."""
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_default_parameters_are_a_preset() -> None:
+    assert (ROOT / "presets/docstrings.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_sound_and_says_what_it_is(name: str) -> None:
+    path = ROOT / "presets" / f"{name}.yaml"
+    check_params(path)
+    assert list(read_yaml(path)) == list(read_yaml(ROOT / "params.yaml"))
+    if name != "docstrings":
+        assert path.read_text().startswith(f"# Preset `{name}`: ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_documented(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs/presets.md").read_text()
+
+
+def chosen(*args: str) -> Any:
+    return CliRunner().invoke(commands, ["preset", *args])
+
+
+def test_choosing_writes_parameters_and_rounds(project: Path) -> None:
+    assert chosen("gsm8k").exit_code == 0
+    assert (project / "params.yaml").read_text() == (project / "presets/gsm8k.yaml").read_text()
+    assert next(iter(read_yaml(project / "rounds.yaml")["rounds"].values()))["prev"] == "init"
+    assert chosen("docstrings").exit_code == 0  # nothing of one's own is lost
+    assert (project / "params.yaml").read_text() == (project / "presets/docstrings.yaml").read_text()
+
+
+def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
+    mine = (project / "presets/gsm8k.yaml").read_text().replace("seed: 0", "seed: 7")
+    (project / "params.yaml").write_text(mine)
+    refused = chosen("instructions").exception
+    assert isinstance(refused, DataError)
+    assert str(refused) == (
+        "params.yaml: expected a preset as it was written, got changes to it; keep a copy and add --force"
+    )
+    assert (project / "params.yaml").read_text() == mine
+    assert chosen("instructions", "--force").exit_code == 0
+    assert read_yaml(project / "params.yaml")["task"]["name"] == "instructions"
+
+
+def test_rounds_of_ones_own_are_kept_unless_forced(project: Path) -> None:
+    assert chosen("gsm8k").exit_code == 0
+    mine = (project / "rounds.yaml").read_text().replace("steps: 8", "steps: 7", 1)
+    (project / "rounds.yaml").write_text(mine)
+    assert str(chosen("docstrings").exception).startswith("rounds.yaml: expected the rounds of a preset, got others")
+    assert (project / "rounds.yaml").read_text() == mine
+    assert (project / "params.yaml").read_text() == (project / "presets/gsm8k.yaml").read_text()
+    assert chosen("docstrings", "--force").exit_code == 0
+    assert (project / "rounds.yaml").read_text() != mine
+
+
+def test_without_a_name_the_presets_are_listed(project: Path) -> None:
+    assert chosen("gsm8k").exit_code == 0
+    lines = chosen().output.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != "*"] == [name for name in NAMES if name != "gsm8k"]
+    assert [line for line in lines if line[0] == "*"] == [line for line in lines if "worked answers to school" in line]
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_an_unknown_preset_lists_those_that_exist(project: Path) -> None:
+    refused = chosen("gsm9k").exception
+    assert isinstance(refused, ParameterError)
+    assert str(refused) == f"preset: expected one of: {', '.join(NAMES)}, got 'gsm9k'; run in the project's root"
+    assert not (project / "params.yaml").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["arithmetic-tiny", "docstrings", "translation-t5"])
+def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: str) -> None:
+    text = combined(project / f"presets/{name}.yaml", project / f"presets/methods/{method}.yaml")
+    (project / "params.yaml").write_text(text)
+    check_params(project / "params.yaml")
+    wanted = read_yaml(project / f"presets/{name}.yaml")
+    for section_, keys in read_yaml(project / f"presets/methods/{method}.yaml").items():
+        assert keys.keys() <= wanted[section_].keys()
+        wanted[section_] |= keys
+    assert read_yaml(project / "params.yaml") == wanted
+    assert text.startswith("# ")
+
+
+def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
+    documents = {name: read_yaml(ROOT / f"presets/methods/{name}.yaml") for name in METHODS}
+
+    def what(name: str) -> tuple[float, dict[str, float] | None, float]:
+        one = documents[name]
+        weights = one["batches"]["corpus_weights"]
+        return one["batches"]["student_fraction"], weights and dict(weights), one["objective"]["cross_entropy"]
+
+    dataset, teacher = ({"dataset": a, "teacher": 1 - a, "peer": 0} for a in (1, 0))
+    assert {name: what(name) for name in METHODS} == {
+        "sft": (0, dataset, 1),
+        "supervised": (0, dataset, 0),
+        "sequence-level": (0, teacher, 1),
+        "mixed": (0.5, dataset, 0),
+        "on-policy": (1, None, 0),
+    }
+    assert all(("rollout" in one) == (what(name)[0] == 0) for name, one in documents.items())
+
+
+def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Path) -> None:
+    refused = chosen("gsm8k", "--method", "gkd").exception
+    assert isinstance(refused, ParameterError)
+    assert str(refused) == f"method: expected one of: {', '.join(METHODS)}, got 'gkd'; run in the project's root"
+    assert not (project / "params.yaml").exists()
+
+
+def test_changes_to_a_preset_with_a_method_are_kept_too(project: Path) -> None:
+    assert chosen("gsm8k", "--method", "supervised").exit_code == 0
+    assert chosen("gsm8k", "--method", "on-policy").exit_code == 0  # nothing of one's own was lost
+    mine = (project / "params.yaml").read_text().replace("seed: 0", "seed: 7")
+    (project / "params.yaml").write_text(mine)
+    assert isinstance(chosen("gsm8k").exception, DataError)
+    assert (project / "params.yaml").read_text() == mine
+
+
+def write_data(document: dict[str, Any]) -> None:
+    """A hundred rows with the columns that a preset names, in files of the names of its splits."""
+    settings = document["task"]["settings"]
+    settings |= {"data": "data", "config": None, "revision": None}
+    columns = {key: value for key, value in settings.items() if key.endswith("_column") and value}
+    Path("data").mkdir()
+    for split in {settings[key].partition("[")[0] for key in ("train_split", "heldout_split")}:
+        rows = []
+        for number in range(100):
+            row: dict[str, Any] = {}
+            for key, column in columns.items():
+                *above, last = column.split(".")
+                place = row
+                for one in above:
+                    place = place.setdefault(one, {})
+                place[last] = f"{split} {key} of row\n#### {number}"
+            rows.append(json.dumps(row))
+        Path(f"data/{split}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def shrink(
+    name: str, document: dict[str, Any], make_model_dir: Callable[..., Path], make_t5_dir: Callable[..., Path]
+) -> None:
+    for (*above, last), value in TINY.items():
+        place = document
+        for key in above:
+            place = place[key]
+        place[last] = value
+    if "-t5" in name:
+        make_t5_dir(Path("models/teacher"), layers=2, seed=1)
+    else:
+        make_model_dir(Path("models/teacher"), layers=2, seed=1, max_position_embeddings=4096)
+    for one in document["sft"].values():
+        one |= {"steps": 2}
+    for one in document["student"].values():
+        one |= {"model": "teacher", "revision": None, "layers": [0], "config": None}
+    if document["task"]["name"] == "docstrings":
+        document["task"]["settings"] |= PACKAGES
+    elif "data" in document["task"]["settings"]:
+        write_data(document)
+
+
+def commands_of(project: Path) -> list[list[str]]:
+    """What dvc.yaml runs, in an order that its dependencies allow."""
+    with Repo(str(project)) as repo:
+        return [stage.cmd.split() for stage in nx.dfs_postorder_nodes(repo.index.graph)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_runs_to_its_end_at_a_tiny_size(
+    name: str,
+    project: Path,
+    make_model_dir: Callable[..., Path],
+    make_t5_dir: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STILLROOM_STORE", "store")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", "site")
+    document = read_yaml(Path(f"presets/{name}.yaml"))
+    shrink(name, document, make_model_dir, make_t5_dir)
+    YAML(typ="safe").dump(document, Path("params.yaml"))
+    schedule = section(Path("params.yaml"), ScheduleParams, "schedule")
+    write_rounds(Path("rounds.yaml"), schedule, document["students"], document["sft"])
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    for command in commands_of(project):
+        at = command.index("-m")
+        importlib.import_module(command[at + 1]).main.main(command[at + 2 :], standalone_mode=False)
+    metrics = json.loads(Path("report/metrics.json").read_text())
+    after = metrics["students"]["small"]["after"]
+    assert {metrics["headline"], "forward_kl", "teacher_logp"} <= set(after)

@@ -1,0 +1,266 @@
+"""`stillroom init`: a params.yaml that passes every check, or one line that says what does not fit."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace import quickstart as beginning
+from pipeline.workspace.quickstart import _memory, _spread
+from pipeline.workspace.validation import check_params
+from stages import _stage as command
+from stages.cli.main import commands
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_dir: Path, student_dir: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "die_with_parent", lambda: None)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("teacher").symlink_to(teacher_dir)
+    Path("student").symlink_to(student_dir)
+
+
+def write_data(**row: str) -> None:
+    Path("data").mkdir()
+    for split in ("train", "test"):
+        rows = [{name: f"{value} {number} of {split}" for name, value in row.items()} for number in range(4)]
+        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+def init(monkeypatch: pytest.MonkeyPatch, *args: str, student: str = "student") -> int:
+    given = ["--teacher", "teacher", "--student", student, "--data", "data", *args]
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given])
+    with pytest.raises(SystemExit) as caught:
+        command.run(commands)
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        ({"question": "what", "answer": "well #### 3"}, "gsm8k"),
+        ({"instruction": "do", "output": "done"}, "instructions"),
+        ({"article": "a long text", "highlights": "short"}, "summarisation"),
+        ({"source": "ja", "target": "yes"}, "translation"),
+    ],
+)
+def test_the_columns_tell_the_task_and_the_result_is_sound(
+    monkeypatch: pytest.MonkeyPatch, row: dict[str, str], task: str
+) -> None:
+    write_data(**row)
+    assert init(monkeypatch, "--force") == 0
+    check_params(Path("params.yaml"))
+    written = read_yaml(Path("params.yaml"))
+    assert (written["task"]["name"], written["teacher"]["model"]) == (task, "teacher")
+    assert written["student"]["student"]["model"] == "student"
+    assert written["task"]["template"]["chat"] is True
+    assert len(read_yaml(Path("rounds.yaml"))["rounds"]) == 3
+    assert "# Every knob of the pipeline" in Path("params.yaml").read_text()
+
+
+def test_lengths_come_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(article="x" * 100, summary="y" * 40)
+    assert init(monkeypatch, "--out", "other.yaml") == 0
+    written = read_yaml(Path("other.yaml"))
+    assert written["rollout"]["sampling"]["max_new_tokens"] == 64  # 40 bytes, " 0 of train", an end token
+    assert written["task"]["max_prompt_tokens"] % 16 == 0
+    assert 100 < written["task"]["max_prompt_tokens"] < 208
+    assert not Path("rounds.yaml").exists()  # it belongs to params.yaml
+
+
+def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--force", student="teacher") == 0
+    assert read_yaml(Path("params.yaml"))["student"]["student"]["layers"] == [0, 3]
+    assert (_spread(30)[0], _spread(30)[-1], len(_spread(30))) == (0, 29, 15)
+
+
+@pytest.mark.parametrize(
+    ("args", "row", "told"),
+    [
+        ((), {"article": "a", "summary": "b"}, "got changes to it; keep a copy and add --force"),
+        (("--force",), {"frage": "a", "antwort": "b"}, "got frage, antwort; name them"),
+        (("--force", "--task", "poems"), {"article": "a", "summary": "b"}, "--task: expected one of: "),
+        (("--force", "--heldout-split", "dev"), {"article": "a", "summary": "b"}, "expected dev"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: Any, row: dict[str, str], told: str
+) -> None:
+    write_data(**row)
+    before = Path("params.yaml").read_bytes()
+    assert init(monkeypatch, *args) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+    assert Path("params.yaml").read_bytes() == before
+
+
+def test_named_columns_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(frage="a", antwort="#### 3")
+    columns = ("--column", "question_column=frage", "--column", "answer_column=antwort")
+    assert init(monkeypatch, "--force", "--task", "gsm8k", *columns) == 0
+    assert read_yaml(Path("params.yaml"))["task"]["settings"]["question_column"] == "frage"
+
+
+def test_another_tokenizer_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    make_model_dir: Callable[..., Path],
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    write_data(article="a", summary="b")
+    make_tokenizer(extra="<other>").save_pretrained(make_model_dir(Path("stranger")))
+    assert init(monkeypatch, "--force", student="stranger") == 1
+    assert "stranger: expected the tokenizer of the teacher teacher" in capsys.readouterr().err
+
+
+def test_memory_that_the_device_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginning, "_device_bytes", lambda: 10_000_000_000)
+    sizes = {"teacher": 4_000_000_000, "student": 1_000_000_000}
+    told = _memory(sizes, "bfloat16", "bfloat16")
+    assert "scoring 8.0 GB, training 16.0 GB" in told[0]
+    assert told[1:] == ["warning: training does not fit the device"]
+    assert _memory(sizes, "float32", "bfloat16")[1] == "warning: scoring does not fit the device"
+    assert "larger than its teacher" in _memory({"teacher": 1, "student": 2}, "float32", "float32")[1]
+
+
+def files(**contents: str) -> None:
+    Path("data").mkdir()
+    for name, text in contents.items():
+        Path("data", name.replace("__", "-").replace("_", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("contents", "splits", "columns", "text"),
+    [
+        (  # Multi30k
+            {"train_en": "a\nb\n", "train_de": "c\nd\n", "val_en": "e\n", "val_de": "f\n"},
+            ("train", "val"),
+            {"source_column": "en", "target_column": "de"},
+            "Translate from en to de:\n\n{source}",
+        ),
+        (  # OpenNMT's sample of WMT
+            {"src__train_txt": "a\n", "tgt__train_txt": "c\n", "src__val_txt": "e\n", "tgt__val_txt": "f\n"},
+            ("train", "val"),
+            {"source_column": "src", "target_column": "tgt"},
+            "Translate:\n\n{source}",
+        ),
+        (  # WMT as the hub has it
+            {
+                "train_jsonl": '{"translation": {"de": "a", "en": "b"}}\n',
+                "dev_jsonl": '{"translation": {"de": "c", "en": "d"}}\n',
+            },
+            ("train", "dev"),
+            {"source_column": "translation.en", "target_column": "translation.de"},
+            "Translate from en to de:\n\n{source}",
+        ),
+        (  # SciTLDR: a list of sentences is no sentence to translate
+            {
+                "train_jsonl": '{"source": ["a"], "target": ["b"]}\n',
+                "dev_jsonl": '{"source": ["c"], "target": ["d"]}\n',
+            },
+            ("train", "dev"),
+            {"document_column": "source", "summary_column": "target"},
+            "Summarise in one or two sentences:\n\n{document}",
+        ),
+        (  # Alpaca: one file, whatever its name
+            {"mine_json": json.dumps([{"instruction": f"do {n}", "input": "", "output": "done"} for n in range(20)])},
+            ("mine[:90%]", "mine[90%:]"),
+            {
+                "messages_column": None,
+                "instruction_column": "instruction",
+                "input_column": "input",
+                "output_column": "output",
+            },
+            "{request}",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_splits_and_columns_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+    contents: dict[str, str],
+    splits: tuple[str, str],
+    columns: dict[str, str],
+    text: str,
+) -> None:
+    files(**contents)
+    assert init(monkeypatch, "--force") == 0
+    check_params(Path("params.yaml"))
+    task = read_yaml(Path("params.yaml"))["task"]
+    assert (task["settings"]["train_split"], task["settings"]["heldout_split"]) == splits
+    assert {key: task["settings"].get(key) for key in columns} == columns
+    assert task["template"]["text"] == text
+
+
+def test_a_file_stands_for_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    files(a_jsonl='{"question": "a", "answer": "1"}\n' * 20, b_jsonl="{}\n")
+    assert init(monkeypatch, "--force", "--data", "data/a.jsonl") == 0
+    settings = read_yaml(Path("params.yaml"))["task"]["settings"]
+    assert (settings["data"], settings["train_split"]) == ("data", "a[:90%]")
+
+
+def test_splits_that_nobody_can_guess_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files(a_jsonl="{}\n", b_jsonl="{}\n")
+    assert init(monkeypatch, "--force") == 1
+    assert "data: expected a split `train`, got a, b; name them with --train-split" in capsys.readouterr().err
+
+
+def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("presets").mkdir()
+    text = (ROOT / "presets/arithmetic-tiny.yaml").read_text().replace("problems: 20000", "problems: 400")
+    Path("presets/arithmetic-tiny.yaml").write_text(text)
+    given = ["--teacher", "teacher", "--student", "student", "--force"]
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given, "--task", "arithmetic"])
+    with pytest.raises(SystemExit) as caught:
+        command.run(commands)
+    assert not caught.value.code
+    check_params(Path("params.yaml"))
+    assert read_yaml(Path("params.yaml"))["task"]["settings"]["problems"] == 400
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given])
+    with pytest.raises(SystemExit):
+        command.run(commands)
+    assert "--data: expected a data set, got none; add --data, or --task with one of" in capsys.readouterr().err
+
+
+def test_comments_stay_and_tell_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(ROOT / "presets/gsm8k.yaml", "params.yaml")
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--force") == 0
+    written, before = Path("params.yaml").read_text(), (ROOT / "params.yaml").read_text()
+    assert "Preset" not in written
+    assert "gsm8k" not in written.lower()
+    lost = {line for line in before.splitlines() if line.startswith("#")} - set(written.splitlines())
+    assert {line.split(". ")[0] for line in lost} == {
+        "# What is learnt",
+        "# Every knob of the pipeline; nothing has a default in the code",
+    }
+
+
+def test_a_t5_is_cut_on_both_sides(monkeypatch: pytest.MonkeyPatch, make_t5_dir: Callable[..., Path]) -> None:
+    Path("teacher").unlink()
+    make_t5_dir(Path("teacher"), layers=4, seed=1)
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--force", student="teacher") == 0
+    cut = read_yaml(Path("params.yaml"))["student"]["student"]["layers"]
+    assert set(cut) == {"encoder", "decoder"}
+    assert cut["encoder"] == [0, 3]
+
+
+def test_a_params_yaml_of_ones_own_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "presets", "presets")
+    write_data(article="a", summary="b")
+    assert init(monkeypatch) == 0  # params.yaml was a preset as it was written
+    assert init(monkeypatch) == 1
+    assert "params.yaml: expected a preset as it was written" in capsys.readouterr().err
