@@ -6,7 +6,7 @@ ROLLOUT = pa.schema(
     [
         pa.field("rollout_id", pa.string(), nullable=False),
         pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # "student", "replay", "peer", "dataset", "teacher"
+        pa.field("source", pa.string(), nullable=False),  # "student", "replay", "dataset", "teacher"
         pa.field("author", pa.string(), nullable=False),  # model fingerprint, "" for the data set
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),

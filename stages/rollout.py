@@ -1,7 +1,7 @@
 """The student's own completions for one round and what they are worth, work/STUDENT/ROUND/rollouts.parquet.
 
 Behind them stand rollouts that are used again: the student's own of earlier rounds, out of the file of the round
-before, and what other students lent for this one. They are copied, so that whoever scores or trains sees one file; the
+before. They are copied, so that whoever scores or trains sees one file; the
 store knows their scores.
 """
 
@@ -31,7 +31,7 @@ def main(student: str, round_id: str, prev: str, first_step: int) -> None:
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
     weights = section(PARAMS, dict[str, float], "reward")
     chosen = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(round_id), seed, student)
-    used_again = [*_replayed(student, prev, first_step), *_lent(student, prev)]
+    used_again = _replayed(student, prev, first_step)
 
     def finish(sampled: list[Rollout]) -> list[Rollout]:
         fresh = [replace(one, step=first_step) for one in sampled]
@@ -57,13 +57,6 @@ def _replayed(student: str, prev: str, first_step: int) -> Sequence[Rollout]:
     rounds, max_age = lookup(PARAMS, "replay", "rounds"), lookup(PARAMS, "replay", "max_age")
     path = Path(f"work/{student}/{prev}/rollouts.parquet")
     return replayed(read_rollouts(path), rounds=rounds, max_age=max_age, step=first_step) if path.is_file() else []
-
-
-def _lent(student: str, prev: str) -> Sequence[Rollout]:
-    """Of the peers that params.yaml names: files that others left stay where they are when one is removed."""
-    folder, peers = Path(f"work/{student}/{prev}/lent"), lookup(PARAMS, "schedule", "peers").get(student, [])
-    files = [folder / f"{peer}.parquet" for peer in peers] if prev != "init" else []
-    return [one for file in files for one in read_rollouts(file)]
 
 
 if __name__ == "__main__":

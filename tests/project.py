@@ -27,7 +27,7 @@ FIRST_RUN = [
 ]
 PARAMS: dict[str, Any] = {
     "seed": 0,
-    "schedule": {"total_steps": 4, "refresh_every": 2, "max_staleness": None, "peers": {}},
+    "schedule": {"total_steps": 4, "refresh_every": 2, "max_staleness": None},
     "task": {
         "name": "gsm8k",
         "train": 12,

@@ -209,7 +209,7 @@ def test_dvcignore_admits_source_files_only() -> None:
 
 
 def test_stages_are_named_by_what_they_are() -> None:
-    schedule = ScheduleParams(total_steps=4, refresh_every=2, max_staleness=None, peers={})
+    schedule = ScheduleParams(total_steps=4, refresh_every=2, max_staleness=None)
     document = rounds_document(schedule, ["small"], [])
     assert list(document["rounds"]) == ["small-r1", "small-r2"]
     assert list(document["scores"]) == ["corpus", "small-r1", "small-r2"]

@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^```(\w+)( norun)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?:^    .*\n(?:\n(?=    ))?)+", re.MULTILINE)  # as the README has them
 INLINE = re.compile(r"`((?:stillroom|dvc|make|python -m) [^`]*)`")
 SHELL = {"export", "for", "done", "git", ".venv/bin/pip"}  # of which there is nothing to check but running
-REPLACED = {"student", "sft", "settings", "reward", "peers", "corpus_weights", "student_fraction", "model"}
+REPLACED = {"student", "sft", "settings", "reward", "corpus_weights", "student_fraction", "model"}
 
 
 def blocks(page: str, kind: str, *, run: bool) -> list[str]:

@@ -158,7 +158,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         "seed": seed,
         "students": [_STUDENT],
         "student": {_STUDENT: document["student"][document["students"][0]]},
-        "schedule": {"total_steps": setting.steps * setting.stretch, "max_staleness": None, "peers": {}},
+        "schedule": {"total_steps": setting.steps * setting.stretch, "max_staleness": None},
         "corpus": {"references": 0, "generations": 0},
         "reward": {},
         "replay": {"rounds": 0},

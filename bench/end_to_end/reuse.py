@@ -60,7 +60,7 @@ def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, ref
             name: student | {"layers": thinned(student["layers"], part)}
             for name, part in zip(names, _SHARES, strict=False)
         },
-        "schedule": {"total_steps": steps, "refresh_every": refresh, "max_staleness": None, "peers": {}},
+        "schedule": {"total_steps": steps, "refresh_every": refresh, "max_staleness": None},
         "rollout": {"prompts": prompts},
         "corpus": kept,
         "replay": {"rounds": 0},

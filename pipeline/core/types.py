@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Source: TypeAlias = Literal["student", "replay", "peer", "dataset", "teacher"]
+Source: TypeAlias = Literal["student", "replay", "dataset", "teacher"]
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
@@ -36,8 +36,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """A prompt with one completion of it: from the student, fresh or replayed (an earlier round's), from another
-    student (a peer), the data set or the teacher."""
+    """A prompt with one completion of it: from the student, fresh or replayed (an earlier round's), the data set or
+    the teacher."""
 
     rollout_id: str
     prompt_id: str

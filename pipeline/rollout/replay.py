@@ -15,8 +15,3 @@ def replayed(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, st
     latest = sorted({one.step for one in own}, reverse=True)[:rounds]
     kept = {one for one in latest if max_age is None or step - one <= max_age}
     return [replace(one, source="replay") for one in own if one.step in kept]
-
-
-def lent(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """What another student may use of a round: its fresh rollouts, labelled as a peer's."""
-    return [replace(one, source="peer") for one in rollouts if one.source == "student"]

@@ -152,7 +152,7 @@ def _kinds(own: Pool, corpus: Pool, p: BatchParams) -> dict[str, list[Pick]]:
     """The sequences that may take a place, by kind; without weights all that are not the student's are one."""
     picks = [(pool, row) for pool in (own, corpus) for row in range(len(pool.rollouts))]
     names = {"student": "own", "replay": "replay"}
-    kinds: dict[str, list[Pick]] = {"own": [], "replay": [], "corpus": [], "dataset": [], "teacher": [], "peer": []}
+    kinds: dict[str, list[Pick]] = {"own": [], "replay": [], "corpus": [], "dataset": [], "teacher": []}
     for pool, row in picks:
         source = pool.rollouts[row].source
         kinds[names.get(source) or ("corpus" if p.corpus_weights is None else source)].append((pool, row))

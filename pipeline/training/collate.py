@@ -21,7 +21,7 @@ from pipeline.losses.batch import Batch
 from pipeline.store.ragged import spread, starts
 from pipeline.training.temperature import TeacherRows, temper
 
-_STUDENTS = ("student", "replay", "peer")
+_STUDENTS = ("student", "replay")
 _NO_LOGP = np.float32(-np.inf).view(np.int32)  # rows come as four-byte cells, whatever is in them
 
 

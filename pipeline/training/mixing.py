@@ -48,8 +48,6 @@ class CorpusWeights:
     """Ground truth."""
     teacher: Weight
     """The teacher's own completions."""
-    peer: Weight
-    """Other students' rollouts (schedule.peers)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +102,6 @@ def draw_kinds(uniform_N: NDArray[np.float64], shares_NK: NDArray[np.float64]) -
 
 def corpus_shares(weights: CorpusWeights, there: Mapping[str, int]) -> dict[str, float]:
     """Shares of the corpus' sources, of which `there` are how many; a source without any leaves its share to others."""
-    given = {name: getattr(weights, name) if there.get(name) else 0.0 for name in ("dataset", "teacher", "peer")}
+    given = {name: getattr(weights, name) if there.get(name) else 0.0 for name in ("dataset", "teacher")}
     total = sum(given.values())
     return {name: weight / total for name, weight in given.items()} if total else {}

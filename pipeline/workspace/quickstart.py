@@ -99,7 +99,6 @@ def begin(wish: Wish, document: Mapping[str, Any], ready: Mapping[str, Mapping[s
         ("teacher", "revision"): None,
         ("students",): ["student"],
         ("student",): {"student": start},
-        ("schedule", "peers"): {},
         ("sft",): {name: one for name, one in document["sft"].items() if name == "teacher"},
         **{("task", key): value for key, value in task.items()},
         ("task", "max_prompt_tokens"): prompt,

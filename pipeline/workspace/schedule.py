@@ -26,9 +26,6 @@ class ScheduleParams:
     """Optimizer steps between two refreshes of the rollouts; the last round may be shorter."""
     max_staleness: AboveZero | None
     """Nats: a round ends after the step whose `staleness_kl` exceeds this, however many it has left; null: never."""
-    peers: dict[str, tuple[str, ...]]
-    """For each student named here the others whose rollouts of the round before it trains on as well, off-policy; their
-    scores are known to the store."""
 
 
 def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> dict[str, Any]:
@@ -48,12 +45,6 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
         for student in students
         for index, first in enumerate(range(0, p.total_steps, p.refresh_every))
     }
-    lends = {
-        f"{student}-{other}-{item['round']}": {"student": student, "other": other, "round": item["round"]}
-        for student, others in p.peers.items()
-        for other in others
-        for item in [item for item in rounds.values() if item["student"] == other][:-1]
-    }
     checkpoints = {"teacher": {"model": "work/teacher", "base": "work/plan.json"}}
     for student in students:
         base = f"work/{student}/base"
@@ -65,7 +56,6 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
         "teacher_dir": "work/base" if "teacher" in tuned else "work/teacher",
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
         "tuned": {name: _tuning(name) for name in ("teacher", *students) if name in tuned},
-        "lends": lends,
         "rounds": rounds,
         "scores": {"corpus": "work/corpus"}
         | {name: f"work/{item['student']}/{item['round']}" for name, item in rounds.items()},

@@ -61,7 +61,6 @@ def check_params(path: Path) -> None:
     parsed = {name: section(path, kind, name) for name, kind in SECTIONS.items()}
     _check_task(parsed["task"])
     _check_students(parsed["students"], parsed["student"])
-    _check_peers(parsed["schedule"], parsed["students"])
     _check_scoring(parsed["scoring"])
     _check_corpus(parsed["corpus"], parsed["batches"], parsed["schedule"].total_steps)
     _check_rollouts(parsed["rollout"], parsed["batches"])
@@ -116,18 +115,6 @@ def _check_students(names: tuple[str, ...], described: dict[str, StudentParams])
             raise ParameterError(
                 "students", expected=f"names out of: {known}", got=repr(name), remedy="add it to student"
             )
-
-
-def _check_peers(schedule: ScheduleParams, students: tuple[str, ...]) -> None:
-    for student, others in schedule.peers.items():
-        for name in (student, *others):
-            if name not in students or others.count(student):
-                raise ParameterError(
-                    f"schedule.peers.{student}",
-                    expected=f"another of the students {', '.join(students)}",
-                    got=repr(name),
-                    remedy="mend params.yaml and run `stillroom plan`",
-                )
 
 
 def _check_corpus(corpus: CorpusParams, mix: BatchParams, total_steps: int) -> None:

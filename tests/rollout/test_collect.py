@@ -15,7 +15,7 @@ from pipeline.core.types import Prompt, Rollout, reference_rollouts
 from pipeline.metrics.rewards import reward_rollouts
 from pipeline.rollout import sample as stage
 from pipeline.rollout.collect import RolloutParams, choose, collect_rollouts, plan_batches, take_turn
-from pipeline.rollout.replay import lent, replayed
+from pipeline.rollout.replay import replayed
 from pipeline.rollout.sample import sample_rollouts
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.errors import DataError
@@ -151,17 +151,12 @@ def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
 
 
 def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
-    earlier = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *lent(of_round(5))]
+    earlier = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10)]
     found = [
         sorted({one.step for one in replayed(earlier, rounds=rounds, max_age=age, step=20)})
         for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
     ]
     assert found == [[], [10], [0, 10], [0, 10], [10], []]
-
-
-def test_only_fresh_rollouts_are_lent() -> None:
-    mixed = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10), *reference_rollouts([prompt("p")])]
-    assert lent(mixed) == [replace(one, source="peer") for one in of_round(10)]
 
 
 def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS, **finish: Any) -> int:

@@ -44,7 +44,7 @@ def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null, peers: {}}"
+    schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null}"
     Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n")
     assert stillroom(monkeypatch, "plan") == 0
     assert [one["steps"] for one in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]

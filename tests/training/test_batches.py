@@ -80,7 +80,7 @@ def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any 
 def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
     """Sequence i of source s has the completion [code(s, i), t...] and each row's only entry is its token."""
     rng = np.random.default_rng(count)
-    base = {"student": 1000, "dataset": 2000, "teacher": 3000, "replay": 4000, "peer": 5000}[source]
+    base = {"student": 1000, "dataset": 2000, "teacher": 3000, "replay": 4000}[source]
     rollouts = [
         rollout(f"{source}{i}", [1], [base + i, *range(int(rng.integers(0, longest)))], source=source)
         for i in range(count)
@@ -222,12 +222,12 @@ def test_replay_takes_its_share_of_the_students_places_and_no_other() -> None:
 
 
 def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
-    own, corpus = both(pool(5, "student"), pool(3, "peer")), both(pool(9, "dataset"), pool(3, "teacher"))
-    weights = CorpusWeights(dataset=1.0, teacher=4.0, peer=3.0)
+    own, corpus = pool(5, "student"), both(pool(9, "dataset"), pool(3, "teacher"))
+    weights = CorpusWeights(dataset=1.0, teacher=4.0)
     weighted = shares(own, corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
-    assert weighted == pytest.approx({"dataset": 1 / 8, "teacher": 1 / 2, "peer": 3 / 8}, abs=0.03)
+    assert weighted == pytest.approx({"dataset": 1 / 5, "teacher": 4 / 5}, abs=0.03)
     pooled = shares(own, corpus, steps=range(30), student_fraction=0.0)
-    assert pooled == pytest.approx({"dataset": 9 / 15, "teacher": 3 / 15, "peer": 3 / 15})
+    assert pooled == pytest.approx({"dataset": 9 / 12, "teacher": 3 / 12})
     without = shares(pool(5, "student"), corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
     assert without == pytest.approx({"dataset": 1 / 5, "teacher": 4 / 5}, abs=0.03)
 
@@ -570,10 +570,10 @@ def test_only_students_have_a_behaviour() -> None:
     assert batch.fresh_N.tolist() == [True] * 2 + [False] * 4
 
 
-def test_replayed_and_lent_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
+def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
     pairs: list[tuple[Rollout, Scores]] = [
         (rollout("r", [1], [5, 5], source="replay"), scores([{5: 0.5}] * 2)),
-        (rollout("p", [1], [5], source="peer"), scores([{5: 0.5}])),
+        (rollout("p", [1], [5], source="replay"), scores([{5: 0.5}])),
     ]
     batch = collated(pairs, temperature=1.0, column=0)
     assert batch.behaviour_logp_N.tolist() == batch.author_logp_N.tolist() == [-0.5, -1.0, -0.5]

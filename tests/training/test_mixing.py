@@ -55,8 +55,8 @@ def test_the_gap_is_the_mean_over_a_rounds_own_tokens() -> None:
     nll_B = np.array([-np.log(p[token]) for token in (0, 0, 0, 1)])
     assert reverse_kl_by_step(rollouts, nll_B) == pytest.approx({0: (b * np.log(b / p)).sum()})
     long, short = written(5, -1.0, "replay", 3), written(5, -2.0, "replay", 1)
-    others = [written(9, -9.0, source) for source in ("peer", "dataset", "teacher")]  # type: ignore[arg-type]
-    assert reverse_kl_by_step([long, short, *others], np.array([2.0, 6.0, 1, 1, 1])) == {5: (3 * 1.0 + 4.0) / 4}
+    others = [written(9, -9.0, source) for source in ("dataset", "teacher")]  # type: ignore[arg-type]
+    assert reverse_kl_by_step([long, short, *others], np.array([2.0, 6.0, 1, 1])) == {5: (3 * 1.0 + 4.0) / 4}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_without_anything_to_replay_every_place_is_fresh() -> None:
 
 
 def test_a_source_without_sequences_leaves_its_share_to_the_others() -> None:
-    weights = CorpusWeights(dataset=1.0, teacher=2.0, peer=1.0)
-    assert corpus_shares(weights, {"dataset": 5, "teacher": 1}) == {"dataset": 1 / 3, "teacher": 2 / 3, "peer": 0.0}
+    weights = CorpusWeights(dataset=1.0, teacher=2.0)
+    assert corpus_shares(weights, {"dataset": 5, "teacher": 1}) == {"dataset": 1 / 3, "teacher": 2 / 3}
     assert corpus_shares(weights, {}) == {}
 
 

@@ -147,7 +147,7 @@ def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
         weights = one["batches"]["corpus_weights"]
         return one["batches"]["student_fraction"], weights and dict(weights), one["objective"]["cross_entropy"]
 
-    dataset, teacher = ({"dataset": a, "teacher": 1 - a, "peer": 0} for a in (1, 0))
+    dataset, teacher = ({"dataset": a, "teacher": 1 - a} for a in (1, 0))
     assert {name: what(name) for name in METHODS} == {
         "sft": (0, dataset, 1),
         "supervised": (0, dataset, 0),

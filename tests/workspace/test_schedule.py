@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 STUDENTS = ["small", "large"]
 
 
-def schedule(total: int, every: int, peers: dict[str, tuple[str, ...]] | None = None) -> ScheduleParams:
-    return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None, peers=peers or {})
+def schedule(total: int, every: int) -> ScheduleParams:
+    return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None)
 
 
 def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
@@ -53,15 +53,6 @@ def test_no_key_of_rounds_yaml_is_a_section_of_params_yaml() -> None:
 
 def test_rounds_are_counted_from_nothing() -> None:
     assert [turn_of(one["id"]) for one in round_list(rounds_document(schedule(29, 2), ["s"], []))] == [*range(15)]
-
-
-def test_peers_lend_every_round_that_has_one_after_it() -> None:
-    document = rounds_document(schedule(5, 2, {"tiny": ("small",), "small": ("tiny",)}), ["tiny", "small"], [])
-    assert document["lends"] == {
-        f"{to}-{by}-{round_}": {"student": to, "other": by, "round": round_}
-        for to, by in (("tiny", "small"), ("small", "tiny"))
-        for round_ in ("r1", "r2")
-    }
 
 
 @pytest.mark.parametrize(("total", "every", "rounds"), [(4, 2, 2), (4, 4, 1), (4, 9, 1), (1, 1, 1), (64, 16, 4)])
