@@ -39,13 +39,13 @@ def main(name: str, model: Path) -> None:
         judged, sampled = (judge(task, prompts, some, read) for some in (completions.greedy, completions.sampled))
         metrics = task.metrics(judged) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
         metrics |= {"eos_share": completions.eos_share}
-        written = [(read(one.token_ids), len(one.token_ids), one.ended) for one in completions.sampled]
+        written = [(read(one.token_ids), len(one.token_ids), one.finished) for one in completions.sampled]
         metrics |= mean_reward(prompts, written, weights)
         rows: list[TokenComparison] = []
         if name != "teacher":
             compared = compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
             metrics |= join(compared).means()
-            pairs = list(zip(prompts, completions.sampled, compared, strict=True))[: p.shown]
+            pairs = list(zip(prompts, completions.sampled, compared, strict=True))[: p.recorded_prompts]
             rows = [row for prompt, one, at in pairs for row in at.rows(prompt.prompt_id, one.token_ids, tokens)]
         write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
         entry["tokens"] = completions.tokens

@@ -6,7 +6,7 @@ import click
 
 from pipeline.core.files import read_prompts
 from pipeline.core.types import reference_rollouts
-from pipeline.rollout.collect import CorpusParams, RolloutParams, choose
+from pipeline.rollout.collect import CorpusParams, RolloutParams, shuffle_prompts
 from pipeline.rollout.sample import sample_rollouts
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
@@ -17,7 +17,7 @@ from stages._stage import cost, run
 def main() -> None:
     corpus, p = section(PARAMS, CorpusParams, "corpus"), section(PARAMS, RolloutParams, "rollout")
     seed, prompts = lookup(PARAMS, "seed"), read_prompts(PROMPTS, "train")
-    chosen = choose(prompts, max(corpus.references, corpus.generations), seed, "corpus")
+    chosen = shuffle_prompts(prompts, max(corpus.references, corpus.generations), seed, "corpus")
     with cost("generate") as entry:
         entry["tokens"] = sample_rollouts(
             TEACHER,

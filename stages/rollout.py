@@ -14,8 +14,8 @@ import click
 from pipeline.core.files import read_prompts, read_rollouts
 from pipeline.core.types import Rollout
 from pipeline.metrics.rewards import reward_rollouts
-from pipeline.rollout.collect import RolloutParams, take_turn, turn_of
-from pipeline.rollout.replay import replayed
+from pipeline.rollout.collect import RolloutParams, prompts_of_round, turn_of
+from pipeline.rollout.replay import replayed_rollouts
 from pipeline.rollout.sample import sample_rollouts
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.layout import PARAMS, PROMPTS
@@ -30,7 +30,7 @@ from stages._stage import cost, run
 def main(student: str, round_id: str, prev: str, first_step: int) -> None:
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
     weights = section(PARAMS, dict[str, float], "reward")
-    chosen = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(round_id), seed, student)
+    chosen = prompts_of_round(read_prompts(PROMPTS, "train"), p.prompts, turn_of(round_id), seed, student)
     used_again = _replayed(student, prev, first_step)
 
     def finish(sampled: list[Rollout]) -> list[Rollout]:
@@ -49,14 +49,18 @@ def main(student: str, round_id: str, prev: str, first_step: int) -> None:
             out=Path(f"work/{student}/{round_id}/rollouts.parquet"),
             first=[],
             finish=finish,
-            finish_key=[weights, first_step, [(one.source, one.rollout_id, one.author) for one in used_again]],
+            finish_key=[weights, first_step, [(one.source, one.rollout_id, one.policy) for one in used_again]],
         )
 
 
 def _replayed(student: str, prev: str, first_step: int) -> Sequence[Rollout]:
     rounds, max_age = lookup(PARAMS, "replay", "rounds"), lookup(PARAMS, "replay", "max_age")
     path = Path(f"work/{student}/{prev}/rollouts.parquet")
-    return replayed(read_rollouts(path), rounds=rounds, max_age=max_age, step=first_step) if path.is_file() else []
+    return (
+        replayed_rollouts(read_rollouts(path), rounds=rounds, max_age=max_age, step=first_step)
+        if path.is_file()
+        else []
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.runtime.config import section
 from pipeline.runtime.layout import PARAMS
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.teacher import Oracle
+from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.keys import key_of, unknown
 from pipeline.store.segment_writer import write_segment
 from stages._stage import cost, run
@@ -21,7 +21,7 @@ from stages._stage import cost, run
 @click.option("--out", type=Path, required=True)
 @click.option("--name", required=True, help="Of the entry in work/costs.")
 def main(source: Path, out: Path, name: str) -> None:
-    rollouts, oracle = read_rollouts(source), Oracle.open(section(PARAMS, ScoringParams, "scoring"))
+    rollouts, oracle = read_rollouts(source), CachedTeacher.open(section(PARAMS, ScoringParams, "scoring"))
     with cost(name) as entry:
         oracle.store.sweep()
         known = oracle.store.read(oracle.find(rollouts))

@@ -10,7 +10,7 @@ from pipeline.checkpoints.pretrained import stored_dtype
 from pipeline.core.files import read_prompts
 from pipeline.core.hashing import digest, model_fingerprint, tree_digest
 from pipeline.core.types import reference_rollouts
-from pipeline.lineage.lineage import read_lineage, tuned, write_lineage
+from pipeline.lineage.lineage import add_sft, read_lineage, write_lineage
 from pipeline.lineage.records import Tuning
 from pipeline.models import language_model as lm
 from pipeline.models.context import context_of
@@ -83,7 +83,7 @@ def _write_lineage(name: str, model: Path, made: Path, p: SftParams, prompts: st
             references=prompts,
             parameters=asdict(p),
         )
-        write_lineage(made, tuned(lineage, one))
+        write_lineage(made, add_sft(lineage, one))
 
 
 if __name__ == "__main__":

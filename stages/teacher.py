@@ -8,7 +8,7 @@ import torch
 from pipeline.checkpoints.pretrained import TeacherParams, load_pretrained
 from pipeline.checkpoints.provenance import source_of
 from pipeline.checkpoints.random_init import make_fresh
-from pipeline.lineage.lineage import of_teacher, write_lineage
+from pipeline.lineage.lineage import teacher_lineage, write_lineage
 from pipeline.runtime.config import section
 from pipeline.runtime.layout import PARAMS
 from pipeline.runtime.resume import whole_directory
@@ -31,7 +31,7 @@ def main(out: Path) -> None:
         click.echo(f"teacher: write {model.num_parameters():,} parameters")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_lineage(folder, of_teacher(source_of(name, p.revision, folder, where=where)))
+        write_lineage(folder, teacher_lineage(source_of(name, p.revision, folder, where=where)))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pipeline.lineage.records import FORMAT, Lineage, Round, Scored, Source
+from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Scored
 
 
-def source(model: str = "teacher", **changes: Any) -> Source:
+def source(model: str = "teacher", **changes: Any) -> ModelSource:
     fields = {"model": model, "revision": None, "hub": False, "license": None, "fingerprint": f"{model}-print"}
-    return Source(**(fields | changes))
+    return ModelSource(**(fields | changes))
 
 
 def one_round(id_: str = "r1", **changes: Any) -> Round:

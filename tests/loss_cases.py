@@ -11,10 +11,10 @@ from pipeline.losses.batch import Batch
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models.head import Head
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.ragged import join_scores
-from pipeline.training.collate import collate
+from pipeline.training.collate import collate_scores
 from pipeline.training.loop import to_torch
 
 TEMPERATURES = (1.0, 2.0)
@@ -23,14 +23,14 @@ Pair = tuple[Rollout, Scores]
 
 def objective(name: str = "forward_kl", **changes: Any) -> ObjectiveParams:
     divergence = DivergenceParams(name=name, beta=0.3, skew=0.2, normalise=False)  # type: ignore[arg-type]
-    settings = {"temperature": 1.0, "support": "bucket", "tail_draws_scale": 0.0, "g_staleness": 1.0}
-    settings |= {"cross_entropy": 0.0, "alpha": 1.0, "epsilon": 0.2, "chunk_tokens": 1000}
+    settings = {"temperature": 1.0, "tail_estimator": "bucket", "tail_samples_scale": 0.0, "tail_mean_staleness": 1.0}
+    settings |= {"cross_entropy": 0.0, "alpha": 1.0, "clip_epsilon": 0.2, "chunk_tokens": 1000}
     return ObjectiveParams(divergence=divergence, **(settings | changes))
 
 
-def support(**changes: Any) -> SupportParams:
-    settings = {"threshold": 0.1, "max_entries": 50, "draws_per_tail": 0.0, "min_tail": 0.0}
-    return SupportParams(**(settings | {"temperatures": TEMPERATURES} | changes))
+def support(**changes: Any) -> TruncationParams:
+    settings = {"threshold": 0.1, "max_entries": 50, "samples_per_tail": 0.0, "min_tail": 0.0}
+    return TruncationParams(**(settings | {"temperatures": TEMPERATURES} | changes))
 
 
 def random_logits(positions: int, vocab: int, *, seed: int, spread: float = 1.5) -> Tensor:
@@ -41,10 +41,10 @@ def random_logits(positions: int, vocab: int, *, seed: int, spread: float = 1.5)
 def pair(
     teacher_TV: Tensor,
     tokens: list[int],
-    p: SupportParams,
+    p: TruncationParams,
     *,
     support_ids: Sequence[list[int]] = (),
-    tail_ids: Sequence[list[int]] = (),
+    tail_sample_ids: Sequence[list[int]] = (),
     behaviour: Sequence[float] | None = None,
     name: str = "a",
 ) -> Pair:
@@ -53,21 +53,21 @@ def pair(
         rollout_id=name,
         prompt_id=name,
         source="student",
-        author="",
+        policy="",
         prompt_ids=[0],
         completion_ids=tokens,
         behaviour_logp=list(behaviour or [0.0] * len(tokens)),
         support_ids=list(support_ids),
-        tail_ids=list(tail_ids),
+        tail_sample_ids=list(tail_sample_ids),
         tail_offset=[],
-        ended=False,
+        finished=False,
         text="",
     )
     asked = ToScore(
         prompt_ids=[0],
         completion_ids=tokens,
         support_ids=list(support_ids),
-        tail_ids=list(tail_ids),
+        tail_sample_ids=list(tail_sample_ids),
         tail_offset=[0.0] * len(tokens),
     )
     return rollout, truncate(teacher_TV, asked, p, seed=0)
@@ -75,7 +75,9 @@ def pair(
 
 def batch(pairs: Sequence[Pair], temperature: float = 1.0) -> Batch:
     whole = join_scores([scores for _, scores in pairs], pairs[0][1].tail_NH.shape[1])
-    made = collate([one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature))
+    made = collate_scores(
+        [one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature)
+    )
     return to_torch(made, torch.device("cpu"))
 
 

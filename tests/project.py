@@ -58,21 +58,21 @@ PARAMS: dict[str, Any] = {
             "max_new_tokens": 8,
             "temperature": 1.0,
             "top_p": 1.0,
-            "support_threshold": 0.005,
-            "support_max": 16,
-            "tail_draws": 4,
+            "record_threshold": 0.005,
+            "record_max": 16,
+            "record_tail_samples": 4,
         },
     },
     "reward": {},
     "scoring": {
         "precision": "float32",
         "batch_size": 1,
-        "publish_every": 1,
+        "flush_every": 1,
         "codec": "sqrt8",
-        "support": {
+        "truncation": {
             "threshold": 0.005,
             "max_entries": 16,
-            "draws_per_tail": 8,
+            "samples_per_tail": 8,
             "min_tail": 0.02,
             "temperatures": [1.0],
         },
@@ -80,12 +80,12 @@ PARAMS: dict[str, Any] = {
     "objective": {
         "divergence": {"name": "forward_kl", "beta": 0.5, "skew": 0.1, "normalise": False},
         "temperature": 1.0,
-        "support": "bucket",
-        "tail_draws_scale": 0.3,
-        "g_staleness": 1.0,
+        "tail_estimator": "bucket",
+        "tail_samples_scale": 0.3,
+        "tail_mean_staleness": 1.0,
         "cross_entropy": 0.0,
         "alpha": 1.0,
-        "epsilon": 0.2,
+        "clip_epsilon": 0.2,
         "chunk_tokens": 64,
     },
     "batches": {
@@ -93,7 +93,7 @@ PARAMS: dict[str, Any] = {
         "micro_batch_size": 2,
         "student_fraction": 0.5,
         "corpus_weights": None,
-        "window": 4,
+        "shuffle_window": 4,
         "scale_rewards": "none",
     },
     "replay": {"rounds": 0, "weight": 0.5, "max_age": None, "adaptive": False},
@@ -112,7 +112,7 @@ PARAMS: dict[str, Any] = {
         "gradient_checkpointing": False,
         "save_steps": 1,
     },
-    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32", "shown": 2},
+    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32", "recorded_prompts": 2},
 }
 
 

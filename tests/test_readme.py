@@ -27,14 +27,14 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
         rollout_id=str(completion),
         prompt_id="p",
         source="dataset",
-        author="",
+        policy="",
         prompt_ids=[1, 2],
         completion_ids=completion,
         behaviour_logp=[],
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=True,
+        finished=True,
         text="",
     )
     return ScoredSequence(rollout=rollout, scores=scores)

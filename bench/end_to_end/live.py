@@ -22,7 +22,7 @@ from pipeline.core.types import Prompt, Rollout
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab
-from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, take_turn, turn_of
+from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, prompts_of_round, turn_of
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
@@ -81,13 +81,15 @@ def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -
 def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, found: Live) -> list[Rollout]:
     """A round's rollouts, with what they took; without what the store wants to know of the student."""
     p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
-    chosen: list[Prompt] = take_turn(read_prompts(PROMPTS, "train"), p.prompts, turn_of(one["id"]), seed, student)
+    chosen: list[Prompt] = prompts_of_round(
+        read_prompts(PROMPTS, "train"), p.prompts, turn_of(one["id"]), seed, student
+    )
     if not chosen:
         return []
     sampler = HFSampler(
         model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
     )
-    plain, made = replace(p.sampling, support_max=0, tail_draws=0), list[Rollout]()
+    plain, made = replace(p.sampling, record_max=0, record_tail_samples=0), list[Rollout]()
     began = time.perf_counter()
     for batch in plan_batches(chosen, p.samples_per_prompt, p.batch_size, name=f"{student}/{one['id']}"):
         made += collect_rollouts(batch, sampler, plain, partial(decode, tokenizer), source="student")

@@ -48,10 +48,10 @@ from pipeline.training.loop import OptimizerParams
 _TRL = "trl"
 _STUDENT = "measured"
 _ENTRIES: dict[str, dict[str, Any]] = {
-    "as-set": {"scoring": {"support": {}}},
+    "as-set": {"scoring": {"truncation": {}}},
     "larger": {
-        "scoring": {"support": {"threshold": 0.001, "max_entries": 1024, "draws_per_tail": 200, "min_tail": 0.0}},
-        "objective": {"tail_draws_scale": 0.3},
+        "scoring": {"truncation": {"threshold": 0.001, "max_entries": 1024, "samples_per_tail": 200, "min_tail": 0.0}},
+        "objective": {"tail_samples_scale": 0.3},
     },
 }
 _DECODED = 64  # completions at once, as many as a round has or these
@@ -166,7 +166,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
         "objective": {
             "divergence": {"name": "forward_kl"},
             "temperature": 1.0,
-            "support": "auto",
+            "tail_estimator": "auto",
             "cross_entropy": 0.0,
             "alpha": 1.0,
         },
@@ -254,7 +254,12 @@ def divergences(model: Path, setting: Setting) -> dict[str, float]:
     vocab = shared_vocab(tokenizer)
     sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=0)
     way = Sampling(
-        max_new_tokens=setting.tokens, temperature=1.0, top_p=1.0, support_threshold=1.0, support_max=0, tail_draws=0
+        max_new_tokens=setting.tokens,
+        temperature=1.0,
+        top_p=1.0,
+        record_threshold=1.0,
+        record_max=0,
+        record_tail_samples=0,
     )
     made = sampler.sample([one.prompt_ids for one in prompts], names, way)
     each = compare(model, TEACHER, prompts, made, p, vocab=vocab, title="compare")

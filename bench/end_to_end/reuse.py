@@ -64,7 +64,12 @@ def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, ref
         "rollout": {"prompts": prompts},
         "corpus": kept,
         "replay": {"rounds": 0},
-        "objective": {"divergence": {"name": "forward_kl"}, "support": "auto", "cross_entropy": 0.0, "alpha": 1.0},
+        "objective": {
+            "divergence": {"name": "forward_kl"},
+            "tail_estimator": "auto",
+            "cross_entropy": 0.0,
+            "alpha": 1.0,
+        },
         "reward": {},
     }
 

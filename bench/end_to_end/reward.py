@@ -40,9 +40,11 @@ COLUMNS = ("training_reward", "sampled_exact_match", "exact_match", "reverse_kl"
 _SETTING: dict[str, Any] = {
     "task": {"train": 161, "heldout": 90, "settings": {"heldout_share": 0.3, "max_operand": 5, "max_value": 10}},
     "corpus": {"references": 8, "generations": 0},  # the student learns from nothing but what it writes
-    "rollout": {"sampling": {"support_max": 0, "tail_draws": 0}},  # of 296 tokens the scorer keeps all that matter
-    "scoring": {"support": {"threshold": 0.001, "draws_per_tail": 0.0}},
-    "objective": {"support": "bucket"},
+    "rollout": {
+        "sampling": {"record_max": 0, "record_tail_samples": 0}
+    },  # of 296 tokens the scorer keeps all that matter
+    "scoring": {"truncation": {"threshold": 0.001, "samples_per_tail": 0.0}},
+    "objective": {"tail_estimator": "bucket"},
     "reward": {"exact_match": 1.0},
 }
 

@@ -259,14 +259,14 @@ def _rollouts(shape: Shape) -> list[Rollout]:
                 rollout_id=str(at),
                 prompt_id=str(at // shape.samples),
                 source="student",
-                author="",
+                policy="",
                 prompt_ids=prompt,
                 completion_ids=completion,
                 behaviour_logp=[-1.0] * len(completion),
                 support_ids=[],
-                tail_ids=[],
+                tail_sample_ids=[],
                 tail_offset=[],
-                ended=False,
+                finished=False,
                 text="",
             )
         )

@@ -75,7 +75,7 @@ def _in_turn(tokens: int, works: Mapping[str, Callable[[], object]]) -> list[Row
 
 def _sampling(prompts: list[list[int]], vocab: int, tokens: int) -> list[Row]:
     sampling = Sampling(
-        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64, tail_draws=0
+        max_new_tokens=tokens, temperature=1.0, top_p=1.0, record_threshold=0.005, record_max=64, record_tail_samples=0
     )
     sampler = HFSampler(TEACHER, precision="auto", vocab=vocab, eos_ids=[-1], seed=0)
     model = lm.load_model(TEACHER, dtype=lm.resolve_dtype("auto"))
@@ -105,7 +105,7 @@ def _sampling(prompts: list[list[int]], vocab: int, tokens: int) -> list[Row]:
 
 def _scoring(prompts: list[Prompt], vocab: int) -> list[Row]:
     p = section(PARAMS, ScoringParams, "scoring")
-    scorer = HFScorer(TEACHER, precision=p.precision, vocab=vocab, support=p.support, batch_size=p.batch_size)
+    scorer = HFScorer(TEACHER, precision=p.precision, vocab=vocab, truncation=p.truncation, batch_size=p.batch_size)
     model = lm.load_model(TEACHER)
     head, ranks, header = lm.head_of(model, vocab), rank_tokens(prompts, vocab), nameless(p.codec, vocab)
     rollouts = reference_rollouts(

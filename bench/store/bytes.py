@@ -33,20 +33,20 @@ from pipeline.core.types import Scores, Source
 from pipeline.losses import tail_estimators as supports
 from pipeline.losses.batch import Batch
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
-from pipeline.losses.fused_linear import Seen
-from pipeline.losses.tail_estimators import Rows
+from pipeline.losses.fused_linear import StudentLogits
+from pipeline.losses.tail_estimators import TeacherRows
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.layout import PARAMS, TEACHER
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.ragged import join_scores
 from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.tasks.prompts import rank_tokens
-from pipeline.training.collate import collate
+from pipeline.training.collate import collate_scores
 from pipeline.training.loop import to_torch
 
 Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] to nats [N]
@@ -66,7 +66,7 @@ class Chunk:
 
     ids_NK: Tensor
     draw_ids_NJ: Tensor
-    rows: Rows
+    rows: TeacherRows
     rounded_ND: Tensor  # the hidden states of the teacher in bfloat16
 
 
@@ -75,17 +75,17 @@ class Way:
     """One way to store scores, and the rule that makes a loss of them."""
 
     name: str
-    support: SupportParams
+    support: TruncationParams
     union: Container[Source]  # texts stored with the student's likely tokens and G
     codec: str | None  # None: float32 and int32 as they are
     losses: Mapping[str, Loss]  # by divergence
 
 
-def see(z_NV: Tensor, chunk: Chunk) -> Seen:
+def see(z_NV: Tensor, chunk: Chunk) -> StudentLogits:
     """What the pipeline's loss sees of these logits."""
     padding_NK = torch.isneginf(chunk.rows.logp_NK)
     others_NV = z_NV.scatter(-1, chunk.ids_NK, -torch.inf)
-    return Seen(
+    return StudentLogits(
         stored_NK=z_NV.gather(-1, chunk.ids_NK).masked_fill(padding_NK, -torch.inf),
         others_N=others_NV.logsumexp(-1),
         drawn_NJ=z_NV.gather(-1, chunk.draw_ids_NJ),
@@ -97,7 +97,7 @@ def see(z_NV: Tensor, chunk: Chunk) -> Seen:
 
 def pipelines(name: str, *, draws_scale: float | None = None) -> Loss:
     """The pipeline's own: stored tokens and "any other", or with tail draws."""
-    tail = supports.bucket if draws_scale is None else partial(supports.draws, scale=draws_scale)
+    tail = supports.bucket if draws_scale is None else partial(supports.tail_samples, scale=draws_scale)
     return lambda z_NV, chunk: tail(_DIVERGENCES[name], see(z_NV, chunk), chunk.rows)
 
 
@@ -108,7 +108,7 @@ def with_g(name: str) -> Loss:
         none_N = torch.zeros_like(chunk.rows.tail_N)
         rows = replace(chunk.rows, behaviour_logp_N=none_N)
         seen = replace(see(z_NV, chunk), token_logp_N=none_N)
-        return supports.with_g(_DIVERGENCES[name], seen, rows, staleness=1.0)
+        return supports.tail_mean(_DIVERGENCES[name], seen, rows, staleness=1.0)
 
     return loss
 
@@ -145,8 +145,8 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
         codec: str | None = p.codec,
         **changes: Any,
     ) -> Way:
-        kept = {field: getattr(p.support, field) for field in SupportParams.__slots__}
-        return Way(name=name, support=SupportParams(**kept | changes), union=union, codec=codec, losses=losses)
+        kept = {field: getattr(p.truncation, field) for field in TruncationParams.__slots__}
+        return Way(name=name, support=TruncationParams(**kept | changes), union=union, codec=codec, losses=losses)
 
     plain = {name: pipelines(name) for name in _DIVERGENCES}
     mixed = {"forward_kl": pipelines("forward_kl", draws_scale=draws_scale)}
@@ -154,17 +154,17 @@ def ways(p: ScoringParams, draws_scale: float) -> list[Way]:
     usual = {name: renormalised(name) for name in _DIVERGENCES}
     best = plain | mixed | {name: with_g(name) for name in ("reverse_kl", "jsd")}
     everywhere: tuple[Source, ...] = ("student", "dataset")
-    nothing: dict[str, Any] = {"draws_per_tail": 0.0, "union": ()}
+    nothing: dict[str, Any] = {"samples_per_tail": 0.0, "union": ()}
     top64: dict[str, Any] = nothing | {"threshold": 0.0, "max_entries": 64}
-    draws50: dict[str, Any] = nothing | {"threshold": 1.0, "draws_per_tail": 50.0, "min_tail": 0.0, "codec": "rskd"}
+    draws50: dict[str, Any] = nothing | {"threshold": 1.0, "samples_per_tail": 50.0, "min_tail": 0.0, "codec": "rskd"}
     return [
         way("default", best),
         way("default, ground truth too", best, union=everywhere),
-        way("no draws, no G", plain, union=everywhere, draws_per_tail=0.0),
+        way("no draws, no G", plain, union=everywhere, samples_per_tail=0.0),
         way("teacher's tokens only", plain, **nothing),
         way("teacher's tokens only, p > .01", plain, **nothing | {"threshold": 0.01}),
-        way("p > .002", plain, threshold=0.002, draws_per_tail=0.0, union=everywhere),
-        way("p > .01", plain, threshold=0.01, draws_per_tail=0.0, union=everywhere),
+        way("p > .002", plain, threshold=0.002, samples_per_tail=0.0, union=everywhere),
+        way("p > .01", plain, threshold=0.01, samples_per_tail=0.0, union=everywhere),
         way("top-64 fp32, bucket", plain, codec=None, **top64),
         way("top-64 fp32, renormalised", usual, codec=None, **top64),
         way("top-64 fp16, bucket", plain, codec="topk", **top64),
@@ -190,14 +190,14 @@ def stored(one: Way, texts: Population, ranks: NDArray[Any], scratch: Path) -> t
 def _scored(one: Way, texts: Population) -> Iterator[ScoredSequence]:
     spans = torch.split(texts.teacher_ND, [len(rollout.completion_ids) for rollout in texts.rollouts])
     for rollout, hidden_TD in zip(texts.rollouts, spans, strict=True):
-        bare = replace(rollout, support_ids=[], tail_ids=[], tail_offset=[])
+        bare = replace(rollout, support_ids=[], tail_sample_ids=[], tail_offset=[])
         known = rollout if rollout.source in one.union else bare
         seed = derive_seed(rollout.rollout_id)
         asked = ToScore(
             prompt_ids=[],
             completion_ids=rollout.completion_ids,
             support_ids=known.support_ids,
-            tail_ids=known.tail_ids,
+            tail_sample_ids=known.tail_sample_ids,
             tail_offset=known.tail_offset,
         )
         scores = truncate(texts.teacher_head(hidden_TD), asked, one.support, seed=seed)
@@ -237,7 +237,7 @@ def _gradients(name: str, loss: Loss, texts: Population, batch: Batch, places: s
     chunk = Chunk(
         ids_NK=ids_NK,
         draw_ids_NJ=batch.draw_ids_NJ[places].long(),
-        rows=Rows.of(batch, places),
+        rows=TeacherRows.of(batch, places),
         rounded_ND=texts.rounded_ND[places],
     )
     z_NV.requires_grad_()
@@ -274,9 +274,9 @@ def measure(p: ScoringParams, texts: Population, ranks: NDArray[Any], scratch: P
         )
     yield "forward KL, nats", {f"nats_{texts.student}": _distance(texts)}
     own = [replace(one, source="student") for one in texts.rollouts]  # G counts at a round's own texts alone
-    for one in ways(p, lookup(PARAMS, "objective", "tail_draws_scale")):
+    for one in ways(p, lookup(PARAMS, "objective", "tail_samples_scale")):
         scores, size = stored(one, texts, ranks, scratch)
-        batch = to_torch(collate(own, scores, temperature=1.0, column=0), torch.device("cpu"))
+        batch = to_torch(collate_scores(own, scores, temperature=1.0, column=0), torch.device("cpu"))
         yield one.name, {f"bytes_{texts.student}": size} | errors(one.losses, texts, batch)
     yield "teacher in bf16, dense", errors({name: rounded(name, texts) for name in _DIVERGENCES}, texts, batch)
 

@@ -42,12 +42,12 @@ from pipeline.runtime.config import section
 from pipeline.runtime.layout import PARAMS, TEACHER
 from pipeline.scoring.hf_scorer import draw_seed
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.codecs import CODECS
 from pipeline.store.ragged import join_scores
 from pipeline.tasks.templates import TemplateParams
-from pipeline.training.collate import collate
+from pipeline.training.collate import collate_scores
 from pipeline.training.loop import to_torch
 
 Rule = Callable[[Divergence, Tensor, Tensor, Batch], Tensor]  # student's logits [N, V], teacher's log-probs -> nats [N]
@@ -56,12 +56,12 @@ _OBJECTIVES = {
     name: ObjectiveParams(
         divergence=DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False),
         temperature=1.0,
-        support="bucket",
-        tail_draws_scale=3.0,
-        g_staleness=5.0,
+        tail_estimator="bucket",
+        tail_samples_scale=3.0,
+        tail_mean_staleness=5.0,
         cross_entropy=0.0,
         alpha=1.0,
-        epsilon=0.2,
+        clip_epsilon=0.2,
         chunk_tokens=512,
     )
     for name in ("forward_kl", "reverse_kl", "jsd")
@@ -78,9 +78,9 @@ class Way:
 
     name: str
     divergences: Sequence[str]
-    support: str  # objective.support, or a name in RULES
+    support: str  # objective.tail_estimator, or a name in RULES
     union: bool
-    kept: SupportParams
+    kept: TruncationParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +127,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def ways(kept: SupportParams) -> list[Way]:
+def ways(kept: TruncationParams) -> list[Way]:
     """`kept` is that of params.yaml."""
     every = tuple(_OBJECTIVES)
-    plain = replace(kept, draws_per_tail=0.0)
+    plain = replace(kept, samples_per_tail=0.0)
     larger = replace(plain, threshold=0.0, max_entries=256)
 
-    def way(name: str, support: str, kept: SupportParams = plain, *, union: bool = False, of: Any = every) -> Way:
+    def way(name: str, support: str, kept: TruncationParams = plain, *, union: bool = False, of: Any = every) -> Way:
         return Way(name=name, divergences=of, support=support, union=union, kept=kept)
 
     return [
@@ -141,9 +141,9 @@ def ways(kept: SupportParams) -> list[Way]:
         way("bucket", "bucket"),
         way("larger bucket, top-256", "bucket", larger),
         way("union, bucket", "bucket", union=True),
-        way("tail draws", "draws", kept, of=("forward_kl",)),
-        way("union, tail draws", "draws", kept, union=True, of=("forward_kl",)),
-        way("union, G", "g", union=True, of=("reverse_kl", "jsd")),
+        way("tail draws", "tail_samples", kept, of=("forward_kl",)),
+        way("union, tail draws", "tail_samples", kept, union=True, of=("forward_kl",)),
+        way("union, G", "tail_mean", union=True, of=("reverse_kl", "jsd")),
         way("union, residual", "residual", union=True),
         way("sampled (k1)", "sampled", of=("reverse_kl",)),
         way("renormalise", "renormalise"),
@@ -163,9 +163,9 @@ def write(setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: s
         max_new_tokens=setting.tokens,
         temperature=1.0,
         top_p=1.0,
-        support_threshold=0.005,
-        support_max=64 if union else 0,
-        tail_draws=16 if union else 0,
+        record_threshold=0.005,
+        record_max=64 if union else 0,
+        record_tail_samples=16 if union else 0,
     )
     rollouts: list[Rollout] = []
     for batch in plan_batches(prompts, setting.samples, 64, name=name):
@@ -198,18 +198,18 @@ def stored(way: Way, rollouts: Sequence[Rollout], states: Sequence[Tensor], head
     """What a reader of the store would put into a batch."""
     parts = []
     for one, teacher_TD in zip(rollouts, states, strict=True):
-        known = one if way.union else replace(one, support_ids=[], tail_ids=[], tail_offset=[])
+        known = one if way.union else replace(one, support_ids=[], tail_sample_ids=[], tail_offset=[])
         asked = ToScore(
             prompt_ids=one.prompt_ids,
             completion_ids=one.completion_ids,
             support_ids=known.support_ids,
-            tail_ids=known.tail_ids,
+            tail_sample_ids=known.tail_sample_ids,
             tail_offset=known.tail_offset,
         )
         parts.append(truncate(head(teacher_TD), asked, way.kept, seed=draw_seed(asked)))
     ranks = np.arange(len(head.weight_VD))
     scores = CODECS[codec].decode(CODECS[codec].encode(join_scores(parts, 1), ranks), ranks)
-    return to_torch(collate(rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
+    return to_torch(collate_scores(rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
 
 
 def step_loss(
@@ -218,7 +218,7 @@ def step_loss(
     """Sum over positions."""
     teacher_head, head = heads
     if way.support not in RULES:
-        p = replace(_OBJECTIVES[name], support=way.support)  # type: ignore[arg-type]
+        p = replace(_OBJECTIVES[name], tail_estimator=way.support)  # type: ignore[arg-type]
         return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
     logp_NV = teacher_head(teacher_ND).log_softmax(-1)
     return RULES[way.support](_MEASURED[name], head(hidden_ND), logp_NV, batch).sum()
@@ -340,7 +340,7 @@ def main(
     needed = sizes["refresh"] * sizes["batch"] // sizes["samples"]
     data = Path(os.environ.get("STILLROOM_DATA", "../shared/data"))
     prompts = load_prompts(TEACHER, data, 4 * needed + heldout, longest=prompt_tokens, template=_QUESTION)
-    possible = [one for one in ways(p.support) if not chosen or one.name in chosen]
+    possible = [one for one in ways(p.truncation) if not chosen or one.name in chosen]
     about: Row = sizes | {"heldout": heldout, "prompt_tokens": prompt_tokens}
     found = earlier(out, about)
     with tempfile.TemporaryDirectory() as folder:

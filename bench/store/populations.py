@@ -27,7 +27,7 @@ from pipeline.models import language_model as lm
 from pipeline.models.head import Head
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.collect import collect_rollouts, plan_batches
-from pipeline.rollout.hf_sampler import HFSampler, likely, unlikely
+from pipeline.rollout.hf_sampler import HFSampler, sample_tail_tokens, tokens_above_threshold
 from pipeline.tasks.prompts import PromptParams, find_cases, render_prompts
 from pipeline.tasks.templates import TemplateParams
 
@@ -36,7 +36,7 @@ _PRUNED = (0, 1, 3, 5, 8, 10, 13, 16, 18, 21, 24, 27, 29)
 _DROPPED = 20
 _NOISE = 0.0385
 _SAMPLING = Sampling(
-    max_new_tokens=128, temperature=1.0, top_p=1.0, support_threshold=0.005, support_max=64, tail_draws=16
+    max_new_tokens=128, temperature=1.0, top_p=1.0, record_threshold=0.005, record_max=64, record_tail_samples=16
 )
 
 
@@ -123,10 +123,10 @@ def with_likely_tokens(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tenso
 
 def _as_written(rollout: Rollout, logits_TV: Tensor) -> Rollout:
     q_TV = logits_TV.softmax(-1)
-    named = likely(q_TV, _SAMPLING)
+    named = tokens_above_threshold(q_TV, _SAMPLING)
     uniform_T = np.random.Generator(np.random.Philox(derive_seed(rollout.rollout_id))).random(len(named))
-    tail_ids, tail_offset = unlikely(logits_TV, q_TV, named, uniform_T, _SAMPLING)
-    return replace(rollout, support_ids=named, tail_ids=tail_ids, tail_offset=tail_offset)
+    tail_sample_ids, tail_offset = sample_tail_tokens(logits_TV, q_TV, named, uniform_T, _SAMPLING)
+    return replace(rollout, support_ids=named, tail_sample_ids=tail_sample_ids, tail_offset=tail_offset)
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
             micro_batch_size=size,
             student_fraction=1.0,
             corpus_weights=None,
-            window=window,
+            shuffle_window=window,
             scale_rewards="none",
         )
         own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
@@ -121,14 +121,14 @@ def _write(path: Path, count: int, widths: Widths) -> list[Rollout]:
             rollout_id=str(at),
             prompt_id=str(at // 4),
             source="student",
-            author="",
+            policy="",
             prompt_ids=[at // 4] * 60,
             completion_ids=completion.tolist(),
             behaviour_logp=[-1.0] * len(completion),
             support_ids=[],
-            tail_ids=[],
+            tail_sample_ids=[],
             tail_offset=[],
-            ended=False,
+            finished=False,
             text="",
         )
         for at, completion in enumerate(np.split(tokens, cut_B))

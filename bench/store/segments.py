@@ -34,13 +34,13 @@ class Widths:
     union: tuple[float, float, int]
     tail: float  # second parameter of the tail's beta distribution; the first is .5
     min_tail: float
-    draws_per_tail: float
+    samples_per_tail: float
 
 
-WIDE = Widths(head=(4, 17, 127), union=(4, 3, 127), tail=3.5, min_tail=0.02, draws_per_tail=24)
+WIDE = Widths(head=(4, 17, 127), union=(4, 3, 127), tail=3.5, min_tail=0.02, samples_per_tail=24)
 """Wider than scores are: padding takes most of the time."""
 
-NEAR = Widths(head=(2, 9.2, 39), union=(1.5, 2.7, 16), tail=4.5, min_tail=0.3, draws_per_tail=12)
+NEAR = Widths(head=(2, 9.2, 39), union=(1.5, 2.7, 16), tail=4.5, min_tail=0.3, samples_per_tail=12)
 """As the default support scores what a student near its teacher writes (docs/decisions.md has the counts)."""
 
 
@@ -50,7 +50,7 @@ def synthetic_scores(rng: np.random.Generator, n: int, vocab: int, widths: Width
     head_n = 1 + np.minimum(rng.poisson(rng.gamma(head, head_mean / head, n)), most)
     union_n = np.minimum(rng.poisson(rng.gamma(union, union_mean / union, n)), most_union)
     tail_N1 = rng.beta(0.5, widths.tail, (n, 1)).astype(np.float32)
-    draw_n = np.where(tail_N1 > widths.min_tail, np.ceil(tail_N1 * widths.draws_per_tail), 0)[:, 0].astype(np.int32)
+    draw_n = np.where(tail_N1 > widths.min_tail, np.ceil(tail_N1 * widths.samples_per_tail), 0)[:, 0].astype(np.int32)
     entries_N = head_n + union_n
     steps = 1 + rng.lognormal(4, 2, entries_N.sum()).astype(np.int64) % (vocab // 132)
     starts_N = np.cumsum(entries_N) - entries_N

@@ -15,7 +15,7 @@ from pipeline.checkpoints.pretrained import locate
 from pipeline.checkpoints.random_init import FRESH
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import FILE, read_lineage
-from pipeline.lineage.records import Lineage, Source
+from pipeline.lineage.records import Lineage, ModelSource
 
 _README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in its front matter
 _GGUF_KEY = b"general.license"
@@ -23,13 +23,13 @@ _GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading them all 
 _GGUF_STRING = 8  # the format's number for a string
 
 
-def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> Source:
+def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> ModelSource:
     """What params.yaml names, and the directory that was made of it."""
     if model.startswith(FRESH):
         print_ = model_fingerprint(directory)
-        return Source(model=model, revision=None, hub=False, license=None, fingerprint=print_)
+        return ModelSource(model=model, revision=None, hub=False, license=None, fingerprint=print_)
     place, options = locate(model, where)
-    return Source(
+    return ModelSource(
         model=model,
         revision=revision,
         hub=not options and not Path(place).is_dir(),

@@ -16,13 +16,13 @@ class Sampling:
     """Of the softmax; 0 is greedy."""
     top_p: Annotated[float, Range(0, 1, above=True)]
     """Nucleus mass; 1 keeps every token, which the unbiased estimators need."""
-    support_threshold: Annotated[float, Range(0, 1, above=True)]
+    record_threshold: Annotated[float, Range(0, 1, above=True)]
     """Tokens that the sampler finds likelier than this are recorded, for the union support."""
-    support_max: Annotated[int, Range(0, 255)]
+    record_max: Annotated[int, Range(0, 255)]
     """At most so many of them a position, the likeliest first; 0 records none."""
-    tail_draws: Annotated[int, Range(0, 255)]
+    record_tail_samples: Annotated[int, Range(0, 255)]
     """Draws from all other tokens at each position, recorded beside them: what the teacher says of the student's tail
-    (G, for `objective.support: g`) comes from these. 0 records none."""
+    (G, for `objective.tail_estimator: g`) comes from these. 0 records none."""
 
 
 def comparable_temperature(sampling: Sampling) -> float | None:

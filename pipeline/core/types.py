@@ -42,16 +42,16 @@ class Rollout:
     rollout_id: str
     prompt_id: str
     source: Source
-    author: str  # fingerprint of the model that wrote it, "" for the data set
+    policy: str  # fingerprint of the model that wrote it, "" for the data set
     prompt_ids: list[int]
     completion_ids: list[int]
     behaviour_logp: list[float]  # [T] log-prob of each token under the sampler; [] for the data set
     support_ids: list[list[int]]  # [T] lists: tokens to which the author gave q > t_q; [] unless a student wrote it
-    tail_ids: list[list[int]]  # [T] lists: the author's draws from all other tokens; [] as above
+    tail_sample_ids: list[list[int]]  # [T] lists: the author's draws from all other tokens; [] as above
     tail_offset: list[
         float
     ]  # [T] nats: the mean log-prob, under the author, of all other tokens less that of the draws
-    ended: bool  # the completion ends with eos
+    finished: bool  # the completion ends with eos
     text: str  # for people: derived from completion_ids, never tokenised again
     step: int = 0  # optimizer steps after which its student stood, by the schedule; 0 for the others
     reward: float | None = None  # what the completion is worth; None unless a student wrote it and rewards are given
@@ -95,14 +95,14 @@ def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
             rollout_id=f"dataset/{prompt.prompt_id}",
             prompt_id=prompt.prompt_id,
             source="dataset",
-            author="",
+            policy="",
             prompt_ids=prompt.prompt_ids,
             completion_ids=prompt.reference_ids,
             behaviour_logp=[],
             support_ids=[],
-            tail_ids=[],
+            tail_sample_ids=[],
             tail_offset=[],
-            ended=True,
+            finished=True,
             text=prompt.references[0],
         )
         for prompt in prompts

@@ -23,7 +23,7 @@ class EvaluationParams:
     """Tokens after which a completion is cut."""
     precision: Precision
     """Of the sampler, and of both models' bodies in the comparison."""
-    shown: Count
+    recorded_prompts: Count
     """Prompts, the first ones, whose completions are recorded token by token for the report."""
 
 
@@ -37,7 +37,7 @@ class Completions:
     @property
     def eos_share(self) -> float:
         """How many of the sampled end with eos."""
-        return sum(one.ended for one in self.sampled) / len(self.sampled)
+        return sum(one.finished for one in self.sampled) / len(self.sampled)
 
     @property
     def tokens(self) -> int:
@@ -68,9 +68,9 @@ def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
         max_new_tokens=p.max_new_tokens,
         temperature=temperature,
         top_p=1.0,
-        support_threshold=1.0,
-        support_max=0,
-        tail_draws=0,
+        record_threshold=1.0,
+        record_max=0,
+        record_tail_samples=0,
     )
 
 

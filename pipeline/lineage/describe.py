@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.lineage.dvc_lock import Ran, read_lock, trace
 from pipeline.lineage.lineage import FILE, history, kept_layers, last_warning, read_lineage
 from pipeline.lineage.model_card import model_card
-from pipeline.lineage.records import Lineage, Round, Source
+from pipeline.lineage.records import Lineage, ModelSource, Round
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import COSTS
@@ -93,7 +93,7 @@ def _aligned(told: Mapping[str, str]) -> list[str]:
     return [f"{name.ljust(width)}  {value}" for name, value in told.items()]
 
 
-def _source(one: Source) -> str:
+def _source(one: ModelSource) -> str:
     revision = f" at {one.revision}" if one.revision else ""
     return f"{one.model}{revision}, licence {one.license or 'unknown'}, fingerprint {one.fingerprint[:_SHOWN]}"
 

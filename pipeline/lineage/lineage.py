@@ -8,7 +8,7 @@ Not taken: the facts in safetensors' metadata or config.json, which would change
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.lineage.records import FORMAT, Lineage, Round, Source, Tuning
+from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Tuning
 from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.files import read_json, write_json
@@ -37,7 +37,7 @@ def write_lineage(model: Path, lineage: Lineage) -> None:
     write_json(model / FILE, asdict(lineage))
 
 
-def of_teacher(source: Source) -> Lineage:
+def teacher_lineage(source: ModelSource) -> Lineage:
     """The lineage of the teacher's own directory."""
     return Lineage(
         format=FORMAT,
@@ -51,12 +51,12 @@ def of_teacher(source: Source) -> Lineage:
     )
 
 
-def grown(lineage: Lineage, one: Round) -> Lineage:
+def add_round(lineage: Lineage, one: Round) -> Lineage:
     """The same student a round later."""
     return replace(lineage, rounds=(*lineage.rounds, one))
 
 
-def tuned(lineage: Lineage, one: Tuning) -> Lineage:
+def add_sft(lineage: Lineage, one: Tuning) -> Lineage:
     """The same model, tuned on references; a tuned teacher is known by its new fingerprint."""
     after = replace(lineage, tunings=(*lineage.tunings, one))
     if lineage.student is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.lineage.lineage import kept_layers
-from pipeline.lineage.records import Lineage, Source
+from pipeline.lineage.records import Lineage, ModelSource
 
 _METRICS = ("forward_kl", "reverse_kl")  # what every student's evaluation has, whatever the task
 
@@ -77,7 +77,7 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=1, sort_keys=True)
 
 
-def _named(source: Source) -> str:
+def _named(source: ModelSource) -> str:
     return f"`{source.model}`" + (f" at `{source.revision}`" if source.revision else "")
 
 

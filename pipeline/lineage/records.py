@@ -11,7 +11,7 @@ FORMAT = "stillroom.lineage/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ModelSource:
     """A model that came from outside, as params.yaml names it."""
 
     model: str
@@ -68,8 +68,8 @@ class Lineage:
 
     format: str
     student: str | None
-    teacher: Source
-    start: Source | None
+    teacher: ModelSource
+    start: ModelSource | None
     layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None  # of the start that were kept; by stack
     config: dict[str, object] | None  # not null: the start had random weights
     rounds: tuple[Round, ...]

@@ -7,7 +7,7 @@ import click
 
 from pipeline.core.hashing import digest
 from pipeline.core.types import Rollout
-from pipeline.lineage.lineage import FILE, grown, read_lineage, teacher_warning, write_lineage
+from pipeline.lineage.lineage import FILE, add_round, read_lineage, teacher_warning, write_lineage
 from pipeline.lineage.model_card import model_card
 from pipeline.lineage.records import Lineage, Round, Scored
 from pipeline.runtime.errors import DataError
@@ -26,7 +26,7 @@ def lineage_before(model: Path, segment: Segment) -> Lineage:
 
 def write_pedigree(model: Path, lineage: Lineage, one: Round) -> None:
     """What `stillroom lineage` reads, and README.md."""
-    after = grown(lineage, one)
+    after = add_round(lineage, one)
     write_lineage(model, after)
     (model / "README.md").write_text(model_card(after))
 

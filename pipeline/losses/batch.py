@@ -15,11 +15,11 @@ class Batch:
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
     from_student_B: Any  # bool: the student's own completions of the round at hand
-    ended_B: Any  # bool
+    finished_B: Any  # bool
     token_ids_N: Any  # int64, completion ids end to end
     fresh_N: Any  # bool: positions of `from_student_B`
     behaviour_logp_N: Any  # float32, NaN where no student wrote the token
-    author_logp_N: Any  # float32, under whoever drew the token, the teacher as well; NaN in the data set's text
+    sampling_logp_N: Any  # float32, under whoever drew the token, the teacher as well; NaN in the data set's text
     token_logp_N: Any  # the teacher's, at the loss temperature
     realised_only_N: Any  # bool: the token is among the stored ones for no other reason
     tail_g_N: Any  # as in `Scores`

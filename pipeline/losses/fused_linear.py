@@ -32,7 +32,7 @@ _PIECE = 128  # positions that a loss sees together: what it needs beside the lo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
+class LossTargets:
     """Token ids at which a loss looks; stored ids of a row are distinct but for padding, which repeats one of them."""
 
     ids_NK: Tensor
@@ -43,7 +43,7 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class StudentLogits:
     """What a loss sees of the student's logits; padding is -inf, and so is `others_N` where K covers V."""
 
     stored_NK: Tensor
@@ -59,13 +59,15 @@ class Seen:
 
 
 Metrics: TypeAlias = dict[str, Tensor]
-Loss: TypeAlias = Callable[[Seen, slice], tuple[Tensor, Metrics]]  # rows of a chunk -> nats [n], sums of metrics
+Loss: TypeAlias = Callable[
+    [StudentLogits, slice], tuple[Tensor, Metrics]
+]  # rows of a chunk -> nats [n], sums of metrics
 
 
 def project(
     head: Head,
     hidden_ND: Tensor,
-    targets: Targets,
+    targets: LossTargets,
     loss: Loss,
     *,
     temperature: float,
@@ -94,7 +96,7 @@ def project(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     head: Head
-    targets: Targets
+    targets: LossTargets
     loss: Loss
     temperature: float
     chunk: int
@@ -186,7 +188,7 @@ def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metr
     with torch.enable_grad():
         asked = [] if entropy_N is None else [entropy_N]
         leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1, *asked)]
-        seen = Seen(
+        seen = StudentLogits(
             stored_NK=stored_NK,
             others_N=others_N,
             drawn_NJ=drawn_NJ,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 
-def surrogate(
+def policy_gradient(
     logq_N: Tensor, behaviour_logp_N: Tensor, advantage_N: Tensor, *, epsilon: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The gain [N], and sums over positions: tokens that are clipped, and those that could be.

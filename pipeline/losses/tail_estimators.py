@@ -4,7 +4,7 @@
 |---|---|---|
 | bucket | one outcome, "any other token" | a lower bound, exact at K = V - 1 |
 | draws | draws from the teacher's own tail | unbiased at scale 0 |
-| g | spread as two means over the student's tail say | reverse KL: exact in value; jsd: bounded; see `with_g` |
+| g | spread as two means over the student's tail say | reverse KL: exact in value; jsd: bounded; see `tail_mean` |
 | residual | the bucket, corrected at the realised token | unbiased |
 | sampled | like those inside: nothing but the realised token counts | unbiased, of the highest variance |
 
@@ -31,21 +31,21 @@ from torch import Tensor
 
 from pipeline.losses.batch import Batch
 from pipeline.losses.divergences import Divergence, kl_terms
-from pipeline.losses.fused_linear import Seen
+from pipeline.losses.fused_linear import StudentLogits
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 _NORMAL = _NODES, _WEIGHTS / _WEIGHTS.sum()  # means over the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class TeacherRows:
     """The teacher's rows of one chunk of positions; see `Batch`."""
 
     token_ids_N: Tensor
     token_logp_N: Tensor
     fresh_N: Tensor
     behaviour_logp_N: Tensor
-    author_logp_N: Tensor
+    sampling_logp_N: Tensor
     advantage_N: Tensor
     ids_NK: Tensor
     logp_NK: Tensor
@@ -57,13 +57,13 @@ class Rows:
     has_draws_N: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, rows: slice) -> "Rows":
+    def of(cls, batch: Batch, rows: slice) -> "TeacherRows":
         """Some of a batch's positions."""
         names: tuple[str, ...] = cls.__slots__
         return cls(**{name: getattr(batch, name)[rows] for name in names})
 
 
-def bucket(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
+def bucket(divergence: Divergence, seen: StudentLogits, rows: TeacherRows) -> Tensor:
     """Over the K stored tokens and "any other token".
 
     Status: bounded below: never above the dense divergence nor below zero, and exact at K = V - 1. Source: merging
@@ -73,7 +73,7 @@ def bucket(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     return divergence(*_outcomes(seen, rows))
 
 
-def _outcomes(seen: Seen, rows: Rows) -> tuple[Tensor, Tensor]:
+def _outcomes(seen: StudentLogits, rows: TeacherRows) -> tuple[Tensor, Tensor]:
     """log p and log q [N, C], the tail last."""
     logp_NC = torch.cat([rows.logp_NK, rows.tail_N.log()[:, None]], -1)
     logits_NC = torch.cat([seen.stored_NK, seen.others_N[:, None]], -1)
@@ -81,7 +81,7 @@ def _outcomes(seen: Seen, rows: Rows) -> tuple[Tensor, Tensor]:
     return logp_NC, logits_NC - seen.log_normaliser()[:, None]
 
 
-def draws(divergence: Divergence, seen: Seen, rows: Rows, *, scale: float) -> Tensor:
+def tail_samples(divergence: Divergence, seen: StudentLogits, rows: TeacherRows, *, scale: float) -> Tensor:
     """The tail's term from draws t_j out of the teacher's tail, sum_j w_j f(q(t_j) / p(t_j)), in rows that have any.
 
     At a position whose bucketed forward KL is d they count 1 - exp(-d / scale) and the bucket's term the rest. Status:
@@ -107,7 +107,7 @@ def _draws_share(logp_NC: Tensor, logq_NC: Tensor, scale: float) -> Tensor | flo
     return 1.0 if scale == 0.0 else -torch.expm1(-kl_terms(logp_NC, logq_NC).sum(-1) / scale)
 
 
-def with_g(divergence: Divergence, seen: Seen, rows: Rows, *, staleness: float) -> Tensor:
+def tail_mean(divergence: Divergence, seen: StudentLogits, rows: TeacherRows, *, staleness: float) -> Tensor:
     """The bucket, and in its tail log-ratios r = log(q / p) that are normal over the student's tail, instead of equal.
 
     Two of their means are known: E[exp(-r)] = p_t / q_t from the masses, and E[r] = E[log q] - G. The normal
@@ -148,7 +148,7 @@ def _spread_out(of: Callable[[Tensor], Tensor], ratio_N: Tensor, gap_N: Tensor) 
     return gap_N.sign() * (mean_N - of(ratio_N))
 
 
-def residual(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
+def residual(divergence: Divergence, seen: StudentLogits, rows: TeacherRows) -> Tensor:
     """The bucket, and at a realised token y outside K the gradient q/b (f'(w_y) - f'(w_t)) grad log q(y), w = q/p.
 
     Status: unbiased in value and gradient for every f-divergence and whoever drew y with known b: over y, the second
@@ -158,7 +158,7 @@ def residual(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     project; a score-function estimate (Williams, "Simple Statistical Gradient-Following Algorithms", 1992) with the
     bucket as control variate.
     """
-    drawn_N = rows.realised_only_N & ~torch.isnan(rows.author_logp_N)
+    drawn_N = rows.realised_only_N & ~torch.isnan(rows.sampling_logp_N)
     y_NK = drawn_N[:, None] & (rows.ids_NK == rows.token_ids_N[:, None]) & ~torch.isneginf(rows.logp_NK)
     seen, rows = _put_back(seen, rows, drawn_N, y_NK)
     logp_NC, logq_NC = _outcomes(seen, rows)
@@ -171,7 +171,9 @@ def residual(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     return divergence(logp_NC, logq_NC) + _estimate(drawn_N, token_N, rows, slope_N, value_N)
 
 
-def _put_back(seen: Seen, rows: Rows, drawn_N: Tensor, y_NK: Tensor) -> tuple[Seen, Rows]:
+def _put_back(
+    seen: StudentLogits, rows: TeacherRows, drawn_N: Tensor, y_NK: Tensor
+) -> tuple[StudentLogits, TeacherRows]:
     """The realised token among the others, for the student and for the teacher."""
     others_N = torch.where(drawn_N, torch.logaddexp(seen.others_N, seen.token_N), seen.others_N)
     p_N = rows.logp_NK.exp().masked_fill(~y_NK, 0.0).sum(-1)
@@ -181,14 +183,14 @@ def _put_back(seen: Seen, rows: Rows, drawn_N: Tensor, y_NK: Tensor) -> tuple[Se
     )
 
 
-def sampled(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
+def sampled(divergence: Divergence, seen: StudentLogits, rows: TeacherRows) -> Tensor:
     """Policy gradient q/b (f'(w_y) - f'(1)) grad log q(y) at the realised token y: no other token is looked at.
 
     With reverse_kl that is the reward log p(y) - log q(y), "k1", of on-policy distillation services. f'(1) is a
     baseline. Status: unbiased in value and gradient for every divergence. Source: Schulman, "Approximating KL
     divergence", 2020.
     """
-    drawn_N = ~torch.isnan(rows.author_logp_N)
+    drawn_N = ~torch.isnan(rows.sampling_logp_N)
     token_N = seen.token_N - seen.log_normaliser()
     with torch.no_grad():
         none_N = torch.zeros_like(token_N)
@@ -198,8 +200,8 @@ def sampled(divergence: Divergence, seen: Seen, rows: Rows) -> Tensor:
     return found_N + torch.where(drawn_N, 0.0, bucket(divergence, seen, rows))
 
 
-def _estimate(drawn_N: Tensor, token_N: Tensor, rows: Rows, slope_N: Tensor, value_N: Tensor) -> Tensor:
+def _estimate(drawn_N: Tensor, token_N: Tensor, rows: TeacherRows, slope_N: Tensor, value_N: Tensor) -> Tensor:
     """value / b where y was drawn, with the gradient q/b slope grad log q(y); 0 elsewhere."""
-    ratio_N = torch.where(drawn_N, slope_N * (token_N.detach() - rows.author_logp_N).exp(), 0.0)
-    value_N = torch.where(drawn_N, value_N * (-rows.author_logp_N).exp(), 0.0)
+    ratio_N = torch.where(drawn_N, slope_N * (token_N.detach() - rows.sampling_logp_N).exp(), 0.0)
+    value_N = torch.where(drawn_N, value_N * (-rows.sampling_logp_N).exp(), 0.0)
     return ratio_N * (token_N - token_N.detach()) + value_N

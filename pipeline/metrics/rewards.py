@@ -29,7 +29,7 @@ class Answer:
     text: str
     references: Sequence[str]  # every right answer, at least one
     tokens: int
-    ended: bool  # and was not cut
+    finished: bool  # and was not cut
 
 
 Reward: TypeAlias = Callable[[Answer], float]
@@ -41,7 +41,7 @@ REWARDS: dict[str, Reward] = {
     "rouge_l": lambda answer: rouge_l(answer.text, answer.references),
     "bleu": lambda answer: sentence_bleu(answer.text, answer.references),
     "length": lambda answer: answer.tokens,
-    "ended": lambda answer: answer.ended,
+    "finished": lambda answer: answer.finished,
 }
 
 
@@ -62,7 +62,7 @@ def find_reward(name: str) -> Reward:
     return found
 
 
-def worth(weights: Weights) -> Callable[[Answer], float]:
+def weighted_reward(weights: Weights) -> Callable[[Answer], float]:
     """The weighted sum of the named functions; a DataError when one gives no finite number."""
     functions = {name: find_reward(name) for name in weights}
     return lambda answer: sum(weights[name] * _number(name, functions[name], answer) for name in weights)
@@ -72,9 +72,9 @@ def reward_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[Prompt], weig
     """The same rollouts, each with what it is worth; unchanged without weights."""
     if not weights:
         return list(rollouts)
-    value, of = worth(weights), {one.prompt_id: one for one in prompts}
+    value, of = weighted_reward(weights), {one.prompt_id: one for one in prompts}
     return [
-        replace(one, reward=value(_answer(of[one.prompt_id], one.text, len(one.completion_ids), one.ended)))
+        replace(one, reward=value(_answer(of[one.prompt_id], one.text, len(one.completion_ids), one.finished)))
         for one in rollouts
     ]
 
@@ -83,13 +83,13 @@ def mean_reward(prompts: Sequence[Prompt], written: Sequence[Written], weights: 
     """The metric `reward` of one completion for each prompt; no metric without weights."""
     if not weights:
         return {}
-    value = worth(weights)
+    value = weighted_reward(weights)
     values = [value(_answer(prompt, *one)) for prompt, one in zip(prompts, written, strict=True)]
     return {"reward": sum(values) / len(values)}
 
 
-def _answer(prompt: Prompt, text: str, tokens: int, ended: bool) -> Answer:
-    return Answer(prompt=prompt.prompt_text, text=text, references=prompt.references, tokens=tokens, ended=ended)
+def _answer(prompt: Prompt, text: str, tokens: int, finished: bool) -> Answer:
+    return Answer(prompt=prompt.prompt_text, text=text, references=prompt.references, tokens=tokens, finished=finished)
 
 
 def _number(name: str, function: Reward, answer: Answer) -> float:

@@ -2,8 +2,8 @@
 
 A decoder reads a prompt itself, padded on the left. An encoder-decoder has its encoder read it, padded on the right
 (learnt positions count from the left), and its decoder reads one start token, the model's own, instead. From there on
-the two are alike: the decoder has read something (`Opening`), keeps keys and values of it, and goes on with completion
-tokens. Keys and values of the cross-attention lie in the same cache, computed once a prompt.
+the two are alike: the decoder has read something (`DecoderInputs`), keeps keys and values of it, and goes on with
+completion tokens. Keys and values of the cross-attention lie in the same cache, computed once a prompt.
 
 Guarantee: T more tokens give the states and logits that one plain forward pass gives, in float32 up to rounding.
 Cost: a decoder's pass over the start token apart from the completion's. Not taken: labels and transformers' own shift,
@@ -25,46 +25,52 @@ Model: TypeAlias = Any  # a transformers model with a head on its vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class EncoderOutput:
     """What an encoder made of G prompts, padded on the right to P."""
 
     states_GPD: Tensor
     mask_GP: Tensor  # 1 at the prompts' tokens
 
-    def take(self, rows: Tensor) -> "Source":
+    def take(self, rows: Tensor) -> "EncoderOutput":
         """Some of the prompts, in the given order."""
-        return Source(states_GPD=self.states_GPD[rows], mask_GP=self.mask_GP[rows])
+        return EncoderOutput(states_GPD=self.states_GPD[rows], mask_GP=self.mask_GP[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class DecoderInputs:
     """What a decoder reads of G prompts before it writes."""
 
     ids_GS: Tensor
     mask_GS: Tensor
     cache: Cache | None
-    source: Source | None  # None for a decoder that reads its prompts itself
+    source: EncoderOutput | None  # None for a decoder that reads its prompts itself
 
 
-def opening(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> Opening:
+def decoder_inputs(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> DecoderInputs:
     """The prompts, or the start token after the encoder's pass over them; `multiple` is that of `padded`."""
     if not model.config.is_encoder_decoder:
         ids_GS, mask_GS = (one.to(model.device) for one in padded(prompts, left=True, multiple=multiple))
-        return Opening(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, source=None)
-    aligned = padded(prompts, left=False, multiple=multiple, most=places(model))
+        return DecoderInputs(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, source=None)
+    aligned = padded(prompts, left=False, multiple=multiple, most=max_padded_length(model))
     ids_GP, mask_GP = (one.to(model.device) for one in aligned)
     states_GPD = model.get_encoder()(input_ids=ids_GP, attention_mask=mask_GP).last_hidden_state
     start_G1 = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=model.device)
-    return Opening(
+    return DecoderInputs(
         ids_GS=start_G1,
         mask_GS=torch.ones_like(start_G1),
         cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
-        source=Source(states_GPD=states_GPD, mask_GP=mask_GP),
+        source=EncoderOutput(states_GPD=states_GPD, mask_GP=mask_GP),
     )
 
 
 def hidden(
-    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: Source | None, *, keep: bool = True
+    model: Model,
+    ids_BT: Tensor,
+    mask_BS: Tensor,
+    cache: Cache | None,
+    source: EncoderOutput | None,
+    *,
+    keep: bool = True,
 ) -> tuple[Tensor, Cache]:
     """The states [B, T, D] that the head projects for T more tokens, and the cache that holds them, if to `keep`.
 
@@ -82,7 +88,7 @@ def hidden(
 
 
 def logits(
-    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: Source | None
+    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: EncoderOutput | None
 ) -> tuple[Tensor, Cache]:
     """The model's own logits [B, V] of what follows T more tokens, and the cache that holds them."""
     read = {"past_key_values": cache, "use_cache": True}
@@ -100,7 +106,7 @@ def logits(
     return result.logits[:, -1], result.past_key_values
 
 
-def places(model: Model) -> int | None:
+def max_padded_length(model: Model) -> int | None:
     """How many places there are for tokens and padding alike; None where padding takes none or places have no end.
 
     An encoder-decoder counts its learnt positions itself. A decoder is told them, and its padding stands on the place

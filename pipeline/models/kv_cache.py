@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 _ROOM = 16  # tokens: all keys and values are copied for one in so many, and each row has so many empty places at most
 
 
-def selected(cache: Cache, rows: Tensor) -> Cache:
+def select_rows(cache: Cache, rows: Tensor) -> Cache:
     """Some rows of a cache, in a cache of their own."""
     taken = copy.copy(cache)
     parts = [taken]
@@ -32,15 +32,16 @@ def selected(cache: Cache, rows: Tensor) -> Cache:
     return taken
 
 
-def make_room(cache: Cache) -> None:
+def preallocate(cache: Cache) -> None:
     """Let a cache grow in place; layers of another kind (sliding windows) stay, and those that keep nothing."""
     grows: DynamicCache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     grows.layers = [
-        Roomy(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer for layer in grows.layers
+        PreallocatedLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
+        for layer in grows.layers
     ]
 
 
-class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """A layer whose keys and values [B, H, S, D] are the front of something longer."""
 
     def __init__(self, layer: DynamicLayer) -> None:

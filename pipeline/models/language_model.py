@@ -1,11 +1,11 @@
 """Language models behind one face: with `passes`, all that shifts, pads or knows transformers' model classes.
 
 `completion_hidden` gives the hidden state that predicts each completion token, for many sequences end to end, and
-`head_of` the projection onto the vocabulary that both models share. A model reads each distinct prompt once (`read`),
-whatever the number of its completions, which then go on from its keys and values (`go_on`): with prompts longer than
-completions that is most of the work. `Decoding` writes completions token by token. All of them take decoders and
-encoder-decoders alike; `passes` knows how the two differ. Masks come from lengths, never from token ids (many
-tokenizers use one id for pad and eos).
+`head_of` the projection onto the vocabulary that both models share. A model reads each distinct prompt once
+(`prefill`), whatever the number of its completions, which then go on from its keys and values (`forward_completions`):
+with prompts longer than completions that is most of the work. `Decoding` writes completions token by token. All of them
+take decoders and encoder-decoders alike; `passes` knows how the two differ. Masks come from lengths, never from token
+ids (many tokenizers use one id for pad and eos).
 
 A family that does something else between states and logits than `head_of` knows is refused when it is loaded: the two
 ways to the logits of three tokens are compared, so no list of families is kept. What `generate` would force or forbid
@@ -32,7 +32,7 @@ from pipeline.models import forward as passes
 from pipeline.models import kv_cache
 from pipeline.models import lora as adapter
 from pipeline.models.architectures import auto_class
-from pipeline.models.forward import Source
+from pipeline.models.forward import EncoderOutput
 from pipeline.models.head import Head
 from pipeline.runtime.errors import ModelError
 
@@ -143,7 +143,7 @@ def _check_head(model: Model, path: Path) -> None:
     """A ModelError when the model's logits are not what `head_of` makes of its states."""
     probe, rows = [[0, 1, 2]], model.get_output_embeddings().weight.shape[0]
     wanted_V = Decoding(model, probe, [0]).logits_BV[0].float()
-    found_V = head_of(model, rows)(read(model, probe).last_GD)[0]
+    found_V = head_of(model, rows)(prefill(model, probe).last_GD)[0]
     off = float((found_V - wanted_V).abs().max() / wanted_V.abs().max().clamp(min=1e-9))
     if not off <= _AGREEMENT.get(model.dtype, 0.03):
         raise ModelError(
@@ -155,29 +155,29 @@ def _check_head(model: Model, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prefix:
+class PromptCache:
     """G prompts that a model has read."""
 
     last_GD: Tensor  # the hidden state that predicts each prompt's first completion token
     mask_GS: Tensor  # 1 at the tokens that the decoder has read
     cache: Cache  # keys and values
-    source: Source | None  # of an encoder
+    source: EncoderOutput | None  # of an encoder
 
 
 def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
     """Hidden states [N, D] that predict the completion tokens, sequences end to end in the given order."""
     distinct, rows_B = distinct_prompts(prompts)
     if model.training and model.is_activation_checkpointing:
-        return _at_once(model, distinct, rows_B, completions)
-    return go_on(model, read(model, distinct), rows_B, completions)
+        return _forward_together(model, distinct, rows_B, completions)
+    return forward_completions(model, prefill(model, distinct), rows_B, completions)
 
 
-def _at_once(
+def _forward_together(
     model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int], completions: Sequence[list[int]]
 ) -> Tensor:
     """The same in one pass over each prompt with its completion: layers that are computed again keep no cache."""
     rows, lengths = torch.tensor(rows_B, device=model.device), [len(completion) for completion in completions]
-    start = passes.opening(model, prompts)
+    start = passes.decoder_inputs(model, prompts)
     rest_BT, own_BT = _without_last(model, completions, multiple=1)
     states_BSD, _ = passes.hidden(
         model,
@@ -193,20 +193,20 @@ def _at_once(
 
 def _without_last(model: Model, completions: Sequence[list[int]], *, multiple: int) -> tuple[Tensor, Tensor]:
     """What there is to read of completions [B, T] and the mask of it: nobody asks what follows the last token."""
-    most = (places := passes.places(model)) and places - 1  # the start token has one
+    most = (places := passes.max_padded_length(model)) and places - 1  # the start token has one
     both = passes.padded([one[:-1] for one in completions], left=False, multiple=multiple, most=most)
     return both[0].to(model.device), both[1].to(model.device)
 
 
-def read(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> Prefix:
+def prefill(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> PromptCache:
     """One pass over G prompts, padded to a multiple of `multiple` tokens."""
-    start = passes.opening(model, prompts, multiple=multiple)
+    start = passes.decoder_inputs(model, prompts, multiple=multiple)
     states_GSD, cache = passes.hidden(model, start.ids_GS, start.mask_GS, start.cache, start.source)
-    return Prefix(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, source=start.source)
+    return PromptCache(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, source=start.source)
 
 
-def go_on(
-    model: Model, prefix: Prefix, rows_B: Sequence[int], completions: Sequence[list[int]], *, multiple: int = 1
+def forward_completions(
+    model: Model, prefix: PromptCache, rows_B: Sequence[int], completions: Sequence[list[int]], *, multiple: int = 1
 ) -> Tensor:
     """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is.
 
@@ -222,7 +222,7 @@ def go_on(
         model,
         rest_BT,
         torch.cat([prefix.mask_GS[rows], own_BT], -1),
-        kv_cache.selected(prefix.cache, rows),
+        kv_cache.select_rows(prefix.cache, rows),
         prefix.source and prefix.source.take(rows),
     )
     hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
@@ -235,12 +235,12 @@ class Decoding:
     def __init__(self, model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int]) -> None:
         """Each completion follows the prompt at its row of `prompts`, which are read once."""
         self._model, rows = model, torch.tensor(rows_B, device=model.device)
-        start = passes.opening(model, prompts)
+        start = passes.decoder_inputs(model, prompts)
         logits_GV, self._cache = passes.logits(model, start.ids_GS, start.mask_GS, start.cache, start.source)
         self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_GS[rows]
         self._source = start.source and start.source.take(rows)
         self._cache.batch_select_indices(rows)
-        kv_cache.make_room(self._cache)
+        kv_cache.preallocate(self._cache)
 
     def keep(self, going_B: Tensor) -> None:
         """Go on with the rows that are true; the others have ended."""

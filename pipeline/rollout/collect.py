@@ -52,12 +52,12 @@ class Request:
     prompt: Prompt
 
 
-def choose(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
+def shuffle_prompts(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
     """At most `count` prompts in an order that depends on the key and the prompts' ids alone."""
     return sorted(prompts, key=lambda one: derive_seed(*key, one.prompt_id))[:count]
 
 
-def take_turn(prompts: Sequence[Prompt], count: int, turn: int, *key: object) -> list[Prompt]:
+def prompts_of_round(prompts: Sequence[Prompt], count: int, turn: int, *key: object) -> list[Prompt]:
     """The `count` prompts, at most all, of the turn-th round, from 0: none comes again before the others of its epoch.
 
     Prompts that are too few for another round are left out of their epoch, as a DataLoader drops its last batch.
@@ -65,7 +65,7 @@ def take_turn(prompts: Sequence[Prompt], count: int, turn: int, *key: object) ->
     if count == 0:
         return []
     epoch, at = divmod(turn, max(1, len(prompts) // count))
-    return choose(prompts, len(prompts), *key, epoch)[at * count : (at + 1) * count]
+    return shuffle_prompts(prompts, len(prompts), *key, epoch)[at * count : (at + 1) * count]
 
 
 def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, name: str) -> list[list[Request]]:
@@ -84,21 +84,21 @@ def collect_rollouts(
 ) -> list[Rollout]:
     """The rollouts of one batch; what the author found likely, and draws from the rest, are recorded of students."""
     if source != "student":
-        sampling = replace(sampling, support_max=0, tail_draws=0)
+        sampling = replace(sampling, record_max=0, record_tail_samples=0)
     sampled = sampler.sample([one.prompt.prompt_ids for one in batch], [one.sample_id for one in batch], sampling)
     return [
         Rollout(
             rollout_id=request.sample_id,
             prompt_id=request.prompt.prompt_id,
             source=source,
-            author=sampler.fingerprint,
+            policy=sampler.fingerprint,
             prompt_ids=request.prompt.prompt_ids,
             completion_ids=one.token_ids,
             behaviour_logp=one.logp,
             support_ids=one.support_ids if source == "student" else [],
-            tail_ids=one.tail_ids if source == "student" else [],
+            tail_sample_ids=one.tail_sample_ids if source == "student" else [],
             tail_offset=one.tail_offset if source == "student" else [],
-            ended=one.ended,
+            finished=one.finished,
             text=decode(one.token_ids),
         )
         for request, one in zip(batch, sampled, strict=True)

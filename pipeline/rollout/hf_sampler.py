@@ -63,10 +63,10 @@ class HFSampler:
                 alike = [place for place, row in enumerate(live) if ways[row] == way]
                 some_BV = logits_BV if len(alike) == len(live) else logits_BV[alike]
                 q_BV = some_BV.softmax(-1)
-                drawn_B, logp_B = draw(some_BV, q_BV, uniform_BT[live[alike], step], way)
+                drawn_B, logp_B = sample_next_token(some_BV, q_BV, uniform_BT[live[alike], step], way)
                 next_B[alike] = drawn_B.cpu()
-                named = likely(q_BV, way)
-                tail, offset = unlikely(some_BV, q_BV, named, tail_uniform_BT[live[alike], step], way)
+                named = tokens_above_threshold(q_BV, way)
+                tail, offset = sample_tail_tokens(some_BV, q_BV, named, tail_uniform_BT[live[alike], step], way)
                 token_B, each_logp_B = drawn_B.tolist(), logp_B.tolist()
                 for at, row in enumerate(live[alike]):
                     tokens[row].append(token_B[at])
@@ -86,9 +86,9 @@ class HFSampler:
                 token_ids=ids,
                 logp=logp,
                 support_ids=support,
-                tail_ids=tail,
+                tail_sample_ids=tail,
                 tail_offset=offset,
-                ended=ids[-1] in eos,
+                finished=ids[-1] in eos,
             )
             for ids, logp, support, tail, offset in zip(tokens, logps, supports, tails, offsets, strict=True)
         ]
@@ -97,7 +97,9 @@ class HFSampler:
         return np.random.Generator(np.random.Philox(derive_seed(self._seed, *key))).random(count)
 
 
-def draw(logits_BV: Tensor, q_BV: Tensor, uniform_B: np.ndarray, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def sample_next_token(
+    logits_BV: Tensor, q_BV: Tensor, uniform_B: np.ndarray, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
     """Next tokens [B] and their log-probs [B] under the distribution sampled from (temperature and nucleus applied).
 
     `q_BV` is the softmax of the logits, which is all there is to do at temperature 1 without a nucleus.
@@ -122,25 +124,25 @@ def nucleus(q_BV: Tensor, top_p: float) -> Tensor:
     return torch.empty_like(q_BV).scatter_(-1, order_BV, kept_BV / kept_BV.sum(-1, keepdim=True))
 
 
-def likely(q_BV: Tensor, sampling: Sampling) -> list[list[int]]:
+def tokens_above_threshold(q_BV: Tensor, sampling: Sampling) -> list[list[int]]:
     """For each row the ids with probability above the support threshold (temperature 1), the likeliest first."""
     found: list[list[int]] = [[] for _ in q_BV]
-    if sampling.support_max == 0:
+    if sampling.record_max == 0:
         return found
-    rows, ids = (q_BV > sampling.support_threshold).nonzero(as_tuple=True)
+    rows, ids = (q_BV > sampling.record_threshold).nonzero(as_tuple=True)
     order = q_BV[rows, ids].sort(descending=True, stable=True).indices
     for row, token in zip(rows[order].tolist(), ids[order].tolist(), strict=True):
-        if len(found[row]) < sampling.support_max:
+        if len(found[row]) < sampling.record_max:
             found[row].append(token)
     return found
 
 
-def unlikely(
+def sample_tail_tokens(
     logits_BV: Tensor, q_BV: Tensor, named: Sequence[list[int]], uniform_B: np.ndarray, sampling: Sampling
 ) -> tuple[list[list[int]], list[float]]:
-    """For each row `tail_draws` ids from the softmax without the named ones, or none where that leaves nothing; and
-    how far their mean log-prob lies below that of all tokens they are drawn from. `q_BV`, the softmax of the logits,
-    is used up.
+    """For each row `record_tail_samples` ids from the softmax without the named ones, or none where that leaves
+    nothing; and how far their mean log-prob lies below that of all tokens they are drawn from. `q_BV`, the softmax of
+    the logits, is used up.
 
     Systematic draws: m equal steps through the inverse CDF from one uniform number. Each is distributed as a single
     draw is, and as ids go by frequency they spread over frequent and rare tokens. The offset is
@@ -148,7 +150,7 @@ def unlikely(
     teacher and author, .03 nats for .09 over 16 (a student .25 nats from its teacher; docs/decisions.md). Normalisers
     cancel in it: it is the draws' mean logit below the tail's.
     """
-    m = sampling.tail_draws
+    m = sampling.record_tail_samples
     found: list[list[int]] = [[] for _ in q_BV]
     offsets = [0.0] * len(q_BV)
     if m == 0:

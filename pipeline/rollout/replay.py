@@ -6,7 +6,7 @@ from dataclasses import replace
 from pipeline.core.types import Rollout
 
 
-def replayed(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, step: int) -> list[Rollout]:
+def replayed_rollouts(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, step: int) -> list[Rollout]:
     """A student's own rollouts of the latest `rounds` before global step `step`, none older than `max_age` steps.
 
     `earlier` is the file of the round before, which holds what that one replayed.

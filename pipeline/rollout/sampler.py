@@ -18,9 +18,9 @@ class Sampled:
     token_ids: list[int]
     logp: list[float]  # [T] under the distribution that was sampled from
     support_ids: list[list[int]]  # [T] lists
-    tail_ids: list[list[int]]  # [T] lists
+    tail_sample_ids: list[list[int]]  # [T] lists
     tail_offset: list[float]  # [T]
-    ended: bool  # the last token is eos
+    finished: bool  # the last token is eos
 
 
 class Sampler(Protocol):

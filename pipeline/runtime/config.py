@@ -16,6 +16,22 @@ from pipeline.runtime.yaml_files import _shown, read_yaml
 
 T = TypeVar("T")
 
+RENAMED = {
+    "rollout.sampling.support_threshold": "record_threshold",
+    "rollout.sampling.support_max": "record_max",
+    "rollout.sampling.tail_draws": "record_tail_samples",
+    "scoring.publish_every": "flush_every",
+    "scoring.support": "truncation",
+    "scoring.truncation.draws_per_tail": "samples_per_tail",
+    "objective.support": "tail_estimator",
+    "objective.tail_draws_scale": "tail_samples_scale",
+    "objective.g_staleness": "tail_mean_staleness",
+    "objective.epsilon": "clip_epsilon",
+    "batches.window": "shuffle_window",
+    "evaluation.shown": "recorded_prompts",
+}
+"""Old keys of params.yaml and the new name of the last part, for the message that answers them."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Range:
@@ -119,10 +135,9 @@ def _dataclass(cls: type, value: Any, where: str) -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in value:
         if key not in names:
-            known = ", ".join(names)
-            raise ParameterError(
-                f"{where}.{key}", expected=f"one of: {known}", got=repr(key), remedy="remove or rename it"
-            )
+            known, renamed = ", ".join(names), RENAMED.get(f"{where}.{key}")
+            remedy = f"rename it to {renamed}" if renamed else "remove or rename it"
+            raise ParameterError(f"{where}.{key}", expected=f"one of: {known}", got=repr(key), remedy=remedy)
     for name in names:
         if name not in value:
             kind = named(hints[name])

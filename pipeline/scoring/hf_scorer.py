@@ -10,7 +10,7 @@ from pipeline.core.prompt_sharing import distinct_prompts
 from pipeline.core.types import Precision, Scores
 from pipeline.models import language_model as lm
 from pipeline.models.context import context_of
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 from pipeline.scoring.truncate import truncate
 
 _VERSION = 5  # raise it when the numbers of a score change
@@ -22,18 +22,18 @@ class HFScorer:
     """Scores sequences with the teacher in a model directory."""
 
     def __init__(
-        self, path: Path, *, precision: Precision, vocab: int, support: SupportParams, batch_size: int
+        self, path: Path, *, precision: Precision, vocab: int, truncation: TruncationParams, batch_size: int
     ) -> None:
         self._dtype = lm.resolve_dtype(precision)
         self._model = lm.load_model(path)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._context = context_of(path)
         self._head = lm.head_of(self._model, vocab)
-        self._support, self._batch_size = support, batch_size
+        self._truncation, self._batch_size = truncation, batch_size
         # Encoder-decoders round differently in other company in any case.
         self._multiple = 1 if self._context.apart else _MULTIPLE
         self._prompts: list[list[int]] = []
-        self._prefix: lm.Prefix | None = None  # of those prompts
+        self._prefix: lm.PromptCache | None = None  # of those prompts
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
@@ -49,18 +49,18 @@ class HFScorer:
                     self._context.check(len(one.prompt_ids), len(one.completion_ids), where="scoring")
                 prompts, rows = distinct_prompts([one.prompt_ids for one in batch])
                 if self._prefix is None or self._prompts != prompts:
-                    self._prompts, self._prefix = prompts, lm.read(self._model, prompts, multiple=self._multiple)
+                    self._prompts, self._prefix = prompts, lm.prefill(self._model, prompts, multiple=self._multiple)
                     on_tokens(sum(map(len, prompts)))
                 scores += self._truncated(self._prefix, rows, batch)
                 on_tokens(sum(len(one.completion_ids) for one in batch))
         return scores
 
-    def _truncated(self, prefix: lm.Prefix, rows: list[int], batch: Sequence[ToScore]) -> list[Scores]:
+    def _truncated(self, prefix: lm.PromptCache, rows: list[int], batch: Sequence[ToScore]) -> list[Scores]:
         completions = [one.completion_ids for one in batch]
-        hidden_ND = lm.go_on(self._model, prefix, rows, completions, multiple=self._multiple)
+        hidden_ND = lm.forward_completions(self._model, prefix, rows, completions, multiple=self._multiple)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
         return [
-            truncate(self._head(hidden_TD), one, self._support, seed=draw_seed(one))
+            truncate(self._head(hidden_TD), one, self._truncation, seed=draw_seed(one))
             for hidden_TD, one in zip(spans, batch, strict=True)
         ]
 
@@ -70,7 +70,7 @@ def draw_seed(one: ToScore) -> int:
     return derive_seed("tail draws", one.prompt_ids, one.completion_ids)
 
 
-def scorer_fingerprint(teacher: str, *, precision: Precision, support: dict[str, object]) -> str:
+def scorer_fingerprint(teacher: str, *, precision: Precision, truncation: TruncationParams) -> str:
     """Identity of a score's maker: teacher, engine, dtypes and what is kept of the distribution."""
     dtype = str(lm.resolve_dtype(precision))
-    return digest("transformers", _VERSION, teacher, {"body": dtype, "head": "float32"}, support)
+    return digest("transformers", _VERSION, teacher, {"body": dtype, "head": "float32"}, truncation.identity())

@@ -1,6 +1,6 @@
 """Rollouts to scored sequences: ask the store first, and the teacher for what is missing.
 
-The teacher is loaded only when something is missing. What it scores goes into the store every `publish_every`
+The teacher is loaded only when something is missing. What it scores goes into the store every `flush_every`
 sequences, so a killed run finds its own work there; no other journal is needed. One part is written while the next is
 scored, never more: memory, and what a kill costs, stay at two parts.
 """
@@ -14,7 +14,7 @@ from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Precision, Rollout, Scores
 from pipeline.runtime.config import Positive
 from pipeline.runtime.progress import bar
-from pipeline.scoring.scorer import Scorer, SupportParams, ToScore
+from pipeline.scoring.scorer import Scorer, ToScore, TruncationParams
 from pipeline.store.keys import Key, key_of, unknown
 from pipeline.store.records import ScoredSequence
 
@@ -28,11 +28,11 @@ class ScoringParams:
     batch_size: Positive
     """Sequences in one forward pass. A score's last bits do not depend on it on CPUs with AVX2 or AVX-512 and a decoder
     that sees all of its text; with 1 nowhere."""
-    publish_every: Positive
+    flush_every: Positive
     """Sequences between two publications to the store; a kill can cost twice as many."""
     codec: str
     """How the store packs a score."""
-    support: SupportParams
+    truncation: TruncationParams
 
 
 def score_rollouts(
@@ -50,8 +50,8 @@ def score_rollouts(
     if missing:
         scorer = load_scorer()
         with bar(title, tokens_to_read(missing)) as meter, _in_background(publish) as publish_next:
-            for start in range(0, len(missing), p.publish_every):
-                part = missing[start : start + p.publish_every]
+            for start in range(0, len(missing), p.flush_every):
+                part = missing[start : start + p.flush_every]
                 scored = scorer.score([_to_score(one) for one in part], meter.update)
                 fresh = [ScoredSequence(rollout=one, scores=rows) for one, rows in zip(part, scored, strict=True)]
                 publish_next(fresh)
@@ -83,6 +83,6 @@ def _to_score(rollout: Rollout) -> ToScore:
         prompt_ids=rollout.prompt_ids,
         completion_ids=rollout.completion_ids,
         support_ids=rollout.support_ids,
-        tail_ids=rollout.tail_ids,
+        tail_sample_ids=rollout.tail_sample_ids,
         tail_offset=rollout.tail_offset,
     )

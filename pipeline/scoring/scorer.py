@@ -1,7 +1,7 @@
 """The scorer protocol: completions in, truncated teacher distributions out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Protocol
 
 from pipeline.core.types import Scores
@@ -9,19 +9,25 @@ from pipeline.runtime.config import AboveZero, Fraction, Positive, Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SupportParams:
+class TruncationParams:
     """Which of the teacher's V probabilities are kept at each position."""
 
     threshold: Annotated[float, Range(0, 1)]
     """Teacher tokens likelier than this form the head."""
     max_entries: Positive
     """At most so many of them, the likeliest first."""
-    draws_per_tail: Annotated[float, Range(0)]
+    samples_per_tail: Annotated[float, Range(0)]
     """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
     min_tail: Fraction
     """No draws where the tail is lighter than this."""
     temperatures: tuple[AboveZero, ...]
     """Temperatures at which the loss may be taken, 1 first: the tail at another one cannot be recovered later."""
+
+    def identity(self) -> dict[str, object]:
+        """Return the parameters under the names that fingerprints and manifests of existing stores hold."""
+        names = {"samples_per_tail": "draws_per_tail"}
+        values = {names.get(name, name): value for name, value in asdict(self).items()}
+        return values | {"temperatures": list(self.temperatures)}
 
 
 class Scorer(Protocol):
@@ -41,5 +47,5 @@ class ToScore:
     prompt_ids: list[int]
     completion_ids: list[int]
     support_ids: list[list[int]]
-    tail_ids: list[list[int]]
+    tail_sample_ids: list[list[int]]
     tail_offset: list[float]

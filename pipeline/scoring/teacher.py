@@ -1,7 +1,7 @@
 """The teacher at work/teacher as a stage asks it, and the store that remembers what it said."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.store.store import Location, Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle:
+class CachedTeacher:
     """Scores of rollouts; the teacher is loaded when it is first asked, and stays."""
 
     p: ScoringParams
@@ -31,7 +31,7 @@ class Oracle:
     store: Store
 
     @classmethod
-    def open(cls, p: ScoringParams) -> "Oracle":
+    def open(cls, p: ScoringParams) -> "CachedTeacher":
         """Of work/teacher and STILLROOM_STORE."""
         return cls(p=p, header=_header(p), store=Store(root=store_root()))
 
@@ -57,24 +57,24 @@ class Oracle:
             TEACHER,
             precision=self.p.precision,
             vocab=self.header.vocab_size,
-            support=self.p.support,
+            truncation=self.p.truncation,
             batch_size=self.p.batch_size,
         )
 
 
 def _header(p: ScoringParams) -> SegmentHeader:
     tokenizer, teacher = load_tokenizer(TEACHER), model_fingerprint(TEACHER)
-    support, codec = asdict(p.support), CODECS[p.codec]
+    codec = CODECS[p.codec]
     return SegmentHeader(
-        scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, support=support), codec),
+        scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, truncation=p.truncation), codec),
         teacher=teacher,
         tokenizer=tokenizer_fingerprint(tokenizer),
         template=template_fingerprint(tokenizer),
         engine="transformers",
         dtype=str(lm.resolve_dtype(p.precision)),
         vocab_size=shared_vocab(tokenizer),
-        temperatures=p.support.temperatures,
-        scoring={"support": support},
+        temperatures=p.truncation.temperatures,
+        scoring={"support": p.truncation.identity()},
         codec=p.codec,
         codec_config=config_of(codec),
     )

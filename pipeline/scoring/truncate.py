@@ -17,14 +17,14 @@ from torch import Tensor
 
 from pipeline.core.types import Scores
 from pipeline.models.categorical import expectation, inverse_cdf
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 
 _MAX_DRAWS = 255  # draw_n is one byte
 
 Entries: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
 
 
-def truncate(logits_TV: Tensor, one: ToScore, p: SupportParams, *, seed: int) -> Scores:
+def truncate(logits_TV: Tensor, one: ToScore, p: TruncationParams, *, seed: int) -> Scores:
     """Scores of one completion of T tokens from fp32 logits [T, V]."""
     logp_TV = logits_TV.log_softmax(-1)
     p_TV = logp_TV.exp()
@@ -66,7 +66,7 @@ def truncate(logits_TV: Tensor, one: ToScore, p: SupportParams, *, seed: int) ->
     )
 
 
-def _head(p_TV: Tensor, tokens_T: Tensor, p: SupportParams) -> tuple[Tensor, Tensor, Entries]:
+def _head(p_TV: Tensor, tokens_T: Tensor, p: TruncationParams) -> tuple[Tensor, Tensor, Entries]:
     """The tokens above the threshold up to the cap, the likeliest and the realised one: as a mask [T, V] and a list.
 
     Between them a mask [T] of where the realised token is there for no other reason.
@@ -114,7 +114,7 @@ def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: ToScore) -> Tensor:
     The offset has mean 0 over the draws, and tokens that the author finds likelier so mostly does the teacher: it takes
     away what the draws' choice among likely and unlikely tokens adds in variance.
     """
-    rows, ids = _named(one.tail_ids, logp_TV)
+    rows, ids = _named(one.tail_sample_ids, logp_TV)
     new = ~stored_TV[rows, ids]
     sums_T, counts_T = (torch.zeros(len(logp_TV), dtype=torch.double, device=logp_TV.device) for _ in range(2))
     sums_T.index_add_(0, rows[new], logp_TV[rows[new], ids[new]].double())
@@ -123,9 +123,9 @@ def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: ToScore) -> Tensor:
     return sums_T / counts_T + offset_T
 
 
-def _draws(outside_TV: Tensor, tail_T: Tensor, p: SupportParams, seed: int) -> Entries:
+def _draws(outside_TV: Tensor, tail_T: Tensor, p: TruncationParams, seed: int) -> Entries:
     """As many draws from each tail as its mass deserves."""
-    wanted_T = (tail_T * p.draws_per_tail).ceil().clamp(max=_MAX_DRAWS).long()
+    wanted_T = (tail_T * p.samples_per_tail).ceil().clamp(max=_MAX_DRAWS).long()
     wanted_T[tail_T <= p.min_tail] = 0
     most = int(wanted_T.max())
     rows_R, place_R = (torch.arange(most, device=tail_T.device) < wanted_T[:, None]).nonzero(as_tuple=True)

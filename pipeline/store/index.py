@@ -12,7 +12,14 @@ from pipeline.store.keys import score_keys, sequence_key, support_key
 from pipeline.store.ragged import offsets, owners
 from schemas.segment import INDEX
 
-_COPIED = ("rollout_id", "prompt_id", "source", "author", "ended")
+_COPIED = {
+    "rollout_id": "rollout_id",
+    "prompt_id": "prompt_id",
+    "source": "source",
+    "author": "policy",
+    "ended": "finished",
+}
+"""Columns of the index, whose format keeps older names, and the field of `Rollout` that each copies."""
 
 
 def index_table(
@@ -35,7 +42,7 @@ def index_table(
         "sequence_key": [sequence for sequence, _ in keys],
         "support_key": [support for _, support in keys],
         "scorer": [scorer] * len(rollouts),
-        **{name: [getattr(one, name) for one in rollouts] for name in _COPIED},
+        **{column: [getattr(rollout, field) for rollout in rollouts] for column, field in _COPIED.items()},
         "position_offset": start_B,
         **{f"{group}_offset": offsets(n_N)[start_B] for group, n_N in stored_n.items()},
         "positions": positions_B,

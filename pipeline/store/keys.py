@@ -24,10 +24,10 @@ def sequence_key(rollout: Rollout) -> str:
 def support_key(rollout: Rollout) -> str:
     """Hex sha256 of what the author found likely and drew; one and the same for all rollouts without either."""
     parts = b""
-    for lists in (rollout.support_ids, rollout.tail_ids):
+    for lists in (rollout.support_ids, rollout.tail_sample_ids):
         named = lists if any(lists) else []
         parts += ids_digest([len(ids) for ids in named]) + ids_digest([token for ids in named for token in ids])
-    offsets = rollout.tail_offset if any(rollout.tail_ids) else []
+    offsets = rollout.tail_offset if any(rollout.tail_sample_ids) else []
     return hashlib.sha256(parts + np.asarray(offsets, "<f4").tobytes()).hexdigest()
 
 

@@ -41,7 +41,7 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def reveal(temporary: Path, path: Path, manifest: Manifest) -> None:
+def publish_segment(temporary: Path, path: Path, manifest: Manifest) -> None:
     """Make a segment visible under its name; another writer of the same content may have been first."""
     try:
         os.replace(temporary, path)

@@ -19,7 +19,7 @@ from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.index import index_table
 from pipeline.store.manifest import RANKS_FILE
-from pipeline.store.publish import reveal, sync, sync_directories, temporary_directory
+from pipeline.store.publish import publish_segment, sync, sync_directories, temporary_directory
 from pipeline.store.ragged import GROUPS, join_scores
 from pipeline.store.records import ScoredSequence, SegmentHeader
 from pipeline.store.segment_reader import Segment
@@ -39,12 +39,12 @@ def write_segment(
     A segment of the same content at `path` stays; another is a StoreError.
     """
     with temporary_directory(path.parent) as temporary:
-        manifest = fill(temporary, sequences, header, token_of_rank, in_store=False)
-        reveal(temporary, path, manifest)
+        manifest = write_files(temporary, sequences, header, token_of_rank, in_store=False)
+        publish_segment(temporary, path, manifest)
     return manifest
 
 
-def fill(
+def write_files(
     root: Path,
     sequences: Sequence[ScoredSequence],
     header: SegmentHeader,

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from pipeline.core.types import Scores
 from pipeline.runtime.process import alive
 from pipeline.store.keys import Key
-from pipeline.store.publish import reveal, temporary_directory
+from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.records import ScoredSequence, SegmentHeader
 from pipeline.store.segment_reader import Segment
-from pipeline.store.segment_writer import fill
+from pipeline.store.segment_writer import write_files
 from pipeline.store.stretch import stretches
 
 _ORPHAN_AGE_S = 24 * 3600.0
@@ -48,9 +48,9 @@ class Store:
         if not sequences:
             return None
         with temporary_directory(self.root / "segments") as temporary:
-            manifest = fill(temporary, sequences, header, token_of_rank, in_store=True)
+            manifest = write_files(temporary, sequences, header, token_of_rank, in_store=True)
             path = self.root / "segments" / manifest.segment_id
-            reveal(temporary, path, manifest)
+            publish_segment(temporary, path, manifest)
         return path
 
     def read(self, plan: Iterable[Location]) -> dict[Key, Scores]:

@@ -17,7 +17,7 @@ from pipeline.core.types import Scores
 from pipeline.store.stretch import Place, R, Stretch, stretches
 
 
-class Source(Protocol):
+class ScoreReader(Protocol):
     """What windows are read from: a segment."""
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
@@ -27,7 +27,7 @@ class Source(Protocol):
 class WindowReader(Generic[R]):
     """The windows of one source that are in memory."""
 
-    def __init__(self, source: Source, window_B: NDArray[np.int64], prepare: Callable[[Scores], R]) -> None:
+    def __init__(self, source: ScoreReader, window_B: NDArray[np.int64], prepare: Callable[[Scores], R]) -> None:
         """`window_B` says which window each of the source's sequences belongs to; `prepare` what is kept of scores."""
         self._source, self._window_B, self._prepare = source, window_B, prepare
         self._held: dict[int, dict[int, Stretch[R]]] = {}  # window -> row -> where it lies

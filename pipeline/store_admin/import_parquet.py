@@ -31,7 +31,7 @@ _ROUNDING = 0.01  # by which probabilities kept in half precision may add up to 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class ImportedTeacher:
     """What the files do not say about their scores."""
 
     teacher: str  # its name
@@ -68,8 +68,8 @@ def rank_entries(paths: Sequence[Path], vocab: int) -> tuple[NDArray[np.int32], 
     return rank_by_count(counts_V), rows
 
 
-def take_in(
-    store: Store, paths: Sequence[Path], origin: Origin, codec: str, token_of_rank: NDArray[np.int32]
+def import_parquet(
+    store: Store, paths: Sequence[Path], origin: ImportedTeacher, codec: str, token_of_rank: NDArray[np.int32]
 ) -> Iterator[list[ScoredSequence]]:
     """Publish the sequences of the files, a segment at a time; yields what was published."""
     header = origin.header(codec)
@@ -80,7 +80,7 @@ def take_in(
             yield sequences
 
 
-def _scored(row: PlainRow, origin: Origin) -> ScoredSequence:
+def _scored(row: PlainRow, origin: ImportedTeacher) -> ScoredSequence:
     _check_ids(np.array(row.prompt_ids + row.completion_ids), origin.vocab_size, row.where)
     rollout = Rollout(
         **row.named,
@@ -88,9 +88,9 @@ def _scored(row: PlainRow, origin: Origin) -> ScoredSequence:
         completion_ids=row.completion_ids,
         behaviour_logp=[],
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
+        finished=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
         text="",
     )
     return ScoredSequence(rollout=rollout, scores=_scores(row, origin.vocab_size))

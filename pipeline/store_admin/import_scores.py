@@ -12,15 +12,15 @@ from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.layout import PARAMS, store_root
 from pipeline.store.store import Store
-from pipeline.store_admin.import_parquet import Origin, rank_entries, take_in
-from pipeline.store_admin.import_segments import take
+from pipeline.store_admin.import_parquet import ImportedTeacher, import_parquet, rank_entries
+from pipeline.store_admin.import_segments import import_segments
 from pipeline.store_admin.parquet_rows import find_parquet
 
 
 def take_segments(paths: Sequence[Path]) -> dict[str, int]:
     """How many segments were imported, known or damaged, and the imported positions."""
     counts = {"imported": 0, "known": 0, "damaged": 0, "positions": 0}
-    for one in tqdm(take(store_root(), paths), total=len(paths), desc="import", unit="segment", leave=False):
+    for one in tqdm(import_segments(store_root(), paths), total=len(paths), desc="import", unit="segment", leave=False):
         counts[one.outcome] += 1
         counts["positions"] += one.positions if one.outcome == "imported" else 0
         if one.error is not None:
@@ -37,21 +37,21 @@ def take_parquet(source: Path, **given: Any) -> dict[str, int]:
     ranks, total = rank_entries(paths, origin.vocab_size)
     counts = {"sequences": 0, "positions": 0}
     with tqdm(total=total, desc="import", unit="sequence", leave=False) as meter:
-        for part in take_in(Store(root=store_root()), paths, origin, lookup(PARAMS, "scoring", "codec"), ranks):
+        for part in import_parquet(Store(root=store_root()), paths, origin, lookup(PARAMS, "scoring", "codec"), ranks):
             meter.update(len(part))
             counts["sequences"] += len(part)
             counts["positions"] += sum(len(one.rollout.completion_ids) for one in part)
     return counts
 
 
-def _origin(source: Path, tokenizer: Path | None, teacher: str | None, prompt_tokens: int | None) -> Origin:
+def _origin(source: Path, tokenizer: Path | None, teacher: str | None, prompt_tokens: int | None) -> ImportedTeacher:
     if tokenizer is None or teacher is None:
         remedy = "add --tokenizer DIRECTORY --teacher NAME"
         raise DataError(
             source, expected="the tokenizer of the ids and a name for the teacher", got="not both", remedy=remedy
         )
     loaded = load_tokenizer(tokenizer)
-    return Origin(
+    return ImportedTeacher(
         teacher=teacher,
         tokenizer=tokenizer_fingerprint(loaded),
         vocab_size=shared_vocab(loaded),

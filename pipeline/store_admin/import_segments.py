@@ -16,7 +16,7 @@ from typing import Literal
 
 from pipeline.runtime.errors import StoreError
 from pipeline.store.lookup import find_known
-from pipeline.store.publish import reveal, temporary_directory
+from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import copy_files
 
@@ -24,7 +24,7 @@ _SKIPPED = {"quarantine", ".git", ".venv"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class ImportResult:
     """What became of one segment."""
 
     path: Path
@@ -48,7 +48,7 @@ def _skipped(name: str) -> bool:
     return name in _SKIPPED or name.startswith(".tmp-")
 
 
-def take(root: Path, paths: Sequence[Path]) -> Iterator[Taken]:
+def import_segments(root: Path, paths: Sequence[Path]) -> Iterator[ImportResult]:
     """Copy segments into the store at `root`, one by one; a damaged one is told and left where it is."""
     for path in paths:
         try:
@@ -58,9 +58,9 @@ def take(root: Path, paths: Sequence[Path]) -> Iterator[Taken]:
                 segment.verify()
                 _publish(root, segment)
         except StoreError as error:
-            yield Taken(path=path, outcome="damaged", sequences=0, positions=0, error=error)
+            yield ImportResult(path=path, outcome="damaged", sequences=0, positions=0, error=error)
         else:
-            yield Taken(
+            yield ImportResult(
                 path=path,
                 outcome="imported" if imported else "known",
                 sequences=segment.manifest.sequences,
@@ -79,4 +79,4 @@ def _is_known(root: Path, segment: Segment) -> bool:
 def _publish(root: Path, segment: Segment) -> None:
     with temporary_directory(root / "segments") as temporary:
         copy_files(segment, temporary)
-        reveal(temporary, root / "segments" / segment.manifest.segment_id, segment.manifest)
+        publish_segment(temporary, root / "segments" / segment.manifest.segment_id, segment.manifest)

@@ -3,7 +3,7 @@
 Guarantee: only `collect` deletes a segment; what `quarantine` takes away lies beside the others, in place of an older
 copy of the same id. A segment that goes costs the teacher's time and nothing else: the next score stage that misses it
 scores its sequences again.
-Cost: `facts` reads manifests only, `check` every byte.
+Cost: `summarise_segment` reads manifests only, `verify_segments` every byte.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from schemas.segment import INDEXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class SegmentSummary:
     """One segment as its manifest tells it."""
 
     segment: str
@@ -65,12 +65,12 @@ def find_segment(root: Path, name: str) -> Path:
     return found[0]
 
 
-def facts(path: Path) -> Facts:
+def summarise_segment(path: Path) -> SegmentSummary:
     """What the manifest says; a StoreError where there is none."""
     manifest = read_manifest(path)
     size = sum(one.size_bytes for one in manifest.files.values())
     written = datetime.fromtimestamp((path / "manifest.json").stat().st_mtime, UTC)
-    return Facts(
+    return SegmentSummary(
         segment=path.name,
         written=written.isoformat(timespec="seconds"),
         teacher=manifest.teacher,
@@ -83,13 +83,13 @@ def facts(path: Path) -> Facts:
     )
 
 
-def survey(paths: Sequence[Path]) -> tuple[list[Facts], list[StoreError]]:
+def list_segments(paths: Sequence[Path]) -> tuple[list[SegmentSummary], list[StoreError]]:
     """The facts of every segment whose manifest can be read, and what is wrong with the others."""
-    found: list[Facts] = []
+    found: list[SegmentSummary] = []
     damaged: list[StoreError] = []
     for path in paths:
         try:
-            found.append(facts(path))
+            found.append(summarise_segment(path))
         except StoreError as error:
             damaged.append(error)
     return found, damaged
@@ -97,10 +97,10 @@ def survey(paths: Sequence[Path]) -> tuple[list[Facts], list[StoreError]]:
 
 def readable(root: Path) -> list[Path]:
     """The segments whose manifest can be read."""
-    return [root / "segments" / one.segment for one in survey(segments(root))[0]]
+    return [root / "segments" / one.segment for one in list_segments(segments(root))[0]]
 
 
-def check(paths: Sequence[Path]) -> Iterator[Damage | None]:
+def verify_segments(paths: Sequence[Path]) -> Iterator[Damage | None]:
     """Read and hash every file of each segment: its damage, or None."""
     for path in paths:
         try:

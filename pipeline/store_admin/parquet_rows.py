@@ -36,7 +36,7 @@ class PlainRow:
     """One sequence of either layout."""
 
     where: str
-    named: dict[str, Any]  # rollout_id, prompt_id, source, author
+    named: dict[str, Any]  # rollout_id, prompt_id, source, policy
     prompt_ids: list[int]
     completion_ids: list[int]
     ids: NDArray[np.int64]  # [E]
@@ -149,8 +149,13 @@ def _prompt_tokens(labels: list[int] | None, length: int, given: int | None, whe
 
 
 def _named(one: dict[str, Any], path: Path, row: int) -> dict[str, Any]:
-    default = {"rollout_id": f"{path.stem}/{row}", "prompt_id": f"{path.stem}/{row}", "source": "dataset", "author": ""}
-    return {name: one.get(name, value) for name, value in default.items()}
+    name = f"{path.stem}/{row}"
+    return {
+        "rollout_id": one.get("rollout_id", name),
+        "prompt_id": one.get("prompt_id", name),
+        "source": one.get("source", "dataset"),
+        "policy": one.get("author", ""),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from pipeline.runtime.layout import PARAMS, TEACHER, store_root
 from pipeline.runtime.progress import bar
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import Scorer, ToScore
-from pipeline.scoring.teacher import Oracle
+from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.manifest import read_manifest
 from pipeline.store.segment_reader import Segment
 from pipeline.store_admin.integrity import segments
@@ -40,7 +40,7 @@ _TINY = 1e-9  # a smaller tail is rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rounding:
+class NumericalTolerance:
     """What another batch shape, thread count or processor may change in a log-prob above MIN_P; nats."""
 
     largest: float
@@ -48,14 +48,14 @@ class Rounding:
 
 
 ROUNDING = {
-    "torch.float32": Rounding(largest=0.01, typical=0.001),  # measured: 4e-5 at most
-    "torch.bfloat16": Rounding(largest=0.5, typical=0.05),  # measured: .25 at most over 1,566 entries, .02
+    "torch.float32": NumericalTolerance(largest=0.01, typical=0.001),  # measured: 4e-5 at most
+    "torch.bfloat16": NumericalTolerance(largest=0.5, typical=0.05),  # measured: .25 at most over 1,566 entries, .02
 }
 """By the dtype of the teacher's body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class SampledSequence:
     """One stored sequence to score again."""
 
     to_score: ToScore
@@ -65,7 +65,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class RescoreResult:
     """How far the store and the teacher are apart; nats."""
 
     sequences: int
@@ -89,27 +89,27 @@ def comparable(paths: Sequence[Path], scorer: str) -> list[Path]:
     return [one for one in paths if read_manifest(one).scorer == scorer]
 
 
-def draw(paths: Sequence[Path], count: int) -> list[Drawn]:
+def draw(paths: Sequence[Path], count: int) -> list[SampledSequence]:
     """At most `count` sequences with completions, the same ones each time; a segment that is added moves few."""
     rows = ((path, row) for path in paths for row in range(read_manifest(path).sequences))
     chosen = heapq.nsmallest(count, rows, key=lambda one: derive_seed("rescore", one[0].name, one[1]))
-    found: list[Drawn] = []
+    found: list[SampledSequence] = []
     for path in sorted({path for path, _ in chosen}):
         segment = Segment.open(path)
         found += [_drawn(segment, row) for owner, row in sorted(chosen) if owner == path]
     return sorted((one for one in found if one.to_score.completion_ids), key=lambda one: one.to_score.prompt_ids)
 
 
-def _drawn(segment: Segment, row: int) -> Drawn:
+def _drawn(segment: Segment, row: int) -> SampledSequence:
     (stored,) = segment.read(row, row + 1)
     prompt_ids, completion_ids = segment.tokens(row)
     heads = np.split(stored.head_ids, np.cumsum(stored.head_n)[:-1])
-    return Drawn(
+    return SampledSequence(
         to_score=ToScore(
             prompt_ids=prompt_ids,
             completion_ids=completion_ids,
             support_ids=[one.tolist() for one in heads],
-            tail_ids=[],
+            tail_sample_ids=[],
             tail_offset=[],
         ),
         stored=stored,
@@ -119,13 +119,13 @@ def _drawn(segment: Segment, row: int) -> Drawn:
 
 
 def compare(
-    drawn: Sequence[Drawn], scorer: Scorer, on_tokens: Callable[[int], object], rounding: Rounding
-) -> Agreement:
+    drawn: Sequence[SampledSequence], scorer: Scorer, on_tokens: Callable[[int], object], rounding: NumericalTolerance
+) -> RescoreResult:
     """Score the sequences again and set them beside what is stored; there is at least one."""
     fresh = scorer.score([one.to_score for one in drawn], on_tokens)
     parts = [_apart(one, scores, rounding) for one, scores in zip(drawn, fresh, strict=True)]
     difference, excess, kl_N, allowed_N = (np.concatenate(one) for one in zip(*parts, strict=True))
-    return Agreement(
+    return RescoreResult(
         sequences=len(drawn),
         positions=len(kl_N),
         entries=len(difference),
@@ -138,7 +138,7 @@ def compare(
     )
 
 
-def _apart(one: Drawn, fresh: Scores, rounding: Rounding) -> tuple[Floats, Floats, Floats, Floats]:
+def _apart(one: SampledSequence, fresh: Scores, rounding: NumericalTolerance) -> tuple[Floats, Floats, Floats, Floats]:
     """|difference| and what of it is too much, of the entries above MIN_P; KL and its limit, of the positions."""
     stored, positions = one.stored, len(one.stored.head_n)
     owner = np.repeat(np.arange(positions), stored.head_n)
@@ -174,9 +174,9 @@ def _owners(n_N: np.ndarray) -> list[int]:
     return owners
 
 
-def rescore(count: int) -> tuple[Agreement, int]:
+def rescore(count: int) -> tuple[RescoreResult, int]:
     """How `count` stored sequences agree with the teacher, and how many segments it did not write."""
-    oracle, paths = Oracle.open(section(PARAMS, ScoringParams, "scoring")), segments(store_root())
+    oracle, paths = CachedTeacher.open(section(PARAMS, ScoringParams, "scoring")), segments(store_root())
     ours = comparable(paths, oracle.header.scorer)
     drawn = draw(ours, count)
     if not drawn:

@@ -20,7 +20,7 @@ from pipeline.runtime.config import Positive, parse
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.progress import Meter, bar
 from pipeline.tasks import Case, Split, find_task
-from pipeline.tasks.templates import TemplateParams, fill
+from pipeline.tasks.templates import TemplateParams, render_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def _render(
     for case in cases:
         if len(kept) == asked:
             break
-        text, ids = render(tokenizer, fill(p.template, case))
+        text, ids = render(tokenizer, render_template(p.template, case))
         if len(ids) > p.max_prompt_tokens:
             too_long += 1
         else:

@@ -36,7 +36,7 @@ def check_template(p: TemplateParams, fields: Sequence[str]) -> None:
         raise _mistake("system", "null where chat is false", repr(p.system), "put it into task.template.text")
 
 
-def fill(p: TemplateParams, case: Case) -> str | list[Message]:
+def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
     """A plain text, or the messages of a chat."""
     if p.text is None and not case.messages:
         raise _mistake("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")

@@ -33,10 +33,10 @@ from pipeline.losses.batch import Batch
 from pipeline.runtime.config import Fraction, Positive
 from pipeline.runtime.errors import ParameterError, StoreError
 from pipeline.store.segment_reader import Segment
-from pipeline.store.windows import Source, WindowReader
-from pipeline.training.collate import Written, lay_out
+from pipeline.store.windows import ScoreReader, WindowReader
+from pipeline.training.collate import CompletionArrays, collate
 from pipeline.training.mixing import CorpusWeights, Ramp, corpus_shares, draw_kinds, fraction_at
-from pipeline.training.temperature import TeacherRows, gather, temper
+from pipeline.training.temperature import TemperedRows, at_temperature, concatenate_rows
 
 _STD_FLOOR = 1e-4  # TRL's: rewards that hardly differ are not blown up
 
@@ -55,7 +55,7 @@ class BatchParams:
     {start, end, steps} for a straight line over the global steps."""
     corpus_weights: CorpusWeights | None
     """How the corpus' places are shared out among its sources; null: all their sequences alike."""
-    window: Positive
+    shuffle_window: Positive
     """Sequences decoded and shuffled together; bounds memory, about 200 bytes a position. A segment of fewer is
     shuffled as a whole."""
     scale_rewards: Literal["none", "group"]
@@ -68,8 +68,8 @@ class Pool:
     """Rollouts, and where their scores are read, row by row the same sequences."""
 
     rollouts: Sequence[Rollout]
-    written: Sequence[Written]  # the same as arrays
-    scores: Source
+    written: Sequence[CompletionArrays]  # the same as arrays
+    scores: ScoreReader
     window_B: NDArray[np.int64]  # which window each sequence belongs to
     advantage_B: Floats
 
@@ -90,16 +90,16 @@ def open_pool(rollouts: Sequence[Rollout], segment: Segment, p: BatchParams) -> 
     return make_pool(rollouts, segment, p)
 
 
-def make_pool(rollouts: Sequence[Rollout], source: Source, p: BatchParams) -> Pool:
+def make_pool(rollouts: Sequence[Rollout], source: ScoreReader, p: BatchParams) -> Pool:
     """Rollouts with a source of their scores, cut into windows that hold the completions of a prompt together."""
     groups = _by_prompt(rollouts)
     before = np.cumsum([0, *map(len, groups)])
     window_B = np.zeros(len(rollouts), dtype=np.int64)
     for rows, first in zip(groups, before.tolist(), strict=False):
-        window_B[rows] = first // p.window
+        window_B[rows] = first // p.shuffle_window
     return Pool(
         rollouts=rollouts,
-        written=[Written.of(one) for one in rollouts],
+        written=[CompletionArrays.of(one) for one in rollouts],
         scores=source,
         window_B=window_B,
         advantage_B=advantages(rollouts, p),
@@ -112,7 +112,7 @@ def advantages(rollouts: Sequence[Rollout], p: BatchParams) -> Floats:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, one in enumerate(rollouts):
         if one.reward is not None and one.source == "student":
-            groups[one.prompt_id, one.author].append(row)
+            groups[one.prompt_id, one.policy].append(row)
     advantage_B = np.zeros(len(rollouts), np.float32)
     for rows in groups.values():
         if len(rows) > 1:
@@ -183,8 +183,8 @@ def iter_batches(
     planned: Sequence[Sequence[Sequence[Pick]]], *, temperature: float, column: int
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each step; `column` is the temperature's column in the scores."""
-    prepare = partial(temper, temperature=temperature, column=column)
-    readers: dict[Pool, WindowReader[TeacherRows]] = {}
+    prepare = partial(at_temperature, temperature=temperature, column=column)
+    readers: dict[Pool, WindowReader[TemperedRows]] = {}
     for step in planned:
         rows = defaultdict(list)
         for pool, row in itertools.chain.from_iterable(step):
@@ -194,10 +194,10 @@ def iter_batches(
         yield [_collate_picks(picks, readers) for picks in step]
 
 
-def _collate_picks(picks: Sequence[Pick], readers: Mapping[Pool, WindowReader[TeacherRows]]) -> Batch:
-    rows = gather([readers[pool].place(row) for pool, row in picks])
+def _collate_picks(picks: Sequence[Pick], readers: Mapping[Pool, WindowReader[TemperedRows]]) -> Batch:
+    rows = concatenate_rows([readers[pool].place(row) for pool, row in picks])
     rollouts, written = [pool.rollouts[row] for pool, row in picks], [pool.written[row] for pool, row in picks]
-    return lay_out(rollouts, written, rows, np.array([pool.advantage_B[row] for pool, row in picks], np.float32))
+    return collate(rollouts, written, rows, np.array([pool.advantage_B[row] for pool, row in picks], np.float32))
 
 
 def _cut(sequences: list[Pick], size: int) -> list[list[Pick]]:

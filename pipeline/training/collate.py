@@ -19,50 +19,52 @@ from numpy.typing import NDArray
 from pipeline.core.types import Floats, Ints, Rollout, Scores
 from pipeline.losses.batch import Batch
 from pipeline.store.ragged import spread, starts
-from pipeline.training.temperature import TeacherRows, temper
+from pipeline.training.temperature import TemperedRows, at_temperature
 
 _STUDENTS = ("student", "replay")
 _NO_LOGP = np.float32(-np.inf).view(np.int32)  # rows come as four-byte cells, whatever is in them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class CompletionArrays:
     """A completion's numbers as arrays, which lists become at ten times the cost of all that a batch does with them."""
 
     token_ids_T: NDArray[np.int64]
     logp_T: Floats  # under which the tokens were drawn; NaN where that is unknown, as in the data set's text
 
     @classmethod
-    def of(cls, rollout: Rollout) -> "Written":
+    def of(cls, rollout: Rollout) -> "CompletionArrays":
         """Those of a rollout."""
         logp = rollout.behaviour_logp or [math.nan] * len(rollout.completion_ids)
         return cls(token_ids_T=np.asarray(rollout.completion_ids, np.int64), logp_T=np.asarray(logp, np.float32))
 
 
-def collate(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, column: int) -> Batch:
+def collate_scores(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, column: int) -> Batch:
     """One batch from scores, which hold all rollouts in the same order; `column` is the temperature's in the scores."""
-    rows = temper(scores, temperature=temperature, column=column)
-    return lay_out(rollouts, [Written.of(one) for one in rollouts], rows, np.zeros(len(rollouts), np.float32))
+    rows = at_temperature(scores, temperature=temperature, column=column)
+    return collate(rollouts, [CompletionArrays.of(one) for one in rollouts], rows, np.zeros(len(rollouts), np.float32))
 
 
-def lay_out(rollouts: Sequence[Rollout], written: Sequence[Written], rows: TeacherRows, advantage_B: Floats) -> Batch:
+def collate(
+    rollouts: Sequence[Rollout], written: Sequence[CompletionArrays], rows: TemperedRows, advantage_B: Floats
+) -> Batch:
     """Sequences end to end, their rows padded to the widest; `rows` holds them all, in the same order."""
     lengths_B = [len(one.token_ids_T) for one in written]
     own_B = np.array([one.source == "student" for one in rollouts])
     fresh_N = np.repeat(own_B, lengths_B)
     student_N = np.repeat([one.source in _STUDENTS for one in rollouts], lengths_B)
-    author_logp_N = np.concatenate([one.logp_T for one in written])
+    sampling_logp_N = np.concatenate([one.logp_T for one in written])
     ids_NK, logp_NK = _entries(rows)
     draw_ids_NJ, draw_logp_NJ, draw_logweight_NJ = _draws(rows)
     return Batch(
         prompt_ids=[one.prompt_ids for one in rollouts],
         completion_ids=[one.completion_ids for one in rollouts],
         from_student_B=own_B,
-        ended_B=np.array([one.ended for one in rollouts]),
+        finished_B=np.array([one.finished for one in rollouts]),
         token_ids_N=np.concatenate([one.token_ids_T for one in written]),
         fresh_N=fresh_N,
-        behaviour_logp_N=np.where(student_N, author_logp_N, np.float32(np.nan)),
-        author_logp_N=author_logp_N,
+        behaviour_logp_N=np.where(student_N, sampling_logp_N, np.float32(np.nan)),
+        sampling_logp_N=sampling_logp_N,
         token_logp_N=rows.token_logp_N,
         realised_only_N=rows.realised_only_N,
         tail_g_N=np.where(fresh_N, rows.tail_g_N, np.float32(np.nan)),  # a wrong student's is worse than none
@@ -78,7 +80,7 @@ def lay_out(rollouts: Sequence[Rollout], written: Sequence[Written], rows: Teach
     )
 
 
-def _entries(rows: TeacherRows) -> tuple[Ints, Floats]:
+def _entries(rows: TemperedRows) -> tuple[Ints, Floats]:
     """Head and union of each position side by side [N, K]; padding repeats the row's first id."""
     head_width = _widest(rows.head_n)
     shape = len(rows.head_n), head_width + _widest(rows.union_n)
@@ -90,7 +92,7 @@ def _entries(rows: TeacherRows) -> tuple[Ints, Floats]:
     return ids_NK, logp_NK.view(np.float32)
 
 
-def _draws(rows: TeacherRows) -> tuple[Ints, Floats, Floats]:
+def _draws(rows: TemperedRows) -> tuple[Ints, Floats, Floats]:
     """Draws [N, J]: ids, log-probs and log-weights; padding has id 0 and counts nothing."""
     shape = len(rows.draw_n), _widest(rows.draw_n)
     cells = _cells(rows.draw_n, shape[1], 0)

@@ -74,7 +74,7 @@ def train(
     batches: Iterator[list[Batch]],
     objective: ObjectiveParams,
     p: OptimizerParams,
-    state: "State",
+    state: "TrainState",
     *,
     vocab: int,
     steps: range,
@@ -156,7 +156,7 @@ def _backward(
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         sums["loss_sum"] += loss.item()
         sums["own"] += int(batch.from_student_B.sum())
-        sums["truncated"] += int((batch.from_student_B & ~batch.ended_B).sum())
+        sums["truncated"] += int((batch.from_student_B & ~batch.finished_B).sum())
         sums["sequences"] += len(batch.prompt_ids)
         sums["read_tokens"] += tokens_read(batch.prompt_ids, batch.completion_ids)
         sums["reward_sum"] += float(np.nansum(batch.reward_B, dtype=np.float64))
@@ -192,7 +192,7 @@ def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
+class TrainState:
     """What a checkpoint holds beside the model."""
 
     optimizer: torch.optim.Optimizer
@@ -213,7 +213,7 @@ def open_run(
     *,
     labels: dict[str, str],
     first_step: int,
-) -> tuple[lm.Model, "State", int]:
+) -> tuple[lm.Model, "TrainState", int]:
     """Model, state and the step to go on from: those of the newest checkpoint, or of the round's beginning."""
     last, base = next(reversed(checkpoints(scratch)), None), adapter.base_of(model)
     if last is not None:
@@ -225,7 +225,7 @@ def open_run(
     return loaded, state, first_step
 
 
-def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> State:
+def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> TrainState:
     """AdamW over the model, with the moments of the previous round where there is one.
 
     Where that has an average, `model` comes as that and leaves as the weights that the average is of.
@@ -242,7 +242,7 @@ def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels:
             group.update(ours)
         if before["average"] is not None:
             averaging.restore(model, average, before["average"])
-    return State(optimizer=optimizer, average=average, rows=[], labels=labels)
+    return TrainState(optimizer=optimizer, average=average, rows=[], labels=labels)
 
 
 def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
@@ -255,7 +255,7 @@ def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": of, "weight_decay": weight_decay if decays else 0.0} for decays, of in groups.items() if of]
 
 
-def save(scratch: Path, model: lm.Model, state: State, done: int) -> None:
+def save(scratch: Path, model: lm.Model, state: TrainState, done: int) -> None:
     """Checkpoint after `done` steps, replacing the one before it."""
     with whole_directory(scratch / f"step-{done:08d}") as folder:
         lm.save_model(state.published(model), folder / "model")

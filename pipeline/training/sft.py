@@ -19,7 +19,7 @@ from pipeline.training.loop import OptimizerParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certain:
+class OneHotTeacher:
     """A source of scores for `windows`."""
 
     rollouts: Sequence[Rollout]
@@ -75,7 +75,7 @@ class SftParams:
             micro_batch_size=self.micro_batch_size,
             student_fraction=0.0,
             corpus_weights=None,
-            window=1 << 30,
+            shuffle_window=1 << 30,
             scale_rewards="none",
         )
 
@@ -85,17 +85,17 @@ def cross_entropy(chunk_tokens: int) -> ObjectiveParams:
     return ObjectiveParams(
         divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False),
         temperature=1.0,
-        support="bucket",
-        tail_draws_scale=0.0,
-        g_staleness=1.0,
+        tail_estimator="bucket",
+        tail_samples_scale=0.0,
+        tail_mean_staleness=1.0,
         cross_entropy=1.0,
         alpha=1.0,
-        epsilon=1.0,
+        clip_epsilon=1.0,
         chunk_tokens=chunk_tokens,
     )
 
 
 def plan_references(rollouts: Sequence[Rollout], p: SftParams, *, key: Sequence[object]) -> list[list[list[Pick]]]:
     """For each step its micro-batches of rollouts that are right in every token."""
-    nobody, pool = (make_pool(some, Certain(rollouts=some), p.batches) for some in ([], rollouts))
+    nobody, pool = (make_pool(some, OneHotTeacher(rollouts=some), p.batches) for some in ([], rollouts))
     return plan_steps(nobody, pool, p.batches, key=key, steps=range(p.steps), replay=0.0)

@@ -28,7 +28,7 @@ _SLOTS = 64  # of a position, a power of two, in which the union's tokens leave 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherRows:
+class TemperedRows:
     """`Scores` at one temperature, normalised: head, union and tail of each position add up to one.
 
     What runs along one axis lies together, one row a field, so that sequences are cut out and laid end to end at once.
@@ -49,7 +49,7 @@ class TeacherRows:
     tail_g_N = property(lambda self: self.position[6].view(np.float32))  # at temperature 1
 
 
-def temper(scores: Scores, *, temperature: float, column: int) -> TeacherRows:
+def at_temperature(scores: Scores, *, temperature: float, column: int) -> TemperedRows:
     """`column` is the temperature's column in the scores."""
     assert (scores.head_n > 0).all(), "a position without a head"
     at = _at(scores, temperature, column)
@@ -60,7 +60,7 @@ def temper(scores: Scores, *, temperature: float, column: int) -> TeacherRows:
     total_N = head_N + union_N + tail_N
     norm_N = np.log(total_N)
     counts = at.head_n, at.union_n, at.draw_n
-    return TeacherRows(
+    return TemperedRows(
         head=_stack(at.head_ids, _less(at.head_logp, norm_N, at.head_n)),
         union=_stack(at.union_ids, _less(at.union_logp, norm_N, at.union_n)),
         draw=_stack(at.draw_ids, *_draws(scores, at, norm_N)),
@@ -76,7 +76,7 @@ def _stack(*rows: NDArray[Any]) -> Ints:
     return cells
 
 
-def gather(places: Sequence[Place[TeacherRows]]) -> TeacherRows:
+def concatenate_rows(places: Sequence[Place[TemperedRows]]) -> TemperedRows:
     """The rows of at least one sequence of any stretches, end to end in the given order."""
     found = [(stretch.scores, stretch.bounds, row - stretch.first) for stretch, row in places]
 
@@ -84,7 +84,7 @@ def gather(places: Sequence[Place[TeacherRows]]) -> TeacherRows:
         spans = [(getattr(rows, axis), ends[axis][at], ends[axis][at + 1]) for rows, ends, at in found]
         return np.concatenate([cells[:, start:stop] for cells, start, stop in spans], axis=1)
 
-    return TeacherRows(**{axis: joined(axis) for axis in TeacherRows.__slots__})
+    return TemperedRows(**{axis: joined(axis) for axis in TemperedRows.__slots__})
 
 
 def _at(scores: Scores, temperature: float, column: int) -> Scores:

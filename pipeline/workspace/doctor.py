@@ -21,7 +21,7 @@ from pipeline.checkpoints.pretrained import locate
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.process import alive
-from pipeline.store_admin.integrity import segments, survey
+from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.schedule import ScheduleParams, check_rounds
 from pipeline.workspace.validation import check_params
@@ -229,7 +229,7 @@ def _store(setup: Setup) -> Finding:
         return Finding(
             check="store", state="wrong", found=f"{parent} cannot be written", remedy="chmod it, or set STILLROOM_STORE"
         )
-    whole, damaged = survey(segments(setup.store))
+    whole, damaged = list_segments(segments(setup.store))
     if damaged:
         found = f"{len(damaged)} of {len(whole) + len(damaged)} segments are damaged: {damaged[0]}"
         return Finding(check="store", state="wrong", found=found, remedy="run `stillroom store repair`")

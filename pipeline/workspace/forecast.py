@@ -12,7 +12,7 @@ many bytes).
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
@@ -31,7 +31,7 @@ Kind: TypeAlias = Literal["corpus", "student"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class ScoreStage:
     """One score stage of the schedule; in its order."""
 
     name: str
@@ -40,7 +40,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class ScoringEstimate:
     """What one score stage still asks of the teacher."""
 
     name: str
@@ -71,14 +71,14 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grounds:
+class ForecastInputs:
     """What the figures rest on."""
 
     prompts: Sequence[Prompt]  # for training; none yet means the longest that params.yaml admits
     max_prompt_tokens: int
     corpus: CorpusParams
     rollout: RolloutParams
-    publish_every: int  # sequences of a segment
+    flush_every: int  # sequences of a segment
     store: Path
     scorer: str | None
     sizes: Mapping[str, Size]  # of the scorer's segments, by their names
@@ -86,7 +86,7 @@ class Grounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
+class _Workload:
     """What the teacher has to read, counted or estimated."""
 
     known: int
@@ -97,7 +97,7 @@ class _Reading:
     basis: str
 
 
-def forecast(works: Sequence[Work], g: Grounds) -> list[Need]:
+def forecast(works: Sequence[ScoreStage], g: ForecastInputs) -> list[ScoringEstimate]:
     """One need for each work, in order."""
     return [_need(work, _reading(works[:index], work, g), g) for index, work in enumerate(works)]
 
@@ -105,7 +105,7 @@ def forecast(works: Sequence[Work], g: Grounds) -> list[Need]:
 def find_scorer(paths: Sequence[Path], teacher: str, p: ScoringParams) -> str | None:
     """The scorer of these parameters, by the newest segment of the store that they wrote; None where there is none."""
     dtypes = {"auto": ("torch.float32", "torch.bfloat16")}.get(p.precision, (f"torch.{p.precision}",))
-    support = asdict(p.support) | {"temperatures": list(p.support.temperatures)}
+    support = p.truncation.identity()
     written = {path: read_manifest(path) for path in paths}
     alike = [
         path
@@ -139,11 +139,11 @@ def teacher_rate(costs: Mapping[str, Mapping[str, Any]]) -> Rate | None:
     return Rate(value=value, basis=f"{len(asked)} score stages")
 
 
-def _need(work: Work, reading: _Reading, g: Grounds) -> Need:
+def _need(work: ScoreStage, reading: _Workload, g: ForecastInputs) -> ScoringEstimate:
     size, said = _size(work, reading, g)
     time = f"{1 / g.seconds_rate.value:.0f} tokens/s of {g.seconds_rate.basis}" if g.seconds_rate else "no stage timed"
     nothing = not reading.positions
-    return Need(
+    return ScoringEstimate(
         name=work.name,
         known=reading.known,
         positions=reading.positions,
@@ -154,7 +154,7 @@ def _need(work: Work, reading: _Reading, g: Grounds) -> Need:
     )
 
 
-def _size(work: Work, reading: _Reading, g: Grounds) -> tuple[int | None, str]:
+def _size(work: ScoreStage, reading: _Workload, g: ForecastInputs) -> tuple[int | None, str]:
     """Bytes in the store, and what they rest on: first on what is there of the same sequences, then on the like."""
     kind: Kind = "student" if work.student else "corpus"
     own = [size for name, size in g.sizes.items() if name in reading.segments]
@@ -163,13 +163,13 @@ def _size(work: Work, reading: _Reading, g: Grounds) -> tuple[int | None, str]:
     if not some:
         return None, "bytes need a sample: --sample N, or `dvc repro corpus`"
     rate = sum(size.payload for size in some) / max(1, sum(size.positions for size in some))
-    rest, count = fmean(size.rest for size in some), math.ceil(reading.sequences / g.publish_every)
+    rest, count = fmean(size.rest for size in some), math.ceil(reading.sequences / g.flush_every)
     what = "with some of its own sequences" if own else f"of {'rollouts' if some[0].kind == 'student' else 'corpora'}"
     basis = f"{rate:.1f} B/position and {rest:,.0f} B a segment as in {len(some)} segments {what}"
     return round(reading.positions * rate + count * rest), basis
 
 
-def _reading(before: Sequence[Work], work: Work, g: Grounds) -> _Reading:
+def _reading(before: Sequence[ScoreStage], work: ScoreStage, g: ForecastInputs) -> _Workload:
     if work.rollouts is not None:
         return _counted(work.rollouts, g)
     if work.student is None:
@@ -180,12 +180,12 @@ def _reading(before: Sequence[Work], work: Work, g: Grounds) -> _Reading:
     return _estimated(asked, count, count * length, f"{count} completions of {length:.1f} tokens, {basis}", g)
 
 
-def _counted(rollouts: Sequence[Rollout], g: Grounds) -> _Reading:
+def _counted(rollouts: Sequence[Rollout], g: ForecastInputs) -> _Workload:
     keys = [key_of(one) for one in rollouts]
     found = {one.key: one.segment for one in find_known(g.store, g.scorer, keys)} if g.scorer else {}
     missing = unknown(rollouts, found)
     known = _positions([one for one, key in zip(rollouts, keys, strict=True) if key in found])
-    return _Reading(
+    return _Workload(
         known=known,
         sequences=len(missing),
         positions=_positions(missing),
@@ -195,7 +195,7 @@ def _counted(rollouts: Sequence[Rollout], g: Grounds) -> _Reading:
     )
 
 
-def _corpus(g: Grounds) -> _Reading:
+def _corpus(g: ForecastInputs) -> _Workload:
     most, written = g.rollout.sampling.max_new_tokens, g.corpus.generations * g.corpus.samples_per_prompt
     reference = fmean(len(one.reference_ids) for one in g.prompts) if g.prompts else most
     basis = f"{g.corpus.references} references of {reference:.1f} tokens, {written} completions of {most} (the most)"
@@ -203,13 +203,13 @@ def _corpus(g: Grounds) -> _Reading:
     return _estimated(asked, g.corpus.references + written, g.corpus.references * reference + written * most, basis, g)
 
 
-def _estimated(prompts: int, sequences: int, positions: float, basis: str, g: Grounds) -> _Reading:
+def _estimated(prompts: int, sequences: int, positions: float, basis: str, g: ForecastInputs) -> _Workload:
     prompt = fmean(len(one.prompt_ids) for one in g.prompts) if g.prompts else g.max_prompt_tokens
     tokens = round(positions + prompts * prompt)
-    return _Reading(known=0, sequences=sequences, positions=round(positions), tokens=tokens, segments=(), basis=basis)
+    return _Workload(known=0, sequences=sequences, positions=round(positions), tokens=tokens, segments=(), basis=basis)
 
 
-def _length(before: Sequence[Work], student: str, most: int) -> tuple[float, str]:
+def _length(before: Sequence[ScoreStage], student: str, most: int) -> tuple[float, str]:
     """Tokens of a completion to come, and why."""
     written = [one for one in before if one.student and one.rollouts]
     latest = next((one for one in reversed(written) if one.student == student), written[-1] if written else None)

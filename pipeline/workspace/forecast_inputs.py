@@ -12,13 +12,21 @@ from pipeline.runtime.layout import COSTS, PARAMS, PROMPTS, TEACHER, store_root
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.score import ScoringParams
 from pipeline.store_admin.integrity import readable
-from pipeline.workspace.forecast import Grounds, Need, Work, find_scorer, forecast, store_sizes, teacher_rate
+from pipeline.workspace.forecast import (
+    ForecastInputs,
+    ScoreStage,
+    ScoringEstimate,
+    find_scorer,
+    forecast,
+    store_sizes,
+    teacher_rate,
+)
 from pipeline.workspace.schedule import ScheduleParams, check_rounds
 
 _ROUNDS = Path("rounds.yaml")
 
 
-def needs() -> list[Need]:
+def needs() -> list[ScoringEstimate]:
     """What the corpus and every round of every student still ask of the teacher; damaged segments count for nothing."""
     check_rounds(
         _ROUNDS, section(PARAMS, ScheduleParams, "schedule"), lookup(PARAMS, "students"), lookup(PARAMS, "sft")
@@ -26,12 +34,12 @@ def needs() -> list[Need]:
     paths, scorer, scoring = readable(store_root()), None, section(PARAMS, ScoringParams, "scoring")
     if TEACHER.is_dir():
         scorer = find_scorer(paths, model_fingerprint(TEACHER), scoring)
-    grounds = Grounds(
+    grounds = ForecastInputs(
         prompts=read_prompts(PROMPTS, "train") if PROMPTS.is_file() else [],
         max_prompt_tokens=lookup(PARAMS, "task", "max_prompt_tokens"),
         corpus=section(PARAMS, CorpusParams, "corpus"),
         rollout=section(PARAMS, RolloutParams, "rollout"),
-        publish_every=scoring.publish_every,
+        flush_every=scoring.flush_every,
         store=store_root(),
         scorer=scorer,
         sizes=store_sizes(paths, scorer),
@@ -40,7 +48,7 @@ def needs() -> list[Need]:
     return forecast(works(), grounds)
 
 
-def works() -> list[Work]:
+def works() -> list[ScoreStage]:
     """The score stages of the schedule, the corpus first."""
     rounds = [one["id"] for one in round_list(read_yaml(_ROUNDS))]
     students = lookup(PARAMS, "students")
@@ -50,6 +58,6 @@ def works() -> list[Work]:
     ]
 
 
-def _work(name: str, student: str | None, directory: Path) -> Work:
+def _work(name: str, student: str | None, directory: Path) -> ScoreStage:
     path = directory / "rollouts.parquet"
-    return Work(name=name, student=student, rollouts=read_rollouts(path) if path.is_file() else None)
+    return ScoreStage(name=name, student=student, rollouts=read_rollouts(path) if path.is_file() else None)

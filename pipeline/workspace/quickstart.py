@@ -31,7 +31,7 @@ from pipeline.runtime.files import replacing
 from pipeline.runtime.layout import PARAMS
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.tasks.prompts import PromptParams, find_cases
-from pipeline.tasks.templates import fill
+from pipeline.tasks.templates import render_template
 from pipeline.workspace.dataset_detection import choose, find_rows, first_row, question
 from pipeline.workspace.presets import PRESETS, require_unchanged
 from pipeline.workspace.schedule import follow_params
@@ -48,7 +48,7 @@ _COMMENTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class InitRequest:
     """What the command line names."""
 
     teacher: str
@@ -62,7 +62,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
+class ProposedParams:
     """What to change in params.yaml, and what was found out."""
 
     changes: dict[tuple[str, ...], Any]
@@ -70,7 +70,9 @@ class Beginning:
     told: list[str]
 
 
-def begin(wish: Wish, document: Mapping[str, Any], ready: Mapping[str, Mapping[str, Any]]) -> Beginning:
+def propose_params(
+    wish: InitRequest, document: Mapping[str, Any], ready: Mapping[str, Mapping[str, Any]]
+) -> ProposedParams:
     """Look at models and data; a UserError says what does not fit.
 
     `document` is the params.yaml to start from, `ready` the section `task` of tasks that need no data.
@@ -105,7 +107,7 @@ def begin(wish: Wish, document: Mapping[str, Any], ready: Mapping[str, Mapping[s
         ("rollout", "sampling", "max_new_tokens"): completion,
         ("evaluation", "max_new_tokens"): completion,
     }
-    return Beginning(changes=changes, comments=_COMMENTS, told=told)
+    return ProposedParams(changes=changes, comments=_COMMENTS, told=told)
 
 
 def _tokenizer(model: str, where: str) -> Tokenizer:
@@ -145,7 +147,9 @@ def _cut(teacher: Any, layers: list[int] | dict[str, list[int]]) -> Any:
     return keep_layers(copy.deepcopy(teacher), chosen, where="--student")
 
 
-def _task(wish: Wish, tokenizer: Tokenizer, ready: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+def _task(
+    wish: InitRequest, tokenizer: Tokenizer, ready: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
     """The section `task`, and what was seen."""
     chat = bool(tokenizer.chat_template)
     asked = f"asked {'in the chat template' if chat else 'as plain text: no chat template'}"
@@ -169,7 +173,7 @@ def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any
     """Tokens that 95 % of the first prompts and references stay under, in steps of 16, as far as the models go."""
     p = parse(PromptParams, dict(task), where="task")
     cases = list(islice(find_cases(p), _LOOKED_AT))
-    prompt = _most([len(render(tokenizer, fill(p.template, one))[1]) for one in cases])
+    prompt = _most([len(render(tokenizer, render_template(p.template, one))[1]) for one in cases])
     answer = _most([len(completion_ids(tokenizer, one.references[0])) for one in cases])
     for room in (context(one.config) for one in models):
         answer = min(answer, room.limit // 2)
@@ -205,14 +209,14 @@ def _device_bytes() -> int:
 _NEED_NO_DATA = ("docstrings", "arithmetic-tiny")  # presets whose task has its data with it
 
 
-def write_params(wish: Wish, out: Path, *, force: bool) -> list[str]:
+def write_params(wish: InitRequest, out: Path, *, force: bool) -> list[str]:
     """Write `out` from params.yaml, and rounds.yaml where it is params.yaml itself; returns what was found out."""
     if not force:
         _spare(out)
     ready = {
         read_yaml(one)["task"]["name"]: read_yaml(one)["task"] for one in map(_preset, _NEED_NO_DATA) if one.exists()
     }
-    beginning = begin(wish, read_yaml(PARAMS), ready)
+    beginning = propose_params(wish, read_yaml(PARAMS), ready)
     text = edit_yaml(PARAMS, beginning.changes, beginning.comments)
     with replacing(out) as temporary:
         temporary.write_text(text)

@@ -12,7 +12,7 @@ from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.evaluation.completions import EvaluationParams
 from pipeline.losses import objective
 from pipeline.losses.objective import ObjectiveParams
-from pipeline.metrics.rewards import worth
+from pipeline.metrics.rewards import weighted_reward
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.runtime.config import parse, section
 from pipeline.runtime.errors import ParameterError
@@ -69,7 +69,7 @@ def check_params(path: Path) -> None:
     objective.check(parsed["objective"])
     _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
     _check_support(parsed["objective"], parsed["rollout"].sampling, parsed["scoring"])
-    objective.temperature_column(parsed["objective"], parsed["scoring"].support.temperatures)
+    objective.temperature_column(parsed["objective"], parsed["scoring"].truncation.temperatures)
 
 
 def _check_task(p: PromptParams) -> None:
@@ -80,24 +80,27 @@ def _check_task(p: PromptParams) -> None:
 
 def _check_support(p: ObjectiveParams, sampling: Sampling, scoring: ScoringParams) -> None:
     """What the objective's support asks of those who write rollouts and scores."""
-    support = objective.support_of(p)
-    where, remedy = f"rollout.sampling with objective.support: {support}", "change it, or set objective.support: bucket"
+    support = objective.tail_estimator_of(p)
+    where, remedy = (
+        f"rollout.sampling with objective.tail_estimator: {support}",
+        "change it, or set objective.tail_estimator: bucket",
+    )
     got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
     if support in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
         wanted = "temperature 1 and top_p 1, at which any token can be drawn"
         raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
-    if support == "g" and comparable_temperature(sampling) is None:
+    if support == "tail_mean" and comparable_temperature(sampling) is None:
         wanted = "top_p 1 and a temperature above 0, of which the staleness can be told"
         raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
-    if support == "g" and sampling.tail_draws == 0:
-        raise ParameterError(where, expected="tail_draws of at least 1", got=0, remedy=remedy)
+    if support == "tail_mean" and sampling.record_tail_samples == 0:
+        raise ParameterError(where, expected="record_tail_samples of at least 1", got=0, remedy=remedy)
     estimated = CODECS[scoring.codec].bounds.draws_estimated
-    if support == "draws" and estimated and (p.divergence.name != "forward_kl" or p.temperature != 1):
+    if support == "tail_samples" and estimated and (p.divergence.name != "forward_kl" or p.temperature != 1):
         raise ParameterError(
-            f"objective.support with scoring.codec: {scoring.codec}",
+            f"objective.tail_estimator with scoring.codec: {scoring.codec}",
             expected="draws for forward_kl at temperature 1 only: their probabilities are estimates",
             got=f"{p.divergence.name} at temperature {p.temperature}",
-            remedy="set scoring.codec: sqrt8, which scores again, or objective.support: bucket",
+            remedy="set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket",
         )
 
 
@@ -132,7 +135,7 @@ def _check_corpus(corpus: CorpusParams, mix: BatchParams, total_steps: int) -> N
 
 def _check_reward(weights: dict[str, float], alpha: float, rollout: RolloutParams, mix: BatchParams) -> None:
     """Every function is there; and with alpha below 1 each student's rollout has a reward, an advantage and a ratio."""
-    worth(weights)
+    weighted_reward(weights)
     if alpha == 1:
         return
     needs: list[tuple[bool, str, object, object, str]] = [
@@ -192,10 +195,10 @@ def _check_scoring(p: ScoringParams) -> None:
     if p.codec not in CODECS:
         known = ", ".join(CODECS)
         raise ParameterError("scoring.codec", expected=f"one of: {known}", got=repr(p.codec), remedy="mend params.yaml")
-    if p.support.temperatures[:1] != (1.0,):
+    if p.truncation.temperatures[:1] != (1.0,):
         raise ParameterError(
-            "scoring.support.temperatures",
+            "scoring.truncation.temperatures",
             expected="a list that starts with 1.0",
-            got=list(p.support.temperatures),
+            got=list(p.truncation.temperatures),
             remedy="put 1.0 first",
         )

@@ -82,10 +82,10 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 @click.option("--force", is_flag=True, help="Also over changes of your own.")
 def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
     """Write params.yaml for your own models and data, after checking that they fit together."""
-    from pipeline.workspace.quickstart import Wish, write_params
+    from pipeline.workspace.quickstart import InitRequest, write_params
 
     named = dict(one.split("=", 1) for one in columns if "=" in one)
-    for line in write_params(Wish(columns=named, **wish), out, force=force):
+    for line in write_params(InitRequest(columns=named, **wish), out, force=force):
         click.echo(line)
     click.echo(f"wrote {out}; next: `stillroom doctor`, then `make repro`")
 

@@ -23,9 +23,9 @@ def store() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One object a segment, for scripts.")
 def ls(as_json: bool) -> None:
     """List the segments, from their manifests; exit code 1 where a manifest is damaged, which is told and left out."""
-    from pipeline.store_admin.integrity import segments, survey
+    from pipeline.store_admin.integrity import list_segments, segments
 
-    found, damaged = survey(segments(store_root()))
+    found, damaged = list_segments(segments(store_root()))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
@@ -106,16 +106,16 @@ def gc(works: tuple[Path, ...], force: bool) -> None:
 
     One whose manifest is damaged is told and left for `stillroom store repair`; exit code 1.
     """
-    from pipeline.store_admin.integrity import collect, collectable, segments, survey
+    from pipeline.store_admin.integrity import collect, collectable, list_segments, segments
 
-    found, _ = survey(collectable(store_root(), works or (Path("work"),)))
+    found, _ = list_segments(collectable(store_root(), works or (Path("work"),)))
     for one in found:
         click.echo(one.segment)
     size = sum(one.bytes for one in found)
     click.echo(f"{len(found)} segments, {size:,} bytes" + (" deleted" if force else ": --force deletes them"))
     if force:
         collect([store_root() / "segments" / one.segment for one in found])
-    _tell_damage(survey(segments(store_root()))[1])
+    _tell_damage(list_segments(segments(store_root()))[1])
 
 
 @store.command("import")
@@ -174,7 +174,7 @@ def forecast(as_json: bool, sample: int | None) -> None:
 
     Segments whose manifest is damaged are told and not counted on; exit code 1.
     """
-    from pipeline.store_admin.integrity import segments, survey
+    from pipeline.store_admin.integrity import list_segments, segments
     from pipeline.workspace.forecast_inputs import needs
 
     if sample is not None:
@@ -186,7 +186,7 @@ def forecast(as_json: bool, sample: int | None) -> None:
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
         _list_needs(found)
-    _tell_damage(survey(segments(store_root()))[1])
+    _tell_damage(list_segments(segments(store_root()))[1])
 
 
 def _list_needs(found: Sequence[Any]) -> None:
@@ -208,10 +208,10 @@ def _figure(value: float | None) -> str:
 
 
 def _damages() -> list[Any]:
-    from pipeline.store_admin.integrity import check, segments
+    from pipeline.store_admin.integrity import segments, verify_segments
 
     paths = segments(store_root())
-    checked = tqdm(check(paths), total=len(paths), desc="verify", unit="segment", leave=False)
+    checked = tqdm(verify_segments(paths), total=len(paths), desc="verify", unit="segment", leave=False)
     return [one for one in checked if one is not None]
 
 

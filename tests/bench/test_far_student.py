@@ -10,9 +10,9 @@ from bench.store.far_student import _MEASURED, RULES, Setting, Texts, averaged, 
 from pipeline.core.types import Prompt
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.scoring.scorer import SupportParams
+from pipeline.scoring.scorer import TruncationParams
 
-KEPT = SupportParams(threshold=0.02, max_entries=8, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
+KEPT = TruncationParams(threshold=0.02, max_entries=8, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
 
 
 @pytest.fixture(scope="module")

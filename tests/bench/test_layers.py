@@ -19,14 +19,14 @@ def rollout(prompt: list[int], completion: list[int]) -> Rollout:
         rollout_id="",
         prompt_id="",
         source="teacher",
-        author="",
+        policy="",
         prompt_ids=prompt,
         completion_ids=completion,
         behaviour_logp=[],
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=False,
+        finished=False,
         text="",
     )
 

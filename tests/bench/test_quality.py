@@ -97,9 +97,9 @@ def test_larger_entries_are_those_of_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs/training.md").read_text()
     (told,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "max_entries" in text)
     larger, as_set = (changed(replace(TINY, entries=one), 0) for one in ("larger", "as-set"))
-    scale = larger["objective"].pop("tail_draws_scale")
-    assert YAML(typ="safe").load(told) == {"scoring": larger["scoring"], "objective": {"tail_draws_scale": scale}}
-    assert as_set["scoring"] == {"support": {}}
+    scale = larger["objective"].pop("tail_samples_scale")
+    assert YAML(typ="safe").load(told) == {"scoring": larger["scoring"], "objective": {"tail_samples_scale": scale}}
+    assert as_set["scoring"] == {"truncation": {}}
     assert as_set["objective"] == larger["objective"]
 
 

@@ -35,7 +35,7 @@ def test_every_student_pays_for_its_own_rollouts_alone(small_job: Path) -> None:
 
 def test_a_live_teacher_takes_the_pipelines_steps(small_job: Path) -> None:
     """In the first round both have the same rollouts: the same sequences, and the loss that a whole row gives."""
-    whole = {"scoring": {"support": {"threshold": 0.0, "max_entries": 260}}, "students": ["small"]}
+    whole = {"scoring": {"truncation": {"threshold": 0.0, "max_entries": 260}}, "students": ["small"]}
     with job(small_job / "job", merged(scaled(PARAMS, ["small"], steps=2, refresh=2), whole)) as rounds:
         make_corpus()
         begin("small")

@@ -30,9 +30,9 @@ SMALL: dict[str, Any] = {
     "student": {"small": {"model": "models/student", "layers": None}},
     "corpus": {"references": 8, "generations": 4},
     "rollout": {"prompts": 12},
-    "scoring": {"batch_size": 8, "publish_every": 64, "support": {"max_entries": 64}},
-    "objective": {"support": "auto"},
-    "batches": {"batch_size": 8, "micro_batch_size": 8, "window": 64},
+    "scoring": {"batch_size": 8, "flush_every": 64, "truncation": {"max_entries": 64}},
+    "objective": {"tail_estimator": "auto"},
+    "batches": {"batch_size": 8, "micro_batch_size": 8, "shuffle_window": 64},
     "optimizer": {"learning_rate": 1e-2, "save_steps": 16},
     "evaluation": {"prompts": 4, "batch_size": 4},
 }

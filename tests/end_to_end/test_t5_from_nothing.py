@@ -73,9 +73,9 @@ SETTING: dict[str, Any] = {
     "sft": {"teacher": tuning(120), "small": tuning(20)},
     "corpus": {"references": 100, "generations": 0, "samples_per_prompt": 1},
     "rollout": {"prompts": 160, "samples_per_prompt": 1, "batch_size": 160},
-    "scoring": {"batch_size": 50, "publish_every": 1000, "support": {"max_entries": 64}},
-    "objective": {"support": "auto"},
-    "batches": {"batch_size": 32, "micro_batch_size": 32, "window": 1000},
+    "scoring": {"batch_size": 50, "flush_every": 1000, "truncation": {"max_entries": 64}},
+    "objective": {"tail_estimator": "auto"},
+    "batches": {"batch_size": 32, "micro_batch_size": 32, "shuffle_window": 1000},
     "optimizer": OPTIMIZER | {"decay_steps": 40},
     "evaluation": {"prompts": 50, "batch_size": 50, "max_new_tokens": 8},
 }

@@ -18,7 +18,7 @@ from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 
 VOCAB = 260
-P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", shown=2)
+P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", recorded_prompts=2)
 
 
 def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
@@ -27,8 +27,8 @@ def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
     )
 
 
-def sampled(ids: list[int], *, ended: bool = False) -> Sampled:
-    return Sampled(token_ids=ids, logp=[], support_ids=[], tail_ids=[], tail_offset=[], ended=ended)
+def sampled(ids: list[int], *, finished: bool = False) -> Sampled:
+    return Sampled(token_ids=ids, logp=[], support_ids=[], tail_sample_ids=[], tail_offset=[], finished=finished)
 
 
 PROMPTS = [prompt("a", [256, 1, 2, 3, 4]), prompt("b", [256]), prompt("c", [256, 9, 9]), prompt("d", [256, 7])]
@@ -56,7 +56,7 @@ def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int =
 def test_compare_is_the_dense_mean_over_positions(
     student_dir: Path, teacher_dir: Path, batch_size: int, vocab: int
 ) -> None:
-    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", shown=2)
+    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=2)
     logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
     written = [token for one in COMPLETIONS for token in one.token_ids]
     assert len(logp_NV) == len(written) == 12
@@ -74,7 +74,7 @@ def test_compare_is_the_dense_mean_over_positions(
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir: Path, batch_size: int) -> None:
     """Completions come back in the order of the prompts, whatever the order in which they were read."""
-    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", shown=4)
+    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=4)
     compared = compare(student_dir, teacher_dir, PROMPTS, COMPLETIONS, p, vocab=VOCAB, title="compare")
     rows = [
         row
@@ -101,7 +101,7 @@ def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
-    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, shown=0)
+    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, recorded_prompts=0)
     found = compared(teacher_dir, teacher_dir, p)
     assert found.pop("teacher_logp") < 0
     assert found == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
@@ -119,7 +119,12 @@ def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) ->
     found = complete(PROMPTS, sampler, P, title="complete")
     for temperature, batch in ((1.0, found.sampled), (0.0, found.greedy)):
         sampling = Sampling(
-            max_new_tokens=6, temperature=temperature, top_p=1.0, support_threshold=1.0, support_max=0, tail_draws=0
+            max_new_tokens=6,
+            temperature=temperature,
+            top_p=1.0,
+            record_threshold=1.0,
+            record_max=0,
+            record_tail_samples=0,
         )
         for one, written in zip(PROMPTS, batch, strict=True):
             (alone,) = sampler.sample([one.prompt_ids], [f"evaluate/{one.prompt_id}"], sampling)
@@ -137,8 +142,8 @@ def test_every_greedy_completion_is_scored_once_and_the_sampled_that_end_are_cou
 
     task: Any = Task()
     completions = Completions(
-        sampled=[sampled([1], ended=True), sampled([2]), sampled([3]), sampled([4])],
-        greedy=[sampled([120, 120]), sampled([121]), sampled([0], ended=True)],
+        sampled=[sampled([1], finished=True), sampled([2]), sampled([3]), sampled([4])],
+        greedy=[sampled([120, 120]), sampled([121]), sampled([0], finished=True)],
     )
     prompts = [prompt("a", [1], "xx"), prompt("b", [1], "y"), prompt("c", [1], "z")]
     judged = judge(task, prompts, completions.greedy, lambda ids: "".join(map(chr, ids)))

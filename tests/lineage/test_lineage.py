@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.lineage.lineage import (
     FILE,
+    add_round,
     first_teacher,
-    grown,
     kept_layers,
     last_warning,
     read_lineage,
@@ -66,7 +66,7 @@ def test_the_same_teacher_is_no_news() -> None:
 
 
 def test_another_teacher_in_a_later_round_is_told() -> None:
-    changed = grown(lineage(one_round()), one_round("r2", teacher="strange-print"))
+    changed = add_round(lineage(one_round()), one_round("r2", teacher="strange-print"))
     told = last_warning(changed)
     assert told is not None
     assert "first tuned on data of teacher teacher (teacher-prin), now another (strange-prin) scores" in told

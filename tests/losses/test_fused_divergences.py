@@ -15,14 +15,14 @@ from torch import Tensor
 from pipeline.losses import objective as module
 from pipeline.losses.batch import Batch
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.fused_linear import Loss, Metrics, Seen, Targets
-from pipeline.losses.objective import _ONLY, ObjectiveParams, Support, batch_loss
+from pipeline.losses.fused_linear import Loss, LossTargets, Metrics, StudentLogits
+from pipeline.losses.objective import _ONLY, ObjectiveParams, TailEstimator, batch_loss
 from pipeline.models.head import Head
 from tests.loss_cases import objective, random_logits
 from tests.losses.test_tail_estimators import many_rows
 
 VOCAB, WIDTH, POSITIONS = 30, 6, 5
-SUPPORTS: tuple[Support, ...] = ("bucket", "draws", "g", "residual", "sampled")
+SUPPORTS: tuple[TailEstimator, ...] = ("bucket", "tail_samples", "tail_mean", "residual", "sampled")
 HEADS = {"plain": (False, None), "bias": (True, None), "capped": (True, 2.0)}
 pytestmark = pytest.mark.parametrize(
     ("name", "support_name"),
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize(
 
 
 def densely(
-    head: Head, hidden_ND: Tensor, targets: Targets, loss: Loss, *, temperature: float, chunk: int, entropy: bool
+    head: Head, hidden_ND: Tensor, targets: LossTargets, loss: Loss, *, temperature: float, chunk: int, entropy: bool
 ) -> tuple[Tensor, Metrics]:
     """What `project` computes, by its definition."""
     logits_NV = head(hidden_ND)
@@ -39,7 +39,7 @@ def densely(
     others_NV = at_T_NV.scatter(-1, targets.ids_NK, -torch.inf)
     share_NV = others_NV.softmax(-1)
     logp_NV = (logits_NV / targets.token_temperature).log_softmax(-1)
-    seen = Seen(
+    seen = StudentLogits(
         stored_NK=at_T_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf),
         others_N=others_NV.logsumexp(-1),
         drawn_NJ=at_T_NV.gather(-1, targets.draw_ids_NJ),
@@ -84,7 +84,7 @@ def test_float32_in_chunks_equals_autograd_to_1e_6(
     hidden_ND, weight_VD = random_logits(count, WIDTH, seed=5), random_logits(VOCAB, WIDTH, seed=6, spread=0.5)
     leaves = (hidden_ND, weight_VD, random_logits(1, VOCAB, seed=7)[0] if biased else None)
     rounded = tuple(None if one is None else one.float() for one in leaves)
-    p = objective(name, support=support_name, alpha=alpha, cross_entropy=cross_entropy, chunk_tokens=7)
+    p = objective(name, tail_estimator=support_name, alpha=alpha, cross_entropy=cross_entropy, chunk_tokens=7)
     value, found = gradients(p, single, rounded, softcap)
     asked: list[Any] = []
     monkeypatch.setattr(module, "project", lambda *args, **named: asked.append(named) or densely(*args, **named))

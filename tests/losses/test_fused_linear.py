@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses import fused_linear as module
-from pipeline.losses.fused_linear import Metrics, Seen, Targets, project
+from pipeline.losses.fused_linear import LossTargets, Metrics, StudentLogits, project
 from pipeline.models.head import Head
 
 POSITIONS, WIDTH, VOCAB = 7, 5, 23
@@ -25,12 +25,12 @@ def make_head(*, bias: bool = False, softcap: float | None = None, dtype: torch.
     return Head(weight_VD=random(VOCAB, WIDTH, seed=1, dtype=dtype), bias_V=bias_V, softcap=softcap)
 
 
-def make_targets() -> Targets:
+def make_targets() -> LossTargets:
     """Rows of 0 to 6 stored ids, the others padding that repeats the first; draws that repeat; any tokens."""
     generator = torch.Generator().manual_seed(3)
     ids_NK = torch.stack([torch.randperm(VOCAB, generator=generator)[:6] for _ in range(POSITIONS)])
     padding_NK = torch.arange(6) > torch.arange(POSITIONS)[:, None]
-    return Targets(
+    return LossTargets(
         ids_NK=torch.where(padding_NK, ids_NK[:, :1], ids_NK),
         padding_NK=padding_NK,
         draw_ids_NJ=torch.randint(VOCAB, (POSITIONS, 4), generator=generator),
@@ -39,7 +39,7 @@ def make_targets() -> Targets:
     )
 
 
-def everything(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
+def everything(seen: StudentLogits, places: slice) -> tuple[Tensor, Metrics]:
     """A loss in which every number counts, each position in a way of its own."""
     weight_N = torch.arange(POSITIONS, dtype=seen.token_N.dtype)[places] + 1
     logz_N1 = seen.log_normaliser()[:, None]
@@ -51,11 +51,13 @@ def everything(seen: Seen, places: slice) -> tuple[Tensor, Metrics]:
     return loss_N, {"sum": loss_N.sum()}
 
 
-def densely(head: Head, hidden_ND: Tensor, targets: Targets, temperature: float, *, entropy: bool = False) -> Tensor:
+def densely(
+    head: Head, hidden_ND: Tensor, targets: LossTargets, temperature: float, *, entropy: bool = False
+) -> Tensor:
     """The same loss from the whole [N, V]."""
     logits_NV = head(hidden_ND) / temperature
     stored_NK = logits_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf)
-    seen = Seen(
+    seen = StudentLogits(
         stored_NK=stored_NK,
         others_N=logits_NV.scatter(-1, targets.ids_NK, -torch.inf).logsumexp(-1),
         drawn_NJ=logits_NV.gather(-1, targets.draw_ids_NJ),
@@ -201,7 +203,7 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_made() -> None:
 def test_chunks_cover_every_position_once() -> None:
     seen: list[slice] = []
 
-    def loss(one: Seen, places: slice) -> tuple[Tensor, Metrics]:
+    def loss(one: StudentLogits, places: slice) -> tuple[Tensor, Metrics]:
         seen.append(places)
         return one.token_N, {}
 

@@ -142,7 +142,7 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
 
     For jsd too, which is refused draws because of their variance.
     """
-    p = objective(name, support="draws", temperature=temperature)
+    p = objective(name, tail_estimator="tail_samples", temperature=temperature)
     base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
     tail_p = _TEACHER_TV[0, list(_TAIL)].exp()
     chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
@@ -162,10 +162,12 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
 def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
     rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
     bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
-    drawn, drawn_gradient = loss_and_gradient(objective(support="draws"), _STUDENT_TV, rows)
+    drawn, drawn_gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), _STUDENT_TV, rows)
     share = 1 - np.exp(-bucket / scale)
     assert 0.1 < share <= 1
-    value, gradient = loss_and_gradient(objective(support="draws", tail_draws_scale=scale), _STUDENT_TV, rows)
+    value, gradient = loss_and_gradient(
+        objective(tail_estimator="tail_samples", tail_samples_scale=scale), _STUDENT_TV, rows
+    )
     assert value == pytest.approx(share * drawn + (1 - share) * bucket, rel=1e-6)
     assert (gradient - share * drawn_gradient - (1 - share) * bucket_gradient).abs().max() < 1e-6
 
@@ -174,8 +176,8 @@ def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) 
 def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
     rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
     drawn, bucket = (
-        loss_and_gradient(objective(support=on, tail_draws_scale=scale), _STUDENT_TV, rows)
-        for on in ("draws", "bucket")
+        loss_and_gradient(objective(tail_estimator=on, tail_samples_scale=scale), _STUDENT_TV, rows)
+        for on in ("tail_samples", "bucket")
     )
     assert drawn[0] == pytest.approx(bucket[0], abs=1e-12)
     assert torch.equal(drawn[1], bucket[1])
@@ -190,7 +192,7 @@ def test_draws_are_unused_unless_asked_for() -> None:
 
 
 def test_rows_with_and_without_draws_share_a_batch() -> None:
-    p, bare = objective(support="draws"), pair(_TEACHER_TV, [0], support(threshold=0.2))
+    p, bare = objective(tail_estimator="tail_samples"), pair(_TEACHER_TV, [0], support(threshold=0.2))
     pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
     value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), batch(pairs))
     alone = [loss_and_gradient(p, _STUDENT_TV, batch([one])) for one in pairs]
@@ -202,7 +204,7 @@ def test_a_negative_value_is_not_clamped() -> None:
     """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
     student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
     rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
-    value, gradient = loss_and_gradient(objective(support="draws"), student_TV, rows)
+    value, gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), student_TV, rows)
     expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
     assert expected < -0.5
     assert value == pytest.approx(expected, abs=1e-6)
@@ -213,17 +215,17 @@ def test_a_negative_value_is_not_clamped() -> None:
 # Chunks, temperature, metrics
 
 
-@pytest.mark.parametrize("support_name", ["bucket", "draws"])
+@pytest.mark.parametrize("support_name", ["bucket", "tail_samples"])
 @pytest.mark.parametrize("chunk_tokens", [1, 3])
 def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
     """Neither the loss nor a metric, nor the gradients of hidden states and head."""
     teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1)
-    rows = batch([pair(teacher_TV, list(range(8)), support(draws_per_tail=20.0), behaviour=[-1.0] * 8)])
+    rows = batch([pair(teacher_TV, list(range(8)), support(samples_per_tail=20.0), behaviour=[-1.0] * 8)])
     results = []
     for size in (chunk_tokens, 1000):
         hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
         head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
-        p = objective(support=support_name, chunk_tokens=size)
+        p = objective(tail_estimator=support_name, chunk_tokens=size)
         loss, metrics = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=0.7)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [hidden_ND.grad, weight_VD.grad]
@@ -321,12 +323,11 @@ def test_teacher_tail_metric_is_the_mass_outside() -> None:
 def test_tail_draws_are_refused_where_they_would_not_settle(name: str) -> None:
     check(objective(name))
     if name in DRAWN:
-        check(objective(name, support="draws"))
+        check(objective(name, tail_estimator="tail_samples"))
         return
-    with pytest.raises(
-        ParameterError, match=f"objective.support: expected draws with no other .* got draws with {name}"
-    ):
-        check(objective(name, support="draws"))
+    expected = f"objective.tail_estimator: expected tail_samples with no other .* got tail_samples with {name}"
+    with pytest.raises(ParameterError, match=expected):
+        check(objective(name, tail_estimator="tail_samples"))
 
 
 def test_a_temperature_that_was_not_scored_is_refused() -> None:

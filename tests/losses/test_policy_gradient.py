@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.core.types import Rollout
 from pipeline.losses.batch import Batch
 from pipeline.losses.objective import batch_loss
-from pipeline.losses.policy_gradient import surrogate
+from pipeline.losses.policy_gradient import policy_gradient
 from pipeline.training.batches import advantages
 from tests.losses.test_objective import batch, identity, loss_and_gradient, objective, pair, random_logits, support
 from tests.training.test_batches import params, rollout
@@ -64,7 +64,7 @@ def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_rewar
         logq_N = torch.cat([token_logps(leaf, one) for one in group])
         lengths = [len(one) for one in group]
         advantage_N = torch.from_numpy(np.repeat(advantages(rollouts, params()).astype(np.float64), lengths))
-        gain_N, _ = surrogate(logq_N, logq_N.detach(), advantage_N, epsilon=EPSILON)
+        gain_N, _ = policy_gradient(logq_N, logq_N.detach(), advantage_N, epsilon=EPSILON)
         found_RV += chance * torch.autograd.grad(gain_N.sum(), leaf)[0] / samples
         certainty += chance.item()
     assert certainty == pytest.approx(1)
@@ -77,7 +77,7 @@ def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_rewar
 def test_a_token_that_went_far_enough_is_left_alone(ratio: float, advantage: float) -> None:
     behaviour_N = torch.tensor([-1.0], dtype=torch.float64)
     logq_N = (behaviour_N + np.log(ratio)).requires_grad_()
-    gain_N, counts = surrogate(logq_N, behaviour_N, torch.tensor([advantage]).double(), epsilon=EPSILON)
+    gain_N, counts = policy_gradient(logq_N, behaviour_N, torch.tensor([advantage]).double(), epsilon=EPSILON)
     (gradient,) = torch.autograd.grad(gain_N.sum(), logq_N)
     far = ratio > 1 + EPSILON if advantage > 0 else ratio < 1 - EPSILON
     assert gradient.item() == pytest.approx(0.0 if far else ratio * advantage)
@@ -87,7 +87,7 @@ def test_a_token_that_went_far_enough_is_left_alone(ratio: float, advantage: flo
 def test_what_no_student_wrote_gains_nothing() -> None:
     logq_N = torch.tensor([-2.0, -200.0, -1.0]).requires_grad_()
     behaviour_N = torch.tensor([torch.nan, torch.nan, -1.0])
-    gain_N, counts = surrogate(logq_N, behaviour_N, torch.tensor([0.0, 0.0, 3.0]), epsilon=EPSILON)
+    gain_N, counts = policy_gradient(logq_N, behaviour_N, torch.tensor([0.0, 0.0, 3.0]), epsilon=EPSILON)
     assert gain_N.tolist() == [0, 0, 3]
     assert torch.autograd.grad(gain_N.sum(), logq_N)[0].tolist() == [0, 0, 3]
     assert counts["clippable_tokens"] == 1
@@ -102,7 +102,7 @@ def test_an_advantage_is_over_the_others_of_the_same_prompt_and_author() -> None
     rollouts = [
         sampled((EOS,), torch.zeros(1), reward, prompt=prompt) for reward, prompt in zip(rewards, prompts, strict=True)
     ]
-    rollouts[-1] = replace(rollouts[-1], author="another")
+    rollouts[-1] = replace(rollouts[-1], policy="another")
     found = advantages(rollouts, params())
     assert found.tolist() == [1 - 8.5, 0, 10 - 4, 7 - 5.5, 0, 0, 0]
     assert found.sum() == pytest.approx(0, abs=1e-6)

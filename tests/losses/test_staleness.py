@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.sampling import Sampling, comparable_temperature
-from pipeline.losses.fused_linear import Seen, Targets, project
+from pipeline.losses.fused_linear import LossTargets, StudentLogits, project
 from pipeline.losses.staleness import is_stale, measures, staleness_sums
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
@@ -20,7 +20,12 @@ PROMPTS = [[256, 5, 9, 31], [256, 7, 7, 80], [256, 60]]
 
 def sampling(temperature: float, top_p: float = 1.0) -> Sampling:
     return Sampling(
-        max_new_tokens=20, temperature=temperature, top_p=top_p, support_threshold=1.0, support_max=0, tail_draws=0
+        max_new_tokens=20,
+        temperature=temperature,
+        top_p=top_p,
+        record_threshold=1.0,
+        record_max=0,
+        record_tail_samples=0,
     )
 
 
@@ -44,12 +49,12 @@ def after(writer: Path, reader: Path, way: Sampling) -> dict[str, Any]:
     temperature = comparable_temperature(way)
     assert temperature is not None
 
-    def loss(seen: Seen, places: slice) -> Any:
+    def loss(seen: StudentLogits, places: slice) -> Any:
         known_N = torch.ones(len(seen.token_N), dtype=torch.bool)
         sums = staleness_sums(seen.token_logp_N, behaviour_N[places], known_N)
         return seen.log_normaliser() - seen.token_N, sums
 
-    targets = Targets(
+    targets = LossTargets(
         ids_NK=tokens_N[:, None],
         padding_NK=torch.zeros(len(tokens_N), 1, dtype=torch.bool),
         draw_ids_NJ=tokens_N[:, None],

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from pipeline.losses.batch import Batch
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.objective import _SUPPORTS, batch_loss, support_of
+from pipeline.losses.objective import _SUPPORTS, batch_loss, tail_estimator_of
 from pipeline.store.codecs import CODECS
 from tests.loss_cases import batch, dense, identity, loss_and_gradient, objective, pair, random_logits, support
 
 NAMES = list(DIVERGENCES)
-ONLY = {"draws": ("forward_kl", "skew_forward_kl"), "g": tuple(one for one in NAMES if one != "forward_kl")}
+ONLY = {
+    "tail_samples": ("forward_kl", "skew_forward_kl"),
+    "tail_mean": tuple(one for one in NAMES if one != "forward_kl"),
+}
 every_divergence = pytest.mark.parametrize("name", NAMES)
 VOCAB = 9
 _TEACHER_TV, _STUDENT_TV, _AUTHOR_TV = (random_logits(1, VOCAB, seed=seed, spread=1.2) for seed in (0, 1, 2))
@@ -33,7 +36,7 @@ def realised(token: int, temperature: float = 1.0, *, author_TV: Tensor = _AUTHO
 
 def expectation(name: str, support_name: str, temperature: float, author_TV: Tensor) -> tuple[float, Tensor]:
     """Value and gradient on average over the tokens that the author could have drawn."""
-    p = objective(name, support=support_name, temperature=temperature)
+    p = objective(name, tail_estimator=support_name, temperature=temperature)
     value, gradient = 0.0, torch.zeros(1, VOCAB, dtype=torch.float64)
     for token, b in enumerate(author_TV.softmax(-1)[0].tolist()):
         found, found_gradient = loss_and_gradient(p, _STUDENT_TV, realised(token, temperature, author_TV=author_TV))
@@ -78,7 +81,7 @@ def test_a_token_that_the_teacher_drew_corrects_as_well() -> None:
     for token, b in enumerate(_TEACHER_TV.softmax(-1)[0].tolist()):
         rows = realised(token, author_TV=_TEACHER_TV, source="teacher")
         assert torch.isnan(rows.behaviour_logp_N).all()
-        found = loss_and_gradient(objective("jsd", support="residual"), _STUDENT_TV, rows)
+        found = loss_and_gradient(objective("jsd", tail_estimator="residual"), _STUDENT_TV, rows)
         value, gradient = value + b * found[0], gradient + b * found[1]
     expected, expected_gradient = dense(objective("jsd"), _TEACHER_TV, _STUDENT_TV)
     assert value == pytest.approx(expected, abs=2e-6)
@@ -86,12 +89,12 @@ def test_a_token_that_the_teacher_drew_corrects_as_well() -> None:
 
 
 @every_divergence
-@pytest.mark.parametrize("support_name", ["residual", "sampled", "g"])
+@pytest.mark.parametrize("support_name", ["residual", "sampled", "tail_mean"])
 def test_the_data_set_has_no_probability_of_its_tokens_and_takes_the_bucket(name: str, support_name: str) -> None:
     if name not in ONLY.get(support_name, NAMES):
         return
     rows = realised(0, source="dataset", behaviour_logp=[])
-    found = loss_and_gradient(objective(name, support=support_name), _STUDENT_TV, rows)
+    found = loss_and_gradient(objective(name, tail_estimator=support_name), _STUDENT_TV, rows)
     bucket = loss_and_gradient(objective(name), _STUDENT_TV, rows)
     assert found[0] == bucket[0]
     assert torch.equal(found[1], bucket[1])
@@ -99,7 +102,7 @@ def test_the_data_set_has_no_probability_of_its_tokens_and_takes_the_bucket(name
 
 def test_sampled_reverse_kl_is_the_policy_gradient_of_log_p_less_log_q() -> None:
     """k1: at the author itself, (log q - log p) grad log q."""
-    p, token = objective("reverse_kl", support="sampled"), 5
+    p, token = objective("reverse_kl", tail_estimator="sampled"), 5
     value, gradient = loss_and_gradient(p, _STUDENT_TV, realised(token, author_TV=_STUDENT_TV))
     logp_V, logq_V = _TEACHER_TV.log_softmax(-1)[0], _STUDENT_TV.log_softmax(-1)[0]
     cost = (logq_V[token] - logp_V[token]).item()
@@ -111,8 +114,10 @@ def test_sampled_reverse_kl_is_the_policy_gradient_of_log_p_less_log_q() -> None
 # G
 
 
-with_g = pytest.mark.parametrize("name", ONLY["g"])
-with_g_smoothly = pytest.mark.parametrize("name", [one for one in ONLY["g"] if one != "tvd"])  # a step where q = p
+with_g = pytest.mark.parametrize("name", ONLY["tail_mean"])
+with_g_smoothly = pytest.mark.parametrize(
+    "name", [one for one in ONLY["tail_mean"] if one != "tvd"]
+)  # a step where q = p
 
 
 def g_row(
@@ -139,7 +144,7 @@ def others(rows: Batch) -> list[int]:
 
 def test_g_gives_reverse_kl_its_dense_value_and_the_dense_gradient_but_within_the_tail() -> None:
     rows = g_row(_STUDENT_TV)
-    value, gradient = loss_and_gradient(objective("reverse_kl", support="g"), _STUDENT_TV, rows)
+    value, gradient = loss_and_gradient(objective("reverse_kl", tail_estimator="tail_mean"), _STUDENT_TV, rows)
     expected, dense_gradient = dense(objective("reverse_kl"), _TEACHER_TV, _STUDENT_TV)
     outside = others(rows)
     inside = rows.ids_NK[0]
@@ -154,7 +159,7 @@ def test_g_gives_reverse_kl_its_dense_value_and_the_dense_gradient_but_within_th
 
 @with_g_smoothly
 def test_with_g_a_student_that_equals_its_teacher_stays(name: str) -> None:
-    value, gradient = loss_and_gradient(objective(name, support="g"), _TEACHER_TV, g_row(_TEACHER_TV))
+    value, gradient = loss_and_gradient(objective(name, tail_estimator="tail_mean"), _TEACHER_TV, g_row(_TEACHER_TV))
     assert value == pytest.approx(0, abs=1e-6)
     assert gradient.abs().max() < 1e-6
 
@@ -173,7 +178,7 @@ def test_g_gives_the_dense_divergence_where_log_ratios_are_normal_over_the_tail(
     rows = batch([(rollout, replace(scores, tail_g_N=np.array([g], np.float32)))])
     assert len(rows.ids_NK[0]) == 2
     expected, dense_gradient = dense(objective(name), teacher_TV, student_TV)
-    value, gradient = loss_and_gradient(objective(name, support="g"), student_TV, rows)
+    value, gradient = loss_and_gradient(objective(name, tail_estimator="tail_mean"), student_TV, rows)
     bucket, bucket_gradient = loss_and_gradient(objective(name), student_TV, rows)
     close, better = (0.05, 0.4) if name == "tvd" else (0.004, 0.15)  # nodes see a step coarsely
     assert abs(value - expected) < min(close * expected, better * (expected - bucket))
@@ -202,7 +207,7 @@ def test_the_slope_of_jsd_in_the_tail_lies_between_two_bounds_and_so_does_what_g
         return ((gradient[0, outside].sum() / q_t + spent) / (1 - q_t)).item()
 
     bucket = in_tail(loss_and_gradient(p, student_TV, rows)[1])
-    found = in_tail(loss_and_gradient(replace(p, support="g"), student_TV, rows)[1])
+    found = in_tail(loss_and_gradient(replace(p, tail_estimator="tail_mean"), student_TV, rows)[1])
     true = in_tail(dense(p, teacher_TV, student_TV)[1])
     ratio = ((logq_V - logp_V)[outside] * q_V[outside] / q_t).sum()
     above = slope(-ratio, torch.zeros_like(ratio)).item()
@@ -216,7 +221,9 @@ def test_the_noise_of_g_cancels_where_the_bucket_is_right(name: str) -> None:
     """A student that equals its teacher: what draws make too small a G adds, what they make too large takes away."""
     exact = g_row(_TEACHER_TV).tail_g_N.item()
     low, high = (
-        loss_and_gradient(objective(name, support="g"), _TEACHER_TV, g_row(_TEACHER_TV, g=exact + sign * 0.05))
+        loss_and_gradient(
+            objective(name, tail_estimator="tail_mean"), _TEACHER_TV, g_row(_TEACHER_TV, g=exact + sign * 0.05)
+        )
         for sign in (-1, 1)
     )
     assert low[0] > 1e-4
@@ -229,9 +236,11 @@ def test_g_gives_way_to_the_bucket_as_the_rollout_ages() -> None:
 
     def value(shift: float, staleness: float) -> float:
         rows = g_row(_STUDENT_TV, behaviour=now - shift)
-        return loss_and_gradient(objective("reverse_kl", support="g", g_staleness=staleness), _STUDENT_TV, rows)[0]
+        return loss_and_gradient(
+            objective("reverse_kl", tail_estimator="tail_mean", tail_mean_staleness=staleness), _STUDENT_TV, rows
+        )[0]
 
-    exact = loss_and_gradient(objective("reverse_kl", support="g"), _STUDENT_TV, g_row(_STUDENT_TV))[0]
+    exact = loss_and_gradient(objective("reverse_kl", tail_estimator="tail_mean"), _STUDENT_TV, g_row(_STUDENT_TV))[0]
     bucket = loss_and_gradient(objective("reverse_kl"), _STUDENT_TV, g_row(_STUDENT_TV))[0]
     k3 = np.expm1(0.5) - 0.5
     assert value(0.5, 0.2) == pytest.approx(bucket + np.exp(-k3 / 0.2) * (exact - bucket), abs=1e-6)
@@ -244,7 +253,7 @@ def test_without_a_g_of_its_own_a_row_has_the_bucket(unusable: str) -> None:
     rows = g_row(_STUDENT_TV, g={"none": np.nan, "impossible": -np.inf}.get(unusable))
     if unusable == "not this round's":
         rows = replace(rows, fresh_N=torch.zeros_like(rows.fresh_N))
-    found = loss_and_gradient(objective("reverse_kl", support="g"), _STUDENT_TV, rows)
+    found = loss_and_gradient(objective("reverse_kl", tail_estimator="tail_mean"), _STUDENT_TV, rows)
     bucket = loss_and_gradient(objective("reverse_kl"), _STUDENT_TV, rows)
     assert found[0] == pytest.approx(bucket[0], abs=1e-12)
     assert (found[1] - bucket[1]).abs().max() < 1e-12
@@ -255,8 +264,8 @@ def test_the_mass_outside_counts_with_every_support() -> None:
     teacher_TV, student_TV = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.6, 0.4]]).log()
     one = pair(teacher_TV, [0], support(threshold=0.5), behaviour=[float(np.log(0.6))])
     one = one[0], replace(one[1], tail_g_N=np.array([np.log(0.1)], np.float32))
-    for name in ("bucket", "g", "residual"):
-        value, gradient = loss_and_gradient(objective("reverse_kl", support=name), student_TV, batch([one]))
+    for name in ("bucket", "tail_mean", "residual"):
+        value, gradient = loss_and_gradient(objective("reverse_kl", tail_estimator=name), student_TV, batch([one]))
         assert value == pytest.approx(0.311, abs=5e-4)
         assert gradient[0, 1] > 0.1  # descent takes mass from the token that is not stored
 
@@ -268,7 +277,7 @@ every_combination = pytest.mark.parametrize(
     ("name", "support_name"),
     [
         (name, one)
-        for name, one in itertools.product(NAMES, ("bucket", "draws", "g", "residual", "sampled"))
+        for name, one in itertools.product(NAMES, ("bucket", "tail_samples", "tail_mean", "residual", "sampled"))
         if name in ONLY.get(one, NAMES)
     ],
 )
@@ -285,7 +294,7 @@ def many_rows(vocab: int, positions: int) -> tuple[Batch, Tensor]:
         rollout, scores = pair(
             teacher_TV,
             tokens,
-            support(threshold=0.15, draws_per_tail=6.0),
+            support(threshold=0.15, samples_per_tail=6.0),
             support_ids=[[1, 2, 3]] * positions if index == 0 else [],
             behaviour=behaviour,
         )
@@ -298,7 +307,7 @@ def many_rows(vocab: int, positions: int) -> tuple[Batch, Tensor]:
 def test_chunks_in_float32_are_the_whole_in_float64(name: str, support_name: str) -> None:
     """Mean value, and gradient of a mean over tokens, to 1e-6."""
     rows, hidden_ND = many_rows(30, 5)
-    p = objective(name, support=support_name, chunk_tokens=7)
+    p = objective(name, tail_estimator=support_name, chunk_tokens=7)
     tokens = len(hidden_ND)
     wide = [one.double() if isinstance(one, Tensor) and one.is_floating_point() else one for one in vars_of(rows)]
     in_double = type(rows)(**dict(zip(rows.__slots__, wide, strict=True)))
@@ -315,10 +324,10 @@ def vars_of(rows: Batch) -> list[Any]:
 @every_combination
 def test_the_gradient_is_the_slope_of_the_value_where_nothing_is_held(name: str, support_name: str) -> None:
     """By finite differences in float64; supports that weigh with numbers they hold fixed have no such value."""
-    if support_name in ("g", "residual", "sampled"):
+    if support_name in ("tail_mean", "residual", "sampled"):
         return
     rows, student_NV = many_rows(12, 2)
-    p = objective(name, support=support_name)
+    p = objective(name, tail_estimator=support_name)
     _, gradient = loss_and_gradient(p, student_NV, rows)
     step = 1e-5 * random_logits(*student_NV.shape, seed=9)  # type: ignore[misc]
     up, down = (loss_and_gradient(p, student_NV + sign * step, rows)[0] for sign in (1, -1))
@@ -331,7 +340,7 @@ def test_the_gradient_is_the_slope_of_the_value_where_nothing_is_held(name: str,
 def test_forward_kl_from_multiplicities_has_the_gradient_of_the_draws() -> None:
     """What rskd stores of a draw instead of its probability moves the value and nothing else."""
     codec, ranks = CODECS["rskd"], np.arange(VOCAB)
-    p = objective("forward_kl", support="draws")
+    p = objective("forward_kl", tail_estimator="tail_samples")
     total, weight = torch.zeros(1, VOCAB, dtype=torch.float64), 0.0
     rollout, scores = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[[3]])
     p_V = _TEACHER_TV.softmax(-1)[0]
@@ -368,16 +377,16 @@ def test_every_support_says_what_holds_of_it_and_where_it_comes_from(name: Any) 
 
 
 def test_auto_takes_what_suits_the_divergence() -> None:
-    found = {name: support_of(objective(name, support="auto")) for name in NAMES}
+    found = {name: tail_estimator_of(objective(name, tail_estimator="auto")) for name in NAMES}
     assert found == {
-        "forward_kl": "draws",
-        "reverse_kl": "g",
-        "jsd": "g",
-        "skew_forward_kl": "draws",
-        "skew_reverse_kl": "g",
-        "tvd": "g",
+        "forward_kl": "tail_samples",
+        "reverse_kl": "tail_mean",
+        "jsd": "tail_mean",
+        "skew_forward_kl": "tail_samples",
+        "skew_reverse_kl": "tail_mean",
+        "tvd": "tail_mean",
     }
-    assert support_of(objective("reverse_kl", support="auto", temperature=2.0)) == "bucket"
+    assert tail_estimator_of(objective("reverse_kl", tail_estimator="auto", temperature=2.0)) == "bucket"
 
 
 def test_the_entropy_is_not_computed_unless_asked_for() -> None:
@@ -390,9 +399,9 @@ def test_the_entropy_is_not_computed_unless_asked_for() -> None:
             seen.append("entr" in str(func))
             return func(*args, **(kwargs or {}))
 
-    for name, expected in (("bucket", False), ("g", True)):
+    for name, expected in (("bucket", False), ("tail_mean", True)):
         seen.clear()
         with Watch():
-            p = objective("reverse_kl", support=name)
+            p = objective("reverse_kl", tail_estimator=name)
             batch_loss(p, identity(_STUDENT_TV), hidden_ND, rows, behaviour_temperature=1.0)
         assert any(seen) == expected

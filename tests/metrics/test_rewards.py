@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.types import Prompt, Rollout
-from pipeline.metrics.rewards import REWARDS, Answer, find_reward, mean_reward, reward_rollouts, worth
+from pipeline.metrics.rewards import REWARDS, Answer, find_reward, mean_reward, reward_rollouts, weighted_reward
 from pipeline.runtime.errors import DataError, ParameterError
 from tests.training.test_batches import rollout
 
@@ -31,7 +31,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def answer(text: str, references: Sequence[str] = ("The sum is 4.",)) -> Answer:
-    return Answer(prompt="2 and 2?", text=text, references=references, tokens=len(text.split()), ended=True)
+    return Answer(prompt="2 and 2?", text=text, references=references, tokens=len(text.split()), finished=True)
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -50,16 +50,16 @@ def test_every_reward_likes_the_reference_at_least_as_well_as_a_shorter_text(nam
         ("rouge_l", "nothing alike", 0),
         ("bleu", "The sum is 4.", 1),
         ("length", "three words here", 3),
-        ("ended", "x", 1),
+        ("finished", "x", 1),
     ],
 )
 def test_values(name: str, text: str, value: float) -> None:
-    assert worth({name: 1.0})(answer(text)) == pytest.approx(value)
+    assert weighted_reward({name: 1.0})(answer(text)) == pytest.approx(value)
 
 
 def test_one_of_several_references_is_enough() -> None:
     for name in ("exact_match", "rouge_l", "bleu"):
-        assert worth({name: 1.0})(answer("4", ["It is four", "4"])) == pytest.approx(1)
+        assert weighted_reward({name: 1.0})(answer("4", ["It is four", "4"])) == pytest.approx(1)
 
 
 def test_bleu_tells_near_misses_apart() -> None:
@@ -69,14 +69,17 @@ def test_bleu_tells_near_misses_apart() -> None:
 
 
 def test_the_reward_is_a_weighted_sum_of_functions_by_name_and_of_ones_own(mine: str) -> None:
-    value = worth({"exact_match": 2.0, "length": -0.5, f"{mine}:brevity": 0.1})
+    value = weighted_reward({"exact_match": 2.0, "length": -0.5, f"{mine}:brevity": 0.1})
     assert value(answer("so it is 4")) == pytest.approx(2 - 2 - 1)
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("rouge", "rouge: expected one of: exact_match, rouge_l, bleu, length, ended, or module:function, got 'rouge'"),
+        (
+            "rouge",
+            "rouge: expected one of: exact_match, rouge_l, bleu, length, finished, or module:function, got 'rouge'",
+        ),
         ("my_rewards:none", "my_rewards:none: expected a function that can be imported, got AttributeError: module"),
         ("my_rewards:", "my_rewards:: expected a function that can be imported, got AttributeError: module"),
         ("nowhere:f", "nowhere:f: expected a function that can be imported, got ModuleNotFoundError: No module"),
@@ -87,7 +90,7 @@ def test_the_reward_is_a_weighted_sum_of_functions_by_name_and_of_ones_own(mine:
 )
 def test_a_function_that_cannot_be_had_is_told_in_one_line(mine: str, name: str, told: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        worth({"length": 1.0, name: 1.0})
+        weighted_reward({"length": 1.0, name: 1.0})
     assert str(caught.value).startswith(f"reward.{told}")
     assert str(caught.value).endswith("; mend params.yaml")
     assert "\n" not in str(caught.value)
@@ -95,7 +98,7 @@ def test_a_function_that_cannot_be_had_is_told_in_one_line(mine: str, name: str,
 
 @pytest.mark.parametrize(("name", "got"), [("silent", r"None \(NoneType\)"), ("endless", r"inf \(float\)")])
 def test_what_is_no_number_is_told(mine: str, name: str, got: str) -> None:
-    value = worth({f"{mine}:{name}": 0.0})
+    value = weighted_reward({f"{mine}:{name}": 0.0})
     with pytest.raises(DataError, match=rf"reward.my_rewards:{name}: expected a finite number, got {got}; mend the fu"):
         value(answer("4"))
 
@@ -134,5 +137,5 @@ def test_without_functions_there_is_no_reward_and_no_metric() -> None:
 
 
 def test_the_metric_is_the_mean() -> None:
-    found = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "ended": 0.5})
+    found = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "finished": 0.5})
     assert found == {"reward": pytest.approx(0.75)}

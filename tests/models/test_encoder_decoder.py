@@ -1,7 +1,7 @@
 """A T5 made here learns to copy its source, and teaches a smaller one: sampler, scorer, store and training loop."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.rollout.collect import collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import SupportParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
@@ -26,8 +26,8 @@ from tests.scores import header
 from tests.training import test_loop as test_training
 
 VOCAB, PAD, EOS, LENGTH = 20, 0, 1, 3
-SUPPORT = SupportParams(threshold=0.01, max_entries=16, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
-MIX = replace(test_training.MIX, batch_size=16, micro_batch_size=16, student_fraction=0.5, window=64)
+SUPPORT = TruncationParams(threshold=0.01, max_entries=16, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
+MIX = replace(test_training.MIX, batch_size=16, micro_batch_size=16, student_fraction=0.5, shuffle_window=64)
 OBJECTIVE = replace(test_training.OBJECTIVE, chunk_tokens=64)
 OPTIMIZER = test_training.optimizer(
     learning_rate=5e-3, warmup_steps=5, decay_steps=100, adam_beta2=0.99, save_steps=100
@@ -76,7 +76,7 @@ def copied(model: Path) -> float:
     """The share of 50 new sources that a model copies, greedily."""
     prompts = as_prompts(words(np.random.default_rng(1), 50))
     sampling = Sampling(
-        max_new_tokens=8, temperature=0.0, top_p=1.0, support_threshold=0.0, support_max=0, tail_draws=0
+        max_new_tokens=8, temperature=0.0, top_p=1.0, record_threshold=0.0, record_max=0, record_tail_samples=0
     )
     sampler = HFSampler(model, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=0)
     found = sampler.sample([one.prompt_ids for one in prompts], [one.prompt_id for one in prompts], sampling)
@@ -92,12 +92,12 @@ def test_a_t5_from_scratch_learns_to_copy(copier: tuple[Path, list[float]]) -> N
 
 def scored(rollouts: list[Rollout], teacher: Path, path: Path) -> Pool:
     """Through the scorer, the codec and a segment on disk."""
-    p = ScoringParams(precision="float32", batch_size=16, publish_every=512, codec="sqrt8", support=SUPPORT)
-    scorer = scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT))
+    p = ScoringParams(precision="float32", batch_size=16, flush_every=512, codec="sqrt8", truncation=SUPPORT)
+    scorer = scorer_fingerprint("t", precision="float32", truncation=SUPPORT)
     said: Any = header(VOCAB, scorer=scorer, teacher="t", tokenizer="k", dtype="float32", temperatures=(1.0,))
 
     def load() -> HFScorer:
-        return HFScorer(teacher, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=16)
+        return HFScorer(teacher, precision="float32", vocab=VOCAB, truncation=SUPPORT, batch_size=16)
 
     write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(VOCAB))
     return open_pool(rollouts, Segment.open(path), MIX)
@@ -113,7 +113,7 @@ def test_it_teaches_a_student_cut_from_it(copier: tuple[Path, list[float]], tmp_
     prompts = as_prompts(words(np.random.default_rng(2), 120))
     sampler = HFSampler(student, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=0)
     sampling = Sampling(
-        max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=8, tail_draws=0
+        max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=8, record_tail_samples=0
     )
     batches = plan_batches(prompts, 1, 100, name="s/r1")
     written = [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]

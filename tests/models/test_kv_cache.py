@@ -30,7 +30,7 @@ def pair(rows: int, tokens: int) -> tuple[Any, Any]:
     for cache in (plain, roomy):
         torch.manual_seed(0)
         read(cache, rows, tokens)
-    kv_cache.make_room(roomy)
+    kv_cache.preallocate(roomy)
     return plain, roomy
 
 
@@ -80,8 +80,8 @@ def test_a_token_is_written_beside_the_others() -> None:
 def test_what_a_cache_was_taken_from_stays_as_it_is() -> None:
     plain, _ = pair(2, 5)
     kept = [one.clone() for layer in plain.layers for one in (layer.keys, layer.values)]
-    taken = kv_cache.selected(plain, torch.tensor([0, 1, 1]))
-    kv_cache.make_room(taken)
+    taken = kv_cache.select_rows(plain, torch.tensor([0, 1, 1]))
+    kv_cache.preallocate(taken)
     read(taken, 3, 2)
     taken.batch_select_indices(torch.tensor([2]))
     read(taken, 1, 1)
@@ -98,8 +98,12 @@ def test_other_layers_stay(rows: list[int]) -> None:
     both = EncoderDecoderCache(own, cross)
     for part in (own, cross):
         read(part, 2, 6)
-    kv_cache.make_room(both)
+    kv_cache.preallocate(both)
     both.batch_select_indices(torch.tensor(rows))
-    assert [type(layer) for layer in own.layers] == [kv_cache.Roomy, DynamicSlidingWindowLayer, DynamicLayer]
+    assert [type(layer) for layer in own.layers] == [
+        kv_cache.PreallocatedLayer,
+        DynamicSlidingWindowLayer,
+        DynamicLayer,
+    ]
     assert [type(layer) for layer in cross.layers] == [DynamicLayer, DynamicLayer]
     assert {len(layer.keys) for part in (own, cross) for layer in part.layers[:2]} == {len(rows)}

@@ -147,8 +147,8 @@ def test_padding_takes_no_learnt_position(name: str) -> None:
     prompts, completions = [[5] * longest, [9]], [[7, 9], [2, 3, 8, 4, 6, 2, 6, 0, 0]]
     apart = torch.cat([plain(made, *pair) for pair in zip(prompts, completions, strict=True)])
     for multiple in (1, 7):
-        read = lm.read(made, prompts, multiple=multiple)
-        found = lm.head_of(made, VOCAB)(lm.go_on(made, read, [0, 1], completions, multiple=multiple))
+        read = lm.prefill(made, prompts, multiple=multiple)
+        found = lm.head_of(made, VOCAB)(lm.forward_completions(made, read, [0, 1], completions, multiple=multiple))
         assert (found - apart).abs().max() < 1e-5
 
 
@@ -180,8 +180,10 @@ def test_a_prompt_is_read_once_for_all_its_completions(model: Any, monkeypatch: 
 
 @torch.inference_mode()
 def test_a_prefix_stays_as_it_is(model: Any) -> None:
-    prefix = lm.read(model, PROMPTS)
-    first, _, again = (lm.go_on(model, prefix, rows, COMPLETIONS) for rows in ([0, 1, 2], [2, 2, 0], [0, 1, 2]))
+    prefix = lm.prefill(model, PROMPTS)
+    first, _, again = (
+        lm.forward_completions(model, prefix, rows, COMPLETIONS) for rows in ([0, 1, 2], [2, 2, 0], [0, 1, 2])
+    )
     assert torch.equal(first, again)
 
 
@@ -254,7 +256,7 @@ def test_checkpointing_changes_memory_and_no_gradient(without_dropout: Any) -> N
 def test_a_layer_is_run_again_and_the_prompts_cache_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training alone: who only reads goes on sharing prompts."""
     made, runs = build("llama"), []
-    monkeypatch.setattr(lm, "go_on", lambda *_: pytest.fail("went on from a cache"))
+    monkeypatch.setattr(lm, "forward_completions", lambda *_: pytest.fail("went on from a cache"))
     made.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     made.train().activation_checkpointing_enable()
     lm.completion_hidden(made, PROMPTS, COMPLETIONS).sum().backward()  # type: ignore[no-untyped-call]

@@ -237,7 +237,7 @@ def test_the_merge_command_writes_what_everybody_reads(folder: Path, tmp_path: P
 def test_the_sampler_takes_an_adapter_for_the_model_it_makes(folder: Path, tmp_path: Path) -> None:
     CliRunner().invoke(merge, [str(folder), str(tmp_path / "merged")], catch_exceptions=False)
     sampling = Sampling(
-        max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=0
+        max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.02, record_max=8, record_tail_samples=0
     )
     made = []
     for path in (folder, tmp_path / "merged", tmp_path / "work/s/base"):

@@ -64,14 +64,14 @@ def _rollout(name: str, logp: Sequence[float], source: Source = "student") -> Ro
         rollout_id=name,
         prompt_id=f"p{name}",
         source=source,
-        author="",
+        policy="",
         prompt_ids=[1],
         completion_ids=[2] * len(logp),
         behaviour_logp=list(logp) if source == "student" else [],
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=True,
+        finished=True,
         text="",
     )
 

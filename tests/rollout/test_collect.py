@@ -14,13 +14,15 @@ from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, reference_rollouts
 from pipeline.metrics.rewards import reward_rollouts
 from pipeline.rollout import sample as stage
-from pipeline.rollout.collect import RolloutParams, choose, collect_rollouts, plan_batches, take_turn
-from pipeline.rollout.replay import replayed
+from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, prompts_of_round, shuffle_prompts
+from pipeline.rollout.replay import replayed_rollouts
 from pipeline.rollout.sample import sample_rollouts
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.errors import DataError
 
-SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, top_p=1.0, support_threshold=0.01, support_max=4, tail_draws=0)
+SAMPLING = Sampling(
+    max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=4, record_tail_samples=0
+)
 PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision="float32", sampling=SAMPLING)
 
 
@@ -49,42 +51,44 @@ class Echo:
                 token_ids=[ids[0], 257],
                 logp=[-0.5, -0.1],
                 support_ids=[[ids[0], 3], []],
-                tail_ids=[[7], []],
+                tail_sample_ids=[[7], []],
                 tail_offset=[0.5, 0.0],
-                ended=True,
+                finished=True,
             )
             for ids in prompts_ids
         ]
 
 
 def test_the_choice_depends_on_key_and_ids_alone() -> None:
-    chosen = choose(PROMPTS, 4, 0, "small", "r1")
-    assert choose(PROMPTS[::-1], 4, 0, "small", "r1") == chosen
-    assert choose(PROMPTS, 9, 0, "small", "r1")[:4] == chosen
-    assert choose(PROMPTS, 9, 0, "small", "r2")[:4] != chosen
-    assert choose(PROMPTS, 9, 1, "small", "r1")[:4] != chosen
+    chosen = shuffle_prompts(PROMPTS, 4, 0, "small", "r1")
+    assert shuffle_prompts(PROMPTS[::-1], 4, 0, "small", "r1") == chosen
+    assert shuffle_prompts(PROMPTS, 9, 0, "small", "r1")[:4] == chosen
+    assert shuffle_prompts(PROMPTS, 9, 0, "small", "r2")[:4] != chosen
+    assert shuffle_prompts(PROMPTS, 9, 1, "small", "r1")[:4] != chosen
 
 
 def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
-    chosen = choose(PROMPTS, 100, 0)
+    chosen = shuffle_prompts(PROMPTS, 100, 0)
     assert len(chosen) == len({one.prompt_id for one in chosen}) == len(PROMPTS)
 
 
 def test_rounds_take_every_prompt_once_before_any_comes_again() -> None:
-    turns = [[one.prompt_id for one in take_turn(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
+    turns = [[one.prompt_id for one in prompts_of_round(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
     assert {len(ids) for ids in turns} == {4}
     epochs = [{*turns[first], *turns[first + 1]} for first in (0, 2, 4)]
     assert [len(ids) for ids in epochs] == [8, 8, 8]  # of nine; one a time is left out
     assert turns[0] != turns[2] != turns[4]
-    assert turns[0] == [one.prompt_id for one in take_turn(PROMPTS[::-1], 4, 0, 0, "small")]
-    assert turns[0] != [one.prompt_id for one in take_turn(PROMPTS, 4, 0, 0, "other")]
+    assert turns[0] == [one.prompt_id for one in prompts_of_round(PROMPTS[::-1], 4, 0, 0, "small")]
+    assert turns[0] != [one.prompt_id for one in prompts_of_round(PROMPTS, 4, 0, 0, "other")]
 
 
 @pytest.mark.parametrize("count", [9, 100])
 def test_a_round_of_all_prompts_is_an_epoch(count: int) -> None:
     for turn in range(3):
-        assert {one.prompt_id for one in take_turn(PROMPTS, count, turn, 0)} == {one.prompt_id for one in PROMPTS}
-    assert take_turn(PROMPTS, 0, 1, 0) == []
+        assert {one.prompt_id for one in prompts_of_round(PROMPTS, count, turn, 0)} == {
+            one.prompt_id for one in PROMPTS
+        }
+    assert prompts_of_round(PROMPTS, 0, 1, 0) == []
 
 
 def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:
@@ -105,14 +109,14 @@ def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None
         rollout_id="small/r1/p/0",
         prompt_id="p",
         source="student",
-        author="echo",
+        policy="echo",
         prompt_ids=[65, 66, 67],
         completion_ids=[65, 257],
         behaviour_logp=[-0.5, -0.1],
         support_ids=[[65, 3], []],
-        tail_ids=[[7], []],
+        tail_sample_ids=[[7], []],
         tail_offset=[0.5, 0.0],
-        ended=True,
+        finished=True,
         text="2 tokens",
     )
 
@@ -125,8 +129,8 @@ def test_the_teachers_completions_need_no_union() -> None:
 
 def test_references_have_no_author() -> None:
     (made,) = reference_rollouts([prompt("p")])
-    assert (made.rollout_id, made.source, made.author) == ("dataset/p", "dataset", "")
-    assert (made.completion_ids, made.text, made.ended) == ([97, 98, 257], "ab", True)
+    assert (made.rollout_id, made.source, made.policy) == ("dataset/p", "dataset", "")
+    assert (made.completion_ids, made.text, made.finished) == ([97, 98, 257], "ab", True)
     assert (made.behaviour_logp, made.support_ids) == ([], [])
 
 
@@ -141,7 +145,7 @@ def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
     """From file to file, as the rounds go by."""
     earlier: list[Rollout] = []
     for step in (0, 10, 20, 30):
-        again = replayed(earlier, rounds=2, max_age=None, step=step)
+        again = replayed_rollouts(earlier, rounds=2, max_age=None, step=step)
         assert sorted({one.step for one in again}) == [one for one in (step - 20, step - 10) if one >= 0]
         assert {one.source for one in again} <= {"replay"}
         earlier = [*of_round(step), *again]
@@ -151,9 +155,9 @@ def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
 
 
 def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
-    earlier = [*of_round(10), *replayed(of_round(0), rounds=1, max_age=None, step=10)]
+    earlier = [*of_round(10), *replayed_rollouts(of_round(0), rounds=1, max_age=None, step=10)]
     found = [
-        sorted({one.step for one in replayed(earlier, rounds=rounds, max_age=age, step=20)})
+        sorted({one.step for one in replayed_rollouts(earlier, rounds=rounds, max_age=age, step=20)})
         for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
     ]
     assert found == [[], [10], [0, 10], [0, 10], [10], []]

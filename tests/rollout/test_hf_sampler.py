@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from pipeline.core.sampling import Sampling
 from pipeline.core.types import Precision, Scores
 from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, untie_head
-from pipeline.rollout.hf_sampler import HFSampler, draw, nucleus, unlikely
+from pipeline.rollout.hf_sampler import HFSampler, nucleus, sample_next_token, sample_tail_tokens
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.errors import DataError, ModelError
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 
 VOCAB = 260
 MANY_ENDS = list(range(200, 230))  # with so many end tokens, completions stop at all lengths
@@ -102,8 +102,8 @@ def sampler(engine: str, path: Path, *, eos: Sequence[int] = MANY_ENDS, seed: in
 
 
 def sampling(**changes: Any) -> Sampling:
-    settings = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0, "support_threshold": 0.02, "support_max": 8}
-    settings |= {"tail_draws": 6}
+    settings = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0, "record_threshold": 0.02, "record_max": 8}
+    settings |= {"record_tail_samples": 6}
     return Sampling(**(settings | changes))
 
 
@@ -172,7 +172,7 @@ def test_each_completion_may_be_drawn_in_its_own_way(engine: str, teacher_dir: P
     together = made.sample(PROMPTS, NAMES, ways)
     alone = [made.sample([prompt], [name], way)[0] for prompt, name, way in zip(PROMPTS, NAMES, ways, strict=True)]
     assert tokens(together) == tokens(alone)
-    assert [one.ended for one in together] == [one.ended for one in alone]
+    assert [one.finished for one in together] == [one.finished for one in alone]
     assert all(len(ids) <= way.max_new_tokens for ids, way in zip(tokens(together), ways, strict=True))
 
 
@@ -198,11 +198,11 @@ def test_support_is_what_exceeds_the_threshold_at_temperature_one(engine: str, p
     sizes = set()
     for prompt, one in zip(PROMPTS, found, strict=True):
         for p_V, ids in zip(logits_of(path, prompt, one.token_ids).softmax(-1), one.support_ids, strict=True):
-            expected = p_V.argsort(descending=True)[: p.support_max]
-            assert ids == [int(token) for token in expected if p_V[token] > p.support_threshold]
+            expected = p_V.argsort(descending=True)[: p.record_max]
+            assert ids == [int(token) for token in expected if p_V[token] > p.record_threshold]
             sizes.add(len(ids))
     assert len(sizes) > 1
-    bare = sampler(engine, path).sample(PROMPTS, NAMES, replace(p, support_max=0))
+    bare = sampler(engine, path).sample(PROMPTS, NAMES, replace(p, record_max=0))
     assert all(ids == [] for one in bare for ids in one.support_ids)
     assert tokens(bare) == tokens(found)
 
@@ -212,14 +212,14 @@ def test_tail_draws_come_from_what_is_not_recorded_as_likely(engine: str, path: 
     """And do not change what is written, nor depend on the batch."""
     found = sampler(engine, path).sample(PROMPTS, NAMES, sampling())
     for one in found:
-        assert [len(ids) for ids in one.tail_ids] == [6] * len(one.token_ids)
-        pairs = zip(one.support_ids, one.tail_ids, strict=True)
+        assert [len(ids) for ids in one.tail_sample_ids] == [6] * len(one.token_ids)
+        pairs = zip(one.support_ids, one.tail_sample_ids, strict=True)
         assert not any(set(likely) & set(drawn) for likely, drawn in pairs)
-    bare = sampler(engine, path).sample(PROMPTS, NAMES, sampling(tail_draws=0))
+    bare = sampler(engine, path).sample(PROMPTS, NAMES, sampling(record_tail_samples=0))
     assert tokens(bare) == tokens(found)
-    assert all(ids == [] for one in bare for ids in one.tail_ids)
+    assert all(ids == [] for one in bare for ids in one.tail_sample_ids)
     (alone,) = sampler(engine, path).sample(PROMPTS[-1:], NAMES[-1:], sampling())
-    assert alone.tail_ids == found[-1].tail_ids
+    assert alone.tail_sample_ids == found[-1].tail_sample_ids
 
 
 @settings(max_examples=8, deadline=None)
@@ -231,9 +231,9 @@ def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, na
     q_V = logits_BV[0].double().exp()
     q_V[named] = 0
     q_V /= q_V.sum()
-    counts, offsets, p = torch.zeros(10), [], sampling(tail_draws=6)
+    counts, offsets, p = torch.zeros(10), [], sampling(record_tail_samples=6)
     for uniform in (np.arange(100) + 0.5) / 100:
-        (drawn,), (offset,) = unlikely(logits_BV, logits_BV.softmax(-1), [named], np.array([uniform]), p)
+        (drawn,), (offset,) = sample_tail_tokens(logits_BV, logits_BV.softmax(-1), [named], np.array([uniform]), p)
         once = torch.bincount(torch.tensor(drawn), minlength=10)
         assert ((once - 6 * q_V).abs() < 1 + 1e-5).all()
         assert q_V[drawn].log().mean() + offset == pytest.approx(-torch.special.entr(q_V).sum().item(), abs=1e-5)
@@ -245,20 +245,20 @@ def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, na
 
 def test_nothing_left_is_no_draw() -> None:
     logits_BV = torch.zeros(2, 3)
-    named, way = [[0, 1, 2], [0, 1]], sampling(tail_draws=2)
-    found = unlikely(logits_BV, logits_BV.softmax(-1), named, np.array([0.3, 0.3]), way)
+    named, way = [[0, 1, 2], [0, 1]], sampling(record_tail_samples=2)
+    found = sample_tail_tokens(logits_BV, logits_BV.softmax(-1), named, np.array([0.3, 0.3]), way)
     assert found == ([[], [2, 2]], [0.0, 0.0])
 
 
 @every_sampler
 def test_a_completion_ends_with_its_first_end_token_or_is_cut(engine: str, path: Path) -> None:
     found = sampler(engine, path).sample(PROMPTS * 4, [f"e{index}" for index in range(20)], sampling())
-    assert {one.ended for one in found} == {True, False}
+    assert {one.finished for one in found} == {True, False}
     for one in found:
-        assert [token in MANY_ENDS for token in one.token_ids] == [False] * (len(one.token_ids) - 1) + [one.ended]
-        assert one.ended or len(one.token_ids) == 20
+        assert [token in MANY_ENDS for token in one.token_ids] == [False] * (len(one.token_ids) - 1) + [one.finished]
+        assert one.finished or len(one.token_ids) == 20
         assert len(one.token_ids) == len(one.logp) == len(one.support_ids)
-        assert len(one.tail_ids) == len(one.tail_offset) == len(one.token_ids)
+        assert len(one.tail_sample_ids) == len(one.tail_offset) == len(one.token_ids)
 
 
 @every_sampler
@@ -290,12 +290,12 @@ def test_a_draw_inverts_the_cumulative_distribution() -> None:
     """Evenly spaced uniforms give every token its share, to one draw; a token of probability 0 is never taken."""
     p_V = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniform_B = (np.arange(1000) + 0.5) / 1000
-    tokens_B, logp_B = draw(p_V.log().expand(1000, -1), p_V.expand(1000, -1), uniform_B, sampling())
+    tokens_B, logp_B = sample_next_token(p_V.log().expand(1000, -1), p_V.expand(1000, -1), uniform_B, sampling())
     counts = np.bincount(tokens_B.numpy(), minlength=6)
     assert np.abs(counts - 1000 * p_V.numpy()).max() <= 1
     assert counts[[0, 2, 5]].tolist() == [0, 0, 0]
     assert logp_B.exp().numpy() == pytest.approx(p_V[tokens_B].numpy())
-    edges, _ = draw(p_V.log().expand(2, -1), p_V.expand(2, -1), np.array([0.0, 1 - 2.0**-53]), sampling())
+    edges, _ = sample_next_token(p_V.log().expand(2, -1), p_V.expand(2, -1), np.array([0.0, 1 - 2.0**-53]), sampling())
     assert edges.tolist() == [1, 4]
 
 
@@ -312,9 +312,9 @@ def test_the_nucleus_is_the_smallest_set_with_enough_mass(top_p: float, kept: li
 # Scorers
 
 
-def support(**changes: Any) -> SupportParams:
-    settings = {"threshold": 0.02, "max_entries": 30, "draws_per_tail": 8.0, "min_tail": 0.01, "temperatures": (1.0,)}
-    return SupportParams(**(settings | changes))
+def support(**changes: Any) -> TruncationParams:
+    settings = {"threshold": 0.02, "max_entries": 30, "samples_per_tail": 8.0, "min_tail": 0.01, "temperatures": (1.0,)}
+    return TruncationParams(**(settings | changes))
 
 
 def to_score() -> list[ToScore]:
@@ -322,7 +322,13 @@ def to_score() -> list[ToScore]:
     completions = [rng.integers(0, VOCAB, length).tolist() for length in (7, 1, 12, 3, 7)]
     completions[0][2:4] = [257, 257]  # pad and eos, inside
     return [
-        ToScore(prompt_ids=prompt, completion_ids=ids, support_ids=[[1, 2, 3]] * len(ids), tail_ids=[], tail_offset=[])
+        ToScore(
+            prompt_ids=prompt,
+            completion_ids=ids,
+            support_ids=[[1, 2, 3]] * len(ids),
+            tail_sample_ids=[],
+            tail_offset=[],
+        )
         for prompt, ids in zip(PROMPTS, completions, strict=True)
     ]
 
@@ -330,7 +336,7 @@ def to_score() -> list[ToScore]:
 def score(
     engine: str, path: Path, sequences: Sequence[ToScore], *, batch_size: int = 1, precision: Precision = "float32"
 ) -> list[Scores]:
-    made = SCORERS[engine](path, precision=precision, vocab=VOCAB, support=support(), batch_size=batch_size)
+    made = SCORERS[engine](path, precision=precision, vocab=VOCAB, truncation=support(), batch_size=batch_size)
     return made.score(sequences, lambda count: None)
 
 
@@ -424,7 +430,7 @@ def test_prompt_and_completion_both_seed_the_draws(
 @every_scorer
 def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None:
     heard: list[int] = []
-    made = SCORERS[engine](teacher_dir, precision="float32", vocab=VOCAB, support=support(), batch_size=2)
+    made = SCORERS[engine](teacher_dir, precision="float32", vocab=VOCAB, truncation=support(), batch_size=2)
     made.score(to_score(), heard.append)
     assert heard == [4 + 1, 7 + 1, 8 + 3, 12 + 3, 3, 7]
     heard.clear()
@@ -434,29 +440,29 @@ def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None
 
 @every_scorer
 def test_scorer_refuses_what_does_not_fit(engine: str, teacher_dir: Path) -> None:
-    long = ToScore(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_ids=[], tail_offset=[])
+    long = ToScore(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_sample_ids=[], tail_offset=[])
     with pytest.raises(DataError, match="scoring: expected at most 512 tokens"):
         score(engine, teacher_dir, [long])
     with pytest.raises(ModelError, match="expected a head of at least 261 tokens"):
-        SCORERS[engine](teacher_dir, precision="float32", vocab=261, support=support(), batch_size=1)
+        SCORERS[engine](teacher_dir, precision="float32", vocab=261, truncation=support(), batch_size=1)
 
 
 def test_scorer_fingerprint_follows_teacher_dtype_and_support() -> None:
-    base = asdict(support())
+    base = support()
     variants = [
-        scorer_fingerprint("a", precision="float32", support=base),
-        scorer_fingerprint("b", precision="float32", support=base),
-        scorer_fingerprint("a", precision="bfloat16", support=base),
+        scorer_fingerprint("a", precision="float32", truncation=base),
+        scorer_fingerprint("b", precision="float32", truncation=base),
+        scorer_fingerprint("a", precision="bfloat16", truncation=base),
         *(
-            scorer_fingerprint("a", precision="float32", support=asdict(support(**{name: value})))
-            for name, value in [("threshold", 0.1), ("max_entries", 3), ("draws_per_tail", 1.0), ("min_tail", 0.5)]
+            scorer_fingerprint("a", precision="float32", truncation=support(**{name: value}))
+            for name, value in [("threshold", 0.1), ("max_entries", 3), ("samples_per_tail", 1.0), ("min_tail", 0.5)]
         ),
-        scorer_fingerprint("a", precision="float32", support=asdict(support(temperatures=(1.0, 2.0)))),
+        scorer_fingerprint("a", precision="float32", truncation=support(temperatures=(1.0, 2.0))),
     ]
     assert len(set(variants)) == len(variants)
-    assert scorer_fingerprint("a", precision="float32", support=asdict(support())) == variants[0]
+    assert scorer_fingerprint("a", precision="float32", truncation=support()) == variants[0]
     resolved = "bfloat16" if lm.resolve_dtype("auto") == torch.bfloat16 else "float32"
-    auto, named = (scorer_fingerprint("a", precision=p, support=base) for p in ("auto", resolved))  # type: ignore[arg-type]
+    auto, named = (scorer_fingerprint("a", precision=p, truncation=base) for p in ("auto", resolved))  # type: ignore[arg-type]
     assert auto == named
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Rollout, Scores
 from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
 from tests.scores import head_only
@@ -19,9 +19,9 @@ from tests.scores import head_only
 PARAMS = ScoringParams(
     precision="float32",
     batch_size=1,
-    publish_every=2,
+    flush_every=2,
     codec="sqrt8",
-    support=SupportParams(threshold=0.01, max_entries=8, draws_per_tail=0.0, min_tail=0.1, temperatures=(1.0,)),
+    truncation=TruncationParams(threshold=0.01, max_entries=8, samples_per_tail=0.0, min_tail=0.1, temperatures=(1.0,)),
 )
 
 
@@ -30,14 +30,14 @@ def rollout(name: str, completion: list[int], support: Sequence[list[int]] = ())
         rollout_id=name,
         prompt_id="p",
         source="student",
-        author="a",
+        policy="a",
         prompt_ids=[1, 2],
         completion_ids=completion,
         behaviour_logp=[-1.0] * len(completion),
         support_ids=list(support),
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=False,
+        finished=False,
         text="",
     )
 
@@ -155,7 +155,7 @@ def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
         return score(sequences, on_tokens)
 
     def publish(fresh: Sequence[ScoredSequence]) -> None:
-        is_last = len(fresh) < PARAMS.publish_every
+        is_last = len(fresh) < PARAMS.flush_every
         assert is_last or asked.acquire(timeout=20), "the teacher waits for the writer"
         teacher.publish(fresh)
 

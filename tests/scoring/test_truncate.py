@@ -13,24 +13,30 @@ from torch import Tensor
 
 from pipeline.core.types import Scores
 from pipeline.scoring import truncate as topk
-from pipeline.scoring.scorer import SupportParams, ToScore
+from pipeline.scoring.scorer import ToScore, TruncationParams
 
 VOCAB = 50
 
 
-def support(**changes: Any) -> SupportParams:
-    settings = {"threshold": 0.05, "max_entries": 20, "draws_per_tail": 10.0, "min_tail": 0.02, "temperatures": (1.0,)}
-    return SupportParams(**(settings | changes))
+def support(**changes: Any) -> TruncationParams:
+    settings = {
+        "threshold": 0.05,
+        "max_entries": 20,
+        "samples_per_tail": 10.0,
+        "min_tail": 0.02,
+        "temperatures": (1.0,),
+    }
+    return TruncationParams(**(settings | changes))
 
 
 def truncate(
     logits_TV: Tensor,
     completion_ids: list[int],
     support_ids: list[list[int]],
-    p: SupportParams,
+    p: TruncationParams,
     *,
     seed: int,
-    tail_ids: Sequence[list[int]] = (),
+    tail_sample_ids: Sequence[list[int]] = (),
     tail_offset: Sequence[float] = (),
 ) -> Scores:
     """Of a completion without a prompt."""
@@ -38,7 +44,7 @@ def truncate(
         prompt_ids=[],
         completion_ids=completion_ids,
         support_ids=support_ids,
-        tail_ids=list(tail_ids),
+        tail_sample_ids=list(tail_sample_ids),
         tail_offset=list(tail_offset),
     )
     return topk.truncate(logits_TV, one, p, seed=seed)
@@ -173,7 +179,7 @@ def test_an_impossible_token_stays_marked_though_its_author_found_it_likely() ->
 @given(seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12), min_size=4, max_size=4))
 def test_g_is_the_mean_over_the_draws_that_are_not_stored_plus_its_offset(seed: int, lists: list[list[int]]) -> None:
     logits_TV, likely, offset = teacher(4, seed=seed), [[1, 2], [], [3], [4, 5]], [0.0, 0.5, -1.0, 0.25]
-    scores = truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0, tail_ids=lists, tail_offset=offset)
+    scores = truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0, tail_sample_ids=lists, tail_offset=offset)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
     for t, (head, union) in enumerate(zip(rows(scores, "head"), rows(scores, "union"), strict=True)):
         counted = [logp_TV[t, token] for token in lists[t] if token not in head | union]
@@ -198,7 +204,7 @@ def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, spread=st.floats(0.1, 6), per_tail=st.sampled_from([0.0, 0.5, 10.0, 1000.0]))
 def test_draws_lie_in_the_tail_and_follow_its_mass_in_number(seed: int, spread: float, per_tail: float) -> None:
-    p, logits_TV = support(draws_per_tail=per_tail), teacher(4, seed=seed, spread=spread)
+    p, logits_TV = support(samples_per_tail=per_tail), teacher(4, seed=seed, spread=spread)
     scores = truncate(logits_TV, [0] * 4, [[1, 2, 3]] * 4, p, seed=seed)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
     for t, (head, ids) in enumerate(zip(rows(scores, "head"), drawn(scores), strict=True)):
@@ -212,7 +218,7 @@ def test_draws_follow_the_distribution_of_the_tail() -> None:
     """Chi-square over 255 draws at each of 200 equal positions; with 7 degrees of freedom P(> 24.3) is .001."""
     p_V = np.array([0.3, 0.15, 0.12, 0.1, 0.09, 0.08, 0.07, 0.05, 0.04])
     logits_TV = torch.from_numpy(np.log(p_V)).float().expand(200, -1)
-    scores = truncate(logits_TV, [0] * 200, [], support(threshold=0.2, draws_per_tail=1e6), seed=3)
+    scores = truncate(logits_TV, [0] * 200, [], support(threshold=0.2, samples_per_tail=1e6), seed=3)
     counts = np.bincount(scores.draw_ids, minlength=9)
     expected = 200 * 255 * p_V[1:] / p_V[1:].sum()
     assert counts[0] == 0
@@ -221,7 +227,7 @@ def test_draws_follow_the_distribution_of_the_tail() -> None:
 
 def test_positions_draw_independently() -> None:
     logits_TV = torch.zeros(40, VOCAB)
-    scores = truncate(logits_TV, [0] * 40, [], support(draws_per_tail=4.0), seed=0)
+    scores = truncate(logits_TV, [0] * 40, [], support(samples_per_tail=4.0), seed=0)
     assert len({tuple(ids) for ids in drawn(scores)}) > 35
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,16 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     Path("params.yaml").write_text(params)
     shutil.copytree(teacher_dir, "work/teacher")
     p = section(Path("params.yaml"), ScoringParams, "scoring")
-    engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, support=p.support, batch_size=1)
+    engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, truncation=p.truncation, batch_size=1)
     rollouts = [rollout(f"r{length}", list(range(length))) for length in (5, 9, 12)]
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
     asked = [
         ToScore(
-            prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[], tail_ids=[], tail_offset=[]
+            prompt_ids=one.prompt_ids,
+            completion_ids=one.completion_ids,
+            support_ids=[],
+            tail_sample_ids=[],
+            tail_offset=[],
         )
         for one in rollouts
     ]
@@ -67,10 +71,10 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
 
 def written_by(p: ScoringParams) -> SegmentHeader:
     """What the score stage says of its segments."""
-    teacher, support = model_fingerprint(Path("work/teacher")), asdict(p.support)
-    engine = scorer_fingerprint(teacher, precision="float32", support=support)
+    teacher = model_fingerprint(Path("work/teacher"))
+    engine = scorer_fingerprint(teacher, precision="float32", truncation=p.truncation)
     scorer = stored_fingerprint(engine, CODECS["sqrt8"])
-    return header(VOCAB, scorer=scorer, teacher=teacher, tokenizer="t", scoring={"support": support})
+    return header(VOCAB, scorer=scorer, teacher=teacher, tokenizer="t", scoring={"support": p.truncation.identity()})
 
 
 def params() -> ScoringParams:

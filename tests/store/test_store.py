@@ -52,14 +52,14 @@ def _rollout(name: str, prompt: list[int], completion: list[int], support: list[
         rollout_id=name,
         prompt_id=f"p-{name}",
         source="student",
-        author="author",
+        policy="policy",
         prompt_ids=prompt,
         completion_ids=completion,
         behaviour_logp=[-1.0] * len(completion),
         support_ids=support,
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=len(completion) % 2 == 0,
+        finished=len(completion) % 2 == 0,
         text="",
     )
 
@@ -187,7 +187,7 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
     for row in rows:
         named = f"scorer-a/{row['sequence_key']}/{row['support_key']}"
         assert row["score_key"] == hashlib.blake2b(named.encode(), digest_size=16).digest()
-    assert [row["ended"] for row in rows] == [one.rollout.ended for one in sequences]
+    assert [row["ended"] for row in rows] == [one.rollout.finished for one in sequences]
     for row, (one, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
         assert segment.tokens(row) == (one.rollout.prompt_ids, one.rollout.completion_ids)
         assert got.head_n.tolist() == one.scores.head_n.tolist()

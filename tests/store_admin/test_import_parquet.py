@@ -17,7 +17,7 @@ from pipeline.store.ragged import join_scores
 from pipeline.store.segment_reader import Segment
 from pipeline.store.store import Store
 from pipeline.store_admin.export_parquet import export_segment
-from pipeline.store_admin.import_parquet import Origin, rank_entries, take_in
+from pipeline.store_admin.import_parquet import ImportedTeacher, import_parquet, rank_entries
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.parquet_layout import PLAIN
 from pipeline.store_admin.parquet_rows import find_parquet
@@ -25,17 +25,17 @@ from pipeline.store_admin.parquet_rows import find_parquet
 VOCAB, EOS = 300, 299
 
 
-def origin(prompt_tokens: int | None = None, teacher: str = "big") -> Origin:
-    return Origin(
+def origin(prompt_tokens: int | None = None, teacher: str = "big") -> ImportedTeacher:
+    return ImportedTeacher(
         teacher=teacher, tokenizer="t", vocab_size=VOCAB, eos_ids=frozenset({EOS}), prompt_tokens=prompt_tokens
     )
 
 
-def imported(root: Path, source: Path, p: Origin) -> list[Segment]:
+def imported(root: Path, source: Path, p: ImportedTeacher) -> list[Segment]:
     """The segments that a store has after an import."""
     files = find_parquet(source)
     ranks, _ = rank_entries(files, VOCAB)
-    list(take_in(Store(root=root), files, p, "sqrt8", ranks))
+    list(import_parquet(Store(root=root), files, p, "sqrt8", ranks))
     return [Segment.open(one) for one in segments(root)]
 
 
@@ -61,7 +61,7 @@ ROW = {
 LABELS = {"labels": [-100, -100, 9, 10, EOS]}
 
 
-def only(root: Path, path: Path, p: Origin) -> tuple[Segment, Any]:
+def only(root: Path, path: Path, p: ImportedTeacher) -> tuple[Segment, Any]:
     (segment,) = imported(root, path, p)
     (scores,) = segment.read(0, 1)
     return segment, scores

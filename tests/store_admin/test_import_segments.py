@@ -16,7 +16,7 @@ from pipeline.store.lookup import find_known
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
-from pipeline.store_admin.import_segments import find_sealed, take
+from pipeline.store_admin.import_segments import find_sealed, import_segments
 from pipeline.store_admin.integrity import segments
 from tests.scores import header
 from tests.scoring.test_score import PARAMS, Teacher, rollout
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def outcomes(root: Path, source: Path) -> list[str]:
-    return [one.outcome for one in take(root, find_sealed(source))]
+    return [one.outcome for one in import_segments(root, find_sealed(source))]
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def test_what_was_imported_never_reaches_the_teacher(checkout: Path, tmp_path: P
 @pytest.mark.parametrize("part", ["work", ".store"])
 def test_a_segment_keeps_its_bytes_and_its_id(checkout: Path, tmp_path: Path, part: str) -> None:
     sources = find_sealed(checkout / part)
-    assert [one.outcome for one in take(tmp_path / "ours", sources)] == ["imported"] * len(sources)
+    assert [one.outcome for one in import_segments(tmp_path / "ours", sources)] == ["imported"] * len(sources)
     copies = {one.name: one for one in segments(tmp_path / "ours")}
     assert len(copies) == len(sources)
     for source in sources:
@@ -97,7 +97,7 @@ def test_a_damaged_segment_stays_outside_and_does_not_stop_the_others(
     data[len(data) // 2] ^= 4
     broken.write_bytes(bytes(data))
     shutil.copytree(checkout / ".store", checkout / "work/z")
-    found = list(take(tmp_path / "ours", find_sealed(checkout / "work")))
+    found = list(import_segments(tmp_path / "ours", find_sealed(checkout / "work")))
     assert [one.outcome for one in found] == ["damaged", "imported", "imported"]
     assert found[0].error is not None
     assert "small/r1/segment" in str(found[0].error)

@@ -15,7 +15,14 @@ from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
-from pipeline.store_admin.integrity import check, collectable, facts, find_segment, quarantine, segments
+from pipeline.store_admin.integrity import (
+    collectable,
+    find_segment,
+    quarantine,
+    segments,
+    summarise_segment,
+    verify_segments,
+)
 from stages import _stage as command
 from stages._stage import run
 from stages.cli.main import commands
@@ -32,14 +39,14 @@ def sequence(name: int, tokens: int = 4) -> ScoredSequence:
         rollout_id=f"r{name}",
         prompt_id="p",
         source="student",
-        author="a",
+        policy="a",
         prompt_ids=[1, 2, name],
         completion_ids=completion,
         behaviour_logp=[-1.0] * tokens,
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=True,
+        finished=True,
         text="",
     )
     scores = head_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
@@ -80,7 +87,7 @@ def flip(path: Path) -> None:
 
 
 def test_facts_are_those_of_the_files(store: Store) -> None:
-    found = facts(holding(store, 4))
+    found = summarise_segment(holding(store, 4))
     on_disk = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.name != "manifest.json")
     directories = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.is_dir())
     assert (found.sequences, found.positions, found.bytes) == (1, 4, on_disk - directories)
@@ -105,7 +112,7 @@ def test_damage_is_found_and_taken_away_and_the_rest_stays(store: Store) -> None
     broken, bare = holding(store, 2), holding(store, 4)
     flip(broken)
     (bare / "index.parquet").unlink()
-    found = {one.segment: one for one in check(segments(store.root)) if one}
+    found = {one.segment: one for one in verify_segments(segments(store.root)) if one}
     assert found.keys() == {broken.name, bare.name}
     assert found[broken.name].rollouts == ["r2", "r3"]
     assert "payload.zarr/head/" in str(found[broken.name].error)
@@ -113,7 +120,7 @@ def test_damage_is_found_and_taken_away_and_the_rest_stays(store: Store) -> None
     for one in found.values():
         assert quarantine(store.root, one).is_dir()
     assert segments(store.root) == [holding(store, 0)]
-    assert list(check(segments(store.root))) == [None]
+    assert list(verify_segments(segments(store.root))) == [None]
 
 
 def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_path: Path) -> None:

@@ -11,22 +11,22 @@ import pytest
 
 from pipeline.core.types import Scores
 from pipeline.scoring.hf_scorer import HFScorer
-from pipeline.scoring.scorer import Scorer, SupportParams, ToScore
+from pipeline.scoring.scorer import Scorer, ToScore, TruncationParams
 from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
-from pipeline.store_admin.rescore import ROUNDING, Drawn, comparable, compare, draw
+from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, draw
 from tests.scores import header
 from tests.scoring.test_score import rollout
 
 VOCAB = 260
-SUPPORT = SupportParams(threshold=0.005, max_entries=64, draws_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
+SUPPORT = TruncationParams(threshold=0.005, max_entries=64, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
 HEADER = header(VOCAB)
 
 
 def engine(path: Path, batch_size: int = 1) -> HFScorer:
-    return HFScorer(path, precision="float32", vocab=VOCAB, support=SUPPORT, batch_size=batch_size)
+    return HFScorer(path, precision="float32", vocab=VOCAB, truncation=SUPPORT, batch_size=batch_size)
 
 
 def scored(scorer: Scorer) -> list[ScoredSequence]:
@@ -36,7 +36,11 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
     ]
     asked = [
         ToScore(
-            prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, support_ids=[], tail_ids=[], tail_offset=[]
+            prompt_ids=one.prompt_ids,
+            completion_ids=one.completion_ids,
+            support_ids=[],
+            tail_sample_ids=[],
+            tail_offset=[],
         )
         for one in rollouts
     ]
@@ -61,7 +65,7 @@ def store(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
-def compared(drawn: Sequence[Drawn], scorer: Scorer) -> Any:
+def compared(drawn: Sequence[SampledSequence], scorer: Scorer) -> Any:
     return compare(drawn, scorer, lambda count: None, ROUNDING["torch.float32"])
 
 

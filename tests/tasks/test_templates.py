@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks import Case
-from pipeline.tasks.templates import TemplateParams, check_template, fill
+from pipeline.tasks.templates import TemplateParams, check_template, render_template
 
 TALK = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "2+2"})
 CASE = Case(case_id="a", split="train", fields={"question": "Is {this} a brace?"}, references=("Yes.",))
@@ -18,20 +18,23 @@ def template(**changes: Any) -> TemplateParams:
 
 
 def test_a_plain_template_is_filled_and_braces_in_values_stay() -> None:
-    assert fill(template(), CASE) == "Q: Is {this} a brace?\nA:"
-    assert fill(template(text="{{{question}}}"), CASE) == "{Is {this} a brace?}"
+    assert render_template(template(), CASE) == "Q: Is {this} a brace?\nA:"
+    assert render_template(template(text="{{{question}}}"), CASE) == "{Is {this} a brace?}"
 
 
 def test_a_chat_template_gets_messages() -> None:
     user = {"role": "user", "content": "Q: Is {this} a brace?\nA:"}
-    assert fill(template(chat=True), CASE) == [user]
-    assert fill(template(chat=True, system="Be brief."), CASE) == [{"role": "system", "content": "Be brief."}, user]
+    assert render_template(template(chat=True), CASE) == [user]
+    assert render_template(template(chat=True, system="Be brief."), CASE) == [
+        {"role": "system", "content": "Be brief."},
+        user,
+    ]
 
 
 def test_without_a_text_the_conversation_of_the_data_is_taken() -> None:
-    assert fill(template(text=None, chat=True), CHAT) == list(TALK)
+    assert render_template(template(text=None, chat=True), CHAT) == list(TALK)
     with pytest.raises(ParameterError) as caught:
-        fill(template(text=None, chat=True), CASE)
+        render_template(template(text=None, chat=True), CASE)
     assert str(caught.value) == (
         "task.template.text: expected a text with {question}, got null, and data without messages; give one"
     )

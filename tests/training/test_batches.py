@@ -24,9 +24,9 @@ from pipeline.store.segment_writer import write_segment
 from pipeline.store.stretch import Stretch, stretches
 from pipeline.store.windows import WindowReader
 from pipeline.training.batches import BatchParams, Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
-from pipeline.training.collate import collate
+from pipeline.training.collate import collate_scores
 from pipeline.training.mixing import CorpusWeights, Ramp
-from pipeline.training.temperature import gather, temper
+from pipeline.training.temperature import at_temperature, concatenate_rows
 from tests.scores import InMemory, header
 
 Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
@@ -37,14 +37,14 @@ def rollout(name: str, prompt: Sequence[int], completion: Sequence[int], *, sour
         rollout_id=name,
         prompt_id=name,
         source=source,
-        author="",
+        policy="",
         prompt_ids=list(prompt),
         completion_ids=list(completion),
         behaviour_logp=[] if source == "dataset" else [-0.5 * (t + 1) for t in range(len(completion))],
         support_ids=[],
-        tail_ids=[],
+        tail_sample_ids=[],
         tail_offset=[],
-        ended=False,
+        finished=False,
         text="",
     )
 
@@ -90,11 +90,17 @@ def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
 
 def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int = 100) -> Pool:
     """Rollouts with scores that are in memory."""
-    return make_pool(rollouts, InMemory(scores=rows), params(window=window))
+    return make_pool(rollouts, InMemory(scores=rows), params(shuffle_window=window))
 
 
 def params(**changes: Any) -> BatchParams:
-    settings = {"batch_size": 8, "micro_batch_size": 3, "student_fraction": 0.5, "corpus_weights": None, "window": 100}
+    settings = {
+        "batch_size": 8,
+        "micro_batch_size": 3,
+        "student_fraction": 0.5,
+        "corpus_weights": None,
+        "shuffle_window": 100,
+    }
     settings |= {"scale_rewards": "none"}
     return BatchParams(**(settings | changes))
 
@@ -102,7 +108,7 @@ def params(**changes: Any) -> BatchParams:
 def collated(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
     """Sequences with their scores as one batch."""
     whole = join_scores([rows for _, rows in pairs], pairs[0][1].tail_NH.shape[1])
-    return collate([one for one, _ in pairs], whole, temperature=temperature, column=column)
+    return collate_scores([one for one, _ in pairs], whole, temperature=temperature, column=column)
 
 
 NONE = pool_of([], [])
@@ -366,13 +372,13 @@ def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.Mon
 
 def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
     source = InMemory(scores=[scores([{token: 0.5}]) for token in range(6)])
-    reader = WindowReader(source, np.arange(6) // 2, partial(temper, temperature=1.0, column=0))
+    reader = WindowReader(source, np.arange(6) // 2, partial(at_temperature, temperature=1.0, column=0))
     reader.hold([0, 3])
     assert [reader.place(row)[1] for row in (0, 1, 2, 3)] == [0, 1, 2, 3]
     reader.hold([3, 2])
     with pytest.raises(KeyError):
         reader.place(0)
-    assert gather([reader.place(3), reader.place(2)]).head[0].tolist() == [3, 2]
+    assert concatenate_rows([reader.place(3), reader.place(2)]).head[0].tolist() == [3, 2]
 
 
 def test_rows_far_apart_are_read_apart() -> None:
@@ -576,7 +582,7 @@ def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
         (rollout("p", [1], [5], source="replay"), scores([{5: 0.5}])),
     ]
     batch = collated(pairs, temperature=1.0, column=0)
-    assert batch.behaviour_logp_N.tolist() == batch.author_logp_N.tolist() == [-0.5, -1.0, -0.5]
+    assert batch.behaviour_logp_N.tolist() == batch.sampling_logp_N.tolist() == [-0.5, -1.0, -0.5]
     assert not batch.fresh_N.any()
     assert not batch.from_student_B.any()
 

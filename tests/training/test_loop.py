@@ -1,7 +1,7 @@
 """Training a tiny student from a tiny teacher, with the pipeline's own parts from rollout to checkpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import SupportParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
@@ -36,7 +36,7 @@ from tests.scores import header
 
 VOCAB, EOS = 40, 39  # few enough tokens that a few hundred positions teach something about all of them
 KEY = (0, "s", "r1")
-SUPPORT = SupportParams(threshold=0.02, max_entries=32, draws_per_tail=16.0, min_tail=0.02, temperatures=(1.0,))
+SUPPORT = TruncationParams(threshold=0.02, max_entries=32, samples_per_tail=16.0, min_tail=0.02, temperatures=(1.0,))
 PROMPTS = [
     Prompt(
         prompt_id=f"p{index}",
@@ -62,11 +62,11 @@ class Job:
 
 def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8", vocab: int = VOCAB) -> Pool:
     """Through the scorer, the codec and a segment on disk."""
-    p = ScoringParams(precision="float32", batch_size=1, publish_every=4, codec=codec, support=SUPPORT)
+    p = ScoringParams(precision="float32", batch_size=1, flush_every=4, codec=codec, truncation=SUPPORT)
     said = header(
         vocab,
         codec=codec,
-        scorer=scorer_fingerprint("t", precision="float32", support=asdict(SUPPORT)),
+        scorer=scorer_fingerprint("t", precision="float32", truncation=SUPPORT),
         teacher="t",
         tokenizer="k",
         dtype="float32",
@@ -74,17 +74,22 @@ def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "
     )
 
     def load() -> HFScorer:
-        return HFScorer(teacher, precision="float32", vocab=vocab, support=SUPPORT, batch_size=1)
+        return HFScorer(teacher, precision="float32", vocab=vocab, truncation=SUPPORT, batch_size=1)
 
     write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(vocab))
     return open_pool(rollouts, Segment.open(path), MIX)
 
 
 def written_by(
-    student: Path, count: int, *, tokens: int, seed: int = 0, tail_draws: int = 0, vocab: int = VOCAB
+    student: Path, count: int, *, tokens: int, seed: int = 0, record_tail_samples: int = 0, vocab: int = VOCAB
 ) -> list[Rollout]:
     sampling = Sampling(
-        max_new_tokens=tokens, temperature=1.0, top_p=1.0, support_threshold=0.02, support_max=8, tail_draws=tail_draws
+        max_new_tokens=tokens,
+        temperature=1.0,
+        top_p=1.0,
+        record_threshold=0.02,
+        record_max=8,
+        record_tail_samples=record_tail_samples,
     )
     sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=seed)
     batches = plan_batches(PROMPTS, count, 12, name="s/r1")
@@ -121,7 +126,7 @@ def prompt_of(one: Rollout) -> Prompt:
 
 
 MIX = BatchParams(
-    batch_size=6, micro_batch_size=3, student_fraction=0.7, corpus_weights=None, window=3, scale_rewards="none"
+    batch_size=6, micro_batch_size=3, student_fraction=0.7, corpus_weights=None, shuffle_window=3, scale_rewards="none"
 )
 
 
@@ -147,12 +152,12 @@ def optimizer(**changes: Any) -> OptimizerParams:
 OBJECTIVE = ObjectiveParams(
     divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
     temperature=1.0,
-    support="auto",
-    tail_draws_scale=0.3,
-    g_staleness=1.0,
+    tail_estimator="auto",
+    tail_samples_scale=0.3,
+    tail_mean_staleness=1.0,
     cross_entropy=0.0,
     alpha=1.0,
-    epsilon=0.2,
+    clip_epsilon=0.2,
     chunk_tokens=20,  # fewer than a micro-batch has
 )
 
@@ -392,7 +397,9 @@ def passed_through(
     teacher: Path, student: Path, root: Path, name: Any, vocab: int
 ) -> tuple[list[Batch], dict[str, Any], dict[str, Tensor], dict[str, float]]:
     """Everything that two models go through: rollouts and their scores, a step's log and gradients, the comparison."""
-    own = scored(written_by(student, 2, tokens=4, tail_draws=4, vocab=vocab), teacher, root / "own", vocab=vocab)
+    own = scored(
+        written_by(student, 2, tokens=4, record_tail_samples=4, vocab=vocab), teacher, root / "own", vocab=vocab
+    )
     model, seen = lm.load_model(student, to_train=True), {}
     state = start(model, optimizer(max_grad_norm=1e9), previous=None, labels={})
 
@@ -404,7 +411,7 @@ def passed_through(
     (window,) = iter_batches(planned, temperature=1.0, column=0)
     objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name))
     fit(model, iter([window]), optimizer(), state, range(1), root, objective=objective, vocab=vocab)
-    p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", shown=0)
+    p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", recorded_prompts=0)
     sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
     completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
     found = compare(student, teacher, PROMPTS[:3], completions, p, vocab=vocab, title="compare")
@@ -665,7 +672,7 @@ def test_the_log_tells_each_step(job: Job, uninterrupted: Path) -> None:
         assert (row["student"], row["round"]) == ("s", "r1")
         own = [one for batch in window for one in zip(batch.completion_ids, batch.from_student_B, strict=True)]
         assert row["compared_tokens"] == sum(len(ids) for ids, is_own in own if is_own)
-        ended = [bool(one) for batch in window for one in batch.ended_B[batch.from_student_B]]
+        ended = [bool(one) for batch in window for one in batch.finished_B[batch.from_student_B]]
         assert row["truncated_share"] == pytest.approx(1 - sum(ended) / len(ended))
     first, last = rows[0], rows[-1]
     assert first["staleness_kl"] < last["staleness_kl"]
@@ -688,9 +695,16 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
     trained = run(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", shown=0)
+        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", recorded_prompts=0)
         texts = [
-            Sampled(token_ids=one.completion_ids, logp=[], support_ids=[], tail_ids=[], tail_offset=[], ended=one.ended)
+            Sampled(
+                token_ids=one.completion_ids,
+                logp=[],
+                support_ids=[],
+                tail_sample_ids=[],
+                tail_offset=[],
+                finished=one.finished,
+            )
             for one in rollouts
         ]
         prompts = [prompt_of(one) for one in rollouts]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.core.types import Rollout
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.training.batches import Pool, iter_batches, plan_steps
-from pipeline.training.loop import State, checkpoints, open_run, train
+from pipeline.training.loop import TrainState, checkpoints, open_run, train
 from tests.training.test_loop import KEY, MIX, OBJECTIVE, VOCAB, make_job, optimizer, scored, written_by
 
 WANTED = 7  # the token that the reward is for
@@ -45,7 +45,7 @@ def own(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 def fit(
     student: Path, own: Pool, corpus: Pool, objective: ObjectiveParams, scratch: Path, *, steps: range, **mix: Any
-) -> tuple[Path, State, dict[str, Tensor]]:
+) -> tuple[Path, TrainState, dict[str, Tensor]]:
     """A round of training: its last checkpoint, its log, and the gradients of its last step."""
     p, seen = optimizer(max_grad_norm=1e9, save_steps=1000), {}
     scratch.mkdir()
@@ -114,14 +114,14 @@ def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path,
     """Three rounds of six steps on fresh rollouts, for a token that the teacher likes no better than any other."""
     teacher, first, pool, corpus = own
     before, shares = mean_share(first, seed=99), {}
-    large = {"batch_size": 24, "micro_batch_size": 24, "window": 1000}
+    large = {"batch_size": 24, "micro_batch_size": 24, "shuffle_window": 1000}
     for alpha in (1.0, 0.05):
         student, fresh = first, pool
         for turn in range(3):
             if turn:
                 written = rewarded(written_by(student, 4, tokens=8, seed=turn))
                 fresh = scored(written, teacher, tmp_path / f"{alpha}-{turn}-segment")
-            objective, scratch = replace(OBJECTIVE, alpha=alpha, epsilon=1.0), tmp_path / f"{alpha}-{turn}"
+            objective, scratch = replace(OBJECTIVE, alpha=alpha, clip_epsilon=1.0), tmp_path / f"{alpha}-{turn}"
             student, state, _ = fit(student, fresh, corpus, objective, scratch, steps=range(4, 10), **large)
         shares[alpha] = mean_share(student, seed=99)
     assert shares[0.05] > 3 * before > 0

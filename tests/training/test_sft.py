@@ -16,7 +16,7 @@ from pipeline.checkpoints.pretrained import load_pretrained, stored_dtype
 from pipeline.checkpoints.student import StudentParams, save_student
 from pipeline.core.hashing import model_fingerprint, tree_digest
 from pipeline.core.types import reference_rollouts
-from pipeline.lineage.lineage import of_teacher, read_lineage, write_lineage
+from pipeline.lineage.lineage import read_lineage, teacher_lineage, write_lineage
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
@@ -26,7 +26,7 @@ from pipeline.runtime.files import write_rows
 from pipeline.training.batches import Pick, iter_batches, make_pool, plan_steps
 from pipeline.training.log import read_log
 from pipeline.training.loop import to_torch
-from pipeline.training.sft import Certain, SftParams, cross_entropy, plan_references
+from pipeline.training.sft import OneHotTeacher, SftParams, cross_entropy, plan_references
 from schemas.prompt import PROMPT
 from stages.cli.main import commands
 from tests.lineages import source
@@ -94,11 +94,11 @@ def test_sequence_level_kd_is_cross_entropy_on_the_teachers_own_completions(
     ]
     mix = replace(MIX, student_fraction=0.0)
     pool = scored(generations, job.teacher, tmp_path / "segment")
-    nobody = make_pool([], Certain(rollouts=[]), mix)
+    nobody = make_pool([], OneHotTeacher(rollouts=[]), mix)
     planned = plan_steps(nobody, pool, mix, key=(0,), steps=range(1), replay=0.0)
     loss, gradients, texts = loss_and_gradients(student, planned, replace(OBJECTIVE, cross_entropy=1.0))
     expected, expected_gradients = by_transformers(student, texts)
-    assert SUPPORT.draws_per_tail > 0
+    assert SUPPORT.samples_per_tail > 0
     assert loss == pytest.approx(expected, abs=1e-6)
     assert max((gradients[name] - one).abs().max().item() for name, one in expected_gradients.items()) < 1e-6
     distilled, _, _ = loss_and_gradients(student, planned, OBJECTIVE)
@@ -173,7 +173,7 @@ def test_a_teacher_keeps_its_precision_and_its_lineage_tells(
     base = make_model_dir(tmp_path / "base", seed=3)
     lm.load_model(base).to(torch.bfloat16).save_pretrained(base)
     print_ = model_fingerprint(base)
-    write_lineage(base, of_teacher(source(fingerprint=print_)))
+    write_lineage(base, teacher_lineage(source(fingerprint=print_)))
     tune(base, "teacher")
     assert stored_dtype(Path("teacher")) == torch.bfloat16
     found = read_lineage(Path("teacher"))
@@ -222,5 +222,5 @@ def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Pat
 
 def test_certain_rows_are_of_their_own_tokens() -> None:
     rollouts = reference_rollouts(PROMPTS)
-    (stretch,) = Certain(rollouts=rollouts).read_stretches(3, 7)
+    (stretch,) = OneHotTeacher(rollouts=rollouts).read_stretches(3, 7)
     assert stretch.scores.head_ids[slice(*stretch.bounds["head"][2:4])].tolist() == rollouts[5].completion_ids

@@ -32,7 +32,7 @@ class Start:
 def start(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Start:
     root = tmp_path_factory.mktemp("supports")
     job = make_job(make_model_dir, root, samples=2, tokens=6, teacher_range=0.1, dropout=0.0)
-    written = rewarded(written_by(job.student, 2, tokens=6, tail_draws=4))
+    written = rewarded(written_by(job.student, 2, tokens=6, record_tail_samples=4))
     codecs = ("sqrt8", "rskd")
     return Start(
         job.student,
@@ -60,15 +60,21 @@ def batches(start: Start, codec: str, **mix: Any) -> list[Batch]:
 @pytest.mark.parametrize(
     ("codec", "changes"),
     [
-        ("sqrt8", {"support": "draws"}),
-        ("rskd", {"support": "draws"}),
-        ("sqrt8", {"support": "draws", "divergence": "skew_forward_kl"}),
-        *(("sqrt8", {"support": "g", "divergence": name}) for name in ("reverse_kl", "jsd", "skew_reverse_kl", "tvd")),
-        *(("sqrt8", {"support": "residual", "divergence": name}) for name in ("forward_kl", "reverse_kl", "jsd")),
-        *(("sqrt8", {"support": "sampled", "divergence": name}) for name in ("forward_kl", "reverse_kl", "jsd")),
-        ("sqrt8", {"support": "auto", "alpha": 0.5}),
-        ("sqrt8", {"support": "g", "divergence": "jsd", "alpha": 0.5}),
-        ("sqrt8", {"support": "auto", "cross_entropy": 0.5}),
+        ("sqrt8", {"tail_estimator": "tail_samples"}),
+        ("rskd", {"tail_estimator": "tail_samples"}),
+        ("sqrt8", {"tail_estimator": "tail_samples", "divergence": "skew_forward_kl"}),
+        *(
+            ("sqrt8", {"tail_estimator": "tail_mean", "divergence": name})
+            for name in ("reverse_kl", "jsd", "skew_reverse_kl", "tvd")
+        ),
+        *(
+            ("sqrt8", {"tail_estimator": "residual", "divergence": name})
+            for name in ("forward_kl", "reverse_kl", "jsd")
+        ),
+        *(("sqrt8", {"tail_estimator": "sampled", "divergence": name}) for name in ("forward_kl", "reverse_kl", "jsd")),
+        ("sqrt8", {"tail_estimator": "auto", "alpha": 0.5}),
+        ("sqrt8", {"tail_estimator": "tail_mean", "divergence": "jsd", "alpha": 0.5}),
+        ("sqrt8", {"tail_estimator": "auto", "cross_entropy": 0.5}),
     ],
     ids=lambda one: one if isinstance(one, str) else "-".join(str(each) for each in one.values()),
 )
@@ -77,7 +83,9 @@ def test_every_support_trains_and_none_is_the_bucket_nor_is_a_term_without_effec
 ) -> None:
     rows, weights = trained(start, tmp_path / "found", codec=codec, **changes)
     less = (
-        {"alpha": 1.0, "cross_entropy": 0.0} if changes.keys() & {"alpha", "cross_entropy"} else {"support": "bucket"}
+        {"alpha": 1.0, "cross_entropy": 0.0}
+        if changes.keys() & {"alpha", "cross_entropy"}
+        else {"tail_estimator": "bucket"}
     )
     plain_rows, plain = trained(start, tmp_path / "plain", codec=codec, **changes | less)
     assert all(np.isfinite([row["loss"], row["grad_norm"]]).all() and row["grad_norm"] > 0 for row in rows)
@@ -98,7 +106,7 @@ def test_what_a_support_needs_reaches_the_batches(start: Start) -> None:
         assert np.isfinite(batch.tail_g_N[batch.fresh_N & (tail_N > 0.05)]).mean() > 0.7
         assert np.isnan(batch.tail_g_N[~batch.fresh_N]).all()
         assert batch.has_draws_N[tail_N > 0.05].mean() > 0.9
-        assert np.isfinite(batch.author_logp_N[batch.fresh_N]).all()
+        assert np.isfinite(batch.sampling_logp_N[batch.fresh_N]).all()
     assert not np.array_equal(batches(start, "rskd")[0].draw_logp_NJ, batches(start, "sqrt8")[0].draw_logp_NJ)
 
 
@@ -114,7 +122,7 @@ def test_g_is_used_at_every_position_of_the_students_that_has_one(
         return inner(of, ratio_N, gap_N)
 
     monkeypatch.setattr(supports, "_spread_out", watched)
-    trained(start, tmp_path / "found", codec="sqrt8", support="g", divergence="jsd", chunk_tokens=10_000)
+    trained(start, tmp_path / "found", codec="sqrt8", tail_estimator="tail_mean", divergence="jsd", chunk_tokens=10_000)
     first = batches(start, "sqrt8")[0]
     used_N = gaps[0].numpy() != 0
     assert np.array_equal(used_N, np.asarray(first.fresh_N) & np.isfinite(first.tail_g_N))

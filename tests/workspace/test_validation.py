@@ -61,13 +61,14 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         (
             "batches.size",
             3,
-            "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, corpus_weights, window, ",
+            "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, corpus_weights, "
+            "shuffle_window, ",
         ),
         ("optimizer.learning_rate", "3e-4", "optimizer.learning_rate: expected float, got '3e-4' (str); mend"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: expected > 0, got 0.0 (float); mend"),
         ("batches.student_fraction", 1.5, "batches.student_fraction: expected >= 0 and <= 1, got 1.5 (float); mend"),
         ("schedule.total_steps", "ten", "schedule.total_steps: expected int, got 'ten' (str); mend"),
-        ("rollout.sampling.support_max", 256, "rollout.sampling.support_max: expected >= 0 and <= 255, got 256"),
+        ("rollout.sampling.record_max", 256, "rollout.sampling.record_max: expected >= 0 and <= 255, got 256"),
         ("scoring.precision", "fp8", "scoring.precision: expected one of: auto, bfloat16, float32, got 'fp8' (str)"),
         ("seed", 1.5, "seed: expected int, got 1.5 (float); mend"),
         (
@@ -94,7 +95,7 @@ def test_a_mistake_in_one_value_is_told_with_its_place(
     assert mistake(where, value).startswith(told)
 
 
-@pytest.mark.parametrize("where", ["optimizer.save_steps", "teacher.revision", "scoring.support.temperatures"])
+@pytest.mark.parametrize("where", ["optimizer.save_steps", "teacher.revision", "scoring.truncation.temperatures"])
 def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None:
     assert mistake(where).startswith(f"{where}: expected ")
     assert mistake(where).endswith(", got nothing; add it to params.yaml")
@@ -102,9 +103,9 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
 
 def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
     check_params(write(tmp_path, "objective.divergence.name", "reverse_kl"))  # auto finds another
-    assert mistake("objective.support", "g") == (
-        "objective.support: expected g with no other divergence than reverse_kl, jsd, skew_forward_kl, "
-        "skew_reverse_kl, tvd, got g with forward_kl; set objective.support: auto"
+    assert mistake("objective.tail_estimator", "tail_mean") == (
+        "objective.tail_estimator: expected tail_mean with no other divergence than reverse_kl, jsd, skew_forward_kl, "
+        "skew_reverse_kl, tvd, got tail_mean with forward_kl; set objective.tail_estimator: auto"
     )
 
 
@@ -112,25 +113,28 @@ def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str]
     ("changes", "told"),
     [
         (
-            {"objective.support": "residual", "rollout.sampling.temperature": 0.7},
-            "rollout.sampling with objective.support: residual: expected temperature 1 and top_p 1, at which any token "
-            "can be drawn, got temperature 0.7, top_p 1.0; change it, or set objective.support: bucket",
+            {"objective.tail_estimator": "residual", "rollout.sampling.temperature": 0.7},
+            "rollout.sampling with objective.tail_estimator: residual: expected temperature 1 and top_p 1, at "
+            "which any token "
+            "can be drawn, got temperature 0.7, top_p 1.0; change it, or set objective.tail_estimator: bucket",
         ),
         (
-            {"objective.support": "sampled", "rollout.sampling.top_p": 0.9},
-            "rollout.sampling with objective.support: sampled: expected temperature 1 and top_p 1",
+            {"objective.tail_estimator": "sampled", "rollout.sampling.top_p": 0.9},
+            "rollout.sampling with objective.tail_estimator: sampled: expected temperature 1 and top_p 1",
         ),
         (
             {"objective.divergence.name": "reverse_kl", "rollout.sampling.top_p": 0.9},
-            "rollout.sampling with objective.support: g: expected top_p 1 and a temperature above 0",
+            "rollout.sampling with objective.tail_estimator: tail_mean: expected top_p 1 and a temperature above 0",
         ),
         (
-            {"objective.divergence.name": "reverse_kl", "rollout.sampling.tail_draws": 0},
-            "rollout.sampling with objective.support: g: expected tail_draws of at least 1, got 0; change it",
+            {"objective.divergence.name": "reverse_kl", "rollout.sampling.record_tail_samples": 0},
+            "rollout.sampling with objective.tail_estimator: tail_mean: expected record_tail_samples of at least "
+            "1, got 0; change it",
         ),
         (
             {"objective.divergence.name": "skew_forward_kl", "scoring.codec": "rskd"},
-            "objective.support with scoring.codec: rskd: expected draws for forward_kl at temperature 1 only: their "
+            "objective.tail_estimator with scoring.codec: rskd: expected draws for forward_kl at temperature 1 "
+            "only: their "
             "probabilities are estimates, got skew_forward_kl at temperature 1.0; set scoring.codec: sqrt8",
         ),
     ],
@@ -145,7 +149,7 @@ def test_a_support_that_would_be_biased_here_is_refused(tmp_path: Path, changes:
 
 
 def test_supports_that_settle_are_let_through(tmp_path: Path) -> None:
-    check_params(write(tmp_path, "objective.support", "residual"))
+    check_params(write(tmp_path, "objective.tail_estimator", "residual"))
     check_params(write(tmp_path, "scoring.codec", "rskd"))
 
 
@@ -161,20 +165,20 @@ def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[...
 def test_the_losss_temperature_has_to_be_scored(mistake: Callable[..., str]) -> None:
     assert mistake("objective.temperature", 2.0) == (
         "objective.temperature: expected one of the scored temperatures [1.0], got 2.0; "
-        "add it to scoring.support.temperatures, which scores again"
+        "add it to scoring.truncation.temperatures, which scores again"
     )
 
 
 @pytest.mark.parametrize("temperatures", [[], [2.0], [2.0, 1.0]])
 def test_temperature_one_is_scored_first(mistake: Callable[..., str], temperatures: list[float]) -> None:
-    told = mistake("scoring.support.temperatures", temperatures)
+    told = mistake("scoring.truncation.temperatures", temperatures)
     assert told == (
-        f"scoring.support.temperatures: expected a list that starts with 1.0, got {temperatures}; put 1.0 first"
+        f"scoring.truncation.temperatures: expected a list that starts with 1.0, got {temperatures}; put 1.0 first"
     )
 
 
 def test_a_second_temperature_may_be_scored(tmp_path: Path) -> None:
-    check_params(write(tmp_path, "scoring.support.temperatures", [1.0, 2.0]))
+    check_params(write(tmp_path, "scoring.truncation.temperatures", [1.0, 2.0]))
 
 
 @pytest.mark.parametrize("name", ["small-1", "a/b", "corpus", "teacher", "costs"])

@@ -65,7 +65,7 @@ def encode_counts(n_N: Ints, group: str) -> NDArray[Any]:
             f"{group} entries",
             expected=f"at most {limit} at a position",
             got=most,
-            remedy="lower scoring.support.max_entries or rollout.sampling.support_max",
+            remedy="lower scoring.truncation.max_entries or rollout.sampling.record_max",
         )
     return n_N.astype(dtype)
 
