@@ -1,21 +1,16 @@
-"""A T5 out of its quantised ONNX export: encoder.onnx and decoder.onnx of one directory, as weights of transformers.
+"""Read a T5 from its quantised ONNX export, encoder.onnx and decoder.onnx in one directory, as a transformers model.
 
-An exported graph keeps no module names for its matrices, but its nodes do: the product whose output is called
-/m/decoder/block.0/layer.0/SelfAttention/q/MatMul_output_0 reads the matrix of that module. Integers become floats by
-their scale and zero point, sizes follow from the matrices' shapes.
-
-Guarantee: a weight that the model has and the files lack, or the other way round, is a ModelError. Cost: a second for
-90 MB. Not taken: the packages onnx and onnxruntime, 200 MB for a format whose few fields needed here are read in
-twenty lines; they stand in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+* An exported graph has no module names for its matrices, but its nodes have: the product with the output
+  /m/decoder/block.0/layer.0/SelfAttention/q/MatMul_output_0 multiplies with the matrix of that module.
+* Integers become floats by their scale and zero point. The sizes in the configuration follow from the matrices' shapes.
+* Guarantee: a weight that only the model or only the files have raises a ModelError.
+* Cost: about one second for 90 MB.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -24,75 +19,86 @@ from pipeline.models.architectures import untie_head
 from pipeline.runtime.errors import ModelError
 
 FILES = ("encoder.onnx", "decoder.onnx")
-_GRAPH, _NODE, _INITIALIZER = 7, 1, 5  # of ModelProto, GraphProto, GraphProto
-_INPUT, _OUTPUT = 1, 2  # of NodeProto
-_DIMS, _TYPE, _FLOATS, _INTS, _NAME, _RAW = 1, 2, 4, 5, 8, 9  # of TensorProto
-_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("u1"), 3: np.dtype("i1")}
 _MATRIX = re.compile(r"/(?:\w+/)??((?:encoder|enc|decoder)/.*)/MatMul_output_0_output_quantized")
 _LOGITS = "logits_output_quantized"
 _NAMED = re.compile(r"(?:\w+\.)??((?:encoder|enc|decoder)\..*|shared\.weight)")
 
 
 def is_export(path: Path) -> bool:
-    """Whether a directory holds such an export and no model of transformers."""
+    """Return whether a directory holds an ONNX export and no transformers model."""
     return all((path / name).is_file() for name in FILES) and not (path / "config.json").exists()
 
 
 def load_export(path: Path) -> Any:
-    """The model, in float32; a ModelError for files of another shape."""
+    """Return the T5 of an export in float32.
+
+    Raises:
+        ModelError: When the `onnx` package is not installed, or when the files are no complete T5.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ModelError(
+            path, expected="the package onnx, which reads this model", got=str(error), remedy="run `pip install onnx`"
+        ) from error
+    from google.protobuf.message import DecodeError
+
     weights: dict[str, Tensor] = {}
     try:
         for name in FILES:
-            weights |= _weights(memoryview((path / name).read_bytes()))
+            weights |= _weights(onnx.load(path / name).graph)
         model = transformers.T5ForConditionalGeneration(_config(weights))
         untie_head(model).load_state_dict(weights | _shared(weights))
-    except (KeyError, IndexError, StopIteration, ValueError, RuntimeError) as error:
+    except (DecodeError, KeyError, IndexError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         got = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(
-            path, expected="a quantised T5 in ONNX", got=got, remedy="take a model directory of transformers"
+            path, expected="a quantised T5 in ONNX", got=got, remedy="use a transformers model directory"
         ) from error
     return model
 
 
-def _weights(model: memoryview) -> dict[str, Tensor]:
-    """By their names in transformers."""
-    tensors: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
-    graph = _message(_message(model)[_GRAPH][0])
-    for one in graph[_INITIALIZER]:
-        name, tensor = _tensor(_message(one))
-        tensors[name] = tensor
+def _weights(graph: Any) -> dict[str, Tensor]:
+    """Return the weights of an ONNX graph by their transformers names."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights: dict[str, Tensor] = {}
+    # Embeddings, norms and position biases have the names of their modules.
     for name in tensors:
         bare = name.removesuffix("_quantized")
         if not name.endswith(("_scale", "_zero_point")) and (match := _NAMED.fullmatch(bare)):
-            found[_renamed(match[1])] = _floats(tensors, bare)
-    for one in graph[_NODE]:
-        node = _message(one)
-        output = str(bytes(node[_OUTPUT][0]), "utf-8")
-        match = _MATRIX.fullmatch(output)
-        if match or output == _LOGITS:
-            matrix = str(bytes(node[_INPUT][1]), "utf-8").removesuffix("_quantized")
-            module = _renamed(match[1]) if match else "lm_head"
-            found[f"{module}.weight"] = _floats(tensors, matrix).T.contiguous()
-    return found
+            weights[_transformers_name(match[1])] = _floats(tensors, bare)
+    # Matrices have a number for a name; the node that multiplies with one bears the name of its module.
+    for node in graph.node:
+        match = _MATRIX.fullmatch(node.output[0])
+        if match or node.output[0] == _LOGITS:
+            module = _transformers_name(match[1]) if match else "lm_head"
+            matrix = _floats(tensors, node.input[1].removesuffix("_quantized"))
+            weights[f"{module}.weight"] = matrix.T.contiguous()
+    return weights
 
 
-def _renamed(path: str) -> str:
+def _transformers_name(path: str) -> str:
     return re.sub(r"^enc\b", "encoder", path.replace("/", "."))
 
 
-def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
+def _floats(tensors: dict[str, Any], name: str) -> Tensor:
+    """Return the initializer `name`, dequantised where the graph holds it as integers."""
     if name in tensors:
-        return tensors[name]
-    whole = tensors[f"{name}_quantized"].float() - tensors[f"{name}_zero_point"].float()
-    return whole * tensors[f"{name}_scale"]
+        return _tensor(tensors[name])
+    whole = _tensor(tensors[f"{name}_quantized"]).float() - _tensor(tensors[f"{name}_zero_point"]).float()
+    return whole * _tensor(tensors[f"{name}_scale"])
+
+
+def _tensor(initializer: Any) -> Tensor:
+    from onnx import numpy_helper
+
+    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
 
 
 def _config(weights: dict[str, Tensor]) -> "transformers.T5Config":
-    """Sizes are the matrices'; what no matrix tells is T5's default."""
-    first = "encoder.block.0.layer.0.SelfAttention"
-    buckets, heads = weights[f"{first}.relative_attention_bias.weight"].shape
-    inner, width = weights[f"{first}.q.weight"].shape
+    """Return the configuration whose sizes are the shapes of the weights; other fields keep T5's defaults."""
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = weights[f"{attention}.relative_attention_bias.weight"].shape
+    inner, width = weights[f"{attention}.q.weight"].shape
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in weights
     return transformers.T5Config(
         vocab_size=len(weights["lm_head.weight"]),
@@ -105,69 +111,16 @@ def _config(weights: dict[str, Tensor]) -> "transformers.T5Config":
         relative_attention_num_buckets=buckets,
         feed_forward_proj="gated-gelu" if gated else "relu",
         decoder_start_token_id=0,
-        tie_word_embeddings=not gated,  # T5 1.1 took up gates and gave up the scale of a tied head
+        tie_word_embeddings=not gated,  # T5 1.1 introduced gates and dropped the scale of a tied head
     )
 
 
-def _depth(weights: dict[str, Tensor], side: str) -> int:
-    return 1 + max(int(name.split(".")[2]) for name in weights if name.startswith(f"{side}.block."))
+def _depth(weights: dict[str, Tensor], stack: str) -> int:
+    return 1 + max(int(name.split(".")[2]) for name in weights if name.startswith(f"{stack}.block."))
 
 
 def _shared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The embedding under each of its three names; either file may hold it."""
+    """Return the embedding under each of its three names; either file may hold it."""
     names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     table = next(weights[name] for name in names if name in weights)
     return dict.fromkeys(names, table)
-
-
-def _tensor(fields: dict[int, list[Any]]) -> tuple[str, Tensor]:
-    dtype = _DTYPES.get(fields[_TYPE][0])
-    name = str(bytes(fields[_NAME][0]), "utf-8")
-    if dtype is None:  # shapes and constants
-        return name, torch.empty(0)
-    if fields[_RAW]:
-        values = np.frombuffer(fields[_RAW][0], dtype)
-    elif fields[_FLOATS]:
-        values = np.frombuffer(b"".join(map(bytes, fields[_FLOATS])), dtype)
-    else:
-        values = np.array(_integers(fields[_INTS]), np.uint64).astype(dtype)  # a negative one is written modulo 2^64
-    return name, torch.from_numpy(values.reshape(_integers(fields[_DIMS])).copy())
-
-
-def _integers(values: list[Any]) -> list[int]:
-    """Of a repeated field, packed or not."""
-    return [number for one in values for number in (_varints(one) if isinstance(one, memoryview) else [one])]
-
-
-def _varints(packed: bytes | memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(packed):
-        value, at = _varint(packed, at)
-        yield value
-
-
-def _message(data: memoryview) -> dict[int, list[Any]]:
-    """A protobuf message: the values of each field, in order."""
-    fields: dict[int, list[Any]] = defaultdict(list)
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            number, at = _varint(data, at)
-            fields[key >> 3].append(number)
-        else:
-            size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            fields[key >> 3].append(data[at : at + size])
-            at += size
-    return fields
-
-
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the lowest first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at

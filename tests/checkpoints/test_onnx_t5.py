@@ -1,6 +1,6 @@
-"""A T5 from quantised ONNX: the files are written here, field by field, as exporters write them."""
+"""A T5 from quantised ONNX: the tests write the files as exporters do."""
 
-import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -20,66 +21,53 @@ SIZES = {"vocab_size": 300, "d_model": 24, "d_kv": 4, "d_ff": 40, "num_heads": 3
 IDS = torch.tensor([[5, 200, 7, 1]])
 
 
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def tensor(name: str, shape: tuple[int, ...], kind: int, body: bytes) -> bytes:
-    return field(5, b"".join([*(field(1, one) for one in shape), field(2, kind), field(8, name), body]))
-
-
-def quantised(name: str, weight: Tensor, *, signed: bool) -> tuple[bytes, Tensor]:
-    """A tensor in three parts, as exporters leave them, and what it means."""
+def quantised(name: str, weight: Tensor, *, signed: bool) -> tuple[list[TensorProto], Tensor]:
+    """Return a tensor in three parts, as exporters write it, and the values that the parts stand for."""
     low, zero = (-127, -3) if signed else (0, 131)
     scale = float(np.float32(weight.abs().max() / 115))
     codes = (weight / scale + zero).round().clamp(low, 255 if not signed else 127)
-    kind, dtype = (3, np.int8) if signed else (2, np.uint8)
+    kind, dtype = (TensorProto.INT8, np.int8) if signed else (TensorProto.UINT8, np.uint8)
     parts = [
-        tensor(f"{name}_scale", (), 1, field(4, struct.pack("<f", scale))),
-        tensor(f"{name}_zero_point", (), kind, field(5, varint(zero % 2**64))),
-        tensor(f"{name}_quantized", tuple(weight.shape), kind, field(9, codes.numpy().astype(dtype).tobytes())),
+        helper.make_tensor(f"{name}_scale", TensorProto.FLOAT, (), [scale]),
+        helper.make_tensor(f"{name}_zero_point", kind, (), [zero]),
+        numpy_helper.from_array(codes.numpy().astype(dtype), f"{name}_quantized"),
     ]
-    return b"".join(parts), (codes - zero) * scale
+    return parts, (codes - zero) * scale
 
 
 def graph(model: Any, prefixes: dict[str, str]) -> bytes:
-    """Tables and norms by name; matrices by number, named by the node that multiplies with them. Changes the model."""
-    parts = [tensor("onnx::Gather_1", (1,), 7, field(9, struct.pack("<q", 3)))]
+    """Return an ONNX file of a model, and change the model's weights to the quantised values.
+
+    Tables and norms have names. Matrices have a number, and the node that multiplies with one bears its name.
+    """
+    tensors = [numpy_helper.from_array(np.array([3]), "onnx::Gather_1")]
+    nodes = []
     for number, (name, weight) in enumerate(model.named_parameters()):
-        side = next((one for one in prefixes if name.startswith(one)), None)
+        side = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if side is None:
             continue
         path = prefixes[side] + name.removeprefix(side)
         if name.endswith("norm.weight"):
-            parts.append(tensor(path, tuple(weight.shape), 1, field(9, weight.detach().numpy().tobytes())))
+            tensors.append(numpy_helper.from_array(weight.detach().numpy(), path))
             continue
         table = "shared" in name or "bias" in name
-        written = path if table else f"onnx::MatMul_{number}"
-        part, meant = quantised(written, weight if table else weight.T, signed=not table)
-        weight.copy_(meant if table else meant.T)
-        output = (
-            f"/{path.removesuffix('.weight').replace('.', '/').replace('block/', 'block.').replace('layer/', 'layer.')}"
-        )
-        output = "logits" if name == "lm_head.weight" else f"{output}/MatMul_output_0"
-        node = [field(1, "x"), field(1, f"{written}_quantized"), field(2, f"{output}_output_quantized")]
-        parts += [part] if table else [part, field(1, b"".join([*node, field(4, "MatMulInteger")]))]
-    return field(1, 8) + field(7, b"".join(parts))
+        initializer = path if table else f"onnx::MatMul_{number}"
+        parts, values = quantised(initializer, weight if table else weight.T, signed=not table)
+        weight.copy_(values if table else values.T)
+        tensors += parts
+        module = path.removesuffix(".weight").replace(".", "/").replace("block/", "block.").replace("layer/", "layer.")
+        output = "logits" if name == "lm_head.weight" else f"/{module}/MatMul_output_0"
+        if not table:
+            inputs = ["x", f"{initializer}_quantized"]
+            nodes.append(helper.make_node("MatMulInteger", inputs, [f"{output}_output_quantized"]))
+    content: bytes = helper.make_model(helper.make_graph(nodes, "t5", [], [], tensors)).SerializeToString()
+    return content
 
 
 @pytest.fixture(params=["gated-gelu", "relu"])
 @torch.no_grad()
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
-    """A directory of an export, and the model that its integers mean."""
+    """Return the directory of an export, and the model that its integers stand for."""
     torch.manual_seed(0)
     untied = request.param == "gated-gelu"
     config = T5Config(
@@ -99,7 +87,7 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
 
 
 @torch.no_grad()
-def test_the_model_is_what_the_integers_mean(export: tuple[Path, Any]) -> None:
+def test_weights_are_the_dequantised_integers(export: tuple[Path, Any]) -> None:
     path, model = export
     assert is_export(path)
     loaded = load_export(path).eval()
@@ -107,7 +95,7 @@ def test_the_model_is_what_the_integers_mean(export: tuple[Path, Any]) -> None:
     assert torch.allclose(loaded(input_ids=IDS, labels=IDS).logits, model(input_ids=IDS, labels=IDS).logits, atol=1e-5)
 
 
-def test_it_comes_with_its_tokenizer_and_leaves_as_an_ordinary_directory(
+def test_load_pretrained_reads_the_tokenizer_and_saves_an_ordinary_directory(
     export: tuple[Path, Any], t5_tokenizer: Any, tmp_path: Path
 ) -> None:
     path, _ = export
@@ -119,8 +107,8 @@ def test_it_comes_with_its_tokenizer_and_leaves_as_an_ordinary_directory(
     tokenizer.save_pretrained(saved)
     again, same = load_pretrained(str(saved), None, dtype=torch.float32, where="teacher.model")
     with torch.no_grad():
-        found, expected = (one.eval()(input_ids=IDS, labels=IDS).logits for one in (again, model))
-    assert torch.equal(found, expected)
+        actual, expected = (t5.eval()(input_ids=IDS, labels=IDS).logits for t5 in (again, model))
+    assert torch.equal(actual, expected)
     assert same.get_vocab() == tokenizer.get_vocab()
 
 
@@ -132,13 +120,13 @@ def _emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def _of_another(path: Path) -> None:
+def _renamed(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"layer_norm.weight", b"layer_form.weight", 1))
 
 
-@pytest.mark.parametrize("damage", [_cut, _emptied, _of_another])
+@pytest.mark.parametrize("damage", [_cut, _emptied, _renamed])
 @pytest.mark.parametrize("name", FILES)
-def test_files_of_another_shape_are_refused_in_one_line(
+def test_damaged_files_are_refused_in_one_line(
     damage: Callable[[Path], None], name: str, export: tuple[Path, Any]
 ) -> None:
     path, _ = export
@@ -146,3 +134,9 @@ def test_files_of_another_shape_are_refused_in_one_line(
     with pytest.raises(ModelError, match="expected a quantised T5 in ONNX, got ") as caught:
         load_export(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_onnx_package_is_reported(export: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ModelError, match=r"expected the package onnx, .*; run `pip install onnx`"):
+        load_export(export[0])
