@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import click
 
 from pipeline.runtime.files import replacing
-from pipeline.runtime.markdown import markdown
+from pipeline.runtime.markdown import markdown_table
 
 Row: TypeAlias = dict[str, Any]
 
 
 def show(table: Sequence[Sequence[str]], rows: Sequence[Row], out: Path | None, **about: object) -> None:
     """Print the table, whose first row is its head; write {"rows": [...]} and what else is said of them to `out`."""
-    click.echo("\n".join(markdown(table)))
+    click.echo(markdown_table(table))
     if out is not None:
         write_json(out, rows, **about)
 

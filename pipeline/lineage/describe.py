@@ -9,21 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.lineage.dvc_lock import Ran, read_lock, trace
+from pipeline.lineage.dvc_index import OutputRecord, load_index, trace
 from pipeline.lineage.lineage import FILE, history, kept_layers, last_warning, read_lineage
 from pipeline.lineage.model_card import model_card
 from pipeline.lineage.records import Lineage, ModelSource, Round
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import COSTS
-from pipeline.runtime.markdown import markdown
+from pipeline.runtime.markdown import markdown_table
 
 Costs = Mapping[str, Mapping[str, Any]]  # work/costs, by name
 _SHOWN = 12
 _STAGES = ("rollout", "score", "train")
 
 
-def as_json(lineage: Lineage, costs: Costs, ran: Ran | None) -> dict[str, Any]:
+def as_json(lineage: Lineage, costs: Costs, ran: OutputRecord | None) -> dict[str, Any]:
     """For programs: the metadata, the rounds' costs, dvc.lock, and the warning."""
     return asdict(lineage) | {
         "costs": {one.id: {stage: _cost(lineage, one, stage, costs) for stage in _STAGES} for one in lineage.rounds},
@@ -32,7 +32,7 @@ def as_json(lineage: Lineage, costs: Costs, ran: Ran | None) -> dict[str, Any]:
     }
 
 
-def as_text(lineage: Lineage, costs: Costs, ran: Ran | None) -> str:
+def as_text(lineage: Lineage, costs: Costs, ran: OutputRecord | None) -> str:
     """For people."""
     lines: list[str] = []
     for run in history(lineage):
@@ -99,7 +99,7 @@ def _source(one: ModelSource) -> str:
 
 
 def _rounds(run: Lineage, costs: Costs) -> list[str]:
-    return markdown(rounds(run, costs)) if run.rounds else ["No round yet."]
+    return [markdown_table(rounds(run, costs))] if run.rounds else ["No round yet."]
 
 
 def rounds(run: Lineage, costs: Costs) -> list[list[str]]:
@@ -138,7 +138,7 @@ def _cost(run: Lineage, one: Round, stage: str, costs: Costs) -> Mapping[str, An
     return costs.get(f"{run.student}-{one.id}-{stage}")
 
 
-def _ran_lines(ran: Ran | None) -> list[str]:
+def _ran_lines(ran: OutputRecord | None) -> list[str]:
     if ran is None:
         return ["dvc.lock: does not know this directory"]
     lines = [f"dvc.lock: {ran.md5}, code {ran.code[:_SHOWN]}, made by {len(ran.stages)} stages with"]
@@ -175,5 +175,5 @@ def _project(model: Path) -> Path | None:
     return next((one for one in model.resolve().parents if (one / "dvc.yaml").is_file()), None)
 
 
-def _ran(model: Path, root: Path) -> Ran | None:
-    return trace(read_lock(root), model.resolve().relative_to(root).as_posix())
+def _ran(model: Path, root: Path) -> OutputRecord | None:
+    return trace(load_index(root), model.resolve().relative_to(root).as_posix())

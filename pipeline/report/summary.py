@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from pipeline.report.metric_titles import MEASURES, PLACE, measure
-from pipeline.runtime.markdown import markdown
+from pipeline.runtime.markdown import markdown_table
 
 Metrics = Mapping[str, Any]
 
@@ -128,9 +128,9 @@ def render_table(metrics: Metrics) -> str:
         cost.append([stage, f"{one['runs']}", f"{one['tokens']:,}", f"{one['seconds']:.1f}", f"{rate:,.0f}"])
     store, seconds = metrics["store"], sum(one["seconds"] for one in metrics["cost"].values())
     lines = [
-        *markdown(quality),
+        markdown_table(quality),
         "",
-        *markdown(cost),
+        markdown_table(cost),
         "",
         f"{seconds:.0f} s in all. Store: {store['positions']:,} positions, "
         f"{store['bytes_per_position']:.1f} bytes each; {store['reused_share']:.1%} of the scores came from the store.",

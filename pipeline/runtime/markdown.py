@@ -1,15 +1,26 @@
 """Markdown tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+from tabulate import tabulate
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of an aligned Markdown table; the first row is its head, all columns but the first are numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned Markdown table.
 
-    def line(cells: Iterable[str]) -> str:
-        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return "| " + " | ".join(padded) + " |"
+    Args:
+        rows: The header and then the body; all columns but the first are aligned to the right, as numbers are.
 
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [line(rows[0]), line(rule), *map(line, rows[1:])]
+    Returns:
+        The lines of the table without a final line break. Cells stay as they are, including their spaces.
+    """
+    table: str = tabulate(
+        rows,
+        headers="firstrow",
+        tablefmt="pipe",
+        disable_numparse=True,
+        colglobalalign="right",
+        colalign=("left",),
+        preserve_whitespace=True,
+    )
+    return table

@@ -21,7 +21,7 @@ from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import COSTS, PARAMS
-from pipeline.runtime.markdown import markdown
+from pipeline.runtime.markdown import markdown_table
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.forecast_inputs import needs
 
@@ -124,7 +124,7 @@ def as_text(found: list[Job], left: dict[str, Any]) -> str:
     for student, round_ in dict.fromkeys((one.student, one.round) for one in found if one.student):
         cells = [by_name.get(f"{student}-{round_}-{kind}") for kind in KINDS]
         rows.append([str(student), str(round_), *(one.state if one else "" for one in cells)])
-    lines = ["shared: " + ", ".join(shared), "", *markdown(rows), ""]
+    lines = ["shared: " + ", ".join(shared), "", markdown_table(rows), ""]
     if not left["stages"]:
         return "\n".join([*lines, "all stages are done"])
     if waiting := sum(one.state == "waits" for one in found):

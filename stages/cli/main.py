@@ -136,13 +136,13 @@ def compare(runs: tuple[str, ...], out: Path) -> None:
 def query(sql: str, as_json: bool) -> None:
     """Ask DuckDB over the files of a run and the store, such as "select * from runs"; docs/commands.md lists views."""
     from pipeline.report import views
-    from pipeline.runtime.markdown import markdown
+    from pipeline.runtime.markdown import markdown_table
 
     columns, rows = views.query(views.connect(Path("work"), Path("logs"), store_root()), sql)
     if as_json:
         click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
     else:
-        click.echo("\n".join(markdown([columns, *([str(one) for one in row] for row in rows)])))
+        click.echo(markdown_table([columns, *([str(one) for one in row] for row in rows)]))
 
 
 @commands.command()

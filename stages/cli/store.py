@@ -42,7 +42,7 @@ def _tell_damage(damaged: Sequence[Exception]) -> None:
 
 
 def _list(found: Sequence[Any]) -> None:
-    from pipeline.runtime.markdown import markdown
+    from pipeline.runtime.markdown import markdown_table
 
     rows = [["segment", "written", "teacher", "codec", "sequences", "positions", "bytes", "B/position"]]
     rows += [
@@ -52,7 +52,7 @@ def _list(found: Sequence[Any]) -> None:
         ]
         for one in found
     ]
-    click.echo("\n".join(markdown(rows)))
+    click.echo(markdown_table(rows))
     positions, size = sum(one.positions for one in found), sum(one.bytes for one in found)
     click.echo(f"{len(found)} segments, {positions:,} positions, {size:,} bytes at {store_root()}")
 
@@ -190,7 +190,7 @@ def forecast(as_json: bool, sample: int | None) -> None:
 
 
 def _list_needs(found: Sequence[Any]) -> None:
-    from pipeline.runtime.markdown import markdown
+    from pipeline.runtime.markdown import markdown_table
 
     rows = [["score stage", "positions", "known", "bytes", "seconds"]]
     rows += [
@@ -198,7 +198,7 @@ def _list_needs(found: Sequence[Any]) -> None:
     ]
     columns = [[getattr(one, name) for one in found] for name in ("positions", "known", "bytes", "seconds")]
     totals = [None if None in column else sum(column) for column in columns]
-    click.echo("\n".join(markdown([*rows, ["in all", *map(_figure, totals)]])))
+    click.echo(markdown_table([*rows, ["in all", *map(_figure, totals)]]))
     for one in found:
         click.echo(f"{one.name}: {one.basis}")
 

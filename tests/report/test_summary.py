@@ -15,7 +15,7 @@ from pipeline.report.summary import (
     summarise,
     write_curves,
 )
-from pipeline.runtime.markdown import markdown
+from pipeline.runtime.markdown import markdown_table
 
 
 def quality(kl: float) -> dict[str, float]:
@@ -92,17 +92,17 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
         "\n\n"
     )
     assert quality_rows.splitlines() == [
-        "| model         | forward KL | reverse KL | top-1 agreement | ROUGE-L | ends with eos |",
-        "| ------------- | ---------: | ---------: | --------------: | ------: | ------------: |",
-        "| teacher       |            |            |                 |   0.200 |        100.0% |",
-        "| small, before |      7.000 |      8.000 |           50.0% |   0.100 |         25.0% |",
-        "| small, r1     |      3.000 |      4.000 |           50.0% |   0.100 |         25.0% |",
-        "| small, r2     |      1.000 |      2.000 |           50.0% |   0.100 |         25.0% |",
+        "| model         |   forward KL |   reverse KL |   top-1 agreement |   ROUGE-L |   ends with eos |",
+        "|:--------------|-------------:|-------------:|------------------:|----------:|----------------:|",
+        "| teacher       |              |              |                   |     0.200 |          100.0% |",
+        "| small, before |        7.000 |        8.000 |             50.0% |     0.100 |           25.0% |",
+        "| small, r1     |        3.000 |        4.000 |             50.0% |     0.100 |           25.0% |",
+        "| small, r2     |        1.000 |        2.000 |             50.0% |     0.100 |           25.0% |",
     ]
     assert cost_rows.splitlines()[2:] == [
-        "| teacher |    1 |      0 |     1.5 |        0 |",
-        "| score   |    2 |    100 |     5.0 |       20 |",
-        "| train   |    1 |    500 |     0.0 |        0 |",
+        "| teacher |      1 |        0 |       1.5 |          0 |",
+        "| score   |      2 |      100 |       5.0 |         20 |",
+        "| train   |      1 |      500 |       0.0 |          0 |",
     ]
     assert rest[0].startswith("6 s in all. ")
     assert "Store: 200 positions, 20.0 bytes each; 12.5% of the scores came from the store." in rest[0]
@@ -117,14 +117,15 @@ def test_the_column_follows_the_tasks_metric() -> None:
 def test_a_metric_that_nobody_foresaw_has_a_column_by_its_name() -> None:
     table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}))
     assert table.splitlines()[:3] == [
-        "| model   | wit and style |",
-        "| ------- | ------------: |",
-        "| teacher |           0.5 |",
+        "| model   |   wit and style |",
+        "|:--------|----------------:|",
+        "| teacher |             0.5 |",
     ]
 
 
 def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
-    assert markdown([["a", "n"], ["longer", "70"]]) == ["| a      |  n |", "| ------ | -: |", "| longer | 70 |"]
+    table = markdown_table([["a", "n"], ["longer", "1e3"], [" x", ""]])
+    assert table.splitlines() == ["| a      |   n |", "|:-------|----:|", "| longer | 1e3 |", "|  x     |     |"]
 
 
 def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:

@@ -95,7 +95,7 @@ def test_query_answers_from_the_files_of_a_run(
     pq.write_table(pa.Table.from_pylist([row | text], schema=PROMPT), "work/prompts/prompts.parquet")
     sql = "select prompt_id, len(prompt_ids) as n from prompts"
     assert stillroom(monkeypatch, "query", sql) == 0
-    assert capsys.readouterr().out == "| prompt_id | n |\n| --------- | : |\n| a         | 2 |\n"
+    assert capsys.readouterr().out == "| prompt_id   |   n |\n|:------------|----:|\n| a           |   2 |\n"
     assert stillroom(monkeypatch, "query", "--json", sql) == 0
     assert json.loads(capsys.readouterr().out) == [{"prompt_id": "a", "n": 2}]
 
@@ -252,4 +252,4 @@ def test_a_cost_tells_the_commit_and_whether_it_was_altered() -> None:
 def test_an_empty_view_has_its_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(Path("work/prompts/prompts.parquet"), [], PROMPT)
     assert stillroom(monkeypatch, "query", "select prompt_id, split from prompts") == 0
-    assert capsys.readouterr().out.startswith("| prompt_id | split |\n")
+    assert capsys.readouterr().out.startswith("| prompt_id   | split   |\n")

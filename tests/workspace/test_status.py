@@ -107,8 +107,8 @@ def test_the_text_has_a_row_a_round_and_what_is_left() -> None:
     found = jobs(["a"], ROUNDS)
     left = {"stages": 15, "seconds": 61.4, "teacher_positions": 1200, "store_bytes": None, "cache_bytes": 0}
     text = as_text(found, left)
-    assert "| a       |    r2 |    open |  open |  open |     open |" in text
-    assert "| a       |  init |         |       |       |     open |" in text
+    assert "| a         |      r2 |      open |    open |    open |       open |" in text
+    assert "| a         |    init |           |         |         |       open |" in text
     assert "about 61 s" in text
     assert "an unknown number of bytes in the store" in text
     assert "all stages are done" in as_text(found, left | {"stages": 0})
