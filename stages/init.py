@@ -11,7 +11,7 @@ import torch
 
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.checkpoints.provenance import earlier_lineage, source_of
-from pipeline.checkpoints.student import StudentParams, save_student, start_student
+from pipeline.checkpoints.student import NewStudent, StudentParams, start_student
 from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import FILE, read_lineage, write_lineage
 from pipeline.lineage.records import Lineage
@@ -38,7 +38,7 @@ def main(student: str, to: str) -> None:
         loaded, tokenizer = load_pretrained(source, p.revision, dtype=torch.float32, where=f"{where}.model")
         require_same_tokenizer(load_tokenizer(TEACHER), tokenizer, (str(TEACHER), p.model))
         model = start_student(p, loaded, seed=seed, where=where)
-        save_student(model, tokenizer, p, seed=seed, base=base, folder=folder, where=where)
+        NewStudent(model=model, tokenizer=tokenizer, params=p, seed=seed, where=where).save(base, folder)
         write_lineage(folder, _lineage(student, p, folder, where=f"{where}.model"))
     every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
     click.echo(f"student {student}: {every:,} parameters, {trained:,} to train")

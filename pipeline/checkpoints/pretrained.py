@@ -1,8 +1,8 @@
-"""Model directories from wherever a model may be: a hub name, a local directory, a GGUF file, or the teacher itself.
+"""Load a model from any source: a hub name, a local directory, a GGUF file, a T5 in ONNX, or an installed package.
 
-Every model enters the pipeline once, through here, and leaves as an ordinary directory (safetensors, config,
-tokenizer) that DVC tracks. A GGUF file is dequantised (16 s for 135M parameters). Students are cut from another model
-by keeping some of its layers, of encoder and decoder where it has both, or start fresh from a configuration.
+* Every model enters the pipeline once, through this module, and leaves as an ordinary model directory (safetensors,
+  configuration, tokenizer) that DVC tracks.
+* Cost: dequantising a GGUF file takes 16 s for 135M parameters.
 """
 
 import importlib.util
@@ -29,19 +29,29 @@ _PACKAGE = "package:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherParams:
-    """Where the teacher comes from."""
+    """The teacher's source."""
 
     model: str | FreshParams
-    """Hub name, local directory (of transformers, or of a T5 in ONNX), path of a .gguf file, or package:MODULE/PATH of
-    one of these in an installed package; or a mapping: a fresh model."""
+    """Hub name, local directory (of transformers, or of a T5 in ONNX), path of a .gguf file, or package:MODULE/PATH for
+    a directory or file in an installed package. A mapping describes a randomly initialised model."""
     revision: str | None
     """Branch, tag or commit of a hub model; null is its default branch."""
     dtype: Literal["bfloat16", "float32"]
-    """Of the weights on disk."""
+    """Number format of the weights on disk."""
 
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
-    """Model and tokenizer from any source; a ModelError with the remedy when they cannot be had."""
+    """Return model and tokenizer from any source.
+
+    Args:
+        model: The name in params.yaml.
+        revision: Branch, tag or commit of a hub model.
+        dtype: Number format of the returned weights.
+        where: The parameter that names the model, for messages.
+
+    Raises:
+        ModelError: When the source does not exist, cannot be reached or is damaged, or lacks a weight.
+    """
     source, options = locate(model, where)
     if is_export(Path(source)):
         with bar(f"read {model}", 2, unit="parts") as meter:
@@ -54,53 +64,57 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     if revision is not None:
         options["revision"] = revision
     try:
-        once = _gguf_read_once() if "gguf_file" in options else nullcontext()
-        with once, bar(f"read {model}", 3, unit="parts") as meter:
+        gguf = _gguf_read_once() if "gguf_file" in options else nullcontext()
+        with gguf, bar(f"read {model}", 3, unit="parts") as meter:
             meter.set_postfix(now="tokenizer")
             tokenizer = load_tokenizer(source, **options)
             meter.set_postfix(now="configuration")
             meter.update()
-            config = AutoConfig.from_pretrained(source, **options)  # not a second time below
+            config = AutoConfig.from_pretrained(source, **options)
             meter.set_postfix(now="weights")
             meter.update()
-            loaded, found = auto_class(config).from_pretrained(
+            # Given the configuration, transformers does not read it a second time.
+            loaded, info = auto_class(config).from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True, **options
             )
             meter.update()
-    except ModelError as error:
-        raise _unavailable(where, model, error) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _unavailable(where, model, error) from error
-    if missing := found["missing_keys"]:  # transformers gives them random values and a warning
-        raise _unavailable(where, model, ValueError(f"no value for {len(missing)} weights, such as {min(missing)}"))
+        raise _unavailable(where, model, str(error).strip() or type(error).__name__) from error
+    # transformers warns of missing weights and gives them random values.
+    if missing := info["missing_keys"]:
+        raise _unavailable(where, model, f"no value for {len(missing)} weights, such as {min(missing)}")
     return _dequantised(loaded).to(dtype), tokenizer
 
 
 @contextmanager
 def _gguf_read_once() -> Iterator[None]:
-    """One reader for tokenizer, configuration and weights of a GGUF file, one table of tensor names.
+    """Share one reader of a GGUF file and one table of tensor names between tokenizer, configuration and weights.
 
-    transformers opens the file for each of the three and makes the table for every module: half of the time.
+    transformers opens the file for each of the three and makes the table for every module, which doubles the time.
     """
     import gguf  # no other source needs it
 
-    whole = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
-        for name, one in whole.items():
-            setattr(gguf, name, cache(one))
+        for name, function in originals.items():
+            setattr(gguf, name, cache(function))
         yield
     finally:
-        for name, one in whole.items():
-            setattr(gguf, name, one)
+        for name, function in originals.items():
+            setattr(gguf, name, function)
 
 
 def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
-    """What to hand to from_pretrained, and with which options."""
+    """Return the source of a model as `from_pretrained` takes it, and the options that it needs there.
+
+    Raises:
+        ModelError: When `model` names a package or a GGUF file that does not exist.
+    """
     if model.startswith(_PACKAGE):
         module, _, file = model.removeprefix(_PACKAGE).partition("/")
         try:
             spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):  # no parent package, or no name at all
+        except (ImportError, ValueError):  # no parent package, or an empty name
             spec = None
         if spec is None or spec.origin is None:
             raise ModelError(where, expected=f"package {module}", got="none installed", remedy="run `make setup`")
@@ -113,18 +127,17 @@ def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
     return model, {}
 
 
-def _unavailable(where: str, model: str, error: Exception) -> ModelError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+def _unavailable(where: str, model: str, reason: str) -> ModelError:
     return ModelError(
         where,
         expected="a hub name, a local model directory or a GGUF file",
-        got=f"{model!r} ({first})",
+        got=f"{model!r} ({reason.splitlines()[0][:160]})",
         remedy="check the name, the network and HF_HUB_OFFLINE",
     )
 
 
 def _dequantised(model: Any) -> Any:
-    """Forget that the weights came from a quantised file, so that they are saved as ordinary ones."""
+    """Remove the marks of a quantised file from a model, so that it is saved as an ordinary one."""
     if getattr(model.config, "quantization_config", None) is not None:
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config
@@ -132,7 +145,7 @@ def _dequantised(model: Any) -> Any:
 
 
 def stored_dtype(path: Path) -> torch.dtype:
-    """Of a model directory's weights on disk."""
+    """Return the number format of the weights in a model directory."""
     with safe_open(min(path.glob("*.safetensors")), framework="pt") as file:
         tensor: torch.Tensor = file.get_tensor(next(iter(file.keys())))
         return tensor.dtype

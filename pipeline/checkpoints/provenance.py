@@ -1,7 +1,7 @@
-"""What a model from outside tells about itself beside its weights: its licence, and its lineage where it is a student.
+"""Find out what a model from outside declares beside its weights: its licence, and its lineage if it is a student.
 
-Guarantee: nothing here fails a run; what cannot be found out is None. Cost: two small files of the hub, where the
-weights have just come from.
+* Guarantee: nothing in this module fails a run; a fact that cannot be found is None.
+* Cost: two small files from the hub, from where the weights have just come.
 """
 
 import re
@@ -17,61 +17,75 @@ from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import FILE, read_lineage
 from pipeline.lineage.records import Lineage, ModelSource
 
-_README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in its front matter
+_README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in the front matter
 _GGUF_KEY = b"general.license"
-_GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading them all takes seconds for the vocabulary
+_GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading all fields takes seconds for the vocabulary
 _GGUF_STRING = 8  # the format's number for a string
 
 
 def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> ModelSource:
-    """What params.yaml names, and the directory that was made of it."""
+    """Return the lineage record of a model.
+
+    Args:
+        model: The name in params.yaml, or the name of a randomly initialised model.
+        revision: Branch, tag or commit of a hub model.
+        directory: The model directory that was made of it, for the fingerprint.
+        where: The parameter that names the model, for messages.
+
+    Raises:
+        ModelError: When `model` names a package or a file that does not exist.
+    """
+    fingerprint = model_fingerprint(directory)
     if model.startswith(FRESH):
-        print_ = model_fingerprint(directory)
-        return ModelSource(model=model, revision=None, hub=False, license=None, fingerprint=print_)
-    place, options = locate(model, where)
+        return ModelSource(model=model, revision=None, hub=False, license=None, fingerprint=fingerprint)
+    source, options = locate(model, where)
     return ModelSource(
         model=model,
         revision=revision,
-        hub=not options and not Path(place).is_dir(),
-        license=_license(place, options, revision),
-        fingerprint=model_fingerprint(directory),
+        hub=not options and not Path(source).is_dir(),
+        license=_license(source, options, revision),
+        fingerprint=fingerprint,
     )
 
 
 def earlier_lineage(model: str, revision: str | None, *, where: str) -> Lineage | None:
-    """The lineage of a model that another run of this pipeline made."""
-    place, options = locate(model, where)
-    file = None if options else _fetch(place, FILE, revision)
+    """Return the lineage of a model that another run of this pipeline made, or None for any other model.
+
+    Raises:
+        ModelError: When `model` names a package or a file that does not exist.
+    """
+    source, options = locate(model, where)
+    file = None if options else _fetch(source, FILE, revision)
     return read_lineage(file.parent) if file else None
 
 
-def _license(place: str, options: dict[str, Any], revision: str | None) -> str | None:
+def _license(source: str, options: dict[str, Any], revision: str | None) -> str | None:
     if "gguf_file" in options:
-        return _gguf_license(Path(place) / options["gguf_file"])
-    file = _fetch(place, "README.md", revision)
-    found = _README_LICENSE.match(file.read_text(errors="replace")) if file else None
-    return found[1] if found else None
+        return _gguf_license(Path(source) / options["gguf_file"])
+    file = _fetch(source, "README.md", revision)
+    match = _README_LICENSE.match(file.read_text(errors="replace")) if file else None
+    return match[1] if match else None
 
 
-def _fetch(place: str, name: str, revision: str | None) -> Path | None:
-    """One file of a local directory or of a hub model."""
-    if Path(place).is_dir():
-        return Path(place) / name if (Path(place) / name).is_file() else None
-    quiet = ("missing_entries", "connection_errors", "gated_repo")
-    options: dict[str, Any] = {f"_raise_exceptions_for_{one}": False for one in quiet}
+def _fetch(source: str, name: str, revision: str | None) -> Path | None:
+    """Return one file of a local directory or of a hub model."""
+    if Path(source).is_dir():
+        return Path(source) / name if (Path(source) / name).is_file() else None
+    silenced = ("missing_entries", "connection_errors", "gated_repo")
+    options: dict[str, Any] = {f"_raise_exceptions_for_{kind}": False for kind in silenced}
     try:
-        found = cached_file(place, name, revision=revision, **options)
+        file = cached_file(source, name, revision=revision, **options)
     except (OSError, ValueError):
         return None
-    return Path(found) if found else None
+    return Path(file) if file else None
 
 
 def _gguf_license(path: Path) -> str | None:
-    """The string under general.license, by the format's layout: key, u32 type, u64 length, bytes."""
+    """Return the string at general.license, which the format stores as key, u32 type, u64 length, bytes."""
     with path.open("rb") as file:
         header = file.read(_GGUF_HEADER_BYTES)
-    _, found, rest = header.partition(_GGUF_KEY)
-    if not found or len(rest) < 12:
+    _, key, rest = header.partition(_GGUF_KEY)
+    if not key or len(rest) < 12:
         return None
     kind, length = struct.unpack_from("<IQ", rest)
     return rest[12 : 12 + length].decode(errors="replace") if kind == _GGUF_STRING else None

@@ -9,45 +9,50 @@ from pipeline.runtime.errors import ParameterError
 
 
 def keep_layers(model: Any, layers: tuple[int, ...] | dict[str, tuple[int, ...]], *, where: str) -> Any:
-    """Depth pruning: keep these layers in this order, and everything outside them.
+    """Keep the named layers in their order, and everything outside the layers (depth pruning).
 
-    A list is for every stack of the model; a mapping names encoder or decoder, and leaves the other whole.
+    Args:
+        model: A transformers model, which is changed in place.
+        layers: Ascending layer numbers for every stack of the model, or a mapping from `encoder` or `decoder` to such
+            numbers, which leaves the other stack whole.
+        where: The parameter that names the layers, for messages.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ParameterError: When the model has no such stack or no such layer, or the numbers do not ascend.
     """
     parts = stacks(model)
-    chosen = dict.fromkeys(parts, layers) if isinstance(layers, tuple) else layers
-    if unknown := [side for side in chosen if side not in parts]:
-        raise ParameterError(
-            where, expected=f"layers of: {', '.join(parts)}", got=repr(unknown[0]), remedy="mend params.yaml"
-        )
-    for side, kept in chosen.items():
-        _keep(parts[side], kept, where=where if isinstance(layers, tuple) else f"{where}.{side}")
-    count_layers(model.config, {side: len(kept) for side, kept in chosen.items()})
-    if getattr(model.config, "layer_types", None) and "decoder" in chosen:
-        model.config.layer_types = [model.config.layer_types[one] for one in chosen["decoder"]]
+    layers_of = dict.fromkeys(parts, layers) if isinstance(layers, tuple) else layers
+    if unknown := [side for side in layers_of if side not in parts]:
+        raise ParameterError(where, expected=f"layers of: {', '.join(parts)}", got=repr(unknown[0]))
+    for side, numbers in layers_of.items():
+        _cut(parts[side], numbers, where=where if isinstance(layers, tuple) else f"{where}.{side}")
+    count_layers(model.config, {side: len(numbers) for side, numbers in layers_of.items()})
+    if getattr(model.config, "layer_types", None) and "decoder" in layers_of:
+        model.config.layer_types = [model.config.layer_types[number] for number in layers_of["decoder"]]
     return model
 
 
-def _keep(stack: Any, layers: tuple[int, ...], *, where: str) -> None:
+def _cut(stack: Any, numbers: tuple[int, ...], *, where: str) -> None:
     lists = {name: child for name, child in stack.named_children() if isinstance(child, torch.nn.ModuleList)}
-    name, every = max(lists.items(), key=lambda item: len(item[1]))
-    if not layers or any(not 0 <= one < len(every) for one in layers) or sorted(set(layers)) != list(layers):
-        raise ParameterError(
-            where,
-            expected=f"ascending layer numbers from 0 to {len(every) - 1}",
-            got=list(layers),
-            remedy="mend params.yaml",
-        )
-    kept = torch.nn.ModuleList([every[one] for one in layers])
-    for place, layer in enumerate(kept):
+    name, layers = max(lists.items(), key=lambda item: len(item[1]))
+    if not numbers or not set(numbers) <= set(range(len(layers))) or sorted(set(numbers)) != list(numbers):
+        expected = f"ascending layer numbers from 0 to {len(layers) - 1}"
+        raise ParameterError(where, expected=expected, got=list(numbers))
+    remaining = torch.nn.ModuleList([layers[number] for number in numbers])
+    # An attention layer finds its keys and values in the cache by its index.
+    for index, layer in enumerate(remaining):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.__dict__["layer_idx"] = place  # where its keys and values are kept
-    _inherit_positions(every[0], kept[0])
-    setattr(stack, name, kept)
+                module.__dict__["layer_idx"] = index
+    _inherit_positions(layers[0], remaining[0])
+    setattr(stack, name, remaining)
 
 
 def _inherit_positions(old: Any, new: Any) -> None:
-    """T5's first layer holds the relative positions of all: where it goes, the new first layer gets them."""
+    """Give the new first layer the relative positions of all layers, which T5 keeps in its first layer."""
     for name, module in old.named_modules():
         heir = new.get_submodule(name)
         if getattr(module, "has_relative_attention_bias", False) and not heir.has_relative_attention_bias:

@@ -1,8 +1,7 @@
-"""A teacher from nothing: a configuration, random weights, and a tokenizer of bytes or of another model.
+"""Make a teacher from nothing: a configuration, random weights, and a tokenizer of bytes or of another model.
 
-For tasks that a model of 1-10 M parameters learns (`arithmetic`); it knows nothing until it is fine-tuned. Guarantee:
-equal parameters give equal weights. Not taken: a tokenizer trained on the task's texts, which would make the teacher
-depend on the task, and every change of a task would make another teacher.
+* Use: tasks that a model of 1-10 M parameters learns, such as `arithmetic`. Without fine-tuning it knows nothing.
+* Guarantee: equal parameters give equal weights.
 """
 
 from collections.abc import Iterable
@@ -16,77 +15,88 @@ from pipeline.models.architectures import auto_class, tied_head, token_id_fields
 from pipeline.models.tokenizer import byte_tokenizer, completion_ids, decode, load_tokenizer, shared_vocab
 from pipeline.runtime.errors import ParameterError
 
-FRESH = "fresh:"  # begins the name of a model that came from nowhere
+FRESH = "fresh:"  # the prefix of the name of a randomly initialised model in lineage records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreshParams:
-    """`teacher.model` as a mapping."""
+    """The parameter `teacher.model` where it is a mapping: a randomly initialised model."""
 
     config: dict[str, object]
-    """`model_type` of transformers (llama, t5, ...), and what differs from its defaults; token ids may be left out."""
+    """`model_type` of transformers (llama, t5, ...), and the fields that differ from its defaults. Token ids may be
+    left out."""
     tokenizer: str | tuple[str, ...]
-    """`bytes`: a token for every byte and three special ones; a list: the same and a token for each of these strings;
-    or a hub name or a directory, whose tokenizer it gets."""
+    """`bytes`: a token for every byte and three special tokens. A list: the same and a token for each of these strings.
+    Otherwise a hub name or a directory with a tokenizer."""
     seed: int
-    """Of the weights."""
+    """Seed of the weights."""
 
     @property
     def name(self) -> str:
-        """For lineages."""
+        """The name of the model in lineage records."""
         return f"{FRESH}{self.config.get('model_type')}"
 
 
 def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
-    """Model and tokenizer of the same vocabulary; a ParameterError for a configuration that makes no model."""
+    """Return a randomly initialised model and a tokenizer with the same vocabulary.
+
+    Raises:
+        ParameterError: When the configuration makes no model, or a word of the tokenizer cannot be read back.
+        ModelError: When the tokenizer cannot be loaded.
+    """
     tokenizer = _tokenizer(p.tokenizer, where=f"{where}.tokenizer")
     fields = dict(p.config)
-    kind = fields.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
+    model_type = fields.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        got = "nothing" if model_type is None else repr(model_type)
         expected = "a model type of transformers, such as llama"
-        raise _mistake(f"{where}.config.model_type", expected, "nothing" if kind is None else repr(kind))
-    default = AutoConfig.for_model(kind)
+        raise ParameterError(f"{where}.config.model_type", expected=expected, got=got)
+    default = AutoConfig.for_model(model_type)
     check_fields(default, fields, where=where)
-    named = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    every = {"vocab_size": shared_vocab(tokenizer)} | token_id_fields(default, **named) | fields
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    fields = {"vocab_size": shared_vocab(tokenizer)} | token_id_fields(default, **special) | fields
     tied = fields.get("tie_word_embeddings") is not False
-    return random_model(type(default), every, tied=tied, seed=p.seed, where=where), tokenizer
+    return random_model(type(default), fields, tied=tied, seed=p.seed, where=where), tokenizer
 
 
 def check_fields(config: Any, fields: Iterable[str], *, where: str) -> None:
-    """A ParameterError for a name that a configuration does not have."""
+    """Check that a configuration has all of these fields.
+
+    Raises:
+        ParameterError: When it lacks one.
+    """
     for key in fields:
         if not hasattr(config, key):
-            field = f"a field of {type(config).__name__}"
-            raise ParameterError(
-                f"{where}.config.{key}", expected=field, got="an unknown name", remedy="remove or rename it"
-            )
+            expected, remedy = f"a field of {type(config).__name__}", "remove or rename it"
+            raise ParameterError(f"{where}.config.{key}", expected=expected, got="an unknown name", remedy=remedy)
 
 
-def random_model(kind: Any, fields: dict[str, object], *, tied: bool, seed: int, where: str) -> Any:
-    """Random weights for a class of configurations and its fields; a ParameterError where these make no model.
+def random_model(config_class: Any, fields: dict[str, object], *, tied: bool, seed: int, where: str) -> Any:
+    """Return a model with random weights in float32, from a class of configurations and its fields.
 
-    T5 has to be told twice that its head is its own: its configuration calls itself tied whatever it is told.
+    `tied` is needed beside the fields: the configuration of a T5 calls itself tied, whatever its fields say.
+
+    Raises:
+        ParameterError: When the fields make no model.
     """
     torch.manual_seed(seed)
     try:
-        config = kind.from_dict(fields)
-        made = auto_class(config).from_config(config).float()
-        return made if tied or not tied_head(made) else untie_head(made)
-    except Exception as error:  # transformers' checks raise whatever they run into
+        config = config_class.from_dict(fields)
+        model = auto_class(config).from_config(config).float()
+        return model if tied or not tied_head(model) else untie_head(model)
+    except Exception as error:  # the checks of transformers raise exceptions of any type
         got = " ".join(str(error).split())[:160]
-        raise _mistake(f"{where}.config", f"a {kind.__name__} that fits together", got) from error
+        expected = f"a {config_class.__name__} that fits together"
+        raise ParameterError(f"{where}.config", expected=expected, got=got) from error
 
 
-def _tokenizer(named: str | tuple[str, ...], *, where: str) -> Any:
-    if isinstance(named, str):
-        return byte_tokenizer(()) if named == "bytes" else load_tokenizer(named)
-    made = byte_tokenizer(named)
-    for one in named:  # tokenizers' ByteLevel takes a lone \u00fc for the byte of that number
-        if decode(made, completion_ids(made, one)) != one:
-            raise _mistake(where, "words that read back: of ASCII letters, or with a space", repr(one))
-    return made
-
-
-def _mistake(where: str, expected: str, got: str) -> ParameterError:
-    return ParameterError(where, expected=expected, got=got, remedy="mend params.yaml")
+def _tokenizer(source: str | tuple[str, ...], *, where: str) -> Any:
+    if isinstance(source, str):
+        return byte_tokenizer(()) if source == "bytes" else load_tokenizer(source)
+    tokenizer = byte_tokenizer(source)
+    # The byte-level decoder takes a single letter such as \u00fc for the byte of that number.
+    for word in source:
+        if decode(tokenizer, completion_ids(tokenizer, word)) != word:
+            expected = "words that read back: of ASCII letters, or with a space"
+            raise ParameterError(where, expected=expected, got=repr(word))
+    return tokenizer

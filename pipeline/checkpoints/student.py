@@ -1,4 +1,4 @@
-"""The first checkpoint of a student."""
+"""Make the first checkpoint of a student."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,16 @@ import torch
 from pipeline.checkpoints.pruning import keep_layers
 from pipeline.checkpoints.random_init import check_fields, random_model
 from pipeline.core.hashing import model_fingerprint
-from pipeline.models import lora as adapter
+from pipeline.models import lora
 from pipeline.models.architectures import tied_head
-from pipeline.models.lora import LoraParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentParams:
-    """Where a student starts."""
+    """A student before its first round."""
 
     model: str
-    """`teacher`, or whatever teacher.model takes. Its tokenizer must be the teacher's."""
+    """`teacher`, or any value of teacher.model that is a name. Its tokenizer must be the teacher's."""
     revision: str | None
     """Branch, tag or commit of a hub model."""
     layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
@@ -27,43 +26,60 @@ class StudentParams:
     encoder and decoder to a list each."""
     config: dict[str, object] | None
     """Not null: random weights, from the model's configuration with these fields changed."""
-    lora: LoraParams | None
-    """Not null: all this is frozen, and the student is an adapter to it."""
+    lora: lora.LoraParams | None
+    """Not null: the model is frozen, and the student is an adapter to it."""
 
 
 def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any:
-    """A student from the loaded model: cut to `layers`, or fresh from its configuration."""
+    """Return a student made from a loaded model: pruned to `layers`, or randomly initialised from its configuration.
+
+    Raises:
+        ParameterError: When the model has no such layers, or the configuration makes no model.
+    """
     if p.config is not None:
-        return _fresh(model, p.config, seed=seed, where=where)
+        return _randomly_initialised(model, p.config, seed=seed, where=where)
     return model if p.layers is None else keep_layers(model, p.layers, where=f"{where}.layers")
 
 
-def save_student(
-    model: Any, tokenizer: Any, p: StudentParams, *, seed: int, base: Path, folder: Path, where: str
-) -> None:
-    """A student's first checkpoint: the model in `folder`, or frozen in `base` with a new adapter in `folder`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStudent:
+    """A student in memory, whose first checkpoint is to be written."""
 
-    Without an adapter a line in `base` says so: DVC warns of an empty directory at every stage.
-    """
-    tokenizer.save_pretrained(folder)
-    if p.lora is None:
-        model.save_pretrained(folder)
-        (base / "README.md").write_text("This student is no adapter: its checkpoints are whole models.\n")
-        return
-    model.to(getattr(torch, p.lora.base_dtype)).save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    torch.manual_seed(seed)
-    made = adapter.attach(model, p.lora, revision=model_fingerprint(base), where=f"{where}.lora")
-    adapter.save(made, folder)
+    model: Any
+    tokenizer: Any
+    params: StudentParams
+    seed: int  # of a new adapter's weights
+    where: str  # the student's section of params.yaml, for messages
+
+    def save(self, base: Path, checkpoint: Path) -> None:
+        """Write the model to `checkpoint`; with LoRA freeze it in `base` and write a new adapter to `checkpoint`.
+
+        Without LoRA `base` gets one line of text, because DVC warns of an empty directory at every stage.
+
+        Raises:
+            ParameterError: When the adapter's target modules do not exist in the model.
+        """
+        self.tokenizer.save_pretrained(checkpoint)
+        p = self.params.lora
+        if p is None:
+            self.model.save_pretrained(checkpoint)
+            (base / "README.md").write_text("This student is no adapter: its checkpoints are whole models.\n")
+            return
+        self.model.to(getattr(torch, p.base_dtype)).save_pretrained(base)
+        self.tokenizer.save_pretrained(base)
+        torch.manual_seed(self.seed)
+        adapter = lora.attach(self.model, p, revision=model_fingerprint(base), where=f"{self.where}.lora")
+        lora.save(adapter, checkpoint)
 
 
-def _fresh(model: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
-    base = model.config
-    check_fields(base, changes, where=where)
-    fields = {**base.to_dict(), **changes}
-    if fields.get("num_hidden_layers") != base.num_hidden_layers and "layer_types" not in changes:
-        fields.pop("layer_types", None)  # one entry a layer: made anew by the configuration
+def _randomly_initialised(model: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
+    check_fields(model.config, changes, where=where)
+    fields = {**model.config.to_dict(), **changes}
+    # The configuration derives these fields again where they depend on a change: one layer type per layer, and T5's
+    # scale of a tied head.
+    if fields.get("num_hidden_layers") != model.config.num_hidden_layers and "layer_types" not in changes:
+        fields.pop("layer_types", None)
     if "tie_word_embeddings" in changes:
-        fields.pop("scale_decoder_outputs", None)  # T5's, which follows
+        fields.pop("scale_decoder_outputs", None)
     tied = bool(changes.get("tie_word_embeddings", tied_head(model)))
-    return random_model(type(base), fields, tied=tied, seed=seed, where=where)
+    return random_model(type(model.config), fields, tied=tied, seed=seed, where=where)

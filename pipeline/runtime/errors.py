@@ -18,6 +18,9 @@ class UserError(ValueError):
 class ParameterError(UserError):
     """A parameter that is unknown, missing, mistyped or out of range."""
 
+    def __init__(self, where: object, *, expected: object, got: object, remedy: str = "fix params.yaml") -> None:
+        super().__init__(where, expected=expected, got=got, remedy=remedy)
+
 
 class DataError(UserError):
     """Input data that is empty, unreadable or of the wrong shape."""

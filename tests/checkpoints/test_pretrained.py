@@ -195,7 +195,7 @@ def _bypass(block: Any) -> None:
     ],
 )
 def test_layers_that_an_encoder_or_a_decoder_lacks_are_refused(layers: Any, message: str) -> None:
-    with pytest.raises(ParameterError, match=f"^{re.escape(message)}; mend params.yaml$"):
+    with pytest.raises(ParameterError, match=f"^{re.escape(message)}; fix params.yaml$"):
         keep_layers(t5(), layers, where="x")
 
 
@@ -234,7 +234,7 @@ def test_layers_that_the_model_lacks_or_in_another_order_are_refused(layers: tup
     with pytest.raises(ParameterError) as caught:
         keep_layers(llama(), layers, where="student.small.layers")
     assert str(caught.value) == (
-        f"student.small.layers: expected ascending layer numbers from 0 to 3, got {list(layers)}; mend params.yaml"
+        f"student.small.layers: expected ascending layer numbers from 0 to 3, got {list(layers)}; fix params.yaml"
     )
 
 

@@ -96,7 +96,7 @@ def test_a_word_that_would_not_read_back_is_refused() -> None:
     words = ("pens", " groß", "groß")
     with pytest.raises(ParameterError) as caught:
         make_fresh(FreshParams(config=LLAMA, tokenizer=words, seed=0), where="teacher.model")
-    told = "expected words that read back: of ASCII letters, or with a space, got 'groß'; mend params.yaml"
+    told = "expected words that read back: of ASCII letters, or with a space, got 'groß'; fix params.yaml"
     assert str(caught.value) == f"teacher.model.tokenizer: {told}"
     _, tokenizer = make_fresh(FreshParams(config=LLAMA, tokenizer=words[:2], seed=0), where="teacher.model")
     assert decode(tokenizer, completion_ids(tokenizer, "so groß")) == "so groß"
