@@ -1,44 +1,76 @@
-"""One picture of a run: divergence and task metric against optimizer steps, one line a student.
+"""One picture of a run: forward KL and the task's metric over optimizer steps, one line per student.
 
-An SVG, so that it is sharp in a README and the same bytes for the same numbers.
+The picture is an SVG, so that it is sharp in a README, and the same metrics always give the same bytes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import altair as alt
+import vl_convert
 
 from pipeline.report.metric_titles import measure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe and Ito: safe for colour-blind
+GREY = "#555555"
+_TEACHER = "teacher"
 
 
-def draw_run(path: Path, metrics: Mapping[str, Any], steps: Sequence[int]) -> None:
-    """Draw metrics.json; `steps` are those of the checkpoints, 0 first."""
+def render_run(metrics: Mapping[str, Any], steps: Sequence[int]) -> str:
+    """Return the picture of metrics.json as SVG.
+
+    Args:
+        metrics: The content of metrics.json.
+        steps: Optimizer steps of the checkpoints, 0 first.
+    """
     score = metrics["headline"]
-    with mpl.rc_context({"svg.hashsalt": "stillroom", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for colour, (name, student) in zip(_COLOURS * 9, metrics["students"].items(), strict=False):
-            checkpoints = [student["before"], *student["rounds"]]
-            for axes, key in ((left, "forward_kl"), (right, score)):
-                values = [one[key] for one in checkpoints]
-                axes.plot(steps, values, marker="o", color=colour, label=f"student {name}")
-        right.axhline(metrics["teacher"][score], color="#555555", linestyle="--", label="teacher")
-        left.set_yscale("log")
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_formatter("{x:g}")
-        _finish(left, "forward KL to the teacher (nats per token)", steps)
-        _finish(right, measure(score).title, steps)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    distances, scores = _points(metrics, "forward_kl", steps), _points(metrics, score, steps)
+    scores += [{"model": _TEACHER, "step": step, "value": metrics["teacher"][score]} for step in (steps[0], steps[-1])]
+    left = _panel([point for point in distances if point["value"] > 0], steps, "log")
+    right = _panel(scores, steps, "linear")
+    return to_svg(
+        alt.hconcat(
+            left.properties(title="forward KL to the teacher (nats per token)"),
+            right.properties(title=measure(score).title),
+        ).resolve_scale(color="shared", strokeDash="shared")
+    )
 
 
-def _finish(axes: Axes, title: str, steps: Sequence[int]) -> None:
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel("optimizer steps (a mark: a refresh)")
-    axes.set_xticks(list(steps))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+def to_svg(chart: Any) -> str:
+    """Render an Altair chart without a browser or a network."""
+    # Margins hold labels that are wider in the reader's font than in the one that vl-convert measures.
+    chart = chart.configure(background="white", font="Arial, Helvetica, sans-serif", padding=16)
+    svg: str = vl_convert.vegalite_to_svg(chart.configure_axis(titleFontWeight="normal").to_dict())
+    return svg
+
+
+def _points(metrics: Mapping[str, Any], key: str, steps: Sequence[int]) -> list[dict[str, Any]]:
+    return [
+        {"model": f"student {name}", "step": step, "value": checkpoint[key]}
+        for name, student in metrics["students"].items()
+        for step, checkpoint in zip(steps, [student["before"], *student["rounds"]], strict=True)
+        if math.isfinite(checkpoint[key])
+    ]
+
+
+def _panel(points: Sequence[Mapping[str, Any]], steps: Sequence[int], scale: str) -> Any:
+    """Draw solid lines with a mark at each checkpoint, and the teacher as a dashed line."""
+    students = list(dict.fromkeys(point["model"] for point in points if point["model"] != _TEACHER))
+    models = [*students, _TEACHER]
+    colours = [*(COLOURS[index % len(COLOURS)] for index in range(len(students))), GREY]
+    legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2)
+    dashes = [*([1, 0] for _ in students), [6, 4]]
+    base = alt.Chart(alt.Data(values=list(points)), width=300, height=180).encode(
+        x=alt.X("step:Q", title="optimizer steps (a mark: a refresh)", axis=alt.Axis(values=list(steps))),
+        y=alt.Y(
+            "value:Q",
+            title=None,
+            scale=alt.Scale(type=scale, zero=False, nice=False, padding=8),
+            axis=alt.Axis(format="~g"),
+        ),
+        color=alt.Color("model:N", title=None, scale=alt.Scale(domain=models, range=colours), legend=legend),
+        strokeDash=alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=models, range=dashes)),
+    )
+    marks = base.mark_point(filled=True, opacity=1).transform_filter(alt.datum.model != _TEACHER)
+    return alt.layer(base.mark_line(), marks)
