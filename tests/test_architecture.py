@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.runtime.layout import LAYOUT
 from pipeline.workspace.schedule import ScheduleParams, rounds_document
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +194,17 @@ def test_who_asks_whether_a_model_has_an_encoder() -> None:
     assert {name.split(".")[1] for name in asking} == {"models"}
 
 
+def test_no_test_module_is_imported() -> None:
+    """What several tests need is in tests/factories.py and the helper modules beside it."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                assert parts[0] != "tests" or not any(part.startswith("test_") for part in parts), f"{path}: {name}"
+
+
 def test_dvcignore_admits_source_files_only() -> None:
     """Ask DVC about files that an editor, Python or a person leaves in a package."""
     for package in ("pipeline/losses", "pipeline/report/page", "schemas"):
@@ -214,3 +226,46 @@ def test_stages_are_named_by_what_they_are() -> None:
     assert list(document["rounds"]) == ["small-r1", "small-r2"]
     assert list(document["scores"]) == ["corpus", "small-r1", "small-r2"]
     assert list(document["checkpoints"]) == ["teacher", "small-init", "small-r1", "small-r2"]
+
+
+def dvc_paths(document: dict[str, Any], kind: str) -> set[str]:
+    """Return the files of every stage under work/ and logs/, with the loops unrolled; `kind` is outs or deps."""
+    stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    paths = set()
+    for stage in stages.values():
+        items = document[stage["foreach"].strip("${}")] if "foreach" in stage else {"": {}}
+        for key, item in items.items():
+            values = {"key": key, "item": item, "teacher_dir": document["teacher_dir"]}
+            values |= {f"item.{name}": value for name, value in item.items()} if isinstance(item, dict) else {}
+            for path in stage.get("do", stage)[kind]:
+                for name, value in values.items():
+                    path = path.replace(f"${{{name}}}", str(value))
+                paths.add(path)
+    return {path for path in paths if path.split("/")[0] in ("work", "logs")}
+
+
+def test_dvc_paths_are_the_layouts() -> None:
+    schedule = ScheduleParams(total_steps=4, refresh_every=2, max_staleness=None)
+    rounds = {student: [LAYOUT.round(student, id_) for id_ in ("r1", "r2")] for student in ("small", "tuned")}
+    starts = {student: LAYOUT.round(student, "init") for student in rounds}
+    trained = [files for of_student in rounds.values() for files in of_student]
+    sft = ["teacher", "tuned"]
+    outs = {LAYOUT.plan, LAYOUT.teacher, LAYOUT.untuned_teacher, LAYOUT.prompts.parent}
+    outs |= {LAYOUT.base(student) for student in rounds} | {files.model for files in starts.values()}
+    outs |= {LAYOUT.round("tuned", "untuned").model} | {LAYOUT.round(name, "sft").log for name in sft}
+    outs |= {files.rollouts for files in [LAYOUT.corpus, *trained]}
+    outs |= {files.segment for files in [LAYOUT.corpus, *trained]}
+    outs |= {path for files in trained for path in (files.model, files.optimizer, files.log)}
+    names = [f"{student}-{id_}" for student in rounds for id_ in ("r1", "r2")]
+    checkpoints = ["teacher", *(f"{student}-init" for student in rounds), *names]
+    evaluations = {LAYOUT.evaluation(name) for name in checkpoints}
+    outs |= evaluations | {path.with_suffix(".parquet") for path in evaluations}
+    stages = ["teacher", "prepare", "generate", "corpus-score", *(f"{name}-sft" for name in sft)]
+    stages += [f"{student}-init" for student in rounds] + [f"{name}-evaluate" for name in checkpoints]
+    stages += [f"{name}-{stage}" for name in names for stage in ("rollout", "score", "train")]
+    outs |= {LAYOUT.cost(name) for name in stages}
+    document = rounds_document(schedule, list(rounds), sft)
+    assert dvc_paths(document, "outs") == {str(path) for path in outs}
+    directories = {LAYOUT.ranks, LAYOUT.costs, LAYOUT.evaluations, LAYOUT.logs}
+    directories |= {files.directory for files in [*starts.values(), *trained]}
+    assert dvc_paths(document, "deps") <= {str(path) for path in outs | directories}

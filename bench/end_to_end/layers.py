@@ -23,9 +23,7 @@ from pipeline.core.types import Rollout
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab
-from pipeline.runtime.layout import TEACHER
-
-CORPUS = Path("work/corpus/rollouts.parquet")
+from pipeline.runtime.layout import LAYOUT
 
 _FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False))
 
@@ -35,9 +33,9 @@ _FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta
 @click.option("--sequences", default=5, show_default=True, help="Completions to measure on, the shortest first.")
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 def main(keep: int, sequences: int, out: Path | None) -> None:
-    written = [one for one in read_rollouts(CORPUS) if one.source == "teacher"]
+    written = [one for one in read_rollouts(LAYOUT.corpus.rollouts) if one.source == "teacher"]
     written.sort(key=lambda one: len(one.prompt_ids) + len(one.completion_ids))
-    cut = Cut(TEACHER, written[:sequences], vocab=shared_vocab(load_tokenizer(TEACHER)))
+    cut = Cut(LAYOUT.teacher, written[:sequences], vocab=shared_vocab(load_tokenizer(LAYOUT.teacher)))
     kept = list(range(cut.depth))
     rows: list[Row] = []
     while len(kept) > keep:

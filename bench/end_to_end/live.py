@@ -25,13 +25,12 @@ from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vo
 from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, prompts_of_round, turn_of
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import lookup, section
-from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from pipeline.runtime.layout import LAYOUT
 from pipeline.store.segment_reader import Segment
 from pipeline.training.batches import BatchParams, Pick, Pool, make_pool, plan_steps
 from pipeline.training.loop import OptimizerParams, start
 
 _FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False))
-_CORPUS = Path("work/corpus")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,10 +47,10 @@ class Live:
 def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -> Live:
     """All rounds, from work/STUDENT/init, in the directory of a job whose corpus is there."""
     began = time.perf_counter()
-    tokenizer, teacher = load_tokenizer(TEACHER), lm.load_model(TEACHER)
+    tokenizer, teacher = load_tokenizer(LAYOUT.teacher), lm.load_model(LAYOUT.teacher)
     model, p = (
-        lm.load_model(Path(f"work/{student}/init/model"), to_train=True),
-        section(PARAMS, OptimizerParams, "optimizer"),
+        lm.load_model(LAYOUT.round(student, "init").model, to_train=True),
+        section(LAYOUT.params, OptimizerParams, "optimizer"),
     )
     state, found = start(model, p, previous=None, labels={}), Live(losses=[])
     schedule = transformers.get_scheduler(
@@ -80,9 +79,9 @@ def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -
 
 def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, found: Live) -> list[Rollout]:
     """A round's rollouts, with what they took; without what the store wants to know of the student."""
-    p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
+    p, seed = section(LAYOUT.params, RolloutParams, "rollout"), lookup(LAYOUT.params, "seed")
     chosen: list[Prompt] = prompts_of_round(
-        read_prompts(PROMPTS, "train"), p.prompts, turn_of(one["id"]), seed, student
+        read_prompts(LAYOUT.prompts, "train"), p.prompts, turn_of(one["id"]), seed, student
     )
     if not chosen:
         return []
@@ -99,10 +98,10 @@ def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, 
 
 def _planned(student: str, round_id: str, rollouts: list[Rollout], steps: range) -> Iterator[list[list[Rollout]]]:
     """The micro-batches of each step, as `stages.train` plans them."""
-    mix, segment = section(PARAMS, BatchParams, "batches"), Segment.open(_CORPUS / "segment")
+    mix, segment = section(LAYOUT.params, BatchParams, "batches"), Segment.open(LAYOUT.corpus.segment)
     own: Pool = make_pool(rollouts, segment, mix)  # nobody reads scores from it
-    corpus = make_pool(read_rollouts(_CORPUS / "rollouts.parquet"), segment, mix)
-    key = (lookup(PARAMS, "seed"), student, round_id)
+    corpus = make_pool(read_rollouts(LAYOUT.corpus.rollouts), segment, mix)
+    key = (lookup(LAYOUT.params, "seed"), student, round_id)
     planned: list[list[list[Pick]]] = plan_steps(own, corpus, mix, key=key, steps=steps, replay=0.0)
     for step in planned:
         yield [[pool.rollouts[row] for pool, row in picks] for picks in step]

@@ -42,7 +42,7 @@ from pipeline.evaluation.completions import EvaluationParams
 from pipeline.models.tokenizer import eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import lookup, section
-from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.training.loop import OptimizerParams
 
 _TRL = "trl"
@@ -139,9 +139,9 @@ def check_way(way: str, setting: Setting) -> tuple[int, int, int]:
 
 def measured(name: str, setting: Setting, seed: int, run: Run = apart) -> Iterator[Row]:
     """One row a checkpoint, after all of them are trained by `run`; a click.UsageError where prompts are missing."""
-    there = len(read_prompts(PROMPTS, "heldout"))
+    there = len(read_prompts(LAYOUT.prompts, "heldout"))
     if setting.heldout > there:
-        raise click.UsageError(f"--heldout: expected at most the {there} of {PROMPTS}, got {setting.heldout}")
+        raise click.UsageError(f"--heldout: expected at most the {there} of {LAYOUT.prompts}, got {setting.heldout}")
     changes = changed(setting, seed)
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
@@ -153,7 +153,7 @@ def measured(name: str, setting: Setting, seed: int, run: Run = apart) -> Iterat
 
 def changed(setting: Setting, seed: int) -> dict[str, Any]:
     """What is changed of params.yaml for every row."""
-    document, mean = lookup(PARAMS), setting.ema_decay is not None
+    document, mean = lookup(LAYOUT.params), setting.ema_decay is not None
     changes = {
         "seed": seed,
         "students": [_STUDENT],
@@ -212,7 +212,7 @@ def _pipeline(
                 row = {"step": done, "teacher_tokens": tokens_of(spent, "score")}
                 row |= {clock: seconds_of(spent, clock=clock) for clock in CLOCKS}
                 row["peak_mb"] = max(stage.peak_mb for stage in spent)
-                yield row, folder / f"job/work/{_STUDENT}/{one['id']}/model"
+                yield row, Layout(folder / "job").round(_STUDENT, one["id"]).model
 
 
 def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> list[tuple[Row, Path]]:
@@ -220,7 +220,7 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
     once = {"schedule": {"total_steps": setting.steps, "refresh_every": setting.steps}}
     with job(folder / "job", merged(changes, once)):
         begin(_STUDENT)
-        prompts, start = read_prompts(PROMPTS, "train"), Path(f"work/{_STUDENT}/init/model")
+        prompts, start = read_prompts(LAYOUT.prompts, "train"), LAYOUT.round(_STUDENT, "init").model
         tokenizer = load_tokenizer(start)
 
         def tell(model: Any, step: int, seconds: dict[str, float], tokens: int) -> None:
@@ -231,9 +231,9 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
 
         run_gkd(
             start,
-            TEACHER,
+            LAYOUT.teacher,
             [one.prompt_ids for one in prompts],
-            section(PARAMS, OptimizerParams, "optimizer"),
+            section(LAYOUT.params, OptimizerParams, "optimizer"),
             schedule=setting.schedule,
             batch=setting.batch,
             tokens=setting.tokens,
@@ -247,8 +247,8 @@ def _trl(setting: Setting, seed: int, changes: dict[str, Any], folder: Path) -> 
 
 def divergences(model: Path, setting: Setting) -> dict[str, float]:
     """Dense, on completions that the model samples for held-out prompts; the same uniform numbers for every model."""
-    p = section(PARAMS, EvaluationParams, "evaluation")
-    tokenizer, chosen = load_tokenizer(model), read_prompts(PROMPTS, "heldout")[: setting.heldout]
+    p = section(LAYOUT.params, EvaluationParams, "evaluation")
+    tokenizer, chosen = load_tokenizer(model), read_prompts(LAYOUT.prompts, "heldout")[: setting.heldout]
     prompts = [one for one in chosen for _ in range(setting.completions)]
     names = [f"{one.prompt_id}/{sample}" for one in chosen for sample in range(setting.completions)]
     vocab = shared_vocab(tokenizer)
@@ -262,7 +262,7 @@ def divergences(model: Path, setting: Setting) -> dict[str, float]:
         record_tail_samples=0,
     )
     made = sampler.sample([one.prompt_ids for one in prompts], names, way)
-    each = compare(model, TEACHER, prompts, made, p, vocab=vocab, title="compare")
+    each = compare(model, LAYOUT.teacher, prompts, made, p, vocab=vocab, title="compare")
     found = join(each).means()
     sums = [(one.forward_kl_N.double().sum().item(), len(one.forward_kl_N)) for one in each]
     error = error_of_ratio(np.reshape(sums, (len(chosen), -1, 2)).sum(1))

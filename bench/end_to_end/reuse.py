@@ -24,7 +24,7 @@ import click
 from bench.end_to_end.job import Spent, begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
 from bench.end_to_end.live import Live, run_live
 from bench.output import Row, show
-from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import read_yaml
 
 _STUDENTS = ("first", "second", "third")
@@ -38,7 +38,7 @@ _SHARES = (1.0, 0.75, 0.5)  # of the layers that params.yaml keeps
 @click.option("--students", default=3, show_default=True, type=click.IntRange(1, 3))
 def main(out: Path | None, steps: int, refresh: int, students: int) -> None:
     names = _STUDENTS[:students]
-    changes = scaled(read_yaml(PARAMS), names, steps=steps, refresh=refresh)
+    changes = scaled(read_yaml(LAYOUT.params), names, steps=steps, refresh=refresh)
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(Path(folder) / "job", changes, names)
         fixed = merged(changes, {"batches": {"student_fraction": 0.0}, "rollout": {"prompts": 0}})

@@ -29,7 +29,7 @@ from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import section
-from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from pipeline.runtime.layout import LAYOUT
 from pipeline.scoring.hf_scorer import HFScorer
 from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.store.store import Store
@@ -44,8 +44,8 @@ _TURNS = 3
 @click.option("--prompts", default=32, show_default=True)
 @click.option("--tokens", default=32, show_default=True, help="New tokens of each completion.")
 def main(out: Path | None, prompts: int, tokens: int) -> None:
-    chosen = sorted(read_prompts(PROMPTS, "train")[:prompts], key=lambda one: len(one.prompt_ids))
-    vocab = shared_vocab(load_tokenizer(TEACHER))
+    chosen = sorted(read_prompts(LAYOUT.prompts, "train")[:prompts], key=lambda one: len(one.prompt_ids))
+    vocab = shared_vocab(load_tokenizer(LAYOUT.teacher))
     rows = [*_sampling([one.prompt_ids for one in chosen], vocab, tokens), *_scoring(chosen, vocab)]
     table = [["name", "tokens", "seconds", "tokens/s", "of the processor"]]
     table += [
@@ -77,8 +77,8 @@ def _sampling(prompts: list[list[int]], vocab: int, tokens: int) -> list[Row]:
     sampling = Sampling(
         max_new_tokens=tokens, temperature=1.0, top_p=1.0, record_threshold=0.005, record_max=64, record_tail_samples=0
     )
-    sampler = HFSampler(TEACHER, precision="auto", vocab=vocab, eos_ids=[-1], seed=0)
-    model = lm.load_model(TEACHER, dtype=lm.resolve_dtype("auto"))
+    sampler = HFSampler(LAYOUT.teacher, precision="auto", vocab=vocab, eos_ids=[-1], seed=0)
+    model = lm.load_model(LAYOUT.teacher, dtype=lm.resolve_dtype("auto"))
     width = max(map(len, prompts))
     ids_BP = torch.tensor([[0] * (width - len(one)) + one for one in prompts])
     mask_BP = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts])
@@ -104,9 +104,11 @@ def _sampling(prompts: list[list[int]], vocab: int, tokens: int) -> list[Row]:
 
 
 def _scoring(prompts: list[Prompt], vocab: int) -> list[Row]:
-    p = section(PARAMS, ScoringParams, "scoring")
-    scorer = HFScorer(TEACHER, precision=p.precision, vocab=vocab, truncation=p.truncation, batch_size=p.batch_size)
-    model = lm.load_model(TEACHER)
+    p = section(LAYOUT.params, ScoringParams, "scoring")
+    scorer = HFScorer(
+        LAYOUT.teacher, precision=p.precision, vocab=vocab, truncation=p.truncation, batch_size=p.batch_size
+    )
+    model = lm.load_model(LAYOUT.teacher)
     head, ranks, header = lm.head_of(model, vocab), rank_tokens(prompts, vocab), nameless(p.codec, vocab)
     rollouts = reference_rollouts(
         [

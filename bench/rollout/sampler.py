@@ -30,7 +30,7 @@ from pipeline.rollout.collect import RolloutParams, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.config import section
-from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
+from pipeline.runtime.layout import LAYOUT
 
 Batches = list[tuple[list[list[int]], list[str]]]  # prompts, sample ids
 
@@ -41,12 +41,12 @@ Batches = list[tuple[list[list[int]], list[str]]]  # prompts, sample ids
 @click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", show_default=True)
 def main(out: Path | None, prompts: int, repeats: int, precision: str) -> None:
-    p, kind = section(PARAMS, RolloutParams, "rollout"), cast(Precision, precision)
-    tokenizer = load_tokenizer(TEACHER)
+    p, kind = section(LAYOUT.params, RolloutParams, "rollout"), cast(Precision, precision)
+    tokenizer = load_tokenizer(LAYOUT.teacher)
     ends = eos_ids(tokenizer)
-    sampler = HFSampler(TEACHER, precision=kind, vocab=shared_vocab(tokenizer), eos_ids=ends, seed=0)
-    model = lm.load_model(TEACHER, dtype=lm.resolve_dtype(kind))
-    chosen = read_prompts(PROMPTS, "train")[:prompts]
+    sampler = HFSampler(LAYOUT.teacher, precision=kind, vocab=shared_vocab(tokenizer), eos_ids=ends, seed=0)
+    model = lm.load_model(LAYOUT.teacher, dtype=lm.resolve_dtype(kind))
+    chosen = read_prompts(LAYOUT.prompts, "train")[:prompts]
     planned = plan_batches(chosen, p.samples_per_prompt, p.batch_size, name="bench")
     batches = [([one.prompt.prompt_ids for one in some], [one.sample_id for one in some]) for some in planned]
     rows = [

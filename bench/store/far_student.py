@@ -39,7 +39,7 @@ from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer
 from pipeline.rollout.collect import collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import section
-from pipeline.runtime.layout import PARAMS, TEACHER
+from pipeline.runtime.layout import LAYOUT
 from pipeline.scoring.hf_scorer import draw_seed
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import ToScore, TruncationParams
@@ -284,7 +284,7 @@ def measure(setting: Setting, student: Path, *, seed: int) -> Row:
 def runs(setting: Setting, chosen: Sequence[Way], names: Sequence[str], seeds: int, done: set[Any]) -> Iterator[Row]:
     """One row a seed, divergence and way, but for those done; the first of each seed is the student before training."""
     start = setting.scratch / "start"
-    make_student("pruned", TEACHER, start)
+    make_student("pruned", LAYOUT.teacher, start)
     planned = [(name, way) for name in names for way in chosen if name in way.divergences]
     for seed in range(seeds):
         first: Texts | None = None
@@ -336,17 +336,17 @@ def main(
 ) -> None:
     if sizes["batch"] % sizes["samples"]:
         raise click.UsageError(f"--batch: expected a multiple of --samples {sizes['samples']}, got {sizes['batch']}")
-    p = section(PARAMS, ScoringParams, "scoring")
+    p = section(LAYOUT.params, ScoringParams, "scoring")
     needed = sizes["refresh"] * sizes["batch"] // sizes["samples"]
     data = Path(os.environ.get("STILLROOM_DATA", "../shared/data"))
-    prompts = load_prompts(TEACHER, data, 4 * needed + heldout, longest=prompt_tokens, template=_QUESTION)
+    prompts = load_prompts(LAYOUT.teacher, data, 4 * needed + heldout, longest=prompt_tokens, template=_QUESTION)
     possible = [one for one in ways(p.truncation) if not chosen or one.name in chosen]
     about: Row = sizes | {"heldout": heldout, "prompt_tokens": prompt_tokens}
     found = earlier(out, about)
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
-            teacher=lm.load_model(TEACHER),
-            tokenizer=load_tokenizer(TEACHER),
+            teacher=lm.load_model(LAYOUT.teacher),
+            tokenizer=load_tokenizer(LAYOUT.teacher),
             train=prompts[heldout:],
             heldout=prompts[:heldout],
             scratch=Path(folder),

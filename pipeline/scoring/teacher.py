@@ -12,7 +12,7 @@ from pipeline.core.hashing import model_fingerprint
 from pipeline.core.types import Rollout, Scores
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, template_fingerprint, tokenizer_fingerprint
-from pipeline.runtime.layout import RANKS, TEACHER, store_root
+from pipeline.runtime.layout import LAYOUT, store_root
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
@@ -47,14 +47,14 @@ class CachedTeacher:
     @cached_property
     def token_of_rank(self) -> NDArray[Any]:
         """[V] Of work/prompts."""
-        ranks: NDArray[Any] = np.load(RANKS)
+        ranks: NDArray[Any] = np.load(LAYOUT.ranks)
         return ranks
 
     @cached_property
     def teacher(self) -> HFScorer:
         """The model itself."""
         return HFScorer(
-            TEACHER,
+            LAYOUT.teacher,
             precision=self.p.precision,
             vocab=self.header.vocab_size,
             truncation=self.p.truncation,
@@ -63,7 +63,7 @@ class CachedTeacher:
 
 
 def _header(p: ScoringParams) -> SegmentHeader:
-    tokenizer, teacher = load_tokenizer(TEACHER), model_fingerprint(TEACHER)
+    tokenizer, teacher = load_tokenizer(LAYOUT.teacher), model_fingerprint(LAYOUT.teacher)
     codec = CODECS[p.codec]
     return SegmentHeader(
         scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, truncation=p.truncation), codec),

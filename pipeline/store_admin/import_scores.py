@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.models.tokenizer import eos_ids, load_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.layout import PARAMS, store_root
+from pipeline.runtime.layout import LAYOUT, store_root
 from pipeline.store.store import Store
 from pipeline.store_admin.import_parquet import ImportedTeacher, import_parquet, rank_entries
 from pipeline.store_admin.import_segments import import_segments
@@ -37,7 +37,9 @@ def take_parquet(source: Path, **given: Any) -> dict[str, int]:
     ranks, total = rank_entries(paths, origin.vocab_size)
     counts = {"sequences": 0, "positions": 0}
     with tqdm(total=total, desc="import", unit="sequence", leave=False) as meter:
-        for part in import_parquet(Store(root=store_root()), paths, origin, lookup(PARAMS, "scoring", "codec"), ranks):
+        for part in import_parquet(
+            Store(root=store_root()), paths, origin, lookup(LAYOUT.params, "scoring", "codec"), ranks
+        ):
             meter.update(len(part))
             counts["sequences"] += len(part)
             counts["positions"] += sum(len(one.rollout.completion_ids) for one in part)

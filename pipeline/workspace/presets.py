@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.files import replacing
-from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params, rounds_of
 from pipeline.workspace.validation import check_params
@@ -24,7 +24,7 @@ _TITLE = re.compile(r"# Preset `.*?`: (.*)")  # the first line of all but the de
 def listing() -> list[str]:
     """A line for each preset: its name, what it is, and which of them params.yaml is."""
     texts = _texts(PRESETS)
-    here = _preset_of(PARAMS.read_text()) if PARAMS.exists() else None
+    here = _preset_of(LAYOUT.params.read_text()) if LAYOUT.params.exists() else None
     width = max(map(len, texts), default=0)
     told = {name: found[1] if (found := _TITLE.match(text)) else "The default job." for name, text in texts.items()}
     return [f"{'*' if name == here else ' '} {name:{width}}  {about}" for name, about in told.items()]
@@ -35,7 +35,7 @@ def choose(name: str, method: str | None, *, force: bool) -> None:
     text = combined(_find("preset", PRESETS, name), _find("method", METHODS, method) if method else None)
     if not force:
         require_unchanged()
-    with replacing(PARAMS) as temporary:
+    with replacing(LAYOUT.params) as temporary:
         temporary.write_text(text)
         check_params(temporary)
     follow_params()
@@ -53,8 +53,8 @@ def combined(preset: Path, method: Path | None) -> str:
 def require_unchanged() -> None:
     """A DataError where params.yaml or rounds.yaml is there and not as a preset has it."""
     remedy = "keep a copy and add --force"
-    if PARAMS.exists() and _preset_of(PARAMS.read_text()) is None:
-        raise DataError(PARAMS, expected="a preset as it was written", got="changes to it", remedy=remedy)
+    if LAYOUT.params.exists() and _preset_of(LAYOUT.params.read_text()) is None:
+        raise DataError(LAYOUT.params, expected="a preset as it was written", got="changes to it", remedy=remedy)
     if ROUNDS.exists() and read_yaml(ROUNDS) not in [rounds_of(PRESETS / f"{name}.yaml") for name in _texts(PRESETS)]:
         raise DataError(ROUNDS, expected="the rounds of a preset", got="others", remedy=remedy)
 

@@ -28,7 +28,7 @@ from pipeline.models.tokenizer import Tokenizer, completion_ids, load_tokenizer,
 from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError, ModelError
 from pipeline.runtime.files import replacing
-from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.tasks.prompts import PromptParams, find_cases
 from pipeline.tasks.templates import render_template
@@ -216,19 +216,19 @@ def write_params(wish: InitRequest, out: Path, *, force: bool) -> list[str]:
     ready = {
         read_yaml(one)["task"]["name"]: read_yaml(one)["task"] for one in map(_preset, _NEED_NO_DATA) if one.exists()
     }
-    beginning = propose_params(wish, read_yaml(PARAMS), ready)
-    text = edit_yaml(PARAMS, beginning.changes, beginning.comments)
+    beginning = propose_params(wish, read_yaml(LAYOUT.params), ready)
+    text = edit_yaml(LAYOUT.params, beginning.changes, beginning.comments)
     with replacing(out) as temporary:
         temporary.write_text(text)
         check_params(temporary)
-    if out == PARAMS:
+    if out == LAYOUT.params:
         follow_params()
     return beginning.told
 
 
 def _spare(out: Path) -> None:
     """A DataError where something would be lost: another file, or a params.yaml that is no preset."""
-    if out == PARAMS:
+    if out == LAYOUT.params:
         require_unchanged()
     elif out.exists():
         raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pipeline.runtime.layout import store_root
+from pipeline.runtime.layout import LAYOUT, store_root
 
 _NAME = 12  # digits of an id that people see
 
@@ -108,7 +108,7 @@ def gc(works: tuple[Path, ...], force: bool) -> None:
     """
     from pipeline.store_admin.integrity import collect, collectable, list_segments, segments
 
-    found, _ = list_segments(collectable(store_root(), works or (Path("work"),)))
+    found, _ = list_segments(collectable(store_root(), works or (LAYOUT.work,)))
     for one in found:
         click.echo(one.segment)
     size = sum(one.bytes for one in found)

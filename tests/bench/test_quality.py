@@ -18,7 +18,7 @@ from bench.end_to_end.quality import Setting, against_trl, averaged, changed, ch
 from bench.end_to_end.trl_gkd import has_trl
 from bench.subprocess_run import peak_bytes
 from pipeline.core.files import read_prompts
-from pipeline.runtime.layout import PROMPTS
+from pipeline.runtime.layout import Layout
 
 TINY = Setting(
     steps=1,
@@ -81,7 +81,7 @@ def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
 
 
 def test_more_held_out_prompts_than_there_are_is_a_mistake(small_job: Path) -> None:
-    there = len(read_prompts(small_job / PROMPTS, "heldout"))
+    there = len(read_prompts(Layout(small_job).prompts, "heldout"))
     with pytest.raises(click.UsageError, match=f"at most the {there} of .*, got {there + 1}"):
         next(measured("1x1x2", replace(TINY, heldout=there + 1), 0))
 
