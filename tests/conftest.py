@@ -127,7 +127,7 @@ def student_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_job(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory we stand in, with a small job that benchmarks start from."""
-    from tests.jobs import make_small_job
+    from tests.project import make_small_job
 
     monkeypatch.chdir(tmp_path)
     make_small_job(tmp_path, make_model_dir)

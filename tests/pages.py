@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.lineage.records import Lineage
 from pipeline.report.page.page import run_page
 from pipeline.report.page.queries import Findings, by_round
-from tests.lineages import lineage, one_round, source
+from tests.factories import lineage, lineage_round, model_source
 
 NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 CHECKPOINTS = ["init", "r1", "r2", "r3"]
@@ -121,8 +121,10 @@ def _token(student: str, round_id: str, prompt: int, position: int) -> dict[str,
 
 def lineages(students: Sequence[str] = ("small",)) -> list[Lineage]:
     """Of the students after their last round; the teacher's name is one that nobody should have."""
-    rounds = [one_round(id_, first_step=10 * n, steps=10) for n, id_ in enumerate(CHECKPOINTS[1:])]
-    return [lineage(*rounds, student=name, teacher=source(NASTY, fingerprint="teacher-print")) for name in students]
+    rounds = [lineage_round(id_, first_step=10 * n, steps=10) for n, id_ in enumerate(CHECKPOINTS[1:])]
+    return [
+        lineage(*rounds, student=name, teacher=model_source(NASTY, fingerprint="teacher-print")) for name in students
+    ]
 
 
 def costs() -> dict[str, Any]:

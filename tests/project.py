@@ -15,11 +15,14 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
+from pipeline.runtime.layout import LAYOUT
+from pipeline.runtime.yaml_files import write_yaml
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
+from stages import prepare, teacher
 
 ROOT = Path(__file__).parents[1]
 FILES = ("dvc.yaml", ".dvcignore", "pyproject.toml", "requirements", "presets", "pipeline", "stages", "schemas")
-STUDENT = "work/small/r2/model/model.safetensors"
+STUDENT = LAYOUT.round("small", "r2").model / "model.safetensors"
 FIRST_RUN = [
     *["plan", "teacher", "prepare", "init@small", "generate", "score@corpus", "evaluate@teacher", "report"],
     *[f"{stage}@small-{id_}" for id_ in ("r1", "r2") for stage in ("rollout", "score", "train")],
@@ -252,3 +255,41 @@ def make_project(path: Path, make_model_dir: Callable[..., Path]) -> Project:
 
 def copy_of(project: Project, parent: Path) -> Project:
     return Project(Path(shutil.copytree(project.path, parent / "project", symlinks=True)))
+
+
+def make_small_job(folder: Path, make_model_dir: Callable[..., Path]) -> None:
+    """In `folder`, where the caller stands; the teacher has a name that holds elsewhere too."""
+    make_model_dir(folder / "models" / "teacher", layers=4, seed=1, initializer_range=0.2)
+    write_sums(folder)
+    model = {"model": str(folder / "models" / "teacher"), "revision": None, "dtype": "float32"}
+    write_yaml(folder / "params.yaml", PARAMS | {"teacher": model}, comment="Of a test.")
+    for command, options in ((teacher.main, ["--out", "work/teacher"]), (prepare.main, ["--teacher", "work/teacher"])):
+        command.main(args=options, standalone_mode=False)
+
+
+def write_sums(folder: Path) -> None:
+    """Twelve questions to learn from and four that are held out, where `PARAMS` looks for them."""
+    (folder / "data").mkdir()
+    for split, start, count in (("train", 0, 12), ("test", 100, 4)):
+        asked = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(start, start + count)]
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+
+
+def run(project: Project, *command: str) -> str:
+    """What a command that ends well prints."""
+    program = [sys.executable, "-m", command[0], *command[1:]] if command[0] == "dvc" else list(command)
+    done = subprocess.run(program, cwd=project.path, env=project.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def committed(project: Project) -> Project:
+    """The same project as a git repository with one commit."""
+    (project.path / ".dvc/config.local").unlink()
+    (project.path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "store/\nsite/\n")
+    who = {"NAME": "a", "EMAIL": "a@localhost"}
+    project.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+    run(project, "git", "init", "-q")
+    run(project, "git", "add", ".")
+    run(project, "git", "commit", "-q", "-m", "one")
+    return project

@@ -19,9 +19,8 @@ from pipeline.report.views import VIEWS, connect, query
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.validation import check_params
 from stages.cli.main import commands
-from tests.end_to_end.test_reuse import committed
 from tests.messages import messages
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, committed
 
 PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 TEXT = {name: page.read_text() for name, page in PAGES.items()}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import Rollout
 from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
+from tests.factories import rollout
 from tests.scores import head_only, header
 
 ROOT = Path(__file__).parents[1]
@@ -23,21 +23,7 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
     ids = np.concatenate([generator.choice(300, count, replace=False) for count in counts]).astype(np.int32)
     logp = np.log(generator.uniform(1e-5, 0.9, len(ids)))
     scores = head_only(ids, logp, counts, tail=0.1, token_logp=-1.0)
-    rollout = Rollout(
-        rollout_id=str(completion),
-        prompt_id="p",
-        source="dataset",
-        policy="",
-        prompt_ids=[1, 2],
-        completion_ids=completion,
-        behaviour_logp=[],
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=True,
-        text="",
-    )
-    return ScoredSequence(rollout=rollout, scores=scores)
+    return ScoredSequence(rollout=rollout(str(completion), completion, source="dataset", finished=True), scores=scores)
 
 
 def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
@@ -50,9 +36,9 @@ def test_the_reader_in_the_readme_reads_a_segment(tmp_path: Path) -> None:
     segment = Segment.open(tmp_path / "segment")
     for row, expected in enumerate(segment.read(0, 3)):
         read = namespace["read_head"](tmp_path / "segment", row)
-        assert [len(ids) for ids, _ in read] == expected.head_n.tolist()
-        assert np.concatenate([ids for ids, _ in read]).tolist() == expected.head_ids.tolist()
-        assert np.log(np.concatenate([p for _, p in read])) == pytest.approx(expected.head_logp, abs=1e-5)
+        assert [len(ids) for ids, _ in read] == expected.top.counts.tolist()
+        assert np.concatenate([ids for ids, _ in read]).tolist() == expected.top.ids.tolist()
+        assert np.log(np.concatenate([p for _, p in read])) == pytest.approx(expected.top.logp, abs=1e-5)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:pipeline|stages|schemas|docs|tests)/[\w./]*)`", README))))

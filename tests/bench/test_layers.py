@@ -8,27 +8,10 @@ import torch
 
 from bench.end_to_end.layers import Cut
 from pipeline.checkpoints.pruning import keep_layers
-from pipeline.core.types import Rollout
 from pipeline.models import language_model as lm
+from tests.factories import rollout
 
 TEXTS = [([256, 5, 9, 31], [7, 7, 80]), ([256, 60], [1, 2, 3, 4, 5])]
-
-
-def rollout(prompt: list[int], completion: list[int]) -> Rollout:
-    return Rollout(
-        rollout_id="",
-        prompt_id="",
-        source="teacher",
-        policy="",
-        prompt_ids=prompt,
-        completion_ids=completion,
-        behaviour_logp=[],
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=False,
-        text="",
-    )
 
 
 @torch.inference_mode()
@@ -40,7 +23,9 @@ def logp(path: Path) -> torch.Tensor:
 
 def test_a_cut_is_as_far_off_as_the_student_made_of_it(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
     teacher = make_model_dir(tmp_path / "teacher", layers=4)
-    cut = Cut(teacher, [rollout(*one) for one in TEXTS], vocab=260)
+    cut = Cut(
+        teacher, [rollout("", completion, prompt=prompt, source="teacher") for prompt, completion in TEXTS], vocab=260
+    )
     assert cut.depth == 4
     assert cut.forward_kl([0, 1, 2, 3]) == pytest.approx(0, abs=1e-6)
     for layers in ((0, 2, 3), (1,), (0, 3)):

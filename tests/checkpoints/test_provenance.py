@@ -9,7 +9,7 @@ import pytest
 from pipeline.checkpoints.provenance import _gguf_license, earlier_lineage, source_of
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import write_lineage
-from tests.lineages import lineage, one_round
+from tests.factories import lineage, lineage_round
 
 
 def test_a_directory_tells_its_licence_and_lineage(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
@@ -19,8 +19,8 @@ def test_a_directory_tells_its_licence_and_lineage(make_model_dir: Callable[...,
     found = source_of(str(model), None, model, where="teacher.model")
     assert (found.license, found.hub, found.fingerprint) == ("apache-2.0", False, model_fingerprint(model))
     assert earlier_lineage(str(model), None, where="x") is None
-    write_lineage(model, lineage(one_round()))
-    assert earlier_lineage(str(model), None, where="x") == lineage(one_round())
+    write_lineage(model, lineage(lineage_round()))
+    assert earlier_lineage(str(model), None, where="x") == lineage(lineage_round())
     assert model_fingerprint(model) == found.fingerprint  # neither file makes it another model
 
 

@@ -343,10 +343,12 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
         (one.prompt_ids, one.completion_ids) for one in rollouts
     ]
     scores = segment.read(0, len(segment))
-    mass = sum(float(np.exp(one.head_logp).sum() + one.tail_NH[:, 0].sum()) for one in scores)
-    positions = sum(len(one.head_n) for one in scores)
+    mass = sum(float(np.exp(one.top.logp).sum() + one.stats.tail_NH[:, 0].sum()) for one in scores)
+    positions = sum(len(one.top.counts) for one in scores)
     assert mass / positions == pytest.approx(1, abs=0.02)  # one-byte probabilities
-    assert sum(int(one.union_n.sum()) for one in scores) > 0  # a pruned student writes what the teacher would not
+    assert (
+        sum(int(one.student.counts.sum()) for one in scores) > 0
+    )  # a pruned student writes what the teacher would not
 
 
 @pytest.mark.slow

@@ -16,12 +16,11 @@ import transformers
 from bench.end_to_end.job import begin, go_round, make_corpus, merged, run_stage
 from pipeline.models.architectures import auto_class, tied_head, untie_head
 from pipeline.models.language_model import load_model
-from pipeline.report.jobs import round_list
 from pipeline.runtime.files import read_json
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
-from tests.jobs import write_sums
-from tests.project import PARAMS
+from tests.project import PARAMS, write_sums
 
 QWEN = 151_936  # rows of the head of Qwen2.5's smaller models
 SMALL: dict[str, Any] = {

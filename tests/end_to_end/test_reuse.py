@@ -20,7 +20,7 @@ import pytest
 import tests.project as end_to_end
 from pipeline.core.hashing import tree_digest
 from pipeline.runtime.yaml_files import read_yaml
-from tests.project import ROOT, STUDENT, Project, copy_of, executed
+from tests.project import STUDENT, Project, committed, copy_of, executed, run
 
 pytestmark = pytest.mark.slow
 SMALL = ("work/small/r2/model", "work/small/r2/segment", "work/corpus/segment")
@@ -34,26 +34,6 @@ def teacher_tokens(project: Project, output: str) -> dict[str, int]:
         if name == "score":
             found[stage] = project.json(f"work/costs/{place}-score.json")["tokens"]
     return found
-
-
-def run(project: Project, *command: str) -> str:
-    """What a command that ends well prints."""
-    program = [sys.executable, "-m", command[0], *command[1:]] if command[0] == "dvc" else list(command)
-    done = subprocess.run(program, cwd=project.path, env=project.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def committed(project: Project) -> Project:
-    """The same project as a git repository with one commit."""
-    (project.path / ".dvc/config.local").unlink()
-    (project.path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "store/\nsite/\n")
-    who = {"NAME": "a", "EMAIL": "a@localhost"}
-    project.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
-    run(project, "git", "init", "-q")
-    run(project, "git", "add", ".")
-    run(project, "git", "commit", "-q", "-m", "one")
-    return project
 
 
 def cloned(project: Project, path: Path) -> Project:

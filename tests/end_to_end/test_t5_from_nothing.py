@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bench.end_to_end.job import go_round, make_corpus, merged, run_stage
-from pipeline.report.jobs import round_list
 from pipeline.runtime.files import read_json
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from tests.project import PARAMS

@@ -4,19 +4,19 @@ import json
 import re
 
 from pipeline.lineage.describe import as_json, as_text
-from pipeline.lineage.dvc_lock import Ran
-from tests.lineages import lineage, one_round, source
+from pipeline.lineage.dvc_index import OutputRecord
+from tests.factories import lineage, lineage_round, model_source
 
 COSTS = {
     "small-r1-rollout": {"seconds": 1.0, "tokens": 3, "commit": None, "dirty": None},
     "small-r1-score": {"seconds": 2.0, "tokens": 9, "positions": 50, "positions_reused": 20, "commit": None},
     "small-r1-train": {"seconds": 4.0, "tokens": 5, "commit": "c" * 40, "dirty": True},
 }
-RAN = Ran(stages=["train"], parameters={"seed": 0}, code="d" * 32, md5="e.dir")
+RAN = OutputRecord(stages=["train"], parameters={"seed": 0}, code="d" * 32, md5="e.dir")
 
 
 def test_the_rounds_say_tokens_seconds_and_code() -> None:
-    text = as_text(lineage(one_round()), COSTS, RAN)
+    text = as_text(lineage(lineage_round()), COSTS, RAN)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         *["r1", "1-4", "1,234", "50", "30", "7.0", "cccccccccccc, altered"]
@@ -29,15 +29,15 @@ def test_the_rounds_say_tokens_seconds_and_code() -> None:
 
 
 def test_a_model_outside_its_project_says_what_it_does_not_know() -> None:
-    text = as_text(lineage(one_round()), {}, None)
+    text = as_text(lineage(lineage_round()), {}, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert row.count("unknown") == 3
     assert "dvc.lock: does not know this directory" in text
 
 
 def test_an_earlier_run_and_its_teacher_are_told() -> None:
-    old = lineage(one_round("r7", teacher="old-print"), teacher=source("old"))
-    made = lineage(one_round(), earlier=old)
+    old = lineage(lineage_round("r7", teacher="old-print"), teacher=model_source("old"))
+    made = lineage(lineage_round(), earlier=old)
     text = as_text(made, COSTS, None)
     assert text.index("| r7 ") < text.index("| r1 ")
     assert "warning: student small: first tuned on data of teacher old" in text

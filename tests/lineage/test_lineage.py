@@ -17,12 +17,12 @@ from pipeline.lineage.lineage import (
     write_lineage,
 )
 from pipeline.runtime.errors import DataError
-from tests.lineages import lineage, one_round, source
+from tests.factories import lineage, lineage_round, model_source
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    earlier = lineage(one_round(), config={"hidden_size": 8}, layers=None)
-    made = lineage(one_round(), one_round("r2", first_step=4), earlier=earlier)
+    earlier = lineage(lineage_round(), config={"hidden_size": 8}, layers=None)
+    made = lineage(lineage_round(), lineage_round("r2", first_step=4), earlier=earlier)
     write_lineage(tmp_path, made)
     assert read_lineage(tmp_path) == made
     before = (tmp_path / FILE).read_bytes()
@@ -31,7 +31,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_the_layers_of_an_encoder_and_a_decoder_are_kept_apart(tmp_path: Path) -> None:
-    made = lineage(one_round(), layers={"encoder": (0, 2), "decoder": (1,)})
+    made = lineage(lineage_round(), layers={"encoder": (0, 2), "decoder": (1,)})
     write_lineage(tmp_path, made)
     assert read_lineage(tmp_path) == made
     assert kept_layers(made) == "encoder 0, 2, decoder 1"
@@ -53,7 +53,7 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_another_shape_is_a_mistake(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    write_lineage(tmp_path, lineage(one_round()))
+    write_lineage(tmp_path, lineage(lineage_round()))
     (tmp_path / FILE).write_text(json.dumps(json.loads((tmp_path / FILE).read_text()) | change))
     with pytest.raises(DataError, match=told):
         read_lineage(tmp_path)
@@ -61,19 +61,19 @@ def test_a_file_of_another_shape_is_a_mistake(tmp_path: Path, change: dict[str, 
 
 def test_the_same_teacher_is_no_news() -> None:
     assert teacher_warning(lineage(), "teacher-print") is None  # never tuned
-    assert teacher_warning(lineage(one_round()), "teacher-print") is None
+    assert teacher_warning(lineage(lineage_round()), "teacher-print") is None
     assert last_warning(lineage()) is None
 
 
 def test_another_teacher_in_a_later_round_is_told() -> None:
-    changed = add_round(lineage(one_round()), one_round("r2", teacher="strange-print"))
+    changed = add_round(lineage(lineage_round()), lineage_round("r2", teacher="strange-print"))
     told = last_warning(changed)
     assert told is not None
     assert "first tuned on data of teacher teacher (teacher-prin), now another (strange-prin) scores" in told
 
 
 def test_the_first_teacher_is_known_across_runs() -> None:
-    old = lineage(one_round(teacher="old-print"), teacher=source("old"))
+    old = lineage(lineage_round(teacher="old-print"), teacher=model_source("old"))
     new = lineage(earlier=lineage(earlier=old))
     assert first_teacher(new) == ("old", "old-print")
     told = teacher_warning(new, "teacher-print")

@@ -1,11 +1,13 @@
 """Every loss as it is trained against autograd: all logits at once, in float64, differentiated by torch alone.
 
-`pipeline.losses.fused_linear.project` hands a loss what it sees of the logits; here the same losses see the same
-numbers of a plain [N, V] that autograd goes through, as the loss would be written without a fused head.
+`pipeline.losses.fused_linear.FusedLinearLoss` passes a loss a few numbers of the logits. Here the same losses get the
+same numbers from a plain tensor [N, V] that autograd differentiates, as the loss would be written without a fused head.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,27 +15,26 @@ import torch
 from torch import Tensor
 
 from pipeline.losses import objective as module
-from pipeline.losses.batch import Batch
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.fused_linear import Loss, LossTargets, Metrics, StudentLogits
-from pipeline.losses.objective import _ONLY, ObjectiveParams, TailEstimator, batch_loss
+from pipeline.losses.fused_linear import LossTargets, Metrics, PositionLoss, StudentLogits
+from pipeline.losses.objective import DIVERGENCES_OF, ObjectiveParams, TailEstimator, batch_loss
 from pipeline.models.head import Head
-from tests.loss_cases import objective, random_logits
-from tests.losses.test_tail_estimators import many_rows
+from tests.loss_cases import many_rows, objective, random_logits
 
 VOCAB, WIDTH, POSITIONS = 30, 6, 5
 SUPPORTS: tuple[TailEstimator, ...] = ("bucket", "tail_samples", "tail_mean", "residual", "sampled")
 HEADS = {"plain": (False, None), "bias": (True, None), "capped": (True, 2.0)}
 pytestmark = pytest.mark.parametrize(
     ("name", "support_name"),
-    [one for one in itertools.product(DIVERGENCES, SUPPORTS) if one[0] in _ONLY.get(one[1], DIVERGENCES)],
+    [one for one in itertools.product(DIVERGENCES, SUPPORTS) if one[0] in DIVERGENCES_OF.get(one[1], DIVERGENCES)],
 )
 
 
 def densely(
-    head: Head, hidden_ND: Tensor, targets: LossTargets, loss: Loss, *, temperature: float, chunk: int, entropy: bool
+    hidden_ND: Tensor, *, head: Head, targets: LossTargets, loss: PositionLoss, temperature: float, entropy: bool
 ) -> tuple[Tensor, Metrics]:
-    """What `project` computes, by its definition."""
+    """Compute a `FusedLinearLoss` by its definition."""
     logits_NV = head(hidden_ND)
     at_T_NV, token_ids_N1 = logits_NV / temperature, targets.token_ids_N[:, None]
     others_NV = at_T_NV.scatter(-1, targets.ids_NK, -torch.inf)
@@ -41,17 +42,17 @@ def densely(
     logp_NV = (logits_NV / targets.token_temperature).log_softmax(-1)
     seen = StudentLogits(
         stored_NK=at_T_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf),
-        others_N=others_NV.logsumexp(-1),
-        drawn_NJ=at_T_NV.gather(-1, targets.draw_ids_NJ),
+        unstored_N=others_NV.logsumexp(-1),
+        tail_sample_NJ=at_T_NV.gather(-1, targets.tail_sample_ids_NJ),
         token_N=at_T_NV.gather(-1, token_ids_N1)[:, 0],
         token_logp_N=logp_NV.gather(-1, token_ids_N1)[:, 0].detach(),
-        others_entropy_N=torch.special.entr(share_NV).sum(-1) if entropy else None,
+        unstored_entropy_N=torch.special.entr(share_NV).sum(-1) if entropy else None,
     )
     loss_N, metrics = loss(seen, slice(None))
     return loss_N.sum(), metrics
 
 
-def in_double(rows: Batch, advantage_N: Tensor) -> tuple[Batch, Batch]:
+def in_double(rows: TeacherRows, advantage_N: Tensor) -> tuple[TeacherRows, TeacherRows]:
     """The rows with these advantages, as they are and in float64."""
     rows = replace(rows, advantage_N=advantage_N)
     values = {name: getattr(rows, name) for name in rows.__slots__}
@@ -60,7 +61,7 @@ def in_double(rows: Batch, advantage_N: Tensor) -> tuple[Batch, Batch]:
 
 
 def gradients(
-    p: ObjectiveParams, rows: Batch, leaves: tuple[Tensor | None, ...], softcap: float | None
+    p: ObjectiveParams, rows: TeacherRows, leaves: tuple[Tensor | None, ...], softcap: float | None
 ) -> tuple[float, list[Tensor]]:
     """Mean over positions, and its gradients with respect to hidden states, weights and bias."""
     hidden_ND, weight_VD, bias_V = (None if one is None else one.clone().requires_grad_() for one in leaves)
@@ -86,10 +87,15 @@ def test_float32_in_chunks_equals_autograd_to_1e_6(
     rounded = tuple(None if one is None else one.float() for one in leaves)
     p = objective(name, tail_estimator=support_name, alpha=alpha, cross_entropy=cross_entropy, chunk_tokens=7)
     value, found = gradients(p, single, rounded, softcap)
-    asked: list[Any] = []
-    monkeypatch.setattr(module, "project", lambda *args, **named: asked.append(named) or densely(*args, **named))
+    chunks: list[int] = []
+
+    def dense_loss(*, chunk: int, **settings: Any) -> Callable[[Tensor], tuple[Tensor, Metrics]]:
+        chunks.append(chunk)
+        return partial(densely, **settings)
+
+    monkeypatch.setattr(module, "FusedLinearLoss", dense_loss)
     expected, autograd = gradients(p, double, tuple(None if one is None else one.double() for one in rounded), softcap)
-    assert [one["chunk"] for one in asked] == [7]
+    assert chunks == [7]
     assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
     for one, other in zip(found, autograd, strict=True):
         assert other.abs().max() > 1e-3

@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.objective import batch_loss, check, temperature_column
+from pipeline.losses.objective import batch_loss, check_objective, temperature_column
 from pipeline.models.head import Head
 from pipeline.runtime.errors import ParameterError
 from tests.loss_cases import (
     TEMPERATURES,
     Pair,
-    batch,
     dense,
     identity,
     loss_and_gradient,
@@ -25,7 +24,9 @@ from tests.loss_cases import (
     pair,
     random_logits,
     support,
+    teacher_rows,
 )
+from tests.scores import entries
 
 NAMES = list(DIVERGENCES)
 DRAWN = ["forward_kl", "skew_forward_kl"]
@@ -42,7 +43,7 @@ def test_bucket_is_dense_when_at_most_one_token_is_outside(name: str, temperatur
     teacher_TV, student_TV = (random_logits(5, 9, seed=seed) for seed in (0, 1))
     tokens = teacher_TV.argmax(-1).tolist()
     p = objective(name, temperature=temperature)
-    rows = batch([pair(teacher_TV, tokens, support(threshold=0.0, max_entries=9 - outside))], temperature)
+    rows = teacher_rows([pair(teacher_TV, tokens, support(threshold=0.0, max_entries=9 - outside))], temperature)
     assert rows.ids_NK.shape[1] == 9 - outside
     value, gradient = loss_and_gradient(p, student_TV.float(), rows)
     expected, expected_gradient = dense(p, teacher_TV, student_TV)
@@ -59,11 +60,11 @@ def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
         union = [[1, 2, 3], [4]] if index == 1 else []
         everything.append(pair(teacher_TV, [5, 6], support(), support_ids=union))
     student_NV = random_logits(6, 9, seed=9).float()
-    together = batch(everything)
+    together = teacher_rows(everything)
     assert (together.logp_NK == -torch.inf).any()
     value, gradient = loss_and_gradient(p, student_NV, together)
     alone = [
-        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], batch([one]))
+        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], teacher_rows([one]))
         for index, one in enumerate(everything)
     ]
     assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
@@ -80,7 +81,7 @@ def test_bucket_is_a_lower_bound_that_grows_with_the_support(
     tokens, p = [0], objective(name)
     small = pair(teacher_TV, tokens, support(threshold=threshold))
     large = pair(teacher_TV, tokens, support(threshold=threshold), support_ids=[[1, 2, 3]])
-    values = [loss_and_gradient(p, student_TV, batch([one]))[0] for one in (small, large)]
+    values = [loss_and_gradient(p, student_TV, teacher_rows([one]))[0] for one in (small, large)]
     slack = 1e-6 * (1 + abs(values[1]))  # what float32 rounds in the rows
     assert -slack <= values[0] <= values[1] + slack
     assert values[1] <= dense(p, teacher_TV, student_TV)[0] + slack
@@ -88,7 +89,7 @@ def test_bucket_is_a_lower_bound_that_grows_with_the_support(
 
 def test_the_mass_outside_counts_where_a_truncated_sum_would_be_negative() -> None:
     teacher_TV, student_TV = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.6, 0.4]]).log()
-    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    rows = teacher_rows([pair(teacher_TV, [0], support(threshold=0.5))])
     assert rows.ids_NK.tolist() == [[0]]
     truncated = 0.6 * np.log(0.6 / 0.9)
     value, gradient = loss_and_gradient(objective("reverse_kl"), student_TV, rows)
@@ -101,7 +102,7 @@ def test_the_mass_outside_counts_where_a_truncated_sum_would_be_negative() -> No
 def test_student_mass_outside_the_support_is_pushed_back(name: str) -> None:
     teacher_TV = torch.tensor([[0.9, 0.07, 0.01, 0.01, 0.01]]).log()
     student_TV = torch.tensor([[0.02, 0.02, 0.9, 0.03, 0.03]]).log()
-    rows = batch([pair(teacher_TV, [0], support(threshold=0.5))])
+    rows = teacher_rows([pair(teacher_TV, [0], support(threshold=0.5))])
     _, gradient = loss_and_gradient(objective(name), student_TV, rows)
     assert gradient[0, 0] < 0 < gradient[0, 2]
 
@@ -111,7 +112,7 @@ def test_many_digits_of_a_tiny_student_tail_survive() -> None:
     teacher_TV = torch.tensor([[0.0, 0.0, -4.0, -4.0]])
     student_TV = torch.tensor([[20.0, 20.0, 0.0, 0.0]])
     p = objective()
-    value, gradient = loss_and_gradient(p, student_TV, batch([pair(teacher_TV, [0], support())]))
+    value, gradient = loss_and_gradient(p, student_TV, teacher_rows([pair(teacher_TV, [0], support())]))
     expected, expected_gradient = dense(p, teacher_TV, student_TV)
     assert value == pytest.approx(expected, rel=1e-5)  # the two tails have one shape, so the bucket loses nothing
     assert (gradient - expected_gradient).abs().max() < 1e-6
@@ -127,8 +128,7 @@ _TAIL = (2, 3, 4, 5)
 def with_draws(one: Pair, ids: Sequence[int]) -> Pair:
     """The same scores of a single position, with these draws."""
     logp = _TEACHER_TV[0, list(ids)].numpy().astype(np.float32)
-    draws = {"draw_ids": np.array(ids, np.int32), "draw_logp": logp, "draw_n": np.array([len(ids)], np.int32)}
-    return one[0], replace(one[1], **draws)
+    return one[0], replace(one[1], tail_samples=entries([ids], logp))
 
 
 @pytest.mark.parametrize("union", [[], [3], [3, 2], [2, 3, 4], [2, 3, 4, 5]])
@@ -148,7 +148,7 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
     chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
     mean, mean_gradient, certainty = 0.0, torch.zeros_like(_STUDENT_TV), 0.0
     for ids in itertools.product(_TAIL, repeat=m):
-        rows = batch([with_draws(base, ids)], temperature)
+        rows = teacher_rows([with_draws(base, ids)], temperature)
         value, gradient = loss_and_gradient(p, _STUDENT_TV, rows)
         weight = np.prod([chance[one] for one in ids])
         mean, mean_gradient, certainty = mean + weight * value, mean_gradient + weight * gradient, certainty + weight
@@ -160,7 +160,7 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
 
 @pytest.mark.parametrize("scale", [0.01, 0.5])
 def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
-    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
+    rows = teacher_rows([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
     bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
     drawn, drawn_gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), _STUDENT_TV, rows)
     share = 1 - np.exp(-bucket / scale)
@@ -174,7 +174,7 @@ def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5])
 def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
-    rows = batch([pair(_TEACHER_TV, [0], support(threshold=0.2))])
+    rows = teacher_rows([pair(_TEACHER_TV, [0], support(threshold=0.2))])
     drawn, bucket = (
         loss_and_gradient(objective(tail_estimator=on, tail_samples_scale=scale), _STUDENT_TV, rows)
         for on in ("tail_samples", "bucket")
@@ -186,7 +186,8 @@ def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
 def test_draws_are_unused_unless_asked_for() -> None:
     without = pair(_TEACHER_TV, [0], support(threshold=0.2))
     values = [
-        loss_and_gradient(objective(), _STUDENT_TV, batch([one]))[0] for one in (without, with_draws(without, [4, 4]))
+        loss_and_gradient(objective(), _STUDENT_TV, teacher_rows([one]))[0]
+        for one in (without, with_draws(without, [4, 4]))
     ]
     assert values[0] == values[1]
 
@@ -194,8 +195,8 @@ def test_draws_are_unused_unless_asked_for() -> None:
 def test_rows_with_and_without_draws_share_a_batch() -> None:
     p, bare = objective(tail_estimator="tail_samples"), pair(_TEACHER_TV, [0], support(threshold=0.2))
     pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
-    value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), batch(pairs))
-    alone = [loss_and_gradient(p, _STUDENT_TV, batch([one])) for one in pairs]
+    value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), teacher_rows(pairs))
+    alone = [loss_and_gradient(p, _STUDENT_TV, teacher_rows([one])) for one in pairs]
     assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
     assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-7
 
@@ -203,7 +204,7 @@ def test_rows_with_and_without_draws_share_a_batch() -> None:
 def test_a_negative_value_is_not_clamped() -> None:
     """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
     student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
-    rows = batch([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
+    rows = teacher_rows([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
     value, gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), student_TV, rows)
     expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
     assert expected < -0.5
@@ -220,7 +221,7 @@ def test_a_negative_value_is_not_clamped() -> None:
 def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
     """Neither the loss nor a metric, nor the gradients of hidden states and head."""
     teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1)
-    rows = batch([pair(teacher_TV, list(range(8)), support(samples_per_tail=20.0), behaviour=[-1.0] * 8)])
+    rows = teacher_rows([pair(teacher_TV, list(range(8)), support(samples_per_tail=20.0), behaviour=[-1.0] * 8)])
     results = []
     for size in (chunk_tokens, 1000):
         hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
@@ -242,7 +243,7 @@ def test_cross_entropy_takes_its_share_where_another_wrote_the_token(share: floa
     teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
     p, plain = objective(cross_entropy=share), objective()
     by_student, by_others = (
-        batch([pair(teacher_TV, [0, 1, 2], support(), behaviour=[logp] * 3)]) for logp in (-1.0, float("nan"))
+        teacher_rows([pair(teacher_TV, [0, 1, 2], support(), behaviour=[logp] * 3)]) for logp in (-1.0, float("nan"))
     )
     distance, gradient = loss_and_gradient(plain, student_TV, by_others)
     nll_N = -student_TV.log_softmax(-1)[range(3), range(3)]
@@ -256,7 +257,7 @@ def test_cross_entropy_takes_its_share_where_another_wrote_the_token(share: floa
 def test_temperature_reaches_both_sides() -> None:
     """A student that equals its teacher is at zero only if both are softened alike."""
     teacher_TV = random_logits(4, 9, seed=0)
-    rows = batch([pair(teacher_TV, [0, 1, 2, 3], support())], temperature=2.0)
+    rows = teacher_rows([pair(teacher_TV, [0, 1, 2, 3], support())], temperature=2.0)
     value, _ = loss_and_gradient(objective(temperature=2.0), teacher_TV, rows)
     mixed, _ = loss_and_gradient(objective(temperature=1.0), teacher_TV, rows)
     assert value == pytest.approx(0, abs=1e-6)
@@ -266,7 +267,7 @@ def test_temperature_reaches_both_sides() -> None:
 def metrics_of(
     behaviour: list[float], *, temperature: float = 1.0, behaviour_temperature: float | None = 1.0
 ) -> dict[str, float]:
-    rows = batch([pair(random_logits(3, 9, seed=1), [0, 1, 2], support(), behaviour=behaviour)], temperature)
+    rows = teacher_rows([pair(random_logits(3, 9, seed=1), [0, 1, 2], support(), behaviour=behaviour)], temperature)
     now = random_logits(3, 9, seed=0)
     _, metrics = batch_loss(
         objective(temperature=temperature), identity(now), now, rows, behaviour_temperature=behaviour_temperature
@@ -309,7 +310,7 @@ def test_tokens_of_an_unknown_author_have_no_staleness() -> None:
 
 def test_teacher_tail_metric_is_the_mass_outside() -> None:
     teacher_TV = torch.tensor([[0.6, 0.3, 0.06, 0.04]]).log()
-    rows = batch([pair(teacher_TV, [0], support(threshold=0.2))])
+    rows = teacher_rows([pair(teacher_TV, [0], support(threshold=0.2))])
     _, metrics = batch_loss(
         objective(), identity(torch.zeros(1, 4)), torch.zeros(1, 4), rows, behaviour_temperature=None
     )
@@ -321,13 +322,13 @@ def test_teacher_tail_metric_is_the_mass_outside() -> None:
 
 @every_divergence
 def test_tail_draws_are_refused_where_they_would_not_settle(name: str) -> None:
-    check(objective(name))
+    check_objective(objective(name))
     if name in DRAWN:
-        check(objective(name, tail_estimator="tail_samples"))
+        check_objective(objective(name, tail_estimator="tail_samples"))
         return
     expected = f"objective.tail_estimator: expected tail_samples with no other .* got tail_samples with {name}"
     with pytest.raises(ParameterError, match=expected):
-        check(objective(name, tail_estimator="tail_samples"))
+        check_objective(objective(name, tail_estimator="tail_samples"))
 
 
 def test_a_temperature_that_was_not_scored_is_refused() -> None:
@@ -337,9 +338,9 @@ def test_a_temperature_that_was_not_scored_is_refused() -> None:
 
 
 def test_the_reward_is_of_what_is_written_at_temperature_one() -> None:
-    check(objective(alpha=0.5))
-    check(objective(alpha=1.0, temperature=2.0))
+    check_objective(objective(alpha=0.5))
+    check_objective(objective(alpha=1.0, temperature=2.0))
     with pytest.raises(
         ParameterError, match=r"objective.temperature: expected 1 when objective.alpha .*, got 2.0; set"
     ):
-        check(objective(alpha=0.5, temperature=2.0))
+        check_objective(objective(alpha=0.5, temperature=2.0))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline.core.types import Rollout
-from pipeline.losses.batch import Batch
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.objective import batch_loss
 from pipeline.losses.policy_gradient import policy_gradient
 from pipeline.training.batches import advantages
-from tests.losses.test_objective import batch, identity, loss_and_gradient, objective, pair, random_logits, support
-from tests.training.test_batches import params, rollout
+from tests.factories import batch_params, rollout
+from tests.loss_cases import identity, loss_and_gradient, objective, pair, random_logits, support, teacher_rows
 
 VOCAB, EOS = 3, 2
 EPSILON = 0.2
@@ -41,8 +41,7 @@ REWARDS = dict(zip(completions(), [0.3, 1.0, -2.0, 0.5, 0.0, 4.0, 1.5], strict=T
 
 
 def sampled(one: tuple[int, ...], logps: Tensor, reward: float | None, *, prompt: str = "p") -> Rollout:
-    made = replace(rollout("x", [0], one), prompt_id=prompt, reward=reward)
-    return replace(made, behaviour_logp=logps.tolist())
+    return rollout("x", one, prompt=[0], prompt_id=prompt, reward=reward, behaviour_logp=logps.tolist())
 
 
 def expected_gradient(logits_RV: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_rewar
         leaf = logits_RV.clone().requires_grad_()
         logq_N = torch.cat([token_logps(leaf, one) for one in group])
         lengths = [len(one) for one in group]
-        advantage_N = torch.from_numpy(np.repeat(advantages(rollouts, params()).astype(np.float64), lengths))
+        advantage_N = torch.from_numpy(np.repeat(advantages(rollouts, batch_params()).astype(np.float64), lengths))
         gain_N, _ = policy_gradient(logq_N, logq_N.detach(), advantage_N, epsilon=EPSILON)
         found_RV += chance * torch.autograd.grad(gain_N.sum(), leaf)[0] / samples
         certainty += chance.item()
@@ -103,26 +102,26 @@ def test_an_advantage_is_over_the_others_of_the_same_prompt_and_author() -> None
         sampled((EOS,), torch.zeros(1), reward, prompt=prompt) for reward, prompt in zip(rewards, prompts, strict=True)
     ]
     rollouts[-1] = replace(rollouts[-1], policy="another")
-    found = advantages(rollouts, params())
+    found = advantages(rollouts, batch_params())
     assert found.tolist() == [1 - 8.5, 0, 10 - 4, 7 - 5.5, 0, 0, 0]
     assert found.sum() == pytest.approx(0, abs=1e-6)
-    scaled = advantages(rollouts, params(scale_rewards="group"))
+    scaled = advantages(rollouts, batch_params(scale_rewards="group"))
     assert scaled == pytest.approx(found / (np.std([1, 10, 7], ddof=1) + 1e-4), rel=1e-6)
 
 
 def test_equal_rewards_are_no_advantage_however_scaled() -> None:
     rollouts = [sampled((EOS,), torch.zeros(1), 0.1) for _ in range(3)]
     for scale in ("none", "group"):
-        assert advantages(rollouts, params(scale_rewards=scale)) == pytest.approx([0, 0, 0], abs=1e-6)
+        assert advantages(rollouts, batch_params(scale_rewards=scale)) == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 # Within the objective
 
 
-def rows(advantage: list[float], behaviour: list[float]) -> tuple[Tensor, Batch]:
+def rows(advantage: list[float], behaviour: list[float]) -> tuple[Tensor, TeacherRows]:
     """The student's logits at three positions, and their batch."""
     teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
-    made = batch([pair(teacher_TV, [0, 1, 2], support(), behaviour=behaviour)])
+    made = teacher_rows([pair(teacher_TV, [0, 1, 2], support(), behaviour=behaviour)])
     return student_TV, replace(made, advantage_N=torch.tensor(advantage))
 
 

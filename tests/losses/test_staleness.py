@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.sampling import Sampling, comparable_temperature
-from pipeline.losses.fused_linear import LossTargets, StudentLogits, project
-from pipeline.losses.staleness import is_stale, measures, staleness_sums
+from pipeline.losses.fused_linear import FusedLinearLoss, LossTargets, StudentLogits
+from pipeline.losses.staleness import is_stale, staleness_columns, staleness_sums
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
 
@@ -33,7 +33,7 @@ def measured(logq: Any, behaviour: Any, known: Any = None, **more: float) -> dic
     logq_N, behaviour_N = (torch.tensor(one, dtype=torch.float64) for one in (logq, behaviour))
     known_N = torch.ones(len(logq_N), dtype=torch.bool) if known is None else torch.tensor(known)
     sums = {name: float(value) for name, value in staleness_sums(logq_N, behaviour_N, known_N).items()}
-    return measures(sums | {"own": 0, "truncated": 0} | more)
+    return staleness_columns(sums | {"own": 0, "truncated": 0} | more)
 
 
 @torch.no_grad()
@@ -57,12 +57,13 @@ def after(writer: Path, reader: Path, way: Sampling) -> dict[str, Any]:
     targets = LossTargets(
         ids_NK=tokens_N[:, None],
         padding_NK=torch.zeros(len(tokens_N), 1, dtype=torch.bool),
-        draw_ids_NJ=tokens_N[:, None],
+        tail_sample_ids_NJ=tokens_N[:, None],
         token_ids_N=tokens_N,
         token_temperature=temperature,
     )
-    _, sums = project(lm.head_of(model, 260), hidden_ND, targets, loss, temperature=2.0, chunk=7)
-    return measures({name: float(value) for name, value in sums.items()} | {"own": 3, "truncated": 1})
+    head = lm.head_of(model, 260)
+    _, sums = FusedLinearLoss(head=head, targets=targets, loss=loss, temperature=2.0, chunk=7)(hidden_ND)
+    return staleness_columns({name: float(value) for name, value in sums.items()} | {"own": 3, "truncated": 1})
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7, 2.0])

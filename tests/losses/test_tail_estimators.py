@@ -10,11 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.losses.batch import Batch
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.objective import _SUPPORTS, batch_loss, tail_estimator_of
+from pipeline.losses.objective import TAIL_ESTIMATORS, batch_loss, tail_estimator_of
 from pipeline.store.codecs import CODECS
-from tests.loss_cases import batch, dense, identity, loss_and_gradient, objective, pair, random_logits, support
+from tests.loss_cases import (
+    dense,
+    identity,
+    loss_and_gradient,
+    many_rows,
+    objective,
+    pair,
+    random_logits,
+    support,
+    teacher_rows,
+)
+from tests.scores import entries, with_stats
 
 NAMES = list(DIVERGENCES)
 ONLY = {
@@ -27,11 +38,11 @@ _TEACHER_TV, _STUDENT_TV, _AUTHOR_TV = (random_logits(1, VOCAB, seed=seed, sprea
 _LIKELY = [3, 4]  # what the author recorded
 
 
-def realised(token: int, temperature: float = 1.0, *, author_TV: Tensor = _AUTHOR_TV, **changes: Any) -> Batch:
+def realised(token: int, temperature: float = 1.0, *, author_TV: Tensor = _AUTHOR_TV, **changes: Any) -> TeacherRows:
     """The row of a position at which its author drew this token."""
     behaviour = author_TV.log_softmax(-1)[0, token].item()
     one = pair(_TEACHER_TV, [token], support(), support_ids=[_LIKELY], behaviour=[behaviour])
-    return batch([(replace(one[0], **changes), one[1])], temperature)
+    return teacher_rows([(replace(one[0], **changes), one[1])], temperature)
 
 
 def expectation(name: str, support_name: str, temperature: float, author_TV: Tensor) -> tuple[float, Tensor]:
@@ -45,7 +56,7 @@ def expectation(name: str, support_name: str, temperature: float, author_TV: Ten
 
 
 def test_the_row_of_these_tests_has_tokens_of_every_kind() -> None:
-    marked = [bool(realised(token).realised_only_N) for token in range(VOCAB)]
+    marked = [bool(realised(token).stored_only_because_sampled_N) for token in range(VOCAB)]
     assert 2 <= sum(marked) < VOCAB - 3
     assert not any(marked[token] for token in _LIKELY)
     stored = {token: set(realised(token).ids_NK[0].tolist()) - {token} for token in range(VOCAB)}
@@ -127,18 +138,18 @@ def g_row(
     behaviour: float | None = None,
     teacher_TV: Tensor = _TEACHER_TV,
     **changes: Any,
-) -> Batch:
+) -> TeacherRows:
     """A row whose author is this student, with the exact G of its tail or another."""
     logq_V, logp_V = student_TV.log_softmax(-1)[0], teacher_TV.log_softmax(-1)[0]
     behaviour = logq_V[0].item() if behaviour is None else behaviour
     rollout, scores = pair(teacher_TV, [0], support(threshold=0.2), support_ids=[_LIKELY], behaviour=[behaviour])
-    outside = sorted(set(range(VOCAB)) - {*scores.head_ids.tolist(), *scores.union_ids.tolist()})
+    outside = sorted(set(range(VOCAB)) - {*scores.top.ids.tolist(), *scores.student.ids.tolist()})
     exact = (logq_V[outside].softmax(-1) * logp_V[outside]).sum().item()
-    scores = replace(scores, tail_g_N=np.array([exact if g is None else g], np.float32))
-    return batch([(replace(rollout, **changes), scores)])
+    scores = with_stats(scores, tail_mean_N=np.array([exact if g is None else g], np.float32))
+    return teacher_rows([(replace(rollout, **changes), scores)])
 
 
-def others(rows: Batch) -> list[int]:
+def others(rows: TeacherRows) -> list[int]:
     return sorted(set(range(VOCAB)) - set(rows.ids_NK[0].tolist()))
 
 
@@ -175,7 +186,7 @@ def test_g_gives_the_dense_divergence_where_log_ratios_are_normal_over_the_tail(
     student_TV = torch.cat([torch.tensor([0.2, 0.3]), torch.full((count,), 0.5 / count)]).log()[None].double()
     rollout, scores = pair(teacher_TV, [0], support(threshold=0.03), behaviour=[float(np.log(0.2))])
     g = teacher_TV[0, 2:].mean().item()
-    rows = batch([(rollout, replace(scores, tail_g_N=np.array([g], np.float32)))])
+    rows = teacher_rows([(rollout, with_stats(scores, tail_mean_N=np.array([g], np.float32)))])
     assert len(rows.ids_NK[0]) == 2
     expected, dense_gradient = dense(objective(name), teacher_TV, student_TV)
     value, gradient = loss_and_gradient(objective(name, tail_estimator="tail_mean"), student_TV, rows)
@@ -219,7 +230,7 @@ def test_the_slope_of_jsd_in_the_tail_lies_between_two_bounds_and_so_does_what_g
 @with_g_smoothly
 def test_the_noise_of_g_cancels_where_the_bucket_is_right(name: str) -> None:
     """A student that equals its teacher: what draws make too small a G adds, what they make too large takes away."""
-    exact = g_row(_TEACHER_TV).tail_g_N.item()
+    exact = g_row(_TEACHER_TV).tail_mean_N.item()
     low, high = (
         loss_and_gradient(
             objective(name, tail_estimator="tail_mean"), _TEACHER_TV, g_row(_TEACHER_TV, g=exact + sign * 0.05)
@@ -252,7 +263,7 @@ def test_g_gives_way_to_the_bucket_as_the_rollout_ages() -> None:
 def test_without_a_g_of_its_own_a_row_has_the_bucket(unusable: str) -> None:
     rows = g_row(_STUDENT_TV, g={"none": np.nan, "impossible": -np.inf}.get(unusable))
     if unusable == "not this round's":
-        rows = replace(rows, fresh_N=torch.zeros_like(rows.fresh_N))
+        rows = replace(rows, on_policy_N=torch.zeros_like(rows.on_policy_N))
     found = loss_and_gradient(objective("reverse_kl", tail_estimator="tail_mean"), _STUDENT_TV, rows)
     bucket = loss_and_gradient(objective("reverse_kl"), _STUDENT_TV, rows)
     assert found[0] == pytest.approx(bucket[0], abs=1e-12)
@@ -263,9 +274,11 @@ def test_the_mass_outside_counts_with_every_support() -> None:
     """q = (.6, .4), p = (.9, .1), one token stored: truncated sums give less than nothing, the truth is .311."""
     teacher_TV, student_TV = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.6, 0.4]]).log()
     one = pair(teacher_TV, [0], support(threshold=0.5), behaviour=[float(np.log(0.6))])
-    one = one[0], replace(one[1], tail_g_N=np.array([np.log(0.1)], np.float32))
+    one = one[0], with_stats(one[1], tail_mean_N=np.array([np.log(0.1)], np.float32))
     for name in ("bucket", "tail_mean", "residual"):
-        value, gradient = loss_and_gradient(objective("reverse_kl", tail_estimator=name), student_TV, batch([one]))
+        value, gradient = loss_and_gradient(
+            objective("reverse_kl", tail_estimator=name), student_TV, teacher_rows([one])
+        )
         assert value == pytest.approx(0.311, abs=5e-4)
         assert gradient[0, 1] > 0.1  # descent takes mass from the token that is not stored
 
@@ -283,26 +296,6 @@ every_combination = pytest.mark.parametrize(
 )
 
 
-def many_rows(vocab: int, positions: int) -> tuple[Batch, Tensor]:
-    """Rows of all kinds: peaked and flat, with and without union, draws and G, by the student, the teacher, nobody."""
-    teacher_TV = random_logits(positions, vocab, seed=3, spread=1.0)
-    teacher_TV[::2] *= 4
-    tokens = torch.randint(vocab, (positions,), generator=torch.Generator().manual_seed(4)).tolist()
-    pairs = []
-    for index, source in enumerate(("student", "teacher", "dataset", "student")):
-        behaviour = [] if source == "dataset" else [-1.0] * positions
-        rollout, scores = pair(
-            teacher_TV,
-            tokens,
-            support(threshold=0.15, samples_per_tail=6.0),
-            support_ids=[[1, 2, 3]] * positions if index == 0 else [],
-            behaviour=behaviour,
-        )
-        g_N = np.where(np.arange(positions) % 2, -5.0, np.nan).astype(np.float32)
-        pairs.append((replace(rollout, source=source, behaviour_logp=behaviour), replace(scores, tail_g_N=g_N)))  # type: ignore[arg-type]
-    return batch(pairs), random_logits(4 * positions, vocab, seed=5)
-
-
 @every_combination
 def test_chunks_in_float32_are_the_whole_in_float64(name: str, support_name: str) -> None:
     """Mean value, and gradient of a mean over tokens, to 1e-6."""
@@ -317,7 +310,7 @@ def test_chunks_in_float32_are_the_whole_in_float64(name: str, support_name: str
     assert (found[1] - whole[1]).abs().max() / tokens < 1e-6
 
 
-def vars_of(rows: Batch) -> list[Any]:
+def vars_of(rows: TeacherRows) -> list[Any]:
     return [getattr(rows, name) for name in rows.__slots__]
 
 
@@ -344,23 +337,24 @@ def test_forward_kl_from_multiplicities_has_the_gradient_of_the_draws() -> None:
     total, weight = torch.zeros(1, VOCAB, dtype=torch.float64), 0.0
     rollout, scores = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[[3]])
     p_V = _TEACHER_TV.softmax(-1)[0]
-    tail = [token for token in range(VOCAB) if token not in scores.head_ids]
+    tail = [token for token in range(VOCAB) if token not in scores.top.ids]
     share = p_V[tail] / p_V[tail].sum()
     assert len(tail) > 4
     for drawn in itertools.product(range(len(tail)), repeat=2):
         ids = np.array([tail[one] for one in drawn], np.int32)
         logp = _TEACHER_TV.log_softmax(-1)[0, ids].float().numpy()
-        with_draws = replace(scores, draw_ids=ids, draw_logp=logp, draw_n=np.array([2], np.int32))
+        with_draws = replace(scores, tail_samples=entries([ids], logp))
         decoded = codec.decode(codec.encode(with_draws, ranks), ranks)
-        assert sorted(decoded.draw_ids.tolist()) == sorted(ids.tolist())
-        true = replace(decoded, draw_logp=_TEACHER_TV.log_softmax(-1)[0, decoded.draw_ids].float().numpy())
-        found, known = (loss_and_gradient(p, _STUDENT_TV, batch([(rollout, one)])) for one in (decoded, true))
+        assert sorted(decoded.tail_samples.ids.tolist()) == sorted(ids.tolist())
+        true_logp = _TEACHER_TV.log_softmax(-1)[0, decoded.tail_samples.ids].float().numpy()
+        true = replace(decoded, tail_samples=replace(decoded.tail_samples, logp=true_logp))
+        found, known = (loss_and_gradient(p, _STUDENT_TV, teacher_rows([(rollout, one)])) for one in (decoded, true))
         assert (found[1] - known[1]).abs().max() < 1e-6
         chance = (share[drawn[0]] * share[drawn[1]]).item()
         total, weight = total + chance * found[1], weight + chance
     assert weight == pytest.approx(1)
     _, expected = dense(objective("forward_kl"), _TEACHER_TV, _STUDENT_TV)
-    _, bucket = loss_and_gradient(objective("forward_kl"), _STUDENT_TV, batch([(rollout, scores)]))
+    _, bucket = loss_and_gradient(objective("forward_kl"), _STUDENT_TV, teacher_rows([(rollout, scores)]))
     assert (total - expected).abs().max() < 0.02  # a byte a probability
     assert (bucket - expected).abs().max() > 0.05
 
@@ -368,9 +362,9 @@ def test_forward_kl_from_multiplicities_has_the_gradient_of_the_draws() -> None:
 # Defaults
 
 
-@pytest.mark.parametrize("name", _SUPPORTS)
+@pytest.mark.parametrize("name", TAIL_ESTIMATORS)
 def test_every_support_says_what_holds_of_it_and_where_it_comes_from(name: Any) -> None:
-    rule: Any = _SUPPORTS[name](objective())
+    rule: Any = TAIL_ESTIMATORS[name](objective())
     said = inspect.getdoc(getattr(rule, "func", rule)) or ""
     assert "Status:" in said
     assert "Source:" in said

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.types import Prompt, Rollout
 from pipeline.metrics.rewards import REWARDS, Answer, find_reward, mean_reward, reward_rollouts, weighted_reward
 from pipeline.runtime.errors import DataError, ParameterError
-from tests.training.test_batches import rollout
+from tests.factories import rollout
 
 MODULE = """
 class NoFunction: pass
@@ -118,7 +118,7 @@ def prompts() -> list[Prompt]:
 
 def written() -> list[Rollout]:
     found = [("a", "it is 2"), ("b", "2"), ("a", "3")]
-    return [replace(rollout(name, [1], [5, 6, 7]), text=text) for name, text in found]
+    return [rollout(name, [5, 6, 7], prompt=[1], prompt_id=name, text=text) for name, text in found]
 
 
 def test_each_rollout_is_judged_by_its_own_prompts_references() -> None:

@@ -22,14 +22,14 @@ from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
 from pipeline.training.loop import checkpoints, open_run, train
+from tests import training_jobs
 from tests.scores import header
-from tests.training import test_loop as test_training
 
 VOCAB, PAD, EOS, LENGTH = 20, 0, 1, 3
 SUPPORT = TruncationParams(threshold=0.01, max_entries=16, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
-MIX = replace(test_training.MIX, batch_size=16, micro_batch_size=16, student_fraction=0.5, shuffle_window=64)
-OBJECTIVE = replace(test_training.OBJECTIVE, chunk_tokens=64)
-OPTIMIZER = test_training.optimizer(
+MIX = replace(training_jobs.MIX, batch_size=16, micro_batch_size=16, student_fraction=0.5, shuffle_window=64)
+OBJECTIVE = replace(training_jobs.OBJECTIVE, chunk_tokens=64)
+OPTIMIZER = training_jobs.optimizer(
     learning_rate=5e-3, warmup_steps=5, decay_steps=100, adam_beta2=0.99, save_steps=100
 )
 STEPS = 95

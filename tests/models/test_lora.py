@@ -12,41 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.checkpoints.student import StudentParams, save_student
 from pipeline.core.hashing import model_fingerprint
 from pipeline.core.sampling import Sampling
 from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
-from pipeline.models.lora import LoraParams
 from pipeline.models.tokenizer import load_tokenizer, tokenizer_fingerprint
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.errors import ModelError, ParameterError
-from pipeline.runtime.resume import whole_directory
 from stages.cli.model import merge
+from tests.factories import lora_params, make_lora_student
 
 VOCAB = 260
 PROMPTS, COMPLETIONS = [[3, 1, 4, 1, 5], [9]], [[7, 9, 3], [2, 3, 8, 4]]
-
-
-def lora(**changes: Any) -> LoraParams:
-    settings: dict[str, Any] = {
-        "r": 2,
-        "lora_alpha": 4.0,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "target_modules": "all-linear",
-        "base_dtype": "float32",
-    }
-    return LoraParams(**(settings | changes))
-
-
-def make_student(home: Path, source: Path, p: LoraParams, *, seed: int = 0) -> Path:
-    """home/base and home/init/model, as the init stage leaves them: written under another name, and renamed."""
-    student = StudentParams(model="teacher", revision=None, layers=None, config=None, lora=p)
-    model, tokenizer, folder = lm.load_model(source), load_tokenizer(source), home / "init" / "model"
-    with whole_directory(home / "base") as base, whole_directory(folder) as made:
-        save_student(model, tokenizer, student, seed=seed, base=base, folder=made, where="s")
-    return folder
 
 
 def stir(folder: Path) -> None:
@@ -77,13 +54,13 @@ def source(request: pytest.FixtureRequest, student_dir: Path, tmp_path_factory: 
 @pytest.fixture
 def folder(source: Path, tmp_path: Path) -> Path:
     """An adapter that has been trained."""
-    made = make_student(tmp_path / "work" / "s", source, lora())
+    made = make_lora_student(tmp_path / "work" / "s", source, lora_params())
     stir(made)
     return made
 
 
 def test_a_new_adapter_says_what_its_base_says(source: Path, tmp_path: Path) -> None:
-    folder = make_student(tmp_path / "s", source, lora())
+    folder = make_lora_student(tmp_path / "s", source, lora_params())
     plain = logits(lm.load_model(source))
     assert torch.equal(logits(lm.load_model(folder)), plain)
     assert (logits(lm.load_model(folder, to_train=True)) - plain).abs().max() < 1e-4  # another kernel for attention
@@ -116,7 +93,8 @@ def test_only_the_adapter_is_trained_and_only_it_is_saved(folder: Path, tmp_path
 
 def test_equal_seeds_make_equal_files(student_dir: Path, tmp_path: Path) -> None:
     one, same, other = (
-        make_student(tmp_path / name, student_dir, lora(), seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        make_lora_student(tmp_path / name, student_dir, lora_params(), seed=seed)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (one / name).read_bytes() == (same / name).read_bytes()
@@ -131,13 +109,13 @@ def test_equal_seeds_make_equal_files(student_dir: Path, tmp_path: Path) -> None
 
 def test_a_base_of_the_teachers_dtype_is_the_teachers_file(student_dir: Path, tmp_path: Path) -> None:
     """So that DVC's cache holds it once."""
-    make_student(tmp_path / "s", student_dir, lora())
+    make_lora_student(tmp_path / "s", student_dir, lora_params())
     saved = [one / "model.safetensors" for one in (student_dir, tmp_path / "s" / "base")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
 
 
 def test_a_base_in_bfloat16_stays_so_in_training_and_its_adapter_does_not(source: Path, tmp_path: Path) -> None:
-    folder = make_student(tmp_path / "s", source, lora(base_dtype="bfloat16"))
+    folder = make_lora_student(tmp_path / "s", source, lora_params(base_dtype="bfloat16"))
     stir(folder)
     model = lm.load_model(folder, to_train=True)
     found = {("lora_" in name, one.dtype) for name, one in model.named_parameters()}
@@ -165,14 +143,14 @@ def test_an_adapter_without_its_base_says_what_to_do(folder: Path, tmp_path: Pat
 
 def test_the_fingerprint_tells_base_and_adapter(student_dir: Path, teacher_dir: Path, tmp_path: Path) -> None:
     one, same, base, rank, dtype = (
-        make_student(tmp_path / str(index), source, p)
+        make_lora_student(tmp_path / str(index), source, p)
         for index, (source, p) in enumerate(
             [
-                (student_dir, lora()),
-                (student_dir, lora()),
-                (teacher_dir, lora()),
-                (student_dir, lora(r=3)),
-                (student_dir, lora(base_dtype="bfloat16")),
+                (student_dir, lora_params()),
+                (student_dir, lora_params()),
+                (teacher_dir, lora_params()),
+                (student_dir, lora_params(r=3)),
+                (student_dir, lora_params(base_dtype="bfloat16")),
             ]
         )
     )
@@ -212,7 +190,7 @@ def test_an_adapter_of_another_shape_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("targets", [("nothing_of_the_kind",), ("lm_head",), ("embed_tokens",)])
 def test_targets_outside_the_body_are_refused(student_dir: Path, targets: tuple[str, ...]) -> None:
     with pytest.raises(ParameterError) as caught:
-        adapter.attach(lm.load_model(student_dir), lora(target_modules=targets), revision="", where="s.lora")
+        adapter.attach(lm.load_model(student_dir), lora_params(target_modules=targets), revision="", where="s.lora")
     said = f"s.lora.target_modules: expected all-linear or names of linear layers within the body, got {list(targets)}"
     assert str(caught.value).startswith(said)
 

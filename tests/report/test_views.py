@@ -22,6 +22,7 @@ from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX
+from tests.factories import rollout
 
 PLACE = ["filename", "student", "round"]
 COLUMNS = {
@@ -60,20 +61,14 @@ COLUMNS = {
 
 
 def _rollout(name: str, logp: Sequence[float], source: Source = "student") -> Rollout:
-    return Rollout(
-        rollout_id=name,
-        prompt_id=f"p{name}",
-        source=source,
-        policy="",
-        prompt_ids=[1],
-        completion_ids=[2] * len(logp),
-        behaviour_logp=list(logp) if source == "student" else [],
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=True,
-        text="",
-    )
+    behaviour_logp = list(logp) if source == "student" else []
+    changes: dict[str, Any] = {
+        "prompt_id": f"p{name}",
+        "policy": "",
+        "behaviour_logp": behaviour_logp,
+        "finished": True,
+    }
+    return rollout(name, [2] * len(logp), prompt=[1], source=source, **changes)
 
 
 def _write_index(path: Path, rows: Sequence[dict[str, Any]]) -> None:

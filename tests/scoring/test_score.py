@@ -5,70 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Semaphore
 
-import numpy as np
 import pytest
 
 from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Rollout, Scores
-from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.score import score_rollouts
+from pipeline.scoring.scorer import ToScore
 from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
-from tests.scores import head_only
+from tests.factories import rollout, scores_of, scoring_params
+from tests.training_jobs import CountingTeacher
 
-PARAMS = ScoringParams(
-    precision="float32",
-    batch_size=1,
-    flush_every=2,
-    codec="sqrt8",
-    truncation=TruncationParams(threshold=0.01, max_entries=8, samples_per_tail=0.0, min_tail=0.1, temperatures=(1.0,)),
-)
+PARAMS = scoring_params()
 
 
-def rollout(name: str, completion: list[int], support: Sequence[list[int]] = ()) -> Rollout:
-    return Rollout(
-        rollout_id=name,
-        prompt_id="p",
-        source="student",
-        policy="a",
-        prompt_ids=[1, 2],
-        completion_ids=completion,
-        behaviour_logp=[-1.0] * len(completion),
-        support_ids=list(support),
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=False,
-        text="",
-    )
-
-
-def scores_of(completion: list[int]) -> Scores:
-    """Scores that can be told apart: the realised token's log-prob is minus the token."""
-    return head_only(completion, 0.0, [1] * len(completion), tail=0.0, token_logp=-np.array(completion))
-
-
-class Teacher:
-    """Counts when it is loaded and what it is asked."""
-
-    def __init__(self) -> None:
-        self.loaded = 0
-        self.asked: list[list[int]] = []
-        self.published: list[list[str]] = []
-
-    def load(self) -> "Teacher":
-        self.loaded += 1
-        return self
-
-    def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
-        self.asked += [one.completion_ids for one in sequences]
-        on_tokens(sum(len(one.prompt_ids) + len(one.completion_ids) for one in sequences))
-        return [scores_of(one.completion_ids) for one in sequences]
-
-    def publish(self, fresh: Sequence[ScoredSequence]) -> None:
-        self.published.append([one.rollout.rollout_id for one in fresh])
-
-
-def run(teacher: Teacher, rollouts: Sequence[Rollout], known: dict[tuple[str, str], Scores]) -> list[ScoredSequence]:
+def run(
+    teacher: CountingTeacher, rollouts: Sequence[Rollout], known: dict[tuple[str, str], Scores]
+) -> list[ScoredSequence]:
     return score_rollouts(rollouts, known, teacher.load, teacher.publish, PARAMS, title="score")
 
 
@@ -76,23 +29,23 @@ ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7, 1
 
 
 def test_everything_is_scored_in_the_given_order_and_published_as_it_goes() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     scored = run(teacher, ROLLOUTS, {})
     assert [one.rollout for one in scored] == ROLLOUTS
-    assert [one.scores.token_logp_N[0] for one in scored] == [-5, -3, -9, -7, -1]
+    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-5, -3, -9, -7, -1]
     assert teacher.published == [["r5", "r3"], ["r9", "r7"], ["r1"]]
 
 
 def test_a_known_sequence_never_reaches_the_teacher() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     scored = run(teacher, ROLLOUTS, {key_of(ROLLOUTS[1]): scores_of([40, 41])})
-    assert teacher.asked == [[5, 6], [9, 10], [7, 8], [1, 2]]
-    assert [one.scores.token_logp_N[0] for one in scored] == [-5, -40, -9, -7, -1]
+    assert teacher.scored == [[5, 6], [9, 10], [7, 8], [1, 2]]
+    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-5, -40, -9, -7, -1]
     assert teacher.published == [["r5", "r9"], ["r7", "r1"]]
 
 
 def test_the_teacher_is_not_even_loaded_when_all_is_known() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     known = {key_of(one): scores_of(one.completion_ids) for one in ROLLOUTS}
     assert [one.rollout for one in run(teacher, ROLLOUTS, known)] == ROLLOUTS
     assert (teacher.loaded, teacher.published) == (0, [])
@@ -101,33 +54,33 @@ def test_the_teacher_is_not_even_loaded_when_all_is_known() -> None:
 
 
 def test_a_sequence_that_occurs_twice_is_scored_once_and_returned_twice() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     twins = [rollout("one", [4]), rollout("other", [8]), rollout("twin", [4])]
     scored = run(teacher, twins, {})
-    assert sorted(teacher.asked) == [[4], [8]]
+    assert sorted(teacher.scored) == [[4], [8]]
     assert [one.rollout.rollout_id for one in scored] == ["one", "other", "twin"]
-    assert [one.scores.token_logp_N[0] for one in scored] == [-4, -8, -4]
+    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-4, -8, -4]
 
 
 def test_the_completions_of_one_prompt_are_asked_for_side_by_side() -> None:
     """In whatever order they come; they are returned in that order."""
     other = [replace(one, prompt_ids=[3]) for one in ROLLOUTS[2:4]]
     mixed = [ROLLOUTS[0], other[0], ROLLOUTS[1], other[1], ROLLOUTS[4]]
-    teacher = Teacher()
+    teacher = CountingTeacher()
     assert [one.rollout for one in run(teacher, mixed, {})] == mixed
-    assert teacher.asked == [[9, 10], [7, 8], [5, 6], [3, 4], [1, 2]]
+    assert teacher.scored == [[9, 10], [7, 8], [5, 6], [3, 4], [1, 2]]
     assert tokens_to_read(mixed) == (1 + 2 * 2) + (2 + 3 * 2)
 
 
 def test_the_same_tokens_with_another_support_are_another_question() -> None:
-    teacher = Teacher()
-    plain, likely = rollout("plain", [4]), rollout("likely", [4], [[6]])
+    teacher = CountingTeacher()
+    plain, likely = rollout("plain", [4]), rollout("likely", [4], support_ids=[[6]])
     run(teacher, [plain, likely], {key_of(plain): scores_of([4])})
     assert teacher.published == [["likely"]]
 
 
 def test_what_was_published_before_an_interruption_is_known_afterwards() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     kept: dict[tuple[str, str], Scores] = {}
 
     def publish(fresh: Sequence[ScoredSequence]) -> None:
@@ -137,14 +90,14 @@ def test_what_was_published_before_an_interruption_is_known_afterwards() -> None
 
     with pytest.raises(KeyboardInterrupt):
         score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
-    again = Teacher()
+    again = CountingTeacher()
     run(again, ROLLOUTS, kept)
-    assert again.asked == [[9, 10], [7, 8], [1, 2]]
+    assert again.scored == [[9, 10], [7, 8], [1, 2]]
 
 
 def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
     """Each publication waits until the teacher is asked again; were it waited for, the teacher never would be."""
-    teacher, asked = Teacher(), Semaphore(0)
+    teacher, asked = CountingTeacher(), Semaphore(0)
     ahead: list[int] = []  # parts that were not published when the next was asked for
     score = teacher.score
 
@@ -167,7 +120,7 @@ def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
 
 @pytest.mark.parametrize("failing, asked", [(0, 4), (2, 5)])
 def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: int, asked: int) -> None:
-    teacher, calls = Teacher(), iter(range(3))
+    teacher, calls = CountingTeacher(), iter(range(3))
 
     def publish(fresh: Sequence[ScoredSequence]) -> None:
         if next(calls) == failing:
@@ -175,15 +128,15 @@ def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: i
 
     with pytest.raises(OSError, match="No space left"):
         score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
-    assert len(teacher.asked) == asked
+    assert len(teacher.scored) == asked
 
 
 def test_what_was_scored_is_published_when_the_teacher_fails_afterwards() -> None:
-    teacher = Teacher()
+    teacher = CountingTeacher()
     score = teacher.score
 
     def fails_later(sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
-        if teacher.asked:
+        if teacher.scored:
             raise RuntimeError("teacher")
         return score(sequences, on_tokens)
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.hashing import model_fingerprint
-from pipeline.report.jobs import round_list
 from pipeline.rollout.collect import RolloutParams
 from pipeline.runtime.config import section
 from pipeline.runtime.files import write_json, write_rows
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams
@@ -30,8 +30,8 @@ from schemas.rollout import ROLLOUT
 from stages import _stage as command
 from stages._stage import run
 from stages.cli.main import commands
+from tests.factories import rollout
 from tests.scores import header
-from tests.scoring.test_score import rollout
 
 ROOT = Path(__file__).parents[2]
 VOCAB = 260
@@ -172,7 +172,8 @@ def test_verify_asks_the_teacher_again(
 def test_verify_fails_where_the_teacher_disagrees(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    swapped = [replace(one, scores=replace(one.scores, head_logp=one.scores.head_logp[::-1])) for one in sequences[2:]]
+    tops = [replace(one.scores.top, logp=one.scores.top.logp[::-1]) for one in sequences[2:]]
+    swapped = [replace(one, scores=replace(one.scores, top=top)) for one, top in zip(sequences[2:], tops, strict=True)]
     Store(root=STORE).publish(swapped, written_by(params()), np.arange(VOCAB))
     assert stillroom(monkeypatch, "verify") == 0
     assert stillroom(monkeypatch, "verify", "--rescore", "3") == 1

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import PositionStats, Rollout, Scores
 from pipeline.runtime.errors import StoreError
 from pipeline.store import zarr_payload as payload_module
 from pipeline.store.codecs import CODECS, ErrorBounds, config_of
@@ -35,6 +35,8 @@ from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Location, Store
 from schemas.manifest import Manifest
 from schemas.segment import INDEX
+from tests.factories import rollout
+from tests.scores import arrays_of, entries
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,20 +50,8 @@ def _no_waiting_for_the_device() -> Iterator[None]:
 
 
 def _rollout(name: str, prompt: list[int], completion: list[int], support: list[list[int]]) -> Rollout:
-    return Rollout(
-        rollout_id=name,
-        prompt_id=f"p-{name}",
-        source="student",
-        policy="policy",
-        prompt_ids=prompt,
-        completion_ids=completion,
-        behaviour_logp=[-1.0] * len(completion),
-        support_ids=support,
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=len(completion) % 2 == 0,
-        text="",
-    )
+    changes: dict[str, Any] = {"prompt_id": f"p-{name}", "policy": "policy", "finished": len(completion) % 2 == 0}
+    return rollout(name, completion, prompt=prompt, support_ids=support, **changes)
 
 
 def _sequence(seed: int, tokens: int, vocab: int, temperatures: int) -> ScoredSequence:
@@ -75,24 +65,20 @@ def _sequence(seed: int, tokens: int, vocab: int, temperatures: int) -> ScoredSe
         unions.append(others[4 : 4 + rng.integers(0, 3)])
         draws.append(rng.integers(0, vocab, 2)[rng.integers(0, 2, rng.integers(0, 5))])  # some come twice
 
-    def flat(name: str, rows: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        ids = np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32)
-        logp = -rng.exponential(3, len(ids)).astype(np.float32)
-        return {f"{name}_ids": ids, f"{name}_logp": logp, f"{name}_n": np.array([len(one) for one in rows], np.int32)}
-
     lse_NH = rng.normal(size=(tokens, temperatures)) * (np.arange(temperatures) > 0)
-    scores = Scores(
-        **flat("head", heads),
-        **flat("union", unions),
-        **flat("draw", draws),
+    top, student, tail_samples = (
+        entries(rows, -rng.exponential(3, sum(map(len, rows)))) for rows in (heads, unions, draws)
+    )
+    stats = PositionStats(
         tail_NH=rng.random((tokens, temperatures)).astype(np.float32),
-        union_tail_NH=rng.choice([0.0, 0.01], size=(tokens, temperatures)).astype(np.float32),
+        student_tail_NH=rng.choice([0.0, 0.01], size=(tokens, temperatures)).astype(np.float32),
         lse_NH=lse_NH.astype(np.float32),
         token_logp_N=-rng.exponential(3, tokens).astype(np.float32),
         entropy_NH=rng.random((tokens, temperatures)).astype(np.float32),
-        realised_only_N=rng.random(tokens) < 0.3,
-        tail_g_N=np.where(rng.random(tokens) < 0.5, np.nan, -rng.exponential(9, tokens)).astype(np.float32),
+        stored_only_because_sampled_N=rng.random(tokens) < 0.3,
+        tail_mean_N=np.where(rng.random(tokens) < 0.5, np.nan, -rng.exponential(9, tokens)).astype(np.float32),
     )
+    scores = Scores(top=top, tail_samples=tail_samples, student=student, stats=stats)
     prompt = rng.integers(0, vocab, 5).tolist()
     support = [one.tolist() for one in unions]
     rollout = _rollout(f"r{seed}", prompt, completion.tolist(), support)
@@ -135,7 +121,8 @@ def _bytes(root: Path) -> dict[str, bytes]:
 
 
 def _same(left: Scores, right: Scores) -> bool:
-    return all(np.array_equal(getattr(left, name), getattr(right, name), equal_nan=True) for name in Scores.__slots__)
+    other = arrays_of(right)
+    return all(np.array_equal(values, other[name], equal_nan=True) for name, values in arrays_of(left).items())
 
 
 def _rewritten(segment: Segment, sequences: Iterable[ScoredSequence]) -> list[ScoredSequence]:
@@ -190,15 +177,15 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
     assert [row["ended"] for row in rows] == [one.rollout.finished for one in sequences]
     for row, (one, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
         assert segment.tokens(row) == (one.rollout.prompt_ids, one.rollout.completion_ids)
-        assert got.head_n.tolist() == one.scores.head_n.tolist()
-        assert sorted(got.head_ids.tolist()) == sorted(one.scores.head_ids.tolist())
-        assert sorted(got.union_ids.tolist()) == sorted(one.scores.union_ids.tolist())
-        assert np.array_equal(got.lse_NH, one.scores.lse_NH)
-        if len(got.head_n):
-            assert rows[row]["mean_entropy"] == pytest.approx(got.entropy_NH[:, 0].mean(), rel=1e-6)
-            assert rows[row]["mean_entropy"] == pytest.approx(one.scores.entropy_NH[:, 0].mean(), abs=0.04)
-            assert rows[row]["teacher_nll"] == pytest.approx(-got.token_logp_N.mean(), rel=1e-6)
-            assert rows[row]["mean_tail"] == pytest.approx(got.tail_NH[:, 0].mean(), rel=1e-6)
+        assert got.top.counts.tolist() == one.scores.top.counts.tolist()
+        assert sorted(got.top.ids.tolist()) == sorted(one.scores.top.ids.tolist())
+        assert sorted(got.student.ids.tolist()) == sorted(one.scores.student.ids.tolist())
+        assert np.array_equal(got.stats.lse_NH, one.scores.stats.lse_NH)
+        if len(got.top.counts):
+            assert rows[row]["mean_entropy"] == pytest.approx(got.stats.entropy_NH[:, 0].mean(), rel=1e-6)
+            assert rows[row]["mean_entropy"] == pytest.approx(one.scores.stats.entropy_NH[:, 0].mean(), abs=0.04)
+            assert rows[row]["teacher_nll"] == pytest.approx(-got.stats.token_logp_N.mean(), rel=1e-6)
+            assert rows[row]["mean_tail"] == pytest.approx(got.stats.tail_NH[:, 0].mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -215,9 +202,9 @@ def test_any_window_equals_the_whole(tmp_path: Path, codec: str) -> None:
 
 def test_agreement_counts_positions_whose_likeliest_token_was_taken(tmp_path: Path) -> None:
     one = _sequence(1, 2, 300, 1)
-    head = {"head_ids": np.array([7, 8, 7, 8], np.int32), "head_n": np.array([2, 2], np.int32)}
-    logp = np.array([-0.1, -3, -3, -0.1], np.float32)
-    scores = dataclasses.replace(one.scores, **head, head_logp=logp, union_ids=one.scores.union_ids + 10)
+    top = entries([[7, 8], [7, 8]], np.array([-0.1, -3, -3, -0.1]))
+    student = dataclasses.replace(one.scores.student, ids=one.scores.student.ids + 10)
+    scores = dataclasses.replace(one.scores, top=top, student=student)
     rollout = dataclasses.replace(one.rollout, completion_ids=[7, 7])
     _write(tmp_path / "one", [ScoredSequence(rollout=rollout, scores=scores)])
     assert Segment.open(tmp_path / "one").index["top1_agreement"].to_pylist() == [0.5]

@@ -21,6 +21,7 @@ from pipeline.store_admin.import_parquet import ImportedTeacher, import_parquet,
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.parquet_layout import PLAIN
 from pipeline.store_admin.parquet_rows import find_parquet
+from tests.scores import arrays_of
 
 VOCAB, EOS = 300, 299
 
@@ -79,10 +80,12 @@ def test_row_i_of_raw_top_k_is_the_distribution_of_token_i_plus_one(
     row |= {"token_ids": [*row["token_ids"], *last], "top_values": [*row["top_values"], *([[-1.0, -2.0]] * len(last))]}
     segment, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin(given))
     assert segment.tokens(0) == ([7, 8], [9, 10, EOS])
-    assert scores.head_n.tolist() == [2, 2, 2]
-    assert [set(scores.head_ids[t : t + 2].tolist()) for t in (0, 2, 4)] == [{2, 9}, {10, 2}, {3, 4}]
-    assert scores.tail_NH[:, 0] == pytest.approx([0.1, 0.2, 0.59], abs=0.01)
-    assert np.exp(scores.token_logp_N) == pytest.approx([0.3, 0.7, 0.01], abs=0.01)  # eos is none: the least entry
+    assert scores.top.counts.tolist() == [2, 2, 2]
+    assert [set(scores.top.ids[t : t + 2].tolist()) for t in (0, 2, 4)] == [{2, 9}, {10, 2}, {3, 4}]
+    assert scores.stats.tail_NH[:, 0] == pytest.approx([0.1, 0.2, 0.59], abs=0.01)
+    assert np.exp(scores.stats.token_logp_N) == pytest.approx(
+        [0.3, 0.7, 0.01], abs=0.01
+    )  # eos is none: the least entry
     (index,) = segment.index.to_pylist()
     assert (index["rollout_id"], index["source"], index["author"], index["ended"]) == ("a/0", "dataset", "", True)
     assert (segment.manifest.engine, segment.manifest.scoring) == ("imported", {"teacher": "big"})
@@ -91,7 +94,7 @@ def test_row_i_of_raw_top_k_is_the_distribution_of_token_i_plus_one(
 def test_a_token_that_is_no_entry_is_no_likelier_than_the_tail(tmp_path: Path) -> None:
     row = {"input_ids": [1, 2], "token_ids": [[3]], "top_values": [[math.log(0.99)]], "labels": [-100, 2]}
     _, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin())
-    assert np.sqrt(np.exp(scores.token_logp_N)) == pytest.approx([0.1], abs=CODECS["sqrt8"].bounds.sqrt_p)
+    assert np.sqrt(np.exp(scores.stats.token_logp_N)) == pytest.approx([0.1], abs=CODECS["sqrt8"].bounds.sqrt_p)
 
 
 def test_padding_is_no_entry_whatever_its_id(tmp_path: Path) -> None:
@@ -99,8 +102,8 @@ def test_padding_is_no_entry_whatever_its_id(tmp_path: Path) -> None:
     top_values = [[-1.0, -1.5], [-1.0, -math.inf], [-1.0, -math.inf], [-1.0, -1.5]]
     row = ROW | {"token_ids": token_ids, "top_values": top_values}
     _, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin(2))
-    assert scores.head_n.tolist() == [1, 1, 2]
-    assert sorted(scores.head_ids.tolist()) == [2, 3, 4, 10]
+    assert scores.top.counts.tolist() == [1, 1, 2]
+    assert sorted(scores.top.ids.tolist()) == [2, 3, 4, 10]
 
 
 def test_frequent_entries_get_small_ranks_over_all_files(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_export_and_import_give_the_same_entries(tmp_path: Path) -> None:
     for key, row in one.items():
         for name in ("rollout_id", "prompt_id", "source", "author", "ended", "mean_tail", "teacher_nll"):
             assert row[name] == other[key][name]
-        for name in ("head_ids", "head_logp", "head_n", "tail_NH", "token_logp_N"):
+        for name in ("top.ids", "top.logp", "top.counts", "stats.tail_NH", "stats.token_logp_N"):
             assert by_id(row, name) == by_id(other[key], name)
 
 
@@ -196,16 +199,17 @@ def sequences(some: Sequence[Segment]) -> list[tuple[dict[str, Any], dict[str, A
     found = []
     for segment in some:
         for row, scores in zip(segment.index.to_pylist(), segment.read(0, len(segment)), strict=True):
-            fields = ("head_ids", "head_logp", "head_n", "tail_NH", "token_logp_N")
-            found.append((row, {name: getattr(scores, name) for name in fields}))
+            fields = ("top.ids", "top.logp", "top.counts", "stats.tail_NH", "stats.token_logp_N")
+            found.append((row, {name: arrays_of(scores)[name] for name in fields}))
     return found
 
 
 def by_id(row: dict[str, Any], name: str) -> list[Any]:
     """A field's values, those of entries in the order of (position, id): ranks differ between the two stores."""
     values: np.ndarray = row[name]
-    if name in ("head_ids", "head_logp"):
-        values = values[np.lexsort([row["head_ids"], np.repeat(np.arange(len(row["head_n"])), row["head_n"])])]
+    if name in ("top.ids", "top.logp"):
+        counts = row["top.counts"]
+        values = values[np.lexsort([row["top.ids"], np.repeat(np.arange(len(counts)), counts)])]
     return values.tolist()
 
 
@@ -216,10 +220,10 @@ def test_an_exported_file_holds_what_the_segment_decodes_to(tmp_path: Path) -> N
     assert (table.schema.names, table.schema.metadata) == (PLAIN.names, PLAIN.metadata)
     scores = join_scores(segment.read(0, 2), 1)
     for name, values in {
-        "head_ids": scores.head_ids,
-        "head_logp": scores.head_logp,
-        "tail": scores.tail_NH[:, 0],
-        "token_logp": scores.token_logp_N,
+        "head_ids": scores.top.ids,
+        "head_logp": scores.top.logp,
+        "tail": scores.stats.tail_NH[:, 0],
+        "token_logp": scores.stats.token_logp_N,
     }.items():
         column = table[name].combine_chunks().flatten()
         flat = column.flatten() if name.startswith("head") else column

@@ -18,11 +18,13 @@ from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
 from pipeline.store_admin.import_segments import find_sealed, import_segments
 from pipeline.store_admin.integrity import segments
+from tests.factories import rollout, scoring_params
 from tests.scores import header
-from tests.scoring.test_score import PARAMS, Teacher, rollout
+from tests.training_jobs import CountingTeacher
 
 HEADER = header(50, codec="topk")  # whole nats come back as they were
 RANKS = np.arange(50)[::-1].copy()
+PARAMS = scoring_params()
 ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7)]
 
 
@@ -32,7 +34,7 @@ def scored(rollouts: list[Rollout], store: Store) -> Any:
     def publish(fresh: Any) -> None:
         store.publish(fresh, HEADER, RANKS)
 
-    return score_rollouts(rollouts, {}, Teacher().load, publish, PARAMS, title="score")
+    return score_rollouts(rollouts, {}, CountingTeacher().load, publish, PARAMS, title="score")
 
 
 @pytest.fixture
@@ -56,9 +58,9 @@ def test_what_was_imported_never_reaches_the_teacher(checkout: Path, tmp_path: P
     ours = Store(root=tmp_path / "ours")
     assert outcomes(ours.root, checkout / part) == ["imported"] * count
     known = ours.read(find_known(ours.root, "scorer", [key_of(one) for one in ROLLOUTS]))
-    teacher = Teacher()
+    teacher = CountingTeacher()
     again = score_rollouts(ROLLOUTS, known, teacher.load, teacher.publish, PARAMS, title="score")
-    assert (teacher.loaded, [one.scores.token_logp_N[0] for one in again]) == (0, [-5, -3, -9, -7])
+    assert (teacher.loaded, [one.scores.stats.token_logp_N[0] for one in again]) == (0, [-5, -3, -9, -7])
 
 
 @pytest.mark.parametrize("part", ["work", ".store"])

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import Rollout
 from pipeline.runtime.errors import DataError, StoreError
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
@@ -26,31 +24,12 @@ from pipeline.store_admin.integrity import (
 from stages import _stage as command
 from stages._stage import run
 from stages.cli.main import commands
-from tests.scores import head_only, header
+from tests.factories import scored_sequence
+from tests.scores import header
 
 VOCAB = 50
 HEADER = header(VOCAB)
 RANKS = np.arange(VOCAB)
-
-
-def sequence(name: int, tokens: int = 4) -> ScoredSequence:
-    completion = [(name + t) % VOCAB for t in range(tokens)]
-    rollout = Rollout(
-        rollout_id=f"r{name}",
-        prompt_id="p",
-        source="student",
-        policy="a",
-        prompt_ids=[1, 2, name],
-        completion_ids=completion,
-        behaviour_logp=[-1.0] * tokens,
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=True,
-        text="",
-    )
-    scores = head_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
-    return ScoredSequence(rollout=rollout, scores=scores)
 
 
 @pytest.fixture
@@ -58,7 +37,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Three segments: sequences 0 and 1, 2 and 3, 4."""
     made = Store(root=tmp_path / "store")
     for names in ((0, 1), (2, 3), (4,)):
-        made.publish([sequence(name) for name in names], HEADER, RANKS)
+        made.publish([scored_sequence(name) for name in names], HEADER, RANKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", str(made.root))
     monkeypatch.setattr(command, "die_with_parent", lambda: None)
@@ -125,9 +104,9 @@ def test_damage_is_found_and_taken_away_and_the_rest_stays(store: Store) -> None
 
 def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_path: Path) -> None:
     here, there, empty = tmp_path / "work", tmp_path / "elsewhere/work", tmp_path / "nothing"
-    write_segment(here / "small/r1/segment", [sequence(1)], HEADER, RANKS)
-    write_segment(there / "corpus/segment", [sequence(4)], HEADER, RANKS)
-    write_segment(there / "other/segment", [sequence(2)], replace(HEADER, scorer="another"), RANKS)
+    write_segment(here / "small/r1/segment", [scored_sequence(1)], HEADER, RANKS)
+    write_segment(there / "corpus/segment", [scored_sequence(4)], HEADER, RANKS)
+    write_segment(there / "other/segment", [scored_sequence(2)], replace(HEADER, scorer="another"), RANKS)
     assert collectable(store.root, [here, there]) == [holding(store, 2)]
     assert set(collectable(store.root, [here])) == {holding(store, 2), holding(store, 4)}
     assert collectable(tmp_path / "no store", [here]) == []
@@ -136,7 +115,7 @@ def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_pat
 
 
 def test_an_index_that_cannot_be_read_stops_the_collection(store: Store, tmp_path: Path) -> None:
-    write_segment(tmp_path / "work/segment", [sequence(1)], HEADER, RANKS)
+    write_segment(tmp_path / "work/segment", [scored_sequence(1)], HEADER, RANKS)
     (holding(store, 4) / "index.parquet").write_bytes(b"rubbish")
     with pytest.raises(StoreError, match=r"expected readable indexes, got .*; run `stillroom store repair`"):
         collectable(store.root, [tmp_path / "work"])
@@ -194,7 +173,7 @@ def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys
 def test_gc_is_dry_until_it_is_told(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_segment(tmp_path / "work/corpus/segment", [sequence(0), sequence(4)], HEADER, RANKS)
+    write_segment(tmp_path / "work/corpus/segment", [scored_sequence(0), scored_sequence(4)], HEADER, RANKS)
     unused = holding(store, 2)
     assert stillroom(monkeypatch, "gc") == 0
     assert unused.name in capsys.readouterr().out
@@ -208,7 +187,7 @@ def test_gc_is_dry_until_it_is_told(
 def test_gc_goes_past_a_damaged_manifest(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_segment(tmp_path / "work/corpus/segment", [sequence(0)], HEADER, RANKS)
+    write_segment(tmp_path / "work/corpus/segment", [scored_sequence(0)], HEADER, RANKS)
     broken, unused = holding(store, 2), holding(store, 4)
     (broken / "manifest.json").write_text("{")
     assert stillroom(monkeypatch, "gc", "--force") == 1

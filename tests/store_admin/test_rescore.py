@@ -17,8 +17,8 @@ from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, draw
-from tests.scores import header
-from tests.scoring.test_score import rollout
+from tests.factories import rollout
+from tests.scores import head_only, header
 
 VOCAB = 260
 SUPPORT = TruncationParams(threshold=0.005, max_entries=64, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
@@ -50,10 +50,7 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
 
 def nothing() -> Scores:
     """Of a completion without tokens."""
-    none, rows = np.zeros(0, np.int32), np.zeros((0, 1), np.float32)
-    fields: dict[str, Any] = {name: none if name.endswith(("_ids", "_n")) else rows[:, 0] for name in Scores.__slots__}
-    fields |= dict.fromkeys(("tail_NH", "lse_NH", "union_tail_NH", "entropy_NH"), rows)
-    return Scores(**(fields | {"realised_only_N": np.zeros(0, np.bool_)}))
+    return head_only([], 0.0, [], tail=0.0, token_logp=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +89,18 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
 ) -> None:
     """.24 nats are allowed at p = .001, and half a step of sqrt(p) near 1, which is less than .01."""
     drawn = draw(segments(store.root), 10)
-    likeliest = max(drawn, key=lambda one: one.stored.head_logp.max())
-    logp = likeliest.stored.head_logp.copy()
+    likeliest = max(drawn, key=lambda one: one.stored.top.logp.max())
+    logp = likeliest.stored.top.logp.copy()
     assert logp.max() > -0.7
     logp[logp.argmax()] += shift
-    moved = replace(likeliest, stored=replace(likeliest.stored, head_logp=logp))
+    moved = replace(likeliest, stored=replace(likeliest.stored, top=replace(likeliest.stored.top, logp=logp)))
     assert compared([likeliest], engine(teacher_dir)).holds
     assert compared([moved], engine(teacher_dir)).excess > 0.005
 
 
 def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path) -> None:
     drawn = draw(segments(store.root), 10)
-    wrong = [replace(one, stored=replace(one.stored, tail_NH=one.stored.tail_NH + 0.5)) for one in drawn]
+    wrong = [replace(one, stored=replace(one.stored, tail_NH=one.stored.stats.tail_NH + 0.5)) for one in drawn]
     found = compared(wrong, engine(teacher_dir))
     assert found.excess == 0
     assert not found.holds

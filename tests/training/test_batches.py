@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.hashing import derive_seed
-from pipeline.core.types import Rollout, Scores, Source
+from pipeline.core.types import Entries, Rollout, Scores, Source
 from pipeline.losses.batch import Batch
 from pipeline.runtime.errors import ParameterError, StoreError
 from pipeline.store.ragged import join_scores
@@ -23,58 +23,43 @@ from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.stretch import Stretch, stretches
 from pipeline.store.windows import WindowReader
-from pipeline.training.batches import BatchParams, Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
+from pipeline.training.batches import Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
 from pipeline.training.collate import collate_scores
 from pipeline.training.mixing import CorpusWeights, Ramp
 from pipeline.training.temperature import at_temperature, concatenate_rows
-from tests.scores import InMemory, header
+from tests import factories
+from tests.factories import batch_params
+from tests.scores import InMemory, arrays_of, header, with_stats
 
-Entries = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
+Rows = Sequence[dict[int, float]]  # one dictionary a position: token id to probability
 
 
 def rollout(name: str, prompt: Sequence[int], completion: Sequence[int], *, source: Source = "student") -> Rollout:
-    return Rollout(
-        rollout_id=name,
-        prompt_id=name,
-        source=source,
-        policy="",
-        prompt_ids=list(prompt),
-        completion_ids=list(completion),
-        behaviour_logp=[] if source == "dataset" else [-0.5 * (t + 1) for t in range(len(completion))],
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
-        finished=False,
-        text="",
-    )
+    """Return a rollout of its own prompt whose log-probs fall by 0.5 per token."""
+    behaviour_logp = [] if source == "dataset" else [-0.5 * (t + 1) for t in range(len(completion))]
+    changes: dict[str, Any] = {"prompt_id": name, "policy": "", "behaviour_logp": behaviour_logp}
+    return factories.rollout(name, completion, prompt=prompt, source=source, **changes)
 
 
-def scores(head: Entries, *, union: Entries = (), draw: Entries = (), tail: Any = None, lse: Any = None) -> Scores:
+def scores(head: Rows, *, union: Rows = (), draw: Rows = (), tail: Any = None, lse: Any = None) -> Scores:
     """Scores with these entries; the tail is what head and union leave unless given [N, H]."""
 
-    def group(name: str, rows: Entries) -> dict[str, Any]:
+    def entries(rows: Rows) -> Entries:
         rows = rows or [{}] * len(head)
-        return {
-            f"{name}_ids": np.array([token for row in rows for token in row], np.int32),
-            f"{name}_logp": np.log(np.array([p for row in rows for p in row.values()], np.float32)),
-            f"{name}_n": np.array([len(row) for row in rows], np.int32),
-        }
+        return Entries(
+            ids=np.array([token for row in rows for token in row], np.int32),
+            logp=np.log(np.array([p for row in rows for p in row.values()], np.float32)),
+            counts=np.array([len(row) for row in rows], np.int32),
+        )
 
     left = np.array([1 - sum(row.values()) for row in head], np.float32)[:, None]
     taken = np.array([sum(row.values()) for row in union or [{}] * len(head)], np.float32)[:, None]
     tail_NH = left if tail is None else np.array(tail, np.float32)
-    return Scores(
-        **group("head", head),
-        **group("union", union),
-        **group("draw", draw),
-        tail_NH=tail_NH,
-        union_tail_NH=tail_NH - taken,
-        lse_NH=np.zeros_like(tail_NH) if lse is None else np.array(lse, np.float32),
-        token_logp_N=np.zeros(len(head), np.float32),
-        entropy_NH=np.zeros_like(tail_NH),
-        realised_only_N=np.zeros(len(head), np.bool_),
-        tail_g_N=np.full(len(head), np.nan, np.float32),
-    )
+    zero_N = np.zeros(len(head), np.float32)
+    alone = Scores.of_top(entries(head), tail_NH=tail_NH, entropy_NH=np.zeros_like(tail_NH), token_logp_N=zero_N)
+    lse_NH = np.zeros_like(tail_NH) if lse is None else np.array(lse, np.float32)
+    stats = replace(alone.stats, student_tail_NH=tail_NH - taken, lse_NH=lse_NH)
+    return Scores(top=alone.top, tail_samples=entries(draw), student=entries(union), stats=stats)
 
 
 def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
@@ -90,24 +75,12 @@ def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
 
 def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int = 100) -> Pool:
     """Rollouts with scores that are in memory."""
-    return make_pool(rollouts, InMemory(scores=rows), params(shuffle_window=window))
-
-
-def params(**changes: Any) -> BatchParams:
-    settings = {
-        "batch_size": 8,
-        "micro_batch_size": 3,
-        "student_fraction": 0.5,
-        "corpus_weights": None,
-        "shuffle_window": 100,
-    }
-    settings |= {"scale_rewards": "none"}
-    return BatchParams(**(settings | changes))
+    return make_pool(rollouts, InMemory(scores=rows), batch_params(shuffle_window=window))
 
 
 def collated(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
     """Sequences with their scores as one batch."""
-    whole = join_scores([rows for _, rows in pairs], pairs[0][1].tail_NH.shape[1])
+    whole = join_scores([rows for _, rows in pairs], pairs[0][1].stats.tail_NH.shape[1])
     return collate_scores([one for one, _ in pairs], whole, temperature=temperature, column=column)
 
 
@@ -125,7 +98,7 @@ def batches(
     size: int = 8,
     micro: int = 3,
 ) -> list[list[Batch]]:
-    p = params(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
+    p = batch_params(batch_size=size, micro_batch_size=micro, student_fraction=fraction)
     start = steps.start if resume_at is None else resume_at
     planned = plan_steps(own, corpus, p, key=key, steps=steps, replay=0.0)[start - steps.start :]
     return list(iter_batches(planned, temperature=1.0, column=0))
@@ -150,10 +123,10 @@ def written(path: Path, *rollouts: Rollout) -> Segment:
 
 def test_a_pool_pairs_rollouts_with_their_scores(tmp_path: Path) -> None:
     rollouts = [rollout("a", [1, 2], [3, 4]), rollout("b", [1], [5])]
-    found = open_pool(rollouts, written(tmp_path, *rollouts), params())
+    found = open_pool(rollouts, written(tmp_path, *rollouts), batch_params())
     batch = next(iter_batches([[[(found, 1), (found, 0)]]], temperature=1.0, column=0))[0]
     assert batch.completion_ids == [[5], [3, 4]]
-    assert batch.ids_NK.tolist() == [[5], [3], [4]]
+    assert batch.rows.ids_NK.tolist() == [[5], [3], [4]]
 
 
 @pytest.mark.parametrize("prompt, completion", [([1, 2], [3, 5]), ([1, 9], [3, 4]), ([1, 2, 3], [4])])
@@ -161,7 +134,7 @@ def test_other_tokens_in_the_store_are_an_error(tmp_path: Path, prompt: list[int
     same, one = rollout("same", [1], [3]), rollout("a", [1, 2], [3, 4])
     segment = written(tmp_path, same, rollout("a", prompt, completion))
     with pytest.raises(StoreError, match="segment: expected the tokens of a, got other tokens"):
-        open_pool([same, one], segment, params())
+        open_pool([same, one], segment, batch_params())
 
 
 def test_a_missing_row_is_an_error(tmp_path: Path) -> None:
@@ -169,14 +142,14 @@ def test_a_missing_row_is_an_error(tmp_path: Path) -> None:
     segment = written(tmp_path, one)
     shorter = segment.index.set_column(segment.index.column_names.index("positions"), "positions", [[1]])
     with pytest.raises(StoreError, match="segment: expected 2 rows for a, got 1"):
-        open_pool([one], replace(segment, index=shorter), params())
+        open_pool([one], replace(segment, index=shorter), batch_params())
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_missing_sequence_is_an_error(tmp_path: Path, count: int) -> None:
     rollouts = [rollout(str(token), [1], [token]) for token in range(3, 6)]
     with pytest.raises(StoreError, match=r"segment: expected scores for 2 rollouts \(coverage 100 %\), got [13];"):
-        open_pool(rollouts[:2], written(tmp_path, *rollouts[:count]), params())
+        open_pool(rollouts[:2], written(tmp_path, *rollouts[:count]), batch_params())
 
 
 # Choice
@@ -185,13 +158,13 @@ def test_a_missing_sequence_is_an_error(tmp_path: Path, count: int) -> None:
 @pytest.mark.parametrize("fraction, expected", [(0.0, 0.0), (1.0, 1.0)])
 def test_a_fraction_of_none_or_all_is_exact(fraction: float, expected: float) -> None:
     windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction)
-    assert {float(one) for window in windows for batch in window for one in batch.from_student_B} == {expected}
+    assert {float(one) for window in windows for batch in window for one in batch.on_policy_B} == {expected}
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
 def test_a_fraction_between_is_the_share_of_own_rollouts(fraction: float) -> None:
     windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction, steps=range(250))
-    own = np.concatenate([batch.from_student_B for window in windows for batch in window])
+    own = np.concatenate([batch.on_policy_B for window in windows for batch in window])
     assert len(own) == 2000
     assert abs(own.mean() - fraction) < 4 * math.sqrt(fraction * (1 - fraction) / len(own))
 
@@ -215,7 +188,7 @@ def both(*pools: Pool) -> Pool:
 
 def shares(own: Pool, corpus: Pool, *, steps: range, replay: float = 0.0, **mix: Any) -> dict[str, float]:
     """How often each source takes a place."""
-    planned = plan_steps(own, corpus, params(**mix), key=(0,), steps=steps, replay=replay)
+    planned = plan_steps(own, corpus, batch_params(**mix), key=(0,), steps=steps, replay=replay)
     taken = [from_.rollouts[row].source for step in planned for micro in step for from_, row in micro]
     return {source: taken.count(source) / len(taken) for source in set(taken)}
 
@@ -240,7 +213,7 @@ def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
 
 def test_a_fraction_follows_the_global_step_so_that_appended_rounds_change_nothing_before() -> None:
     own, corpus = pool(5, "student"), pool(7, "dataset")
-    p = params(batch_size=400, student_fraction=Ramp(start=0.0, end=1.0, steps=8))
+    p = batch_params(batch_size=400, student_fraction=Ramp(start=0.0, end=1.0, steps=8))
     planned = plan_steps(own, corpus, p, key=(0,), steps=range(4, 12), replay=0.0)
     found = [np.mean([from_ is own for micro in step for from_, _ in micro]) for step in planned]
     assert found == pytest.approx([0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1], abs=0.1)
@@ -252,7 +225,7 @@ def test_fourfold_use_trains_four_tokens_for_each_that_the_teacher_scored(replay
     """Several passes over one round's rollouts, or one pass in each of four rounds."""
     fresh, earlier = pool(20, "student"), pool(60, "replay")
     planned = plan_steps(
-        both(fresh, earlier), NONE, params(student_fraction=1.0), key=(0,), steps=range(1000), replay=replay
+        both(fresh, earlier), NONE, batch_params(student_fraction=1.0), key=(0,), steps=range(1000), replay=replay
     )
     trained = [len(from_.rollouts[row].completion_ids) for step in planned[:10] for m in step for from_, row in m]
     assert len(trained) == 4 * 20
@@ -293,7 +266,7 @@ def test_micro_batches_only_cut_the_window(micro: int) -> None:
     assert all(len(window) == math.ceil(8 / micro) for window in cut)
     assert all(len(batch.completion_ids) <= micro for window in cut for batch in window)
     for window, once in zip(cut, whole, strict=True):
-        assert np.concatenate([batch.token_ids_N for batch in window]).tolist() == once[0].token_ids_N.tolist()
+        assert np.concatenate([batch.rows.token_ids_N for batch in window]).tolist() == once[0].token_ids_N.tolist()
 
 
 def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
@@ -303,7 +276,7 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
         for i in range(4)
     ]
     own = pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
-    p = params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
+    p = batch_params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(0,), steps=range(6), replay=0.0)
     assert all(len({own.rollouts[row].prompt_id for _, row in micro}) == 1 for step in planned for micro in step)
     assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
@@ -317,7 +290,7 @@ def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
 
 def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
     """The rows that a walk over one pool takes, one after the other."""
-    p = params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
+    p = batch_params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(7,), steps=range(steps), replay=0.0)
     return [row for step in planned for micro in step for _, row in micro]
 
@@ -365,7 +338,7 @@ def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.Mon
         assert sorted(found[:3]) == [(0, 4), (4, 8), (8, 12)]
         assert len(found) == 3
         assert all(
-            batch.ids_NK.tolist() == [[batch.completion_ids[0][0]]] for (batch,) in steps if batch.from_student_B
+            batch.rows.ids_NK.tolist() == [[batch.completion_ids[0][0]]] for (batch,) in steps if batch.on_policy_B
         )
         read.clear()
 
@@ -402,7 +375,7 @@ def ragged(draw: st.DrawFn) -> list[tuple[Rollout, Scores]]:
         tail = rng.random((length, 2)) * rng.integers(0, 2, (length, 1))
         lse = np.stack([np.zeros(length), rng.normal(size=length)], 1)
         rows = scores(heads, union=unions, draw=draws, tail=tail.reshape(length, 2), lse=lse)
-        rows = replace(rows, union_tail_NH=(tail * rng.random()).astype(np.float32).reshape(length, 2))
+        rows = with_stats(rows, student_tail_NH=(tail * rng.random()).astype(np.float32).reshape(length, 2))
         source: Source = ("student", "dataset", "teacher")[at % 3]  # type: ignore[assignment]
         pairs.append((rollout(str(at), [1], rng.integers(0, 9, length).tolist(), source=source), rows))
     return pairs
@@ -416,24 +389,24 @@ def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column
     )
     made: dict[str, list[Any]] = {name: [] for name in ("ids", "logp", "tail", "draw_ids", "draw_logp", "weight")}
     for rows, t, head, union, drawn in cut:
-        lse, floor = rows.lse_NH[t, column], math.exp(-20)
-        tail = max(rows.union_tail_NH[t, column], floor)
-        entries = [(rows.head_ids[head], rows.head_logp[head], width_head)]
-        entries += [(rows.union_ids[union], rows.union_logp[union], width_union)]
+        lse, floor = rows.stats.lse_NH[t, column], math.exp(-20)
+        tail = max(rows.stats.student_tail_NH[t, column], floor)
+        entries = [(rows.top.ids[head], rows.top.logp[head], width_head)]
+        entries += [(rows.student.ids[union], rows.student.logp[union], width_union)]
         logp = [one / temperature - lse for _, one, _ in entries]
         total = sum(np.exp(one.astype(np.float64)).sum() for one in logp) + tail
         pad = [width - len(ids) for ids, _, width in entries]
-        first = rows.head_ids[head][0]
+        first = rows.top.ids[head][0]
         made["ids"].append([one for (ids, *_), n in zip(entries, pad, strict=True) for one in [*ids, *[first] * n]])
         made["logp"].append(
             [one for part, n in zip(logp, pad, strict=True) for one in [*(part - math.log(total)), *[-np.inf] * n]]
         )
         made["tail"].append(tail / total)
-        missing, ids = width_draw - (drawn.stop - drawn.start), rows.draw_ids[drawn].tolist()
-        share = math.log(max(rows.tail_NH[t, 0], floor) / max(len(ids), 1))
-        held = [one in rows.union_ids[union] for one in ids]
-        at_t = rows.draw_logp[drawn] / temperature - lse - math.log(total)
-        weight = share + at_t - rows.draw_logp[drawn]
+        missing, ids = width_draw - (drawn.stop - drawn.start), rows.tail_samples.ids[drawn].tolist()
+        share = math.log(max(rows.stats.tail_NH[t, 0], floor) / max(len(ids), 1))
+        held = [one in rows.student.ids[union] for one in ids]
+        at_t = rows.tail_samples.logp[drawn] / temperature - lse - math.log(total)
+        weight = share + at_t - rows.tail_samples.logp[drawn]
         made["draw_ids"].append([*ids, *[0] * missing])
         made["draw_logp"].append([0 if no else one for one, no in zip(at_t, held, strict=True)] + [0] * missing)
         made["weight"].append(
@@ -444,8 +417,10 @@ def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column
 
 def positions(rows: Scores) -> Iterator[tuple[int, slice, slice, slice]]:
     """Each position, and its head, union and draws."""
-    ends = [np.cumsum([0, *counts]).tolist() for counts in (rows.head_n, rows.union_n, rows.draw_n)]
-    for t in range(len(rows.head_n)):
+    ends = [
+        np.cumsum([0, *counts]).tolist() for counts in (rows.top.counts, rows.student.counts, rows.tail_samples.counts)
+    ]
+    for t in range(len(rows)):
         head, union, drawn = (slice(one[t], one[t + 1]) for one in ends)
         yield t, head, union, drawn
 
@@ -456,20 +431,20 @@ def test_a_batch_is_its_entries_laid_out(pairs: list[tuple[Rollout, Scores]], te
     column = 0 if temperature == 1.0 else 1
     batch, expected = collated(pairs, temperature=temperature, column=column), laid_out(pairs, temperature, column)
     positions_N = len(expected["tail"])
-    assert batch.ids_NK.tolist() == expected["ids"]
-    assert batch.draw_ids_NJ.tolist() == expected["draw_ids"]
+    assert batch.rows.ids_NK.tolist() == expected["ids"]
+    assert batch.rows.tail_sample_ids_NJ.tolist() == expected["draw_ids"]
     for name, found in (
-        ("logp", batch.logp_NK),
-        ("draw_logp", batch.draw_logp_NJ),
-        ("weight", batch.draw_logweight_NJ),
+        ("logp", batch.rows.logp_NK),
+        ("draw_logp", batch.rows.tail_sample_logp_NJ),
+        ("weight", batch.rows.tail_sample_logweight_NJ),
     ):
         assert found.dtype == np.float32
         assert np.allclose(found, np.array(expected[name]).reshape(found.shape), rtol=1e-5, atol=1e-5)
-    assert batch.tail_N == pytest.approx(expected["tail"], rel=1e-5)
-    assert batch.has_draws_N.tolist() == [n > 0 for _, rows in pairs for n in rows.draw_n]
-    assert batch.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
-    assert len(batch.behaviour_logp_N) == len(batch.token_ids_N) == positions_N
-    assert batch.from_student_B.tolist() == [one.source == "student" for one, _ in pairs]
+    assert batch.rows.tail_N == pytest.approx(expected["tail"], rel=1e-5)
+    assert batch.rows.has_tail_samples_N.tolist() == [n > 0 for _, rows in pairs for n in rows.tail_samples.counts]
+    assert batch.rows.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
+    assert len(batch.rows.behaviour_logp_N) == len(batch.rows.token_ids_N) == positions_N
+    assert batch.on_policy_B.tolist() == [one.source == "student" for one, _ in pairs]
 
 
 @settings(max_examples=60, deadline=None)
@@ -482,42 +457,42 @@ def test_a_row_has_the_bits_that_it_has_alone(pairs: list[tuple[Rollout, Scores]
     batch = next(iter_batches([[[(many, row) for row in order]]], temperature=temperature, column=column))[0]
     cut = [(rows, *spans) for row in order for rows in (pairs[row][1],) for spans in positions(rows)]
     for n, (rows, t, head, union, drawn) in enumerate(cut):
-        lse, floor = rows.lse_NH[t, column], np.float32(math.exp(-20))
+        lse, floor = rows.stats.lse_NH[t, column], np.float32(math.exp(-20))
         logp = [
             one if temperature == 1.0 else one / temperature - lse
-            for one in (rows.head_logp[head], rows.union_logp[union])
+            for one in (rows.top.logp[head], rows.student.logp[union])
         ]
-        tail = np.maximum(rows.union_tail_NH[t, column], floor)
+        tail = np.maximum(rows.stats.student_tail_NH[t, column], floor)
         sums = [np.add.reduceat(np.exp(one), [0])[0] if len(one) else np.float32(0) for one in logp]
         norm = np.log(sums[0] + sums[1] + tail)
-        kept_K = ~np.isneginf(batch.logp_NK[n])
-        assert batch.logp_NK[n][kept_K].tolist() == [*(logp[0] - norm), *(logp[1] - norm)]
-        assert batch.tail_N[n] == tail / (sums[0] + sums[1] + tail)
-        share = np.log(np.maximum(rows.tail_NH[t, 0], floor) / np.float32(max(rows.draw_n[t], 1)))
-        raw = rows.draw_logp[drawn]
+        kept_K = ~np.isneginf(batch.rows.logp_NK[n])
+        assert batch.rows.logp_NK[n][kept_K].tolist() == [*(logp[0] - norm), *(logp[1] - norm)]
+        assert batch.rows.tail_N[n] == tail / (sums[0] + sums[1] + tail)
+        share = np.log(np.maximum(rows.stats.tail_NH[t, 0], floor) / np.float32(max(rows.tail_samples.counts[t], 1)))
+        raw = rows.tail_samples.logp[drawn]
         at_t = (raw if temperature == 1.0 else raw / temperature - lse) - norm
-        counted = ~np.isin(rows.draw_ids[drawn], rows.union_ids[union])
-        found, expected = batch.draw_logweight_NJ[n][: len(raw)], at_t - raw + share
+        counted = ~np.isin(rows.tail_samples.ids[drawn], rows.student.ids[union])
+        found, expected = batch.rows.tail_sample_logweight_NJ[n][: len(raw)], at_t - raw + share
         assert found[counted].tolist() == expected[counted].tolist()
         assert np.isneginf(found[~counted]).all()
-        assert batch.draw_logp_NJ[n][: len(raw)].tolist() == np.where(counted, at_t, 0).tolist()
+        assert batch.rows.tail_sample_logp_NJ[n][: len(raw)].tolist() == np.where(counted, at_t, 0).tolist()
 
 
 def test_row_t_belongs_to_completion_token_t() -> None:
     """Every row of the pool holds its own token alone, so that a shift by one would show."""
     for window in batches(pool(9, "student"), pool(9, "dataset"), fraction=0.5):
         for batch in window:
-            assert batch.token_ids_N.tolist() == list(itertools.chain(*batch.completion_ids))
-            assert batch.ids_NK.tolist() == [[token] for token in batch.token_ids_N]
+            assert batch.rows.token_ids_N.tolist() == list(itertools.chain(*batch.completion_ids))
+            assert batch.rows.ids_NK.tolist() == [[token] for token in batch.rows.token_ids_N]
 
 
 def test_masks_come_from_lengths_and_not_from_ids() -> None:
     """Token 0 pads inside `lm`, 2 is pad and eos: both count wherever a completion holds them."""
     one = rollout("a", [1], [2, 0, 2, 2])
     batch = collated([(one, scores([{token: 0.5} for token in one.completion_ids]))], temperature=1.0, column=0)
-    assert batch.token_ids_N.tolist() == [2, 0, 2, 2]
-    assert batch.behaviour_logp_N.tolist() == [-0.5, -1.0, -1.5, -2.0]
-    assert batch.logp_NK == pytest.approx(np.log(np.full((4, 1), 0.5)))
+    assert batch.rows.token_ids_N.tolist() == [2, 0, 2, 2]
+    assert batch.rows.behaviour_logp_N.tolist() == [-0.5, -1.0, -1.5, -2.0]
+    assert batch.rows.logp_NK == pytest.approx(np.log(np.full((4, 1), 0.5)))
 
 
 def test_padding_repeats_a_stored_id_of_its_row_and_has_no_probability() -> None:
@@ -525,21 +500,21 @@ def test_padding_repeats_a_stored_id_of_its_row_and_has_no_probability() -> None
     narrow = scores([{9: 0.9}], union=[{}])
     pairs = [(rollout("a", [1], [5]), wide), (rollout("b", [1], [9]), narrow)]
     batch = collated(pairs, temperature=1.0, column=0)
-    assert batch.ids_NK.tolist() == [[5, 6, 7, 8], [9, 9, 9, 9]]
-    assert np.exp(batch.logp_NK) == pytest.approx(np.array([[0.4, 0.3, 0.1, 0.05], [0.9, 0, 0, 0]]))
-    assert batch.tail_N == pytest.approx([0.15, 0.1])
+    assert batch.rows.ids_NK.tolist() == [[5, 6, 7, 8], [9, 9, 9, 9]]
+    assert np.exp(batch.rows.logp_NK) == pytest.approx(np.array([[0.4, 0.3, 0.1, 0.05], [0.9, 0, 0, 0]]))
+    assert batch.rows.tail_N == pytest.approx([0.15, 0.1])
 
 
 def test_rows_of_rounded_probabilities_become_distributions() -> None:
     rounded = scores([{5: 0.61, 6: 0.3}], tail=[[0.12]])
     batch = collated([(rollout("a", [1], [5]), rounded)], temperature=1.0, column=0)
-    assert np.exp(batch.logp_NK).sum(-1) + batch.tail_N == pytest.approx([1.0])
-    assert np.exp(batch.logp_NK)[0] == pytest.approx([0.61 / 1.03, 0.3 / 1.03])
+    assert np.exp(batch.rows.logp_NK).sum(-1) + batch.rows.tail_N == pytest.approx([1.0])
+    assert np.exp(batch.rows.logp_NK)[0] == pytest.approx([0.61 / 1.03, 0.3 / 1.03])
 
 
 def test_a_tail_rounded_to_nothing_is_not_quite_nothing() -> None:
     batch = collated([(rollout("a", [1], [5]), scores([{5: 1.0}], tail=[[0.0]]))], temperature=1.0, column=0)
-    assert batch.tail_N == pytest.approx([math.exp(-20)])
+    assert batch.rows.tail_N == pytest.approx([math.exp(-20)])
 
 
 def test_the_column_and_the_temperature_choose_one_distribution() -> None:
@@ -550,18 +525,18 @@ def test_the_column_and_the_temperature_choose_one_distribution() -> None:
     pair = rollout("a", [1], [0]), rows
     for temperature, column, expected_V in [(1.0, 0, p_V), (2.0, 1, hot_V)]:
         batch = collated([pair], temperature=temperature, column=column)
-        assert np.exp(batch.logp_NK)[0] == pytest.approx(expected_V[:2])
-        assert batch.tail_N == pytest.approx([expected_V[2:].sum()])
+        assert np.exp(batch.rows.logp_NK)[0] == pytest.approx(expected_V[:2])
+        assert batch.rows.tail_N == pytest.approx([expected_V[2:].sum()])
 
 
 def test_what_a_draw_counts() -> None:
     """Two draws of a tail of .2 count .1 each; one that the union holds counts nothing, and the row still has draws."""
     rows = scores([{0: 0.8}, {0: 0.8}, {0: 0.8}], union=[{}, {3: 0.05}, {}], draw=[{2: 0.1, 3: 0.05}, {3: 0.05}, {}])
     batch = collated([(rollout("a", [1], [0, 0, 0]), rows)], temperature=1.0, column=0)
-    assert np.exp(batch.draw_logweight_NJ) == pytest.approx(np.array([[0.1, 0.1], [0, 0], [0, 0]]))
-    assert batch.has_draws_N.tolist() == [True, True, False]
-    assert batch.draw_ids_NJ[0].tolist() == [2, 3]
-    assert np.exp(batch.draw_logp_NJ[0]) == pytest.approx([0.1, 0.05])
+    assert np.exp(batch.rows.tail_sample_logweight_NJ) == pytest.approx(np.array([[0.1, 0.1], [0, 0], [0, 0]]))
+    assert batch.rows.has_tail_samples_N.tolist() == [True, True, False]
+    assert batch.rows.tail_sample_ids_NJ[0].tolist() == [2, 3]
+    assert np.exp(batch.rows.tail_sample_logp_NJ[0]) == pytest.approx([0.1, 0.05])
 
 
 def test_only_students_have_a_behaviour() -> None:
@@ -571,9 +546,9 @@ def test_only_students_have_a_behaviour() -> None:
         for source in ("student", "teacher", "dataset")
     ]
     batch = collated(pairs, temperature=1.0, column=0)
-    assert np.isnan(batch.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
-    assert batch.from_student_B.tolist() == [True, False, False]
-    assert batch.fresh_N.tolist() == [True] * 2 + [False] * 4
+    assert np.isnan(batch.rows.behaviour_logp_N).tolist() == [False] * 2 + [True] * 4
+    assert batch.on_policy_B.tolist() == [True, False, False]
+    assert batch.rows.on_policy_N.tolist() == [True] * 2 + [False] * 4
 
 
 def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
@@ -582,9 +557,9 @@ def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
         (rollout("p", [1], [5], source="replay"), scores([{5: 0.5}])),
     ]
     batch = collated(pairs, temperature=1.0, column=0)
-    assert batch.behaviour_logp_N.tolist() == batch.sampling_logp_N.tolist() == [-0.5, -1.0, -0.5]
-    assert not batch.fresh_N.any()
-    assert not batch.from_student_B.any()
+    assert batch.rows.behaviour_logp_N.tolist() == batch.rows.sampling_logp_N.tolist() == [-0.5, -1.0, -0.5]
+    assert not batch.rows.on_policy_N.any()
+    assert not batch.on_policy_B.any()
 
 
 def test_sequences_keep_their_rows_in_any_company() -> None:
@@ -598,6 +573,7 @@ def test_sequences_keep_their_rows_in_any_company() -> None:
 
 def test_collating_leaves_the_scores_alone() -> None:
     rows = scores([{0: 0.8}], union=[{3: 0.05}], draw=[{2: 0.1}])
-    before = replace(rows, **{name: getattr(rows, name).copy() for name in Scores.__slots__})
+    before = {name: values.copy() for name, values in arrays_of(rows).items()}
     collated([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)
-    assert all(np.array_equal(getattr(rows, name), getattr(before, name), equal_nan=True) for name in Scores.__slots__)
+    after = arrays_of(rows)
+    assert all(np.array_equal(values, before[name], equal_nan=True) for name, values in after.items())

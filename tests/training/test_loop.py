@@ -1,7 +1,7 @@
 """Training a tiny student from a tiny teacher, with the pipeline's own parts from rollout to checkpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,105 +12,19 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.core.sampling import Sampling
-from pipeline.core.types import Prompt, Rollout, reference_rollouts
+from pipeline.core.types import Prompt, Rollout
 from pipeline.evaluation.agreement import compare, join
 from pipeline.evaluation.completions import EvaluationParams, complete
 from pipeline.losses.batch import Batch
-from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models import language_model as lm
-from pipeline.rollout.collect import collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
-from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
-from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import TruncationParams
-from pipeline.store.segment_reader import Segment
-from pipeline.store.segment_writer import write_segment
-from pipeline.training.batches import BatchParams, Pool, iter_batches, open_pool, plan_steps
+from pipeline.training.batches import iter_batches, plan_steps
 from pipeline.training.log import read_log
 from pipeline.training.loop import OptimizerParams, checkpoints, open_run, start, train
-from tests.models.test_lora import lora, make_student
-from tests.scores import header
-
-VOCAB, EOS = 40, 39  # few enough tokens that a few hundred positions teach something about all of them
-KEY = (0, "s", "r1")
-SUPPORT = TruncationParams(threshold=0.02, max_entries=32, samples_per_tail=16.0, min_tail=0.02, temperatures=(1.0,))
-PROMPTS = [
-    Prompt(
-        prompt_id=f"p{index}",
-        split="train",
-        prompt_ids=[38, index % 5, 10 + index],
-        reference_ids=[20 + index, 30, 31, EOS],
-        prompt_text="",
-        references=[""],
-    )
-    for index in range(12)
-]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A student, what it wrote and the corpus, both scored."""
-
-    teacher: Path
-    student: Path
-    own: Pool
-    corpus: Pool
-
-
-def scored(rollouts: list[Rollout], teacher: Path, path: Path, *, codec: str = "sqrt8", vocab: int = VOCAB) -> Pool:
-    """Through the scorer, the codec and a segment on disk."""
-    p = ScoringParams(precision="float32", batch_size=1, flush_every=4, codec=codec, truncation=SUPPORT)
-    said = header(
-        vocab,
-        codec=codec,
-        scorer=scorer_fingerprint("t", precision="float32", truncation=SUPPORT),
-        teacher="t",
-        tokenizer="k",
-        dtype="float32",
-        temperatures=SUPPORT.temperatures,
-    )
-
-    def load() -> HFScorer:
-        return HFScorer(teacher, precision="float32", vocab=vocab, truncation=SUPPORT, batch_size=1)
-
-    write_segment(path, score_rollouts(rollouts, {}, load, len, p, title="score"), said, np.arange(vocab))
-    return open_pool(rollouts, Segment.open(path), MIX)
-
-
-def written_by(
-    student: Path, count: int, *, tokens: int, seed: int = 0, record_tail_samples: int = 0, vocab: int = VOCAB
-) -> list[Rollout]:
-    sampling = Sampling(
-        max_new_tokens=tokens,
-        temperature=1.0,
-        top_p=1.0,
-        record_threshold=0.02,
-        record_max=8,
-        record_tail_samples=record_tail_samples,
-    )
-    sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=seed)
-    batches = plan_batches(PROMPTS, count, 12, name="s/r1")
-    return [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]
-
-
-def make_job(
-    make_model_dir: Callable[..., Path],
-    root: Path,
-    *,
-    samples: int,
-    tokens: int,
-    teacher_range: float,
-    dropout: float,
-) -> Job:
-    ids = {"vocab": VOCAB, "bos_token_id": 38, "eos_token_id": EOS, "pad_token_id": EOS}
-    teacher = make_model_dir(root / "teacher", seed=1, initializer_range=teacher_range, **ids)
-    student = make_model_dir(root / "student", seed=2, initializer_range=0.1, attention_dropout=dropout, **ids)
-    own = scored(written_by(student, samples, tokens=tokens), teacher, root / "own")
-    corpus = scored(reference_rollouts(PROMPTS), teacher, root / "corpus")
-    return Job(teacher, student, own, corpus)
+from tests.factories import lora_params, make_lora_student
+from tests.training_jobs import EOS, KEY, MIX, OBJECTIVE, PROMPTS, VOCAB, Job, make_job, optimizer, scored, written_by
 
 
 @pytest.fixture(scope="module")
@@ -123,43 +37,6 @@ def job(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 def prompt_of(one: Rollout) -> Prompt:
     """The prompt that a rollout answers."""
     return next(prompt for prompt in PROMPTS if prompt.prompt_id == one.prompt_id)
-
-
-MIX = BatchParams(
-    batch_size=6, micro_batch_size=3, student_fraction=0.7, corpus_weights=None, shuffle_window=3, scale_rewards="none"
-)
-
-
-def optimizer(**changes: Any) -> OptimizerParams:
-    settings = {
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 3,
-        "decay_steps": 10,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.95,
-        "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
-        "precision": "float32",
-        "ema_decay": None,
-        "disable_dropout": False,
-        "gradient_checkpointing": False,
-        "save_steps": 2,
-    }
-    return OptimizerParams(**(settings | changes))
-
-
-OBJECTIVE = ObjectiveParams(
-    divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.1, normalise=False),
-    temperature=1.0,
-    tail_estimator="auto",
-    tail_samples_scale=0.3,
-    tail_mean_staleness=1.0,
-    cross_entropy=0.0,
-    alpha=1.0,
-    clip_epsilon=0.2,
-    chunk_tokens=20,  # fewer than a micro-batch has
-)
 
 
 def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int = 3) -> Iterator[list[Batch]]:
@@ -442,7 +319,7 @@ def test_what_a_head_has_beyond_the_tokenizer_takes_part_in_nothing(
     batches_, row_, gradients_, means_ = passed_through(*wide, tmp_path / "wide", name, vocab)
     for one, other in zip(batches, batches_, strict=True):
         assert other.completion_ids == one.completion_ids
-        for field in ("ids_NK", "logp_NK", "draw_ids_NJ", "tail_N", "token_ids_N", "behaviour_logp_N"):
+        for field in ("ids_NK", "logp_NK", "tail_sample_ids_NJ", "tail_N", "token_ids_N", "behaviour_logp_N"):
             assert np.allclose(getattr(other, field), getattr(one, field), rtol=1e-6, atol=1e-6), field
     assert row_["loss"] == pytest.approx(row["loss"], abs=1e-6)
     assert row["loss"] > 0.1
@@ -545,7 +422,7 @@ def test_a_limit_that_nothing_reaches_changes_nothing(job: Job, uninterrupted: P
 def adapted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same job for an adapter to the student, with a dropout of its own."""
     home = tmp_path_factory.mktemp("adapted")
-    return replace(job, student=make_student(home, job.student, lora(lora_dropout=0.2)))
+    return replace(job, student=make_lora_student(home, job.student, lora_params(lora_dropout=0.2)))
 
 
 def test_training_an_adapter_changes_it_alone(adapted: Job, tmp_path: Path) -> None:
@@ -667,12 +544,12 @@ def test_the_log_tells_each_step(job: Job, uninterrupted: Path) -> None:
         assert row["tokens"] == sum(len(ids) for batch in window for ids in batch.completion_ids)
         prompts = [{tuple(ids) for ids in batch.prompt_ids} for batch in window]
         assert row["read_tokens"] == row["tokens"] + sum(len(ids) for one in prompts for ids in one)
-        assert row["own_share"] == sum(batch.from_student_B.sum() for batch in window) / 6
+        assert row["own_share"] == sum(batch.on_policy_B.sum() for batch in window) / 6
         assert 0 < row["teacher_tail"] < 1
         assert (row["student"], row["round"]) == ("s", "r1")
-        own = [one for batch in window for one in zip(batch.completion_ids, batch.from_student_B, strict=True)]
+        own = [one for batch in window for one in zip(batch.completion_ids, batch.on_policy_B, strict=True)]
         assert row["compared_tokens"] == sum(len(ids) for ids, is_own in own if is_own)
-        ended = [bool(one) for batch in window for one in batch.finished_B[batch.from_student_B]]
+        ended = [bool(one) for batch in window for one in batch.finished_B[batch.on_policy_B]]
         assert row["truncated_share"] == pytest.approx(1 - sum(ended) / len(ended))
     first, last = rows[0], rows[-1]
     assert first["staleness_kl"] < last["staleness_kl"]

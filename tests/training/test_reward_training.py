@@ -1,31 +1,24 @@
 """Training for a reward, with the pipeline's own parts: what it does to a tiny student, and what it does not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from pipeline.core.types import Rollout
-from pipeline.losses.objective import ObjectiveParams
-from pipeline.training.batches import Pool, iter_batches, plan_steps
-from pipeline.training.loop import TrainState, checkpoints, open_run, train
-from tests.training.test_loop import KEY, MIX, OBJECTIVE, VOCAB, make_job, optimizer, scored, written_by
+from pipeline.training.batches import Pool
+from tests.training_jobs import (
+    OBJECTIVE,
+    make_job,
+    rewarded,
+    scored,
+    share,
+    train_round,
+    written_by,
+)
 
-WANTED = 7  # the token that the reward is for
 REWARDED = replace(OBJECTIVE, alpha=0.05)
-
-
-def share(one: Rollout) -> float:
-    """How much of a completion is the token."""
-    return one.completion_ids.count(WANTED) / len(one.completion_ids)
-
-
-def rewarded(rollouts: list[Rollout]) -> list[Rollout]:
-    return [replace(one, reward=share(one)) for one in rollouts]
 
 
 def mean_share(student: Path, seed: int) -> float:
@@ -43,45 +36,15 @@ def own(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     return job.teacher, job.student, pool, job.corpus
 
 
-def fit(
-    student: Path, own: Pool, corpus: Pool, objective: ObjectiveParams, scratch: Path, *, steps: range, **mix: Any
-) -> tuple[Path, TrainState, dict[str, Tensor]]:
-    """A round of training: its last checkpoint, its log, and the gradients of its last step."""
-    p, seen = optimizer(max_grad_norm=1e9, save_steps=1000), {}
-    scratch.mkdir()
-    model, state, _ = open_run(scratch, student, None, p, labels={}, first_step=steps.start)
-
-    def record(*_: Any) -> None:
-        seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
-
-    state.optimizer.register_step_pre_hook(record)
-    planned = plan_steps(own, corpus, replace(MIX, **mix), key=KEY, steps=steps, replay=0.0)
-    batches: Iterator[Any] = iter_batches(planned, temperature=1.0, column=0)
-    train(
-        model,
-        batches,
-        objective,
-        p,
-        state,
-        vocab=VOCAB,
-        steps=steps,
-        key=KEY,
-        scratch=scratch,
-        title="train",
-        total_tokens=50,
-        behaviour_temperature=1.0,
-        max_staleness=None,
-    )
-    return checkpoints(scratch)[-1] / "model", state, seen
-
-
 @pytest.mark.parametrize("micro", [1, 4])
 def test_splitting_a_step_changes_neither_loss_nor_gradient(
     own: tuple[Path, Path, Pool, Pool], micro: int, tmp_path: Path
 ) -> None:
     _, student, pool, corpus = own
     (_, once, at_once), (_, state, found) = (
-        fit(student, pool, corpus, REWARDED, tmp_path / f"{size}", steps=range(1), batch_size=8, micro_batch_size=size)
+        train_round(
+            student, pool, corpus, REWARDED, tmp_path / f"{size}", steps=range(1), batch_size=8, micro_batch_size=size
+        )
         for size in (8, micro)
     )
     assert 0 < once.rows[0]["own_share"] < 1
@@ -98,7 +61,7 @@ def test_alpha_one_trains_to_the_same_bits_with_rewards_and_without(
     unpaid = [replace(one, reward=None) for one in pool.rollouts]
     bare = replace(pool, rollouts=unpaid, advantage_B=0 * pool.advantage_B)
     (_, with_, gradients), (_, without, plain) = (
-        fit(student, one, corpus, OBJECTIVE, tmp_path / name, steps=range(3))
+        train_round(student, one, corpus, OBJECTIVE, tmp_path / name, steps=range(3))
         for name, one in (("with", pool), ("without", bare))
     )
     assert pool.advantage_B.any()
@@ -122,7 +85,7 @@ def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path,
                 written = rewarded(written_by(student, 4, tokens=8, seed=turn))
                 fresh = scored(written, teacher, tmp_path / f"{alpha}-{turn}-segment")
             objective, scratch = replace(OBJECTIVE, alpha=alpha, clip_epsilon=1.0), tmp_path / f"{alpha}-{turn}"
-            student, state, _ = fit(student, fresh, corpus, objective, scratch, steps=range(4, 10), **large)
+            student, state, _ = train_round(student, fresh, corpus, objective, scratch, steps=range(4, 10), **large)
         shares[alpha] = mean_share(student, seed=99)
     assert shares[0.05] > 3 * before > 0
     assert shares[1.0] < 1.5 * before

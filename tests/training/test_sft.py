@@ -13,7 +13,7 @@ from torch import Tensor
 
 import stages.sft as stage
 from pipeline.checkpoints.pretrained import load_pretrained, stored_dtype
-from pipeline.checkpoints.student import StudentParams, save_student
+from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.hashing import model_fingerprint, tree_digest
 from pipeline.core.types import reference_rollouts
 from pipeline.lineage.lineage import read_lineage, teacher_lineage, write_lineage
@@ -29,8 +29,8 @@ from pipeline.training.loop import to_torch
 from pipeline.training.sft import OneHotTeacher, SftParams, cross_entropy, plan_references
 from schemas.prompt import PROMPT
 from stages.cli.main import commands
-from tests.lineages import source
-from tests.training.test_loop import MIX, OBJECTIVE, PROMPTS, SUPPORT, VOCAB, make_job, optimizer, scored, written_by
+from tests.factories import model_source
+from tests.training_jobs import MIX, OBJECTIVE, PROMPTS, SUPPORT, VOCAB, make_job, optimizer, scored, written_by
 
 SFT = SftParams(steps=6, batch_size=4, micro_batch_size=2, optimizer=optimizer(learning_rate=3e-3))
 
@@ -41,7 +41,7 @@ def loss_and_gradients(
     """Of the first step's window, per token; and what it held."""
     model = lm.load_model(path, to_train=True)
     (window,) = iter_batches(planned[:1], temperature=1.0, column=0)
-    tokens, total = sum(len(batch.token_ids_N) for batch in window), 0.0
+    tokens, total = sum(len(batch.rows.token_ids_N) for batch in window), 0.0
     for batch in window:
         hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
         rows = to_torch(batch, model.device)
@@ -173,7 +173,7 @@ def test_a_teacher_keeps_its_precision_and_its_lineage_tells(
     base = make_model_dir(tmp_path / "base", seed=3)
     lm.load_model(base).to(torch.bfloat16).save_pretrained(base)
     print_ = model_fingerprint(base)
-    write_lineage(base, teacher_lineage(source(fingerprint=print_)))
+    write_lineage(base, teacher_lineage(model_source(fingerprint=print_)))
     tune(base, "teacher")
     assert stored_dtype(Path("teacher")) == torch.bfloat16
     found = read_lineage(Path("teacher"))
@@ -196,7 +196,7 @@ def test_an_adapter_is_tuned_apart_from_its_base(place: Path, student_dir: Path)
     base.mkdir(parents=True)
     before.mkdir(parents=True)
     model, tokenizer = load_pretrained(str(student_dir), None, dtype=torch.float32, where="student.small.model")
-    save_student(model, tokenizer, p, seed=0, base=base, folder=before, where="student.small")
+    NewStudent(model=model, tokenizer=tokenizer, params=p, seed=0, where="student.small").save(base, before)
     frozen = tree_digest(base)
     tune(before, str(made))
     assert adapter.is_adapter(made)
@@ -223,4 +223,4 @@ def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Pat
 def test_certain_rows_are_of_their_own_tokens() -> None:
     rollouts = reference_rollouts(PROMPTS)
     (stretch,) = OneHotTeacher(rollouts=rollouts).read_stretches(3, 7)
-    assert stretch.scores.head_ids[slice(*stretch.bounds["head"][2:4])].tolist() == rollouts[5].completion_ids
+    assert stretch.scores.top.ids[slice(*stretch.bounds["top"][2:4])].tolist() == rollouts[5].completion_ids

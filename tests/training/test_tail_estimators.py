@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.losses import tail_estimators as supports
+from pipeline.losses import tail_estimators
 from pipeline.losses.batch import Batch
 from pipeline.training.batches import Pool, iter_batches, plan_steps
-from tests.training.test_loop import KEY, MIX, OBJECTIVE, make_job, scored, written_by
-from tests.training.test_reward_training import fit, rewarded
+from tests.training_jobs import KEY, MIX, OBJECTIVE, make_job, rewarded, scored, train_round, written_by
 
 STEPS = range(2)
 HALF: dict[str, Any] = {"student_fraction": 0.5}
@@ -46,7 +45,7 @@ def trained(start: Start, scratch: Path, *, codec: str, **changes: Any) -> tuple
     name = changes.pop("divergence", "forward_kl")
     objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name), **changes)
     own, corpus = start.own[codec], start.corpus[codec]
-    model, state, _ = fit(start.student, own, corpus, objective, scratch, steps=STEPS, **HALF)
+    model, state, _ = train_round(start.student, own, corpus, objective, scratch, steps=STEPS, **HALF)
     return state.rows, load_file(model / "model.safetensors")
 
 
@@ -100,14 +99,16 @@ def test_every_support_trains_and_none_is_the_bucket_nor_is_a_term_without_effec
 def test_what_a_support_needs_reaches_the_batches(start: Start) -> None:
     """G in the student's rows alone, unless all four draws are stored; draws in both, where a tail is large."""
     found = batches(start, "sqrt8", micro_batch_size=MIX.batch_size)
-    assert not all(batch.fresh_N.all() for batch in found)
+    assert not all(batch.rows.on_policy_N.all() for batch in found)
     for batch in found:
-        tail_N = np.asarray(batch.tail_N)
-        assert np.isfinite(batch.tail_g_N[batch.fresh_N & (tail_N > 0.05)]).mean() > 0.7
-        assert np.isnan(batch.tail_g_N[~batch.fresh_N]).all()
-        assert batch.has_draws_N[tail_N > 0.05].mean() > 0.9
-        assert np.isfinite(batch.sampling_logp_N[batch.fresh_N]).all()
-    assert not np.array_equal(batches(start, "rskd")[0].draw_logp_NJ, batches(start, "sqrt8")[0].draw_logp_NJ)
+        tail_N = np.asarray(batch.rows.tail_N)
+        assert np.isfinite(batch.rows.tail_mean_N[batch.rows.on_policy_N & (tail_N > 0.05)]).mean() > 0.7
+        assert np.isnan(batch.rows.tail_mean_N[~batch.rows.on_policy_N]).all()
+        assert batch.rows.has_tail_samples_N[tail_N > 0.05].mean() > 0.9
+        assert np.isfinite(batch.rows.sampling_logp_N[batch.rows.on_policy_N]).all()
+    assert not np.array_equal(
+        batches(start, "rskd")[0].tail_sample_logp_NJ, batches(start, "sqrt8")[0].tail_sample_logp_NJ
+    )
 
 
 def test_g_is_used_at_every_position_of_the_students_that_has_one(
@@ -115,15 +116,15 @@ def test_g_is_used_at_every_position_of_the_students_that_has_one(
 ) -> None:
     """Counted in the loss itself, on the first step, at which the student is the author."""
     gaps: list[Any] = []
-    inner = supports._spread_out
+    inner = tail_estimators._excess_mean
 
     def watched(of: Any, ratio_N: Any, gap_N: Any) -> Any:
         gaps.append(gap_N)
         return inner(of, ratio_N, gap_N)
 
-    monkeypatch.setattr(supports, "_spread_out", watched)
+    monkeypatch.setattr(tail_estimators, "_excess_mean", watched)
     trained(start, tmp_path / "found", codec="sqrt8", tail_estimator="tail_mean", divergence="jsd", chunk_tokens=10_000)
     first = batches(start, "sqrt8")[0]
     used_N = gaps[0].numpy() != 0
-    assert np.array_equal(used_N, np.asarray(first.fresh_N) & np.isfinite(first.tail_g_N))
+    assert np.array_equal(used_N, np.asarray(first.rows.on_policy_N) & np.isfinite(first.rows.tail_mean_N))
     assert used_N.sum() > len(used_N) / 4

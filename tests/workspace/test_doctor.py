@@ -9,13 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline.store.store import Store
 from pipeline.workspace import doctor as checkup
 from pipeline.workspace.doctor import Finding, Setup, examine
 from stages.cli.main import commands
-from tests.store_admin.test_integrity import HEADER, RANKS, sequence
+from tests.factories import scored_sequence
+from tests.scores import header
+
+HEADER, RANKS = header(50), np.arange(50)
 
 ROOT = Path(__file__).parents[2]
 Change = Callable[[Path, pytest.MonkeyPatch], object]
@@ -33,8 +37,8 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
         checkup, "_run", lambda setup, *command: "Cache types: hardlink\n" if "dvc" in command else None
     )
     monkeypatch.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))  # whatever is here
-    Store(root=tmp_path / ".store").publish([sequence(0)], HEADER, RANKS)
-    Store(root=tmp_path / ".store").publish([sequence(1)], HEADER, RANKS)
+    Store(root=tmp_path / ".store").publish([scored_sequence(0)], HEADER, RANKS)
+    Store(root=tmp_path / ".store").publish([scored_sequence(1)], HEADER, RANKS)
     return Setup(root=tmp_path, store=tmp_path / ".store")
 
 

@@ -27,8 +27,8 @@ from pipeline.workspace.forecast import (
     store_sizes,
     teacher_rate,
 )
+from tests.factories import rollout, scores_of
 from tests.scores import header
-from tests.scoring.test_score import rollout, scores_of
 
 SUPPORT = TruncationParams(
     threshold=0.005, max_entries=64, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0, 2.0)

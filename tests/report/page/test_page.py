@@ -18,7 +18,7 @@ from pipeline.report.page.lineage import origins
 from pipeline.report.page.page import comparison_page
 from pipeline.report.page.queries import by_round, thinned
 from pipeline.report.page.training import training
-from tests.lineages import one_round
+from tests.factories import lineage_round
 from tests.pages import NASTY, costs, findings, lineages, metrics, page
 
 TITLES = {
@@ -81,7 +81,7 @@ def test_the_lineage_of_every_student_is_told() -> None:
     assert "small/r1 aaaaaaaaaaaa (50 positions)" in body
     assert "<dt>objective.temperature</dt><dd>1.0</dd>" in body
     assert "Warning" not in body
-    other = dataclasses.replace(lineages()[0], rounds=(one_round(), one_round("r2", teacher="other")))
+    other = dataclasses.replace(lineages()[0], rounds=(lineage_round(), lineage_round("r2", teacher="other")))
     assert "Warning: student small: first tuned on data of teacher" in origins([other], {}, [], "").body
 
 
