@@ -1,7 +1,7 @@
-"""What a configuration says of its family: which class loads it, how states become logits, how its layers are counted.
+"""Facts that depend on the architecture: the class that loads a model, the scale of its head, the names of its layers.
 
-Guarantee: what is not known here changes nothing silently; a head that does something else is refused when a model is
-loaded (`lm.load_model`). Not taken: a class for each family, since all but these few facts are alike.
+Guarantee: an architecture that is unknown here is never silently mishandled. If its head computes something else,
+`language_model.load_model` refuses the model.
 """
 
 from typing import Any
@@ -11,25 +11,31 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 
 def auto_class(config: Any) -> Any:
-    """Transformers' class of models with a head on the vocabulary."""
+    """Return the transformers class that loads a model with an LM head for a configuration."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def token_id_fields(config: Any, *, bos: int, eos: int, pad: int) -> dict[str, int]:
-    """What a configuration calls these ids; a decoder behind an encoder starts with the pad token, as T5's does."""
+    """Return the fields of a configuration that hold the special token ids.
+
+    The decoder of an encoder-decoder starts with the pad token, as T5's does.
+    """
     fields = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
     return fields | {"decoder_start_token_id": pad} if config.is_encoder_decoder else fields
 
 
 def positions(config: Any) -> int | None:
-    """How many places its learnt or trained positions have; None where they are relative (T5)."""
+    """Return the number of learnt or trained positions, or None where positions are relative (T5)."""
     return getattr(config, "max_position_embeddings", None)
 
 
 def head_scale(config: Any) -> float:
-    """What the model multiplies its states with before the head, or its logits after it, which is the same."""
+    """Return the factor by which a model multiplies its hidden states before the head.
+
+    A factor on the logits is the same factor on the hidden states.
+    """
     tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings
-    if getattr(config, "scale_decoder_outputs", tied):  # T5 and its kin
+    if getattr(config, "scale_decoder_outputs", tied):  # T5 and its relatives
         return float(config.d_model**-0.5)
     if config.model_type.startswith("granite"):
         return 1 / float(getattr(config, "logits_scaling", 1.0))
@@ -37,14 +43,15 @@ def head_scale(config: Any) -> float:
 
 
 def tied_head(model: Any) -> bool:
-    """Whether the head is the embedding."""
+    """Return whether the head's weights are the embedding's."""
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def untie_head(model: Any) -> Any:
-    """The model with a fresh head of its own, for T5, whose configuration calls itself tied whatever it is told.
+    """Give a model a randomly initialised head of its own, and return the model.
 
-    Logits start with unit variance; transformers gives such a head unit weights and logits of spread sqrt(d_model).
+    T5 needs it, because its configuration calls itself tied, whatever its fields say. The logits start with unit
+    variance; transformers would give the head unit weights and the logits a standard deviation of sqrt(d_model).
     """
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.randn_like(head.weight) * model.config.d_model**-0.5)
@@ -52,21 +59,21 @@ def untie_head(model: Any) -> Any:
 
 
 def stacks(model: Any) -> dict[str, Any]:
-    """The modules that hold a model's layers: `encoder` and `decoder`, or `decoder` alone."""
+    """Return the modules that hold a model's layers: `encoder` and `decoder`, or `decoder` alone."""
     if model.config.is_encoder_decoder:
         return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
     return {"decoder": model.base_model}
 
 
 def count_layers(config: Any, counts: dict[str, int]) -> None:
-    """Write the numbers of layers into a configuration, under whatever names the family has."""
+    """Write the number of layers of each stack into a configuration, under the field names of its architecture."""
     names = {"decoder": ["num_hidden_layers"]}
     if config.is_encoder_decoder:
         names = {
             "encoder": ["num_hidden_layers", "num_layers", "encoder_layers"],
             "decoder": ["num_decoder_layers", "decoder_layers"],
         }
-    for side, count in counts.items():
-        for name in names[side]:
+    for stack, count in counts.items():
+        for name in names[stack]:
             if hasattr(config, name):
                 setattr(config, name, count)

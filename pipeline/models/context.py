@@ -1,4 +1,4 @@
-"""How many tokens a model reads at once."""
+"""Check how many tokens a model can read: the context limit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,27 +6,31 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from pipeline.models import lora as adapter
 from pipeline.models.architectures import positions
+from pipeline.models.lora import base_of
 from pipeline.runtime.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a model's positions reach, in tokens."""
+    """The context limit of a model."""
 
-    limit: int
-    apart: bool  # encoder and decoder have the limit each to itself
+    limit: int  # tokens
+    separate: bool  # encoder and decoder have the limit each
 
-    def beside(self, completion: int) -> int:
-        """How long a prompt may be where a completion has this many tokens."""
-        return self.limit if self.apart else self.limit - completion
+    def prompt_limit(self, completion: int) -> int:
+        """Return the largest number of prompt tokens beside a completion of this many tokens."""
+        return self.limit if self.separate else self.limit - completion
 
     def check(self, prompt: int, completion: int, *, where: str) -> None:
-        """A DataError when a prompt and a completion of these lengths do not fit."""
-        longest = max(prompt, completion) if self.apart else prompt + completion
+        """Check that a prompt and a completion of these lengths, in tokens, fit.
+
+        Raises:
+            DataError: When they do not; it names `where`.
+        """
+        longest = max(prompt, completion) if self.separate else prompt + completion
         if longest > self.limit:
-            both = "prompt, and of completion" if self.apart else "prompt and completion"
+            both = "prompt, and of completion" if self.separate else "prompt and completion"
             raise DataError(
                 where,
                 expected=f"at most {self.limit} tokens of {both} (the model's context)",
@@ -36,10 +40,14 @@ class Context:
 
 
 def context_of(path: Path) -> Context:
-    """The context of a model directory; without limit where positions are relative (T5)."""
-    return context(AutoConfig.from_pretrained(adapter.base_of(path)))
+    """Return the context of a model directory, which may hold an adapter.
+
+    Raises:
+        ModelError: When the base of an adapter does not exist.
+    """
+    return context(AutoConfig.from_pretrained(base_of(path)))
 
 
 def context(config: Any) -> Context:
-    """That of a model's configuration."""
-    return Context(limit=positions(config) or 1 << 30, apart=config.is_encoder_decoder)
+    """Return the context of a model's configuration; relative positions (T5) count as 2^30 tokens."""
+    return Context(limit=positions(config) or 1 << 30, separate=config.is_encoder_decoder)

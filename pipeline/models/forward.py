@@ -1,13 +1,14 @@
-"""A model's passes over tokens: where an encoder-decoder differs from a decoder alone, and nothing else knows.
+"""Run forward passes: the only module that knows how an encoder-decoder differs from a decoder.
 
-A decoder reads a prompt itself, padded on the left. An encoder-decoder has its encoder read it, padded on the right
-(learnt positions count from the left), and its decoder reads one start token, the model's own, instead. From there on
-the two are alike: the decoder has read something (`DecoderInputs`), keeps keys and values of it, and goes on with
-completion tokens. Keys and values of the cross-attention lie in the same cache, computed once a prompt.
+A decoder reads the prompt itself, padded on the left. In an encoder-decoder the encoder reads the prompt, padded on the
+right because learnt positions count from the left, and the decoder reads one start token instead. From there on both
+kinds are alike: the decoder has read its inputs (`DecoderInputs`), caches their keys and values, and goes on with
+completion tokens. The cache also holds the keys and values of the cross-attention, computed once per prompt.
 
-Guarantee: T more tokens give the states and logits that one plain forward pass gives, in float32 up to rounding.
-Cost: a decoder's pass over the start token apart from the completion's. Not taken: labels and transformers' own shift,
-which would compute the logits of every position, and the encoder's part of the cache for every completion.
+Shapes: G prompts, B sequences, P prompt tokens, S tokens that the decoder reads, T more tokens, D width, V vocabulary.
+
+* Guarantee: T more tokens have the hidden states and logits of one plain forward pass, in float32 up to rounding.
+* Cost: a separate pass over the start token of an encoder-decoder.
 """
 
 from collections.abc import Sequence
@@ -21,118 +22,134 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.models.architectures import head_scale, positions
 
-Model: TypeAlias = Any  # a transformers model with a head on its vocabulary
+Model: TypeAlias = Any  # a transformers model with an LM head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOutput:
-    """What an encoder made of G prompts, padded on the right to P."""
+    """The encoder's states of G prompts, padded on the right to P tokens."""
 
     states_GPD: Tensor
     mask_GP: Tensor  # 1 at the prompts' tokens
 
-    def take(self, rows: Tensor) -> "EncoderOutput":
-        """Some of the prompts, in the given order."""
+    def select(self, rows: Tensor) -> "EncoderOutput":
+        """Return these rows, in this order."""
         return EncoderOutput(states_GPD=self.states_GPD[rows], mask_GP=self.mask_GP[rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderInputs:
-    """What a decoder reads of G prompts before it writes."""
+    """The inputs of a decoder for G prompts, before any completion token."""
 
     ids_GS: Tensor
     mask_GS: Tensor
     cache: Cache | None
-    source: EncoderOutput | None  # None for a decoder that reads its prompts itself
+    encoder: EncoderOutput | None  # None for a decoder that reads its prompts itself
 
 
 def decoder_inputs(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> DecoderInputs:
-    """The prompts, or the start token after the encoder's pass over them; `multiple` is that of `padded`."""
+    """Return the decoder's inputs for G prompts, after the pass of an encoder over them.
+
+    The prompts are padded to a multiple of `multiple` tokens, as in `padded`.
+    """
     if not model.config.is_encoder_decoder:
-        ids_GS, mask_GS = (one.to(model.device) for one in padded(prompts, left=True, multiple=multiple))
-        return DecoderInputs(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, source=None)
-    aligned = padded(prompts, left=False, multiple=multiple, most=max_padded_length(model))
-    ids_GP, mask_GP = (one.to(model.device) for one in aligned)
+        ids_GS, mask_GS = (tensor.to(model.device) for tensor in padded(prompts, left=True, multiple=multiple))
+        return DecoderInputs(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, encoder=None)
+    batch = padded(prompts, left=False, multiple=multiple, longest=max_padded_length(model))
+    ids_GP, mask_GP = (tensor.to(model.device) for tensor in batch)
     states_GPD = model.get_encoder()(input_ids=ids_GP, attention_mask=mask_GP).last_hidden_state
     start_G1 = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=model.device)
     return DecoderInputs(
         ids_GS=start_G1,
         mask_GS=torch.ones_like(start_G1),
         cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
-        source=EncoderOutput(states_GPD=states_GPD, mask_GP=mask_GP),
+        encoder=EncoderOutput(states_GPD=states_GPD, mask_GP=mask_GP),
     )
 
 
-def hidden(
+def hidden_states(
     model: Model,
     ids_BT: Tensor,
     mask_BS: Tensor,
     cache: Cache | None,
-    source: EncoderOutput | None,
+    encoder: EncoderOutput | None,
     *,
-    keep: bool = True,
+    use_cache: bool = True,
 ) -> tuple[Tensor, Cache]:
-    """The states [B, T, D] that the head projects for T more tokens, and the cache that holds them, if to `keep`.
+    """Return the hidden states of T more tokens, as the LM head takes them, and the cache after these tokens.
 
-    `mask_BS` covers what the decoder has read and the T tokens.
+    Args:
+        model: The model.
+        ids_BT: The tokens to read.
+        mask_BS: 1 at every token that the decoder attends to: the tokens in the cache, and these T tokens.
+        cache: Keys and values of the tokens before.
+        encoder: The encoder's states of each row's prompt.
+        use_cache: False returns no new keys and values.
+
+    Returns:
+        States [B, T, D], and the cache.
     """
-    read = {"attention_mask": mask_BS, "past_key_values": cache, "use_cache": keep}
-    if source is None:
-        result = model.base_model(input_ids=ids_BT, position_ids=_positions(mask_BS, ids_BT), **read)
+    options = {"attention_mask": mask_BS, "past_key_values": cache, "use_cache": use_cache}
+    if encoder is None:
+        result = model.base_model(input_ids=ids_BT, position_ids=_positions(mask_BS, ids_BT), **options)
     else:
-        seen = {"encoder_hidden_states": source.states_GPD, "encoder_attention_mask": source.mask_GP}
-        result = model.get_decoder()(input_ids=ids_BT, **seen, **read)
+        source = {"encoder_hidden_states": encoder.states_GPD, "encoder_attention_mask": encoder.mask_GP}
+        result = model.get_decoder()(input_ids=ids_BT, **source, **options)
     scale = head_scale(model.config)
     states_BTD = result.last_hidden_state
     return states_BTD if scale == 1.0 else states_BTD * scale, result.past_key_values
 
 
-def logits(
-    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, source: EncoderOutput | None
+def next_logits(
+    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, encoder: EncoderOutput | None
 ) -> tuple[Tensor, Cache]:
-    """The model's own logits [B, V] of what follows T more tokens, and the cache that holds them."""
-    read = {"past_key_values": cache, "use_cache": True}
-    if source is None:
+    """Return the model's own logits [B, V] after T more tokens, and the cache; arguments as in `hidden_states`."""
+    options = {"past_key_values": cache, "use_cache": True}
+    if encoder is None:
         positions_BT = _positions(mask_BS, ids_BT)
-        result = model(input_ids=ids_BT, attention_mask=mask_BS, position_ids=positions_BT, logits_to_keep=1, **read)
+        result = model(input_ids=ids_BT, attention_mask=mask_BS, position_ids=positions_BT, logits_to_keep=1, **options)
     else:
         result = model(
             decoder_input_ids=ids_BT,
             decoder_attention_mask=mask_BS,
-            encoder_outputs=BaseModelOutput(last_hidden_state=source.states_GPD),
-            attention_mask=source.mask_GP,
-            **read,
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoder.states_GPD),
+            attention_mask=encoder.mask_GP,
+            **options,
         )
     return result.logits[:, -1], result.past_key_values
 
 
 def max_padded_length(model: Model) -> int | None:
-    """How many places there are for tokens and padding alike; None where padding takes none or places have no end.
+    """Return the largest number of tokens with padding, or None where padding needs no positions.
 
-    An encoder-decoder counts its learnt positions itself. A decoder is told them, and its padding stands on the place
-    of the token beside it.
+    An encoder-decoder counts its learnt positions itself, padding included. A decoder gets its position ids, where
+    padding shares the position of the token beside it.
     """
     return positions(model.config) if model.config.is_encoder_decoder else None
 
 
 def padded(
-    sequences: Sequence[list[int]], *, left: bool, multiple: int = 1, most: int | None = None
+    sequences: Sequence[list[int]], *, left: bool, multiple: int = 1, longest: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token ids [B, S], zeros beside them, and the mask of the sequences' own.
+    """Return sequences as one tensor of token ids [B, S], padded with zeros, and their mask [B, S].
 
-    S is a multiple of `multiple`, or `most` if that is less.
+    Args:
+        sequences: Token ids of each sequence.
+        left: Whether the padding is on the left.
+        multiple: S is the smallest multiple of this number that holds every sequence, or `longest` if less.
+        longest: The largest S.
     """
     width = -(-max(map(len, sequences)) // multiple) * multiple
-    width = min(width, most) if most else width
+    width = min(width, longest) if longest else width
     ids_BS = torch.zeros(len(sequences), width, dtype=torch.long)
     mask_BS = torch.zeros_like(ids_BS)
     for row, mask, ids in zip(ids_BS, mask_BS, sequences, strict=True):
-        own = slice(width - len(ids), width) if left else slice(len(ids))
-        row[own] = torch.tensor(ids)
-        mask[own] = 1
+        tokens = slice(width - len(ids), width) if left else slice(len(ids))
+        row[tokens] = torch.tensor(ids)
+        mask[tokens] = 1
     return ids_BS, mask_BS
 
 
 def _positions(mask_BS: Tensor, ids_BT: Tensor) -> Tensor:
-    """Places [B, T] of the last T tokens in their sequences."""
+    """Return the positions [B, T] of the last T tokens."""
     return (mask_BS.cumsum(-1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]

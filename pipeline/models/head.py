@@ -1,4 +1,4 @@
-"""The LM head: hidden states to logits."""
+"""Map hidden states to logits with the LM head."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """Hidden states [N, D] to logits [N, V], in float32 or better."""
+    """An LM head: the linear map from hidden states to logits, and the soft cap of the logits."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
-    softcap: float | None  # logits are softcap * tanh(logits / softcap)
+    softcap: float | None  # logits become softcap * tanh(logits / softcap)
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V]."""
+        """Return the logits [N, V] of hidden states, in float32 or better, also under autocast."""
         with torch.autocast(hidden_ND.device.type, enabled=False):
             dtype = torch.promote_types(self.weight_VD.dtype, torch.float32)
             bias_V = None if self.bias_V is None else self.bias_V.to(dtype)

@@ -1,10 +1,9 @@
-"""A decoder's cache of keys and values: some of its rows, and room for the tokens that it is still to write.
+"""Select rows of a cache of keys and values, and preallocate places for the tokens to come.
 
-transformers' layers copy all keys and values to add one token's to them, up to a tenth of the time in which a small
-model writes. With room, a token's are written beside the others' and the attention is handed a view of what is there.
-Guarantee: the same keys and values, bit for bit, so the same tokens.
-Cost: up to `_ROOM` tokens of every row that are never written; gradients do not pass.
-Not taken: transformers' `StaticCache`, whose attention reads the empty places too, behind a mask.
+* Why: the layers of transformers copy all keys and values to append those of one token, which takes up to a tenth of
+  the sampling time of a small model. A preallocated layer writes in place, and attention gets a view of the used part.
+* Guarantee: the same keys and values, bit for bit, so the same tokens.
+* Cost: each row has up to `_PREALLOCATED` places that may stay empty. Gradients do not pass through the layer.
 """
 
 import copy
@@ -14,54 +13,58 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 16  # tokens: all keys and values are copied for one in so many, and each row has so many empty places at most
+_PREALLOCATED = 16  # tokens: each row has at most so many empty places, and is copied once per so many tokens
 
 
 def select_rows(cache: Cache, rows: Tensor) -> Cache:
-    """Some rows of a cache, in a cache of their own."""
-    taken = copy.copy(cache)
-    parts = [taken]
+    """Return a new cache with these rows of a cache, which stays as it is."""
+    selected = copy.copy(cache)
+    parts = [selected]
     if isinstance(cache, EncoderDecoderCache):
-        taken.self_attention_cache = copy.copy(cache.self_attention_cache)
-        taken.cross_attention_cache = copy.copy(cache.cross_attention_cache)
-        taken.is_updated = dict(cache.is_updated)
-        parts = [taken.self_attention_cache, taken.cross_attention_cache]
+        selected.self_attention_cache = copy.copy(cache.self_attention_cache)
+        selected.cross_attention_cache = copy.copy(cache.cross_attention_cache)
+        selected.is_updated = dict(cache.is_updated)
+        parts = [selected.self_attention_cache, selected.cross_attention_cache]
     for part in parts:
         part.layers = [copy.copy(layer) for layer in part.layers]
-    taken.batch_select_indices(rows)
-    return taken
+    selected.batch_select_indices(rows)
+    return selected
 
 
 def preallocate(cache: Cache) -> None:
-    """Let a cache grow in place; layers of another kind (sliding windows) stay, and those that keep nothing."""
-    grows: DynamicCache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-    grows.layers = [
+    """Replace the dynamic layers of a cache by preallocated layers.
+
+    Sliding-window layers and layers that hold nothing are left unchanged.
+    """
+    growing: DynamicCache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    growing.layers = [
         PreallocatedLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
-        for layer in grows.layers
+        for layer in growing.layers
     ]
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer whose keys and values [B, H, S, D] are the front of something longer."""
+    """A cache layer whose keys and values [B, H, S, D] are the used part of longer tensors."""
 
     def __init__(self, layer: DynamicLayer) -> None:
+        """Take over the keys and values of a dynamic layer."""
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = self._long = layer.keys, layer.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write the keys and values [B, H, T, D] of T more tokens; those of all."""
+        """Append the keys and values [B, H, T, D] of T more tokens, and return those of all tokens."""
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if end > self._long[0].shape[-2]:
-            more = (0, 0, 0, end + _ROOM - start)
-            self._long = functional.pad(self.keys, more), functional.pad(self.values, more)
+            padding = (0, 0, 0, end + _PREALLOCATED - start)
+            self._long = functional.pad(self.keys, padding), functional.pad(self.values, padding)
         for long, new in zip(self._long, (key_states, value_states), strict=True):
             long[:, :, start:end] = new
         return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
+        """Keep these rows of the batch."""
         self._long = self._long[0].index_select(0, indices), self._long[1].index_select(0, indices)
         self._show(self.get_seq_length())
 

@@ -1,17 +1,15 @@
-"""Language models behind one face: with `passes`, all that shifts, pads or knows transformers' model classes.
+"""A uniform interface to causal and encoder-decoder models: hidden states, token-by-token decoding, and the LM head.
 
-`completion_hidden` gives the hidden state that predicts each completion token, for many sequences end to end, and
-`head_of` the projection onto the vocabulary that both models share. A model reads each distinct prompt once
-(`prefill`), whatever the number of its completions, which then go on from its keys and values (`forward_completions`):
-with prompts longer than completions that is most of the work. `Decoding` writes completions token by token. All of them
-take decoders and encoder-decoders alike; `passes` knows how the two differ. Masks come from lengths, never from token
-ids (many tokenizers use one id for pad and eos).
+`completion_hidden` returns the hidden states that predict the completion tokens of many sequences, end to end, and
+`head_of` returns the projection onto the vocabulary that teacher and student share. `Decoding` writes completions token
+by token. Masks come from lengths and never from token ids, because many tokenizers use one id for pad and eos.
 
-A family that does something else between states and logits than `head_of` knows is refused when it is loaded: the two
-ways to the logits of three tokens are compared, so no list of families is kept. What `generate` would force or forbid
-(BART's first token, mBART's language) is not applied: a completion is what the model itself finds likely.
-
-Under autocast the body runs in bf16; logits are always fp32, because in bf16 they alone differ by .05 nats.
+* A model reads each distinct prompt once (`prefill`), and all its completions go on from the cached keys and values
+  (`forward_completions`). With prompts longer than completions this saves most of the work.
+* Guarantee: `load_model` compares two ways to the logits of three tokens and refuses a model whose head `head_of` does
+  not reproduce, so no list of architectures is needed.
+* Limit: tokens that `generate` would force or forbid (BART's first token, mBART's language) are neither.
+* Under autocast the body runs in bfloat16. Logits are always float32; in bfloat16 they alone would be off by 0.05 nats.
 """
 
 from collections.abc import Sequence
@@ -28,25 +26,24 @@ from transformers import AutoConfig, Cache
 
 from pipeline.core.prompt_sharing import distinct_prompts
 from pipeline.core.types import Precision
-from pipeline.models import forward as passes
-from pipeline.models import kv_cache
-from pipeline.models import lora as adapter
+from pipeline.models import forward, kv_cache, lora
 from pipeline.models.architectures import auto_class
 from pipeline.models.forward import EncoderOutput
 from pipeline.models.head import Head
 from pipeline.runtime.errors import ModelError
 
-Model: TypeAlias = passes.Model
-_AGREEMENT = {torch.float32: 1e-3}  # of the two ways to the logits, relative to the largest; .03 in other dtypes
+Model: TypeAlias = forward.Model
+# The allowed difference between two ways to the logits, relative to the largest logit; 0.03 in other number formats.
+_LOGIT_TOLERANCE = {torch.float32: 1e-3}
 
 
 def device() -> torch.device:
-    """The GPU when there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_dtype(precision: Precision) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    """Return the number format of a precision; `auto` is bfloat16 where the hardware multiplies it natively."""
     native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if precision == "bfloat16" or (precision == "auto" and native):
         return torch.bfloat16
@@ -54,42 +51,49 @@ def resolve_dtype(precision: Precision) -> torch.dtype:
 
 
 def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Mixed precision on the current device; does nothing for float32."""
+    """Return a context of mixed precision on the current device; it does nothing for float32."""
     return torch.autocast(device().type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def load_model(
     path: Path, *, dtype: torch.dtype = torch.float32, to_train: bool = False, base: Path | None = None
 ) -> Model:
-    """A language model from a local directory, on the device, in eval mode.
+    """Load a language model from a model directory onto the device, in eval mode.
 
-    An adapter is merged into its base. `to_train` keeps the two apart, the base in its own dtype; picks eager attention
-    on a CPU, where the backward pass of the fused one takes 10 % of a step longer; and lets a tied embedding's gradient
-    be sparse. `base` is where an adapter's base lies, if not where the adapter says.
+    Args:
+        path: The directory of a model, or of an adapter, which is merged into its base.
+        dtype: Number format of the weights.
+        to_train: Keep an adapter separate, with the base in its stored number format. Use eager attention on a CPU,
+            where the backward pass of fused attention makes a step 10 % slower. Let a tied embedding have sparse
+            gradients (docs/decisions/012-sparse-embedding-gradients.md).
+        base: The directory of an adapter's base; None is the directory that the adapter names.
+
+    Raises:
+        ModelError: When files are missing or damaged, a weight is missing, or the architecture is not supported.
     """
-    has_adapter = adapter.is_adapter(path)
-    source = base if base and has_adapter else adapter.base_of(path)
-    attention = "eager" if to_train and device().type == "cpu" else None
-    transformers.utils.logging.disable_progress_bar()  # a second's work
+    is_adapter = lora.is_adapter(path)
+    source = base if base and is_adapter else lora.base_of(path)
+    transformers.utils.logging.disable_progress_bar()  # loading takes about a second
     try:
-        model, found = auto_class(AutoConfig.from_pretrained(source)).from_pretrained(
+        model, info = auto_class(AutoConfig.from_pretrained(source)).from_pretrained(
             source,
-            dtype="auto" if has_adapter and to_train else dtype,
-            attn_implementation=attention,
+            dtype="auto" if is_adapter and to_train else dtype,
+            attn_implementation="eager" if to_train and device().type == "cpu" else None,
             output_loading_info=True,
         )
-        if has_adapter:
-            model = adapter.join(model, path, to_train=to_train)
+        if is_adapter:
+            model = lora.load_adapter(model, path, to_train=to_train)
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(path, expected="a language model", got=first, remedy="run `make repro`") from error
-    if missing := found["missing_keys"]:  # transformers gives them random values and a warning
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(path, expected="a language model", got=reason, remedy="run `make repro`") from error
+    # transformers warns of missing weights and gives them random values.
+    if missing := info["missing_keys"]:
         got = f"none for {len(missing)} of them, such as {min(missing)}"
         raise ModelError(path, expected="a value for every weight", got=got, remedy="run `make repro`")
     model = model.to(device()).eval()
-    _check_start(model, path)
+    _check_start_token(model, path)
     _check_head(model, path)
     if to_train:
         _sparse_if_tied(model)
@@ -97,8 +101,10 @@ def load_model(
 
 
 def _sparse_if_tied(model: Model) -> None:
-    """Let the gradient of an embedding that is the head too be its tokens' rows, which autograd adds to the head's: it
-    is the same, and spares two matrices of the vocabulary, most of them zeros, each time that tokens are read."""
+    """Let a tied embedding have gradients at the rows of its tokens only, which autograd adds to the head's gradient.
+
+    The sum is the same, and two mostly empty matrices of the vocabulary's size are saved each time tokens are read.
+    """
     head = model.get_output_embeddings().weight
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.weight is head:
@@ -106,17 +112,17 @@ def _sparse_if_tied(model: Model) -> None:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """A model's directory, or that of its adapter alone."""
-    if adapter.has_adapter(model):
-        adapter.save(model, folder)
+    """Write a model directory, or the directory of the adapter if the model has a separate adapter."""
+    if lora.has_adapter(model):
+        lora.save(model, folder)
     else:
         model.save_pretrained(folder)
 
 
 def disable_dropout(model: Model) -> None:
-    """A model in training mode then computes what it computes in eval mode.
+    """Make a model in training mode compute what it computes in eval mode.
 
-    Families keep their rates in modules or beside them, under names that all have "drop" in them.
+    Architectures keep their rates in modules or in attributes, all of them with "drop" in the name.
     """
     for module in model.modules():
         for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
@@ -125,7 +131,7 @@ def disable_dropout(model: Model) -> None:
             module.p = 0.0
 
 
-def _check_start(model: Model, path: Path) -> None:
+def _check_start_token(model: Model, path: Path) -> None:
     if not model.config.is_encoder_decoder or getattr(model.config, "decoder_start_token_id", None) is not None:
         return
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
@@ -140,32 +146,38 @@ def _check_start(model: Model, path: Path) -> None:
 
 @torch.no_grad()
 def _check_head(model: Model, path: Path) -> None:
-    """A ModelError when the model's logits are not what `head_of` makes of its states."""
+    """Check that `head_of` maps the model's hidden states to the model's logits."""
     probe, rows = [[0, 1, 2]], model.get_output_embeddings().weight.shape[0]
-    wanted_V = Decoding(model, probe, [0]).logits_BV[0].float()
-    found_V = head_of(model, rows)(prefill(model, probe).last_GD)[0]
-    off = float((found_V - wanted_V).abs().max() / wanted_V.abs().max().clamp(min=1e-9))
-    if not off <= _AGREEMENT.get(model.dtype, 0.03):
+    expected_V = Decoding(model, probe, [0]).logits_BV[0].float()
+    actual_V = head_of(model, rows)(prefill(model, probe).last_GD)[0]
+    difference = float((actual_V - expected_V).abs().max() / expected_V.abs().max().clamp(min=1e-9))
+    if not difference <= _LOGIT_TOLERANCE.get(model.dtype, 0.03):
         raise ModelError(
             path,
             expected="logits that are a linear map of the hidden state, soft-capped or not",
-            got=f"others in this {model.config.model_type}, by {off:.0%} of the largest",
-            remedy="use another family; pipeline/families.py is where to add this one",
+            got=f"others in this {model.config.model_type}, by {difference:.0%} of the largest",
+            remedy="use another architecture, or add this one to pipeline/models/architectures.py",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCache:
-    """G prompts that a model has read."""
+    """The state of a model after it has read G prompts."""
 
     last_GD: Tensor  # the hidden state that predicts each prompt's first completion token
     mask_GS: Tensor  # 1 at the tokens that the decoder has read
     cache: Cache  # keys and values
-    source: EncoderOutput | None  # of an encoder
+    encoder: EncoderOutput | None
 
 
 def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-    """Hidden states [N, D] that predict the completion tokens, sequences end to end in the given order."""
+    """Return the hidden states [N, D] that predict the completion tokens, sequence after sequence.
+
+    Args:
+        model: The model.
+        prompts: Token ids of the prompt of each completion.
+        completions: Token ids of each completion, at least one.
+    """
     distinct, rows_B = distinct_prompts(prompts)
     if model.training and model.is_activation_checkpointing:
         return _forward_together(model, distinct, rows_B, completions)
@@ -175,94 +187,106 @@ def completion_hidden(model: Model, prompts: Sequence[list[int]], completions: S
 def _forward_together(
     model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int], completions: Sequence[list[int]]
 ) -> Tensor:
-    """The same in one pass over each prompt with its completion: layers that are computed again keep no cache."""
-    rows, lengths = torch.tensor(rows_B, device=model.device), [len(completion) for completion in completions]
-    start = passes.decoder_inputs(model, prompts)
-    rest_BT, own_BT = _without_last(model, completions, multiple=1)
-    states_BSD, _ = passes.hidden(
+    """Return the same states from one pass over each prompt with its completion: recomputed layers keep no cache."""
+    rows = torch.tensor(rows_B, device=model.device)
+    start = forward.decoder_inputs(model, prompts)
+    ids_BT, mask_BT = _all_but_last_token(model, completions, multiple=1)
+    states_BSD, _ = forward.hidden_states(
         model,
-        torch.cat([start.ids_GS[rows], rest_BT], -1),
-        torch.cat([start.mask_GS[rows], own_BT], -1),
+        torch.cat([start.ids_GS[rows], ids_BT], -1),
+        torch.cat([start.mask_GS[rows], mask_BT], -1),
         None,
-        start.source and start.source.take(rows),
-        keep=False,
+        start.encoder and start.encoder.select(rows),
+        use_cache=False,
     )
     first = start.ids_GS.shape[1] - 1
-    return torch.cat([states_SD[first : first + one] for states_SD, one in zip(states_BSD, lengths, strict=True)])
+    ends = [first + len(completion) for completion in completions]
+    return torch.cat([states_SD[first:end] for states_SD, end in zip(states_BSD, ends, strict=True)])
 
 
-def _without_last(model: Model, completions: Sequence[list[int]], *, multiple: int) -> tuple[Tensor, Tensor]:
-    """What there is to read of completions [B, T] and the mask of it: nobody asks what follows the last token."""
-    most = (places := passes.max_padded_length(model)) and places - 1  # the start token has one
-    both = passes.padded([one[:-1] for one in completions], left=False, multiple=multiple, most=most)
-    return both[0].to(model.device), both[1].to(model.device)
+def _all_but_last_token(model: Model, completions: Sequence[list[int]], *, multiple: int) -> tuple[Tensor, Tensor]:
+    """Return the tokens [B, T] that the model reads, and their mask: the successor of a last token is never scored."""
+    longest = (limit := forward.max_padded_length(model)) and limit - 1  # the start token has one of the positions
+    shortened = [completion[:-1] for completion in completions]
+    ids_BT, mask_BT = forward.padded(shortened, left=False, multiple=multiple, longest=longest)
+    return ids_BT.to(model.device), mask_BT.to(model.device)
 
 
 def prefill(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> PromptCache:
-    """One pass over G prompts, padded to a multiple of `multiple` tokens."""
-    start = passes.decoder_inputs(model, prompts, multiple=multiple)
-    states_GSD, cache = passes.hidden(model, start.ids_GS, start.mask_GS, start.cache, start.source)
-    return PromptCache(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, source=start.source)
+    """Read G prompts, padded to a multiple of `multiple` tokens."""
+    start = forward.decoder_inputs(model, prompts, multiple=multiple)
+    states_GSD, cache = forward.hidden_states(model, start.ids_GS, start.mask_GS, start.cache, start.encoder)
+    return PromptCache(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, encoder=start.encoder)
 
 
 def forward_completions(
     model: Model, prefix: PromptCache, rows_B: Sequence[int], completions: Sequence[list[int]], *, multiple: int = 1
 ) -> Tensor:
-    """Hidden states [N, D] of B completions, each after the prompt at its row of the prefix, which stays as it is.
+    """Return the hidden states [N, D] of B completions, sequence after sequence.
 
-    They are padded to a multiple of `multiple` tokens.
+    Args:
+        model: The model.
+        prefix: The prompts, already read; it stays as it is.
+        rows_B: The prompt of each completion, as a row of `prefix`.
+        completions: Token ids of each completion, at least one.
+        multiple: The completions are padded to a multiple of this number of tokens.
     """
     rows = torch.tensor(rows_B, device=model.device)
-    lengths = [len(completion) for completion in completions]
     first_BD = prefix.last_GD[rows]
+    lengths = [len(completion) for completion in completions]
     if max(lengths) == 1:
         return first_BD
-    rest_BT, own_BT = _without_last(model, completions, multiple=multiple)
-    rest_BTD, _ = passes.hidden(
+    ids_BT, mask_BT = _all_but_last_token(model, completions, multiple=multiple)
+    rest_BTD, _ = forward.hidden_states(
         model,
-        rest_BT,
-        torch.cat([prefix.mask_GS[rows], own_BT], -1),
+        ids_BT,
+        torch.cat([prefix.mask_GS[rows], mask_BT], -1),
         kv_cache.select_rows(prefix.cache, rows),
-        prefix.source and prefix.source.take(rows),
+        prefix.encoder and prefix.encoder.select(rows),
     )
     hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
     return torch.cat([hidden_TD[:length] for hidden_TD, length in zip(hidden_BTD, lengths, strict=True)])
 
 
 class Decoding:
-    """B completions that a model writes, a token at a time; `logits_BV` are its own of what comes next."""
+    """B completions that a model writes token by token.
+
+    `logits_BV` are the model's own logits of the next token.
+    """
 
     def __init__(self, model: Model, prompts: Sequence[list[int]], rows_B: Sequence[int]) -> None:
-        """Each completion follows the prompt at its row of `prompts`, which are read once."""
+        """Read the prompts once; each completion follows the prompt at its row."""
         self._model, rows = model, torch.tensor(rows_B, device=model.device)
-        start = passes.decoder_inputs(model, prompts)
-        logits_GV, self._cache = passes.logits(model, start.ids_GS, start.mask_GS, start.cache, start.source)
+        start = forward.decoder_inputs(model, prompts)
+        logits_GV, self._cache = forward.next_logits(model, start.ids_GS, start.mask_GS, start.cache, start.encoder)
         self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_GS[rows]
-        self._source = start.source and start.source.take(rows)
+        self._encoder = start.encoder and start.encoder.select(rows)
         self._cache.batch_select_indices(rows)
         kv_cache.preallocate(self._cache)
 
-    def keep(self, going_B: Tensor) -> None:
-        """Go on with the rows that are true; the others have ended."""
-        if going_B.all():
+    def select(self, unfinished_B: Tensor) -> None:
+        """Keep the rows where the mask is true. Call `step` with their tokens next: `logits_BV` stays as it is."""
+        if unfinished_B.all():
             return
-        rows = going_B.nonzero()[:, 0].to(self._model.device)
-        self._mask_BS, self._source = self._mask_BS[rows], self._source and self._source.take(rows)
+        rows = unfinished_B.nonzero()[:, 0].to(self._model.device)
+        self._mask_BS, self._encoder = self._mask_BS[rows], self._encoder and self._encoder.select(rows)
         self._cache.batch_select_indices(rows)
 
     def step(self, ids_B: Tensor) -> None:
-        """Read the tokens that were chosen."""
+        """Append one token to each completion and compute the logits of the next."""
         self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], -1)
         ids_B1 = ids_B[:, None].to(self._model.device)
-        self.logits_BV, self._cache = passes.logits(self._model, ids_B1, self._mask_BS, self._cache, self._source)
+        self.logits_BV, self._cache = forward.next_logits(
+            self._model, ids_B1, self._mask_BS, self._cache, self._encoder
+        )
 
 
 def head_of(model: Model, vocab: int) -> Head:
-    """The projection onto the first `vocab` ids."""
+    """Return the LM head of a model, cut to the first `vocab` token ids."""
     head = model.get_output_embeddings()
-    biases = [head.bias, getattr(model, "final_logits_bias", None)]  # BART and its kin have the second, [1, V]
-    found = [one.flatten() for one in biases if one is not None]
-    weight_VD, bias_V = head.weight, sum(found) if found else None
+    # BART and its relatives add final_logits_bias [1, V].
+    biases = [bias.flatten() for bias in (head.bias, getattr(model, "final_logits_bias", None)) if bias is not None]
+    weight_VD, bias_V = head.weight, sum(biases) if biases else None
     return Head(
         weight_VD=weight_VD if len(weight_VD) == vocab else weight_VD[:vocab],
         bias_V=bias_V if bias_V is None or len(bias_V) == vocab else bias_V[:vocab],
@@ -271,9 +295,12 @@ def head_of(model: Model, vocab: int) -> Head:
 
 
 def check_vocabulary(model: Model, vocab: int, *, where: Path) -> None:
-    """A ModelError when the tokenizer has ids that the model's head does not."""
+    """Check that a model's head has a row for every token id of a vocabulary.
+
+    Raises:
+        ModelError: When it has fewer rows.
+    """
     rows = model.get_output_embeddings().weight.shape[0]
     if rows < vocab:
-        raise ModelError(
-            where, expected=f"a head of at least {vocab} tokens", got=f"{rows}", remedy="use the model's own tokenizer"
-        )
+        expected, remedy = f"a head of at least {vocab} tokens", "use the model's own tokenizer"
+        raise ModelError(where, expected=expected, got=f"{rows}", remedy=remedy)

@@ -1,14 +1,13 @@
-"""LoRA adapters (peft): the only module that knows the library and its files.
+"""LoRA adapters: the only module that knows the library peft and its files.
 
-A student with an adapter is two directories. `work/STUDENT/base` holds the frozen weights, once; every checkpoint is a
-directory of peft's two files, megabytes instead of a model, whose configuration says where the base lies, relative to
-itself, and as `revision` what it is: its fingerprint. So the bytes of an adapter directory identify base and adapter,
-and a checkout may move. `stillroom merge` makes an ordinary model directory of it.
+A student with an adapter has two directories. `work/STUDENT/base` holds the frozen weights, once. Every checkpoint is a
+directory with the two files of peft, which takes megabytes instead of a whole model. Its configuration names the base
+by a path relative to itself, and holds the base's fingerprint as `revision`. So the bytes of an adapter directory
+identify base and adapter, and a checkout may move. `stillroom merge` writes an ordinary model directory.
 
-Whoever reads (sampler, evaluation) merges in memory and runs at the speed of a plain model; training alone keeps the
-two apart, with adapter weights in float32. Cost: importing peft takes a second or two, and only those who meet an
-adapter pay it. Not taken: transformers' own loading of adapters, which reads the base's path from the working
-directory.
+* The sampler and the evaluation merge the adapter in memory and run at the speed of a plain model. Only training keeps
+  the two apart, with adapter weights in float32.
+* Cost: importing peft takes one or two seconds, paid only by processes that meet an adapter.
 """
 
 import copy
@@ -21,53 +20,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
 from safetensors.torch import load_file, save_file
 
-from pipeline.runtime.config import AboveZero, Positive, Range
+from pipeline.runtime.config import AboveZero, Positive
 from pipeline.runtime.errors import ModelError, ParameterError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-BASE = "../../base"  # of a student, from the directory of any of its checkpoints
-_MARK = "lora_"  # in the names of an adapter's weights
+BASE = "../../base"  # a student's base, relative to each of its checkpoints
+_MARK = "lora_"  # part of the name of every adapter weight
+# Warnings of peft about what this module handles: transposed weights, a renamed attribute, embeddings as targets.
+_EXPECTED_WARNINGS = ("fan_in_fan_out is set to False", ".*is_gradient_checkpointing", ".*tie_word_embeddings=True")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraParams:
-    """Names as in peft's LoraConfig, which explains them."""
+    """An adapter; the names are those of peft's LoraConfig, which explains them."""
 
     r: Positive
-    """Rank."""
+    """Rank of the adapter's matrices."""
     lora_alpha: AboveZero
-    """The adapter counts lora_alpha / r."""
-    lora_dropout: Annotated[float, Range(0, 0.99)]
-    """Of what goes into the adapter, in training; none with `optimizer.disable_dropout`."""
+    """The adapter's output is multiplied by lora_alpha / r."""
+    lora_dropout: Annotated[float, Interval(ge=0, le=0.99)]
+    """Dropout rate of the adapter's input in training; `optimizer.disable_dropout` sets it to 0."""
     use_rslora: bool
-    """The adapter counts lora_alpha / sqrt(r) instead."""
+    """The factor is lora_alpha / sqrt(r) instead."""
     target_modules: Literal["all-linear"] | tuple[str, ...]
-    """Every linear layer but the head, or modules by the ends of their names, such as [q_proj, v_proj]."""
+    """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj]."""
     base_dtype: Literal["bfloat16", "float32"]
-    """Of the frozen weights, on disk and in training. In bfloat16 their layers compute in it whatever
-    optimizer.precision says; sampler and evaluation take their own precision."""
+    """Number format of the frozen weights, on disk and in training. With bfloat16 their layers compute in bfloat16,
+    whatever optimizer.precision is. The sampler and the evaluation have precisions of their own."""
 
 
 def is_adapter(path: Path) -> bool:
-    """True for a directory with an adapter instead of a model."""
+    """Return whether a directory holds an adapter instead of a model."""
     return (path / _CONFIG).is_file()
 
 
 def base_of(path: Path) -> Path:
-    """The directory of the weights: a plain model's own, or what its adapter names."""
+    """Return the directory of the weights: the path itself for a plain model, or the base of an adapter.
+
+    Raises:
+        ModelError: When the adapter's configuration is damaged, or the base does not exist.
+    """
     if not is_adapter(path):
         return path
     try:
         base = Path(os.path.normpath(path / json.loads((path / _CONFIG).read_text())["base_model_name_or_path"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            path / _CONFIG,
-            expected="an adapter's configuration as peft writes it",
-            got=str(error),
-            remedy="run `make repro`",
-        ) from error
+        expected = "an adapter's configuration as peft writes it"
+        raise ModelError(path / _CONFIG, expected=expected, got=str(error), remedy="run `make repro`") from error
     if not (base / "config.json").is_file():
         raise ModelError(
             path,
@@ -79,7 +81,17 @@ def base_of(path: Path) -> Path:
 
 
 def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
-    """Freeze a model, whose fingerprint is `revision`, and give it a new adapter, which changes nothing yet."""
+    """Freeze a model and give it a new adapter, which does not change the model's outputs yet.
+
+    Args:
+        model: The base, which is changed in place.
+        p: The adapter's parameters.
+        revision: The base's fingerprint, which the adapter records.
+        where: The parameter section, for messages.
+
+    Raises:
+        ParameterError: When the target modules do not exist or include the head or the embeddings.
+    """
     from peft import LoraConfig, PeftModel
 
     targets = p.target_modules if isinstance(p.target_modules, str) else list(p.target_modules)
@@ -94,66 +106,62 @@ def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
     )
     try:
         with _quiet():
-            made: Any = PeftModel(model, config).get_base_model()
-    except ValueError as error:  # peft's word for names that no module bears
-        raise _no_target(where, targets, " ".join(str(error).split())[:160]) from error
-    if any(has_adapter(one) for one in _embeddings(made)):
-        raise _no_target(where, targets, "the head or the embeddings")
-    return made
+            adapted: Any = PeftModel(model, config).get_base_model()
+    except ValueError as error:  # no module has such a name
+        raise _bad_target(where, targets, " ".join(str(error).split())[:160]) from error
+    embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    if any(module is not None and has_adapter(module) for module in embeddings):
+        raise _bad_target(where, targets, "the head or the embeddings")
+    return adapted
 
 
-def join(model: Any, path: Path, *, to_train: bool) -> Any:
-    """A base model with the adapter in a directory: merged, or apart and trainable."""
+def load_adapter(model: Any, path: Path, *, to_train: bool) -> Any:
+    """Return a base model with the adapter of a directory: merged, or separate and trainable.
+
+    Raises:
+        ModelError: When the directory's weights are not those of an adapter to this base.
+    """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
     config = PeftConfig.from_pretrained(str(path))
     config.inference_mode = not to_train
     with _quiet():
-        joined = PeftModel(model, config)
-        found = set_peft_model_state_dict(joined, load_file(path / _WEIGHTS))
-    missing = sorted(name for name in found.missing_keys if _MARK in name)
-    if missing or found.unexpected_keys:
-        got = f"{len(missing)} missing and {len(found.unexpected_keys)} unknown ones, such as "
-        got += min([*missing, *found.unexpected_keys])
+        adapted = PeftModel(model, config)
+        result = set_peft_model_state_dict(adapted, load_file(path / _WEIGHTS))
+    missing = sorted(name for name in result.missing_keys if _MARK in name)
+    if missing or result.unexpected_keys:
+        got = f"{len(missing)} missing and {len(result.unexpected_keys)} unknown ones, such as "
+        got += min([*missing, *result.unexpected_keys])
         raise ModelError(path, expected="the weights of its base's adapter", got=got, remedy="run `make repro`")
-    return joined.get_base_model() if to_train else joined.merge_and_unload()
+    return adapted.get_base_model() if to_train else adapted.merge_and_unload()
 
 
 def save(model: Any, folder: Path) -> None:
-    """The adapter of a model as peft's own `save_pretrained` would leave it, equal adapters in equal bytes."""
+    """Write a model's adapter as peft's `save_pretrained` would; equal adapters give equal bytes."""
     from peft import get_peft_model_state_dict
 
     (config,) = model.peft_config.values()
     config = copy.copy(config)
-    config.target_modules = sorted(config.target_modules)  # a set, whose order changes with the process
+    config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
     config.save_pretrained(str(folder))
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    whole = {f"base_model.model.{name}": value.contiguous() for name, value in weights.items()}
-    save_file(whole, folder / _WEIGHTS, metadata={"format": "pt"})
+    weights = {f"base_model.model.{name}": value.contiguous() for name, value in weights.items()}
+    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
 def has_adapter(model: Any) -> bool:
-    """True for a model with an adapter apart from its weights."""
+    """Return whether a model has an adapter that is not merged."""
     return any(_MARK in name for name, _ in model.named_parameters())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without peft's remarks on what is seen to: transposed weights, a name in transformers, embeddings as targets."""
     with warnings.catch_warnings():
-        for said in ("fan_in_fan_out is set to False", ".*is_gradient_checkpointing", ".*tie_word_embeddings=True"):
-            warnings.filterwarnings("ignore", message=said)
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 
-def _embeddings(model: Any) -> list[Any]:
-    return [one for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one is not None]
-
-
-def _no_target(where: str, targets: object, got: str) -> ParameterError:
-    return ParameterError(
-        f"{where}.target_modules",
-        expected="all-linear or names of linear layers within the body",
-        got=f"{targets} ({got})",
-        remedy="mend params.yaml",
-    )
+def _bad_target(where: str, targets: object, got: str) -> ParameterError:
+    expected = "all-linear or names of linear layers within the body"
+    return ParameterError(f"{where}.target_modules", expected=expected, got=f"{targets} ({got})")

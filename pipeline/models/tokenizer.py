@@ -1,9 +1,8 @@
 """Tokenizers and chat templates: the only module that knows them.
 
-Guarantee: a prompt is rendered once and a completion is tokenised once, without special tokens being added twice; a
-completion ends with exactly one end token, and text that spells a special token is encoded as plain text there.
-Cost: importing transformers takes 2-3 s, loading a tokenizer about 1 s. Not taken: tokenising the chat as a whole
-(prompt and answer in one go), where the border between the two moves with the template.
+* Guarantee: a prompt is rendered once and a completion is tokenised once, and special tokens are not added twice. A
+  completion ends with exactly one end token. Text in a completion that spells a special token is encoded as plain text.
+* Cost: importing transformers takes 2-3 s, and loading a tokenizer about 1 s.
 """
 
 from collections.abc import Sequence
@@ -21,11 +20,19 @@ from pipeline.runtime.errors import ModelError
 Tokenizer: TypeAlias = Any  # a transformers tokenizer, which has no types
 
 _SENTENCEPIECE_SPACE = "\u2581"
-_ANSWER = "stillroom"  # stands for an answer when the template is asked how it closes a turn
+_ANSWER = "stillroom"  # stands for an answer when a template is rendered to see how it closes a turn
 
 
 def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
-    """The tokenizer of a model directory or of a model on the hub; options such as revision go to transformers."""
+    """Return the tokenizer of a model directory or of a hub model.
+
+    Args:
+        path: A directory as a Path, or a directory or hub name as a string.
+        options: Options of transformers, such as `revision`.
+
+    Raises:
+        ModelError: When the directory does not exist, or has no readable tokenizer.
+    """
     if isinstance(path, Path) and not path.is_dir():
         raise ModelError(path, expected="a model directory", got="nothing", remedy="make it or correct the path")
     try:
@@ -40,108 +47,120 @@ def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
 
 
 def byte_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """A token for every byte, then <pad>, <s> and </s>, then one for each of `words`; a plain prompt begins with <s>.
+    """Return a tokenizer with a token for every byte, then <pad>, <s> and </s>, then a token for each of `words`.
 
-    For models made on the spot. Nothing is learnt, so it serves any text and needs none; words only shorten those
-    that have them (a word problem to about a third), the longest first.
+    It serves randomly initialised models. It encodes any text and learns nothing; words, the longest first, only
+    shorten the texts that contain them (a word problem to about a third). A plain prompt begins with <s>.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = tokenizers.Tokenizer(models.BPE(vocab={one: index for index, one in enumerate(alphabet)}, merges=[]))
+    core = tokenizers.Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([tokenizers.AddedToken(one, special=True) for one in ("<pad>", "<s>", "</s>")])
-    core.add_tokens([tokenizers.AddedToken(one, normalized=False) for one in words])
+    core.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in ("<pad>", "<s>", "</s>")])
+    core.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in words])
     begin = [("<s>", core.token_to_id("<s>"))]
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=begin)
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def load_tokenizer_file(path: Path) -> Tokenizer:
-    """A tokenizer.json that stands alone, as beside a T5 in ONNX, with T5's names for its special tokens."""
-    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    """Return the tokenizer of a lone tokenizer.json, as beside a T5 in ONNX, with T5's special tokens.
+
+    Raises:
+        ModelError: When the file is missing or damaged.
+    """
+    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     try:
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), **names)
-    except Exception as error:  # as above
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+    except Exception as error:  # as in load_tokenizer
         got = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(path, expected="a tokenizer", got=got, remedy="put the model's own there") from error
 
 
 def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[str, list[int]]:
-    """The text that a model reads, and its token ids.
+    """Return the text that a model reads, and its token ids.
 
-    Messages go through the tokenizer's chat template, which opens the answer and writes its own special tokens. A text
-    stays as it is and gets what the tokenizer adds (bos, or T5's eos).
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: A text, which stays as it is and gets the special tokens that the tokenizer adds (bos, or T5's eos).
+            Or messages with `role` and `content` for the chat template, which opens the answer and writes its own
+            special tokens.
+
+    Raises:
+        ModelError: When the tokenizer has no chat template for the messages.
     """
     if isinstance(prompt, str):
         return prompt, _ids(tokenizer, prompt, add_special_tokens=True)
-    text = _chat(tokenizer, prompt)
+    text = _apply_chat_template(tokenizer, prompt)
     return text, _ids(tokenizer, text, add_special_tokens=False)
 
 
-def _chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
+def _apply_chat_template(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     name = tokenizer.name_or_path or "tokenizer"
     if not tokenizer.chat_template:
         raise ModelError(name, expected="a chat template", got="none", remedy="set task.template.chat: false")
     try:
         text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:  # such as no system turn, or turns that do not alternate
-        roles = ", ".join(one["role"] for one in messages)
-        raise ModelError(
-            name, expected=f"a chat template for turns of {roles}", got=str(error), remedy="mend task.template"
-        ) from error
+    except TemplateError as error:  # for example no system turn, or turns that do not alternate
+        expected = f"a chat template for turns of {', '.join(message['role'] for message in messages)}"
+        raise ModelError(name, expected=expected, got=str(error), remedy="fix task.template") from error
     return text
 
 
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of an answer, ended by the first of `eos_ids`.
+    """Return the token ids of an answer, which end with the first of `eos_ids`.
 
-    What an encoder-decoder writes before every text is part of it: BART's <s>, the language of mBART-50; T5 has none.
-    T5's tokenizer takes the letters of "</s>" for the token whatever it is told; there they are left out.
+    Tokens that an encoder-decoder writes before every text are included: BART's <s>, mBART-50's language; T5 has none.
+    T5's tokenizer encodes the letters "</s>" as the token despite split_special_tokens, so end tokens are removed.
+
+    Raises:
+        ModelError: When the tokenizer has no end token.
     """
     ids, ends = _ids(tokenizer, text, add_special_tokens=False, split_special_tokens=True), eos_ids(tokenizer)
-    return [*_opening(tokenizer), *(one for one in ids if one not in ends), ends[0]]
+    return [*_target_prefix(tokenizer), *(token for token in ids if token not in ends), ends[0]]
 
 
-def _opening(tokenizer: Tokenizer) -> list[int]:
-    """Tokens before a target; a tokenizer that ends no text with eos is a decoder's, whose completions go on."""
-    whole = [int(one) for one in tokenizer(text_target=_ANSWER)["input_ids"]]
-    if tokenizer.chat_template or tokenizer.eos_token_id not in whole[-2:]:  # mBART's language may follow eos
+def _target_prefix(tokenizer: Tokenizer) -> list[int]:
+    """Return the special tokens before a target text; none for a decoder, whose tokenizer ends no text with eos."""
+    ids = [int(token) for token in tokenizer(text_target=_ANSWER)["input_ids"]]
+    if tokenizer.chat_template or tokenizer.eos_token_id not in ids[-2:]:  # mBART's language may follow eos
         return []
     special = _special_ids(tokenizer)
-    return whole[: next((place for place, one in enumerate(whole) if one not in special), 0)]
+    return ids[: next((index for index, token in enumerate(ids) if token not in special), 0)]
 
 
 def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of ids, special tokens left out."""
+    """Return the text of token ids without special tokens."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
 
 
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """Each id as the text of that token alone, its leading space kept; special tokens by name.
+    """Return the text of each token alone, with its leading space; special tokens by name.
 
-    SentencePiece drops a leading space when one token is decoded, but writes it into the token's name.
+    SentencePiece drops a leading space when it decodes one token, but writes it into the token's name.
     """
-    return [_token_text(tokenizer, int(one)) for one in ids]
+    return [_token_text(tokenizer, int(token)) for token in ids]
 
 
-def _token_text(tokenizer: Tokenizer, one: int) -> str:
-    name: str | None = tokenizer.convert_ids_to_tokens(one)
+def _token_text(tokenizer: Tokenizer, token: int) -> str:
+    name: str | None = tokenizer.convert_ids_to_tokens(token)
     if name and name.startswith(_SENTENCEPIECE_SPACE):
         return name.replace(_SENTENCEPIECE_SPACE, " ")
-    text: str = tokenizer.decode([one], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text or name or f"<{one}>"
+    text: str = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text or name or f"<{token}>"
 
 
 def eos_ids(tokenizer: Tokenizer) -> list[int]:
-    """The ids that end a completion, the usual one first.
+    """Return the token ids that end a completion, the usual one first.
 
     Some chat models close a turn with another token than the tokenizer's eos (Gemma: <end_of_turn>), so the chat
-    template is asked as well.
+    template is rendered to find it.
+
+    Raises:
+        ModelError: When there is no such token.
     """
-    found = [_turn_end(tokenizer), tokenizer.eos_token_id]
-    ids = list(dict.fromkeys(one for one in found if one is not None))
+    ids = list(dict.fromkeys(token for token in (_turn_end(tokenizer), tokenizer.eos_token_id) if token is not None))
     if not ids:
         raise ModelError(
             tokenizer.name_or_path or "tokenizer",
@@ -153,55 +172,60 @@ def eos_ids(tokenizer: Tokenizer) -> list[int]:
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """Equal for two tokenizers exactly when their ids mean the same: the token of every id, and bos, eos and unk.
+    """Return a fingerprint of the meaning of all ids: the token of every id, and bos, eos and unk.
 
-    The padding token, the padding side and the chat template are not part of it: they change no stored id.
+    The padding token, the padding side and the chat template are not included, because they change no stored id.
     """
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
     return digest(sorted(tokenizer.get_vocab().items()), special)
 
 
 def template_fingerprint(tokenizer: Tokenizer) -> str:
-    """Identity of the chat template, which decides what a prompt's ids are; "" where there is none."""
+    """Return a fingerprint of the chat template, which decides the ids of a prompt, or "" without a template."""
     return digest(tokenizer.chat_template) if tokenizer.chat_template else ""
 
 
 def shared_vocab(tokenizer: Tokenizer) -> int:
-    """How many ids have a token: the highest id + 1. Models pad their vocabulary beyond it, each as it likes."""
+    """Return the size of the tokenizer's vocabulary, its highest id + 1; embeddings may be padded to more rows."""
     return max(map(int, tokenizer.get_vocab().values())) + 1
 
 
 def require_same_tokenizer(teacher: Tokenizer, student: Tokenizer, names: tuple[str, str]) -> None:
-    """A ModelError unless both give every id the same meaning; `names` are the teacher's and the student's."""
+    """Check that both tokenizers give every id the same meaning.
+
+    Args:
+        teacher: The teacher's tokenizer.
+        student: The student's tokenizer.
+        names: Names of teacher and student, for messages.
+
+    Raises:
+        ModelError: When an id differs.
+    """
     if tokenizer_fingerprint(teacher) == tokenizer_fingerprint(student):
         return
     differing = sorted(set(teacher.get_vocab().items()) ^ set(student.get_vocab().items()))
-    what = f"{len(differing):,} differing entries such as {differing[0]}" if differing else "other special tokens"
+    got = f"{len(differing):,} differing entries such as {differing[0]}" if differing else "other special tokens"
     raise ModelError(
         names[1],
         expected=f"the tokenizer of the teacher {names[0]}",
-        got=what,
+        got=got,
         remedy="take a student of the teacher's family, or a new one made with the teacher's tokenizer",
     )
 
 
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
 def _ids(tokenizer: Tokenizer, text: str, **options: bool) -> list[int]:
-    return [int(one) for one in tokenizer(text, **options)["input_ids"]]
+    return [int(token) for token in tokenizer(text, **options)["input_ids"]]
 
 
 def _turn_end(tokenizer: Tokenizer) -> int | None:
-    """The special token that the chat template writes right after an answer, if any."""
+    """Return the special token that the chat template writes right after an answer, if any."""
     if not tokenizer.chat_template:
         return None
-    turns = [_turn("user", _ANSWER), _turn("assistant", _ANSWER)]
+    turns = [{"role": role, "content": _ANSWER} for role in ("user", "assistant")]
     closing = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_ANSWER)[2].strip()
     ids = _ids(tokenizer, closing, add_special_tokens=False)
     return ids[0] if ids and ids[0] in _special_ids(tokenizer) else None
 
 
 def _special_ids(tokenizer: Tokenizer) -> set[int]:
-    return {int(one) for one, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}

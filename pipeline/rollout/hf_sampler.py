@@ -77,7 +77,7 @@ class HFSampler:
             going = ~torch.isin(next_B, self._eos_ids) & torch.from_numpy(step + 1 < limit_B[live])
             if not going.any():
                 break
-            decoding.keep(going)
+            decoding.select(going)
             live = live[going.numpy()]
             decoding.step(next_B[going])
         eos = set(self._eos_ids.tolist())

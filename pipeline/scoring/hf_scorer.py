@@ -31,7 +31,7 @@ class HFScorer:
         self._head = lm.head_of(self._model, vocab)
         self._truncation, self._batch_size = truncation, batch_size
         # Encoder-decoders round differently in other company in any case.
-        self._multiple = 1 if self._context.apart else _MULTIPLE
+        self._multiple = 1 if self._context.separate else _MULTIPLE
         self._prompts: list[list[int]] = []
         self._prefix: lm.PromptCache | None = None  # of those prompts
 

@@ -177,7 +177,7 @@ def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any
     answer = _most([len(completion_ids(tokenizer, one.references[0])) for one in cases])
     for room in (context(one.config) for one in models):
         answer = min(answer, room.limit // 2)
-        prompt = min(prompt, room.beside(answer))
+        prompt = min(prompt, room.prompt_limit(answer))
     return prompt, answer
 
 

@@ -66,7 +66,7 @@ def test_a_token_is_written_beside_the_others() -> None:
     for cache in (plain, roomy):
         read(cache, 2, 1)
     places = {name: {tuple(pointers(cache))} for name, cache in (("plain", plain), ("roomy", roomy))}
-    for _ in range(kv_cache._ROOM):
+    for _ in range(kv_cache._PREALLOCATED):
         for name, cache in (("plain", plain), ("roomy", roomy)):
             before = cache.layers[0].keys  # alive, so that nothing else gets its place
             read(cache, 2, 1)

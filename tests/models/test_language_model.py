@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline.models import forward as passes
+from pipeline.models import forward
 from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, untie_head
 from pipeline.models.context import Context, context_of
@@ -363,7 +363,7 @@ def test_decoding_gives_the_models_own_logits_after_each_token(model: Any) -> No
         going = torch.tensor([len(written[row]) > step for row in live.tolist()])
         if not going.any():
             break
-        decoding.keep(going)
+        decoding.select(going)
         live = live[going]
         decoding.step(torch.tensor([written[row][step] for row in live.tolist()]))
     assert step == 3
@@ -494,7 +494,7 @@ def test_logits_that_are_something_else_than_known_are_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(name).save_pretrained(tmp_path)
-    monkeypatch.setattr(passes, "head_scale", lambda config: 0.9)
+    monkeypatch.setattr(forward, "head_scale", lambda config: 0.9)
     with pytest.raises(
         ModelError, match=rf"expected logits that are a linear map of the hidden state.* got others in this {name}, by"
     ):
@@ -517,7 +517,7 @@ def test_a_decoder_without_a_start_token_is_refused(tmp_path: Path) -> None:
 
 def test_context_is_checked_against_prompt_and_completion(teacher_dir: Path) -> None:
     context = context_of(teacher_dir)
-    assert context == Context(limit=512, apart=False)
+    assert context == Context(limit=512, separate=False)
     context.check(500, 12, where="scoring")
     with pytest.raises(DataError, match=r"scoring: expected at most 512 tokens .* got 513; lower task.max_prompt"):
         context.check(500, 13, where="scoring")
@@ -526,7 +526,7 @@ def test_context_is_checked_against_prompt_and_completion(teacher_dir: Path) -> 
 def test_encoder_and_decoder_have_a_context_each(tmp_path: Path) -> None:
     build("bart").save_pretrained(tmp_path)
     context = context_of(tmp_path)
-    assert context == Context(limit=32, apart=True)
+    assert context == Context(limit=32, separate=True)
     context.check(32, 32, where="scoring")
     with pytest.raises(DataError, match=r"expected at most 32 tokens of prompt, and of completion .* got 33"):
         context.check(32, 33, where="scoring")

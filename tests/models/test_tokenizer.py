@@ -75,7 +75,7 @@ def test_a_chat_that_the_tokenizer_cannot_write_is_told(make_tokenizer: Maker) -
     ):
         render(make_tokenizer(), chat)
     with pytest.raises(
-        ModelError, match=r"expected a chat template for turns of system, got No system turn; mend task"
+        ModelError, match=r"expected a chat template for turns of system, got No system turn; fix task"
     ):
         render(make_tokenizer(template="{{ raise_exception('No system turn') }}"), chat)
 
