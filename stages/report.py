@@ -13,17 +13,17 @@ import click
 
 from pipeline.lineage.describe import Costs
 from pipeline.lineage.lineage import read_lineage
-from pipeline.report.figure import draw_run
-from pipeline.report.jobs import jobs, round_list
-from pipeline.report.page.page import run_page
-from pipeline.report.page.queries import find
-from pipeline.report.page.vega import dvc_template
+from pipeline.report.figure import render_run
+from pipeline.report.page.html import dvc_template
+from pipeline.report.page.page import RunPage, run_page
+from pipeline.report.page.queries import query_views
 from pipeline.report.summary import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.report.views import connect, query
 from pipeline.runtime.config import lookup
 from pipeline.runtime.files import read_json, replacing, write_json
 from pipeline.runtime.layout import COSTS, EVALUATIONS, PARAMS
 from pipeline.runtime.progress import bar
+from pipeline.runtime.rounds import cost_names, round_list
 from pipeline.runtime.yaml_files import read_yaml
 from stages._stage import run
 
@@ -40,12 +40,12 @@ def main() -> None:
         name: [(id_, read_json(EVALUATIONS / f"{name}-{id_}.json")["metrics"]) for id_ in checkpoints]
         for name in students
     }
-    teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(students, document)
+    teacher, costs = read_json(EVALUATIONS / "teacher.json"), _costs(document)
     metrics = summarise(teacher["headline"], teacher["metrics"], measured, costs, last_steps)
     parts: dict[str, Callable[[], None]] = {
         "figures": lambda: _write_figures(metrics),
         "plots": lambda: _write_plots(metrics, list(last_steps)),
-        "picture": lambda: _write_picture(metrics, [0, *last_steps.values()]),
+        "picture": lambda: _write(REPORT / "picture.svg", render_run(metrics, [0, *last_steps.values()])),
         "page": lambda: _write(REPORT / "index.html", _page(metrics, checkpoints, costs)),
     }
     with bar("report", len(parts), unit="parts") as meter:
@@ -65,11 +65,6 @@ def _write_figures(metrics: Mapping[str, Any]) -> None:
     write_json(REPORT / "metrics.json", metrics)
     write_json(REPORT / "summary.json", key_figures(metrics))
     _write(REPORT / "table.md", render_table(metrics))
-
-
-def _write_picture(metrics: Mapping[str, Any], borders: list[int]) -> None:
-    with replacing(REPORT / "picture.svg") as temporary:
-        draw_run(temporary, metrics, borders)
 
 
 def _write_plots(metrics: Mapping[str, Any], rounds: list[str]) -> None:
@@ -93,22 +88,22 @@ def _page(metrics: Mapping[str, Any], checkpoints: list[str], costs: Costs) -> s
     views = connect(WORK, LOGS, _NO_STORE)
     students = list(metrics["students"])
     params, lineages = read_yaml(PARAMS), [read_lineage(WORK / name / checkpoints[-1] / "model") for name in students]
-    return run_page(
-        metrics,
-        find(partial(query, views), students, checkpoints),
-        checkpoints=checkpoints,
+    content = RunPage(
         title=f"stillroom: {params['task']['name']}",
-        lineages=[one for one in lineages if one],
+        metrics=metrics,
+        views=query_views(partial(query, views), students, checkpoints),
+        checkpoints=checkpoints,
+        lineages=[lineage for lineage in lineages if lineage],
         costs=costs,
         max_staleness=params["schedule"]["max_staleness"],
         params=PARAMS.read_text(),
     )
+    return run_page(content)
 
 
-def _costs(students: list[str], document: Mapping[str, Any]) -> dict[str, Any]:
+def _costs(document: Mapping[str, Any]) -> dict[str, Any]:
     """The costs of this schedule's stages; those of rounds that it no longer has stay out."""
-    names = [one.name for one in jobs(students, round_list(document), document["tuned"])]
-    return {name: read_json(COSTS / f"{name}.json") for name in names}
+    return {name: read_json(COSTS / f"{name}.json") for name in cost_names(document)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pipeline.lineage.model_card import model_card
 from pipeline.lineage.records import Lineage, ModelSource, Round
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import COSTS
+from pipeline.runtime.layout import Layout
 from pipeline.runtime.markdown import markdown_table
 
 Costs = Mapping[str, Mapping[str, Any]]  # work/costs, by name
@@ -148,7 +148,7 @@ def _ran_lines(ran: OutputRecord | None) -> list[str]:
 def tell(model: Path, *, to_json: bool) -> dict[str, Any] | str:
     """What is known about a model directory, as a value or in words."""
     lineage, root = _lineage(model), _project(model)
-    costs = {one.stem: read_json(one) for one in (root / COSTS).glob("*.json")} if root else {}
+    costs = {one.stem: read_json(one) for one in Layout(root).costs.glob("*.json")} if root else {}
     ran = _ran(model, root) if root else None
     return as_json(lineage, costs, ran) if to_json else as_text(lineage, costs, ran)
 
@@ -158,7 +158,7 @@ def card(model: Path) -> str:
     lineage, root = _lineage(model), _project(model)
     if not lineage.rounds:
         raise DataError(model, expected="a trained student", got="no round", remedy="name work/STUDENT/ROUND/model")
-    measured = root / f"work/evaluations/{lineage.student}-{lineage.rounds[-1].id}.json" if root else None
+    measured = Layout(root).evaluation(f"{lineage.student}-{lineage.rounds[-1].id}") if root else None
     found = read_json(measured)["metrics"] if measured and measured.is_file() else {}
     return model_card(lineage, {name: one for name, one in found.items() if isinstance(one, int | float)})
 

@@ -1,58 +1,76 @@
-"""How much disk the rest of a schedule takes: every round leaves a student and its optimizer in DVC's cache.
+"""Estimate the disk space that the rest of a schedule takes: each round leaves a student and its optimizer.
 
-Guarantee: read from the headers of safetensors files, no weights; None where a model is not here yet (a hub name, a
-GGUF file). A student that is still to be cut counts as the whole of what it is cut from, the most it can be; the
-teacher's scores are small beside it and not counted.
+* The sizes come from the headers of safetensors files; no weights are read.
+* A student that is still to be pruned counts with all layers of the model that it is pruned from, its upper bound.
+* The teacher's scores are small beside the students and are not counted.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.report.jobs import round_list
+from pipeline.runtime.layout import Layout
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml
 
-_NUMBER = 4  # bytes: all is in float32
+_BYTES_PER_NUMBER = 4  # weights, moments and averages are all float32
 
 
-def rest_bytes(root: Path) -> int | None:
-    """What the rounds without a model will leave, of all students; None where a size cannot be known."""
-    params, rounds = read_yaml(root / "params.yaml"), round_list(read_yaml(root / "rounds.yaml"))
-    sizes = [_student(root, name, params) for name in params["students"]]
-    left = [
-        sum(not (root / f"work/{name}/{one['id']}/model").is_dir() for one in rounds) for name in params["students"]
-    ]
-    if any(size is None and count for size, count in zip(sizes, left, strict=True)):
-        return None
-    numbers = 3 if params["optimizer"]["ema_decay"] is None else 4  # weight, two moments and what is averaged
-    return sum(_NUMBER * numbers * (size or 0) * count for size, count in zip(sizes, left, strict=True))
+def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> int | None:
+    """Return the bytes that the remaining rounds of all students leave in DVC's cache.
+
+    Args:
+        root: The directory of the project.
+        rounds: The number of rounds left by student; by default the rounds that have no model directory.
+
+    Returns:
+        None where the size of a model cannot be known yet, such as the size of a model on the hub or in a GGUF file.
+
+    Raises:
+        ParameterError: params.yaml or rounds.yaml is missing.
+    """
+    layout = Layout(root)
+    params, schedule = read_yaml(layout.params), round_list(read_yaml(layout.rounds))
+    if rounds is None:
+        rounds = {
+            student: sum(not layout.round(student, item["id"]).model.is_dir() for item in schedule)
+            for student in params["students"]
+        }
+    sizes = {student: _trained_numbers(layout, student, params) for student, count in rounds.items() if count}
+    # A round stores the weights, two moments of each, and their running average where there is one.
+    copies = 3 if params["optimizer"]["ema_decay"] is None else 4
+    total = 0
+    for student, size in sizes.items():
+        if size is None:
+            return None
+        total += _BYTES_PER_NUMBER * copies * size * rounds[student]
+    return total
 
 
-def _student(root: Path, name: str, params: dict[str, Any]) -> int | None:
-    """The weights that a student trains."""
-    started = root / f"work/{name}/init/model"
-    if started.is_dir():
-        return _parameters(started)
-    source = params["student"][name]
+def _trained_numbers(layout: Layout, student: str, params: dict[str, Any]) -> int | None:
+    """Return how many numbers a student trains."""
+    start = layout.round(student, "init").model
+    if start.is_dir():
+        return _count_numbers(start)
+    source = params["student"][student]
     if source["lora"] is not None or source["config"] is not None:
         return None
     if source["model"] != "teacher":
-        return _parameters(root / source["model"])
-    copied, given = root / "work/teacher", params["teacher"]["model"]
-    return _parameters(copied) or (_parameters(root / given) if isinstance(given, str) else None)
+        return _count_numbers(layout.root / source["model"])
+    model = params["teacher"]["model"]
+    return _count_numbers(layout.teacher) or (_count_numbers(layout.root / model) if isinstance(model, str) else None)
 
 
-def _parameters(directory: Path) -> int | None:
-    """How many numbers a model directory's files hold."""
-    files = sorted(directory.glob("*.safetensors"))
+def _count_numbers(directory: Path) -> int | None:
+    """Return how many numbers the safetensors files of a model directory hold, None where there are none."""
+    count = 0
     try:
-        return sum(map(_numbers, files)) if files else None
+        for path in directory.glob("*.safetensors"):
+            with safe_open(path, framework="np") as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-
-
-def _numbers(file: Path) -> int:
-    with safe_open(file, framework="np") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count or None

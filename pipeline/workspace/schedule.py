@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.jobs import round_list
 from pipeline.runtime.config import AboveZero, Positive, lookup, section
 from pipeline.runtime.errors import ParameterError
-from pipeline.runtime.layout import PARAMS
+from pipeline.runtime.layout import LAYOUT
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 
 
@@ -34,7 +34,7 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
     DVC has no conditional stage, but it loops over none. `teacher_dir` is where the stage `teacher` writes, and
     `starts` where under work/STUDENT the stage `init` does: somewhere else where a stage of `tuned` comes between.
     """
-    rounds = {
+    rounds: dict[str, dict[str, Any]] = {
         f"{student}-r{index + 1}": {
             "student": student,
             "round": f"r{index + 1}",
@@ -45,20 +45,20 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
         for student in students
         for index, first in enumerate(range(0, p.total_steps, p.refresh_every))
     }
-    checkpoints = {"teacher": {"model": "work/teacher", "base": "work/plan.json"}}
+    checkpoints = {"teacher": {"model": str(LAYOUT.teacher), "base": str(LAYOUT.plan)}}
     for student in students:
-        base = f"work/{student}/base"
-        checkpoints[f"{student}-init"] = {"model": f"work/{student}/init/model", "base": base}
+        base = str(LAYOUT.base(student))
+        checkpoints[f"{student}-init"] = {"model": str(LAYOUT.round(student, "init").model), "base": base}
         for name, item in rounds.items():
             if item["student"] == student:
-                checkpoints[name] = {"model": f"work/{student}/{item['round']}/model", "base": base}
+                checkpoints[name] = {"model": str(LAYOUT.round(student, item["round"]).model), "base": base}
     return {
-        "teacher_dir": "work/base" if "teacher" in tuned else "work/teacher",
+        "teacher_dir": str(LAYOUT.untuned_teacher if "teacher" in tuned else LAYOUT.teacher),
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
         "tuned": {name: _tuning(name) for name in ("teacher", *students) if name in tuned},
         "rounds": rounds,
-        "scores": {"corpus": "work/corpus"}
-        | {name: f"work/{item['student']}/{item['round']}" for name, item in rounds.items()},
+        "scores": {"corpus": str(LAYOUT.corpus.directory)}
+        | {name: str(LAYOUT.round(item["student"], item["round"]).directory) for name, item in rounds.items()},
         "checkpoints": checkpoints,
     }
 
@@ -66,11 +66,11 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
 def _tuning(name: str) -> dict[str, str]:
     """What a stage `sft` reads and writes; `frozen` are an adapter's weights, of which a teacher has none."""
     if name == "teacher":
-        return {"base": "work/base", "frozen": "work/plan.json", "out": "work/teacher"}
+        return {"base": str(LAYOUT.untuned_teacher), "frozen": str(LAYOUT.plan), "out": str(LAYOUT.teacher)}
     return {
-        "base": f"work/{name}/untuned/model",
-        "frozen": f"work/{name}/base",
-        "out": f"work/{name}/init/model",
+        "base": str(LAYOUT.round(name, "untuned").model),
+        "frozen": str(LAYOUT.base(name)),
+        "out": str(LAYOUT.round(name, "init").model),
     }
 
 
@@ -105,7 +105,7 @@ ROUNDS = Path("rounds.yaml")
 
 def follow_params() -> None:
     """Write rounds.yaml from params.yaml: schedule, students and sft."""
-    write_rounds(ROUNDS, *_asked(PARAMS))
+    write_rounds(ROUNDS, *_asked(LAYOUT.params))
 
 
 def rounds_of(params: Path) -> dict[str, Any]:

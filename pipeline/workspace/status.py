@@ -1,163 +1,199 @@
-"""`stillroom status`: how far the schedule is, and what the rest takes.
+"""Report how far the schedule is and what the rest of it takes (`stillroom status`).
 
-A stage is `done` when dvc.lock says that it ran with the parameters, the code and the inputs that are here now, and
-its outputs are here; `again` when one of these differs; `waits` when it is done and something before it is not; else
-`open`.
-Guarantee: the lock is not taken, so it can be asked while `dvc repro` runs; data files are compared by what dvc.lock
-says of who made them and not hashed, so a file that was edited by hand is not noticed (`dvc status` notices it).
-Seconds of a stage to come are those of the latest of its kind, of the same student where there is one; training goes
-by steps; scoring is `pipeline.workspace.forecast`'s.
+A stage has one of four states:
+
+* `done`: dvc.lock records that it ran with the present command, parameters, code and inputs, and wrote the present
+  outputs.
+* `again`: it ran, and one of these differs.
+* `waits`: it is done, and a stage before it is not. It runs again if that stage's outputs come out differently.
+* `open`: it never ran, or one of its outputs is missing.
+
+The seconds of a stage to come are those of the latest stage of its kind, of the same student where there is one;
+training is scaled by its steps. `pipeline.workspace.forecast` estimates scoring.
+
+* Guarantee: no lock of DVC is taken, so that the command works while `dvc repro` runs.
+* Cost: about 3 s. DVC hashes only files that are newer than its own record of their hashes.
 """
 
-import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from pipeline.lineage.dvc_lock import read_lock
-from pipeline.report.jobs import KINDS, Job, State, jobs, round_list
+from pipeline.lineage.dvc_index import load_index, stages_before
 from pipeline.runtime.config import lookup
+from pipeline.runtime.display import number_text
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import COSTS, PARAMS
+from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.rounds import cost_names
 from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.forecast_inputs import needs
 
-
-def with_states(todo: Sequence[Job], root: Path, stages: Mapping[str, Any]) -> list[Job]:
-    """The jobs as the files and dvc.lock, given as its stages, have them."""
-    by_cost = {Path(out["path"]).stem: one for one in stages.values() for out in one["outs"] if _is_cost(out["path"])}
-    made = {out["path"]: out.get("md5") for one in stages.values() for out in one["outs"]}
-    states: dict[str, State] = {}
-    for job in todo:
-        state = _state(by_cost.get(job.name), root, made)
-        unsettled = any(states[name] != "done" for name in job.after)
-        states[job.name] = "waits" if state == "done" and unsettled else state
-    return [replace(job, state=states[job.name]) for job in todo]
+State: TypeAlias = Literal["done", "again", "waits", "open"]
+KINDS = ("rollout", "score", "train", "evaluate")
+_SHARED = ("", "teacher", "corpus")  # what follows the @ in the name of a stage that belongs to no student
 
 
-def _is_cost(path: str) -> bool:
-    return path.startswith("work/costs/")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One stage of the schedule, under the name of its file in work/costs."""
+
+    name: str
+    kind: str
+    student: str | None
+    round: str | None
+    steps: int = 1
+    """Optimizer steps of a training stage."""
+    after: tuple[str, ...] = ()
+    """Names of the stages that it depends on directly."""
+    state: State = "open"
+    seconds: float | None = None
+    """Seconds that it took, or that it is expected to take."""
 
 
-def _state(stage: Mapping[str, Any] | None, root: Path, made: Mapping[str, Any]) -> State:
-    if stage is None or not all((root / out["path"]).exists() for out in stage["outs"]):
+def find_jobs(root: Path, document: Mapping[str, Any]) -> list[Job]:
+    """Return every stage but `plan` and `report` with its state, students one after the other.
+
+    Args:
+        root: The directory of the project.
+        document: The content of its rounds.yaml.
+
+    Raises:
+        DataError: DVC cannot read the pipeline.
+    """
+    index = load_index(root)
+    # Every stage but `plan` and `report` writes a file into work/costs.
+    names = {
+        out.stage: Path(out.def_path).stem for out in index.outs if Path(out.def_path).is_relative_to(LAYOUT.costs)
+    }
+    graph = index.graph.subgraph(names)
+    missing = [Path(out.fs_path) for out in index.outs if not out.exists]
+    states = {stage: _state(stage, Layout(root).params, missing) for stage in names}
+    jobs = {}
+    for stage, name in names.items():
+        kind, _, key = stage.name.partition("@")
+        student, _, round_id = (None, None, None) if key in _SHARED else key.partition("-")
+        waits = states[stage] == "done" and any(states[before] != "done" for before in stages_before(graph, stage))
+        jobs[name] = Job(
+            name=name,
+            kind=kind,
+            student=student,
+            round=student and (round_id or "init"),
+            steps=document["rounds"][key]["steps"] if kind == "train" else 1,
+            after=tuple(sorted(names[before] for before in graph.successors(stage))),
+            state="waits" if waits else states[stage],
+        )
+    return [jobs[name] for name in cost_names(document) if name in jobs]
+
+
+def _state(stage: Any, params: Path, missing: Sequence[Path]) -> State:
+    """Return the state of a stage of DVC's index by its own files alone, so never `waits`."""
+    if not all(out.hash_info and out.exists for out in stage.outs):
         return "open"
-    inputs = all(made.get(dep["path"], dep["md5"]) == dep["md5"] for dep in stage["deps"] if "md5" in dep)
-    return "done" if inputs and _same_code(stage, root) and _same_params(stage, root) else "again"
+    # A dependency that lacks outputs of a stage before this one shows nothing until that stage has run.
+    deps = [dep for dep in stage.deps if not any(_overlap(Path(dep.fs_path), path) for path in missing)]
+    changed = stage.cmd_changed or any(_changed(file, params) for file in (*deps, *stage.outs))
+    return "again" if changed else "done"
 
 
-def _same_code(stage: Mapping[str, Any], root: Path) -> bool:
-    code = [dep for dep in stage["deps"] if dep["path"].endswith(".py")]
-    return all((root / dep["path"]).is_file() and _md5(root / dep["path"]) == dep["md5"] for dep in code)
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _same_params(stage: Mapping[str, Any], root: Path) -> bool:
-    ran = stage.get("params", {}).get("params.yaml", {})
+def _changed(file: Any, params: Path) -> bool:
+    """Return whether a file, a directory or the parameters of a stage differ from dvc.lock."""
+    recorded = file.hash_info.value
+    if not isinstance(recorded, dict):
+        return bool(file.workspace_status())
+    # DVC itself would parse params.yaml once for each stage, which takes longer than all the rest.
     try:
-        return all(lookup(root / "params.yaml", *key.split(".")) == value for key, value in ran.items())
-    except ParameterError:
-        return False
+        return any(lookup(params, *key.split(".")) != value for key, value in recorded.items())
+    except ParameterError:  # the parameter is gone
+        return True
+
+
+def _overlap(path: Path, other: Path) -> bool:
+    return path.is_relative_to(other) or other.is_relative_to(path)
 
 
 def with_seconds(
-    todo: Sequence[Job], costs: Mapping[str, Mapping[str, Any]], scoring: Mapping[str, float | None]
+    jobs: Sequence[Job], costs: Mapping[str, Mapping[str, Any]], scoring: Mapping[str, float | None]
 ) -> list[Job]:
-    """The jobs with what they took, or what they are expected to take; `scoring` is the forecast of score stages."""
-    found = []
-    for job in todo:
-        if job.state in ("done", "waits"):
-            seconds = costs[job.name]["seconds"] if job.name in costs else None
-        elif job.kind == "score":
-            seconds = scoring.get(job.name)
-        else:
-            seconds = _expected(job, todo, costs)
-        found.append(replace(job, seconds=seconds))
-    return found
+    """Return the jobs with the seconds that they took or are expected to take.
+
+    Args:
+        jobs: The stages of the schedule.
+        costs: The files of work/costs by name.
+        scoring: The seconds that the forecast expects of score stages, by name.
+    """
+    return [replace(job, seconds=_seconds(job, jobs, costs, scoring)) for job in jobs]
 
 
-def _expected(job: Job, todo: Sequence[Job], costs: Mapping[str, Mapping[str, Any]]) -> float | None:
-    alike = [one for one in todo if one.kind == job.kind and one.name in costs and _is_student(one) == _is_student(job)]
-    own = [one for one in alike if one.student == job.student]
-    latest = next(reversed(own or alike), None)
+def _seconds(
+    job: Job, jobs: Sequence[Job], costs: Mapping[str, Mapping[str, Any]], scoring: Mapping[str, float | None]
+) -> float | None:
+    if job.state in ("done", "waits"):
+        return costs[job.name]["seconds"] if job.name in costs else None
+    if job.kind == "score":
+        return scoring.get(job.name)
+    # The teacher's own evaluation compares nothing, so that it shows nothing about the evaluation of a student.
+    measured = [
+        other
+        for other in jobs
+        if other.kind == job.kind and other.name in costs and (other.student is None) == (job.student is None)
+    ]
+    latest = next(reversed([other for other in measured if other.student == job.student] or measured), None)
     return float(costs[latest.name]["seconds"]) * job.steps / latest.steps if latest else None
 
 
-def _is_student(job: Job) -> bool:
-    return job.student is not None
+def read_status() -> tuple[list[Job], dict[str, Any]]:
+    """Return every stage with its state, and the forecast of what is left, of the project in this directory.
 
-
-_OPEN = ("open", "again")
-
-
-def standing() -> tuple[list[Job], dict[str, Any]]:
-    """Every stage with its state, and the forecast for those that are left."""
-    students, document = lookup(PARAMS, "students"), read_yaml(Path("rounds.yaml"))
-    rounds = round_list(document)
-    costs = {one.stem: read_json(one) for one in COSTS.glob("*.json")}
-    asked = {one.name.replace(" ", "-") + "-score": one for one in needs()}
-    here = with_states(jobs(students, rounds, document["tuned"]), Path(), read_lock(Path()))
-    found = with_seconds(here, costs, {name: one.seconds for name, one in asked.items()})
-    left = [one for one in found if one.state in _OPEN]
-    scores = [asked[one.name] for one in left if one.name in asked]
-    trained, size = sum(one.kind == "train" for one in left), _round_bytes(students, rounds)
-    return found, {
+    Raises:
+        UserError: A file of the project cannot be read, or rounds.yaml does not match params.yaml.
+    """
+    costs = {path.stem: read_json(path) for path in LAYOUT.costs.glob("*.json")}
+    estimates = {estimate.name.replace(" ", "-") + "-score": estimate for estimate in needs()}
+    jobs = find_jobs(Path(), read_yaml(LAYOUT.rounds))
+    jobs = with_seconds(jobs, costs, {name: estimate.seconds for name, estimate in estimates.items()})
+    left = [job for job in jobs if job.state in ("open", "again")]
+    scoring = [estimates[job.name] for job in left if job.name in estimates]
+    return jobs, {
         "stages": len(left),
-        "seconds": _total([one.seconds for one in left]),
-        "teacher_positions": sum(one.positions for one in scores),
-        "store_bytes": _total([one.bytes for one in scores]),
-        "cache_bytes": 0 if not trained else size and trained * size,
+        "seconds": _total([job.seconds for job in left]),
+        "teacher_positions": sum(estimate.positions for estimate in scoring),
+        "store_bytes": _total([estimate.bytes for estimate in scoring]),
+        "cache_bytes": rest_bytes(Path(), Counter(str(job.student) for job in left if job.kind == "train")),
     }
 
 
-def as_text(found: list[Job], left: dict[str, Any]) -> str:
-    """A row a student and round, and the rest in two lines."""
-    by_name = {one.name: one for one in found}
-    shared = [f"{one.name} {one.state}" for one in found if one.student is None]
+def _total(values: list[float | None] | list[int | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if len(numbers) == len(values) else None
+
+
+def as_text(jobs: list[Job], left: dict[str, Any]) -> str:
+    """Return a table with a row per student and round, and two lines about what is left."""
+    states = {job.name: job.state for job in jobs}
     rows = [["student", "round", *KINDS]]
-    for student, round_ in dict.fromkeys((one.student, one.round) for one in found if one.student):
-        cells = [by_name.get(f"{student}-{round_}-{kind}") for kind in KINDS]
-        rows.append([str(student), str(round_), *(one.state if one else "" for one in cells)])
-    lines = ["shared: " + ", ".join(shared), "", markdown_table(rows), ""]
+    for student, round_id in dict.fromkeys((str(job.student), str(job.round)) for job in jobs if job.student):
+        rows.append([student, round_id, *(states.get(f"{student}-{round_id}-{kind}", "") for kind in KINDS)])
+    shared = ", ".join(f"{job.name} {job.state}" for job in jobs if job.student is None)
+    lines = [f"shared: {shared}", "", markdown_table(rows), ""]
     if not left["stages"]:
         return "\n".join([*lines, "all stages are done"])
-    if waiting := sum(one.state == "waits" for one in found):
-        lines.append(f"{waiting} wait: they run again where what comes before them comes out differently")
-    seconds, store = _figure(left["seconds"], "s"), _figure(left["store_bytes"], "bytes")
-    lines.append(f"left: {left['stages']} of {len(found)} stages, about {seconds} inside them (from work/costs)")
+    if waiting := sum(job.state == "waits" for job in jobs):
+        lines.append(f"{waiting} wait: they run again if the outputs of the stages before them change")
+    unknown = "an unknown number of"
+    seconds, store, cache = (number_text(left[key], unknown) for key in ("seconds", "store_bytes", "cache_bytes"))
+    lines.append(f"left: {left['stages']} of {len(jobs)} stages, about {seconds} s inside them (from work/costs)")
     lines.append(
-        f"the teacher is asked about {left['teacher_positions']:,} positions, {store} in the store; "
-        f"students and optimizers take {_figure(left['cache_bytes'], 'bytes')} in DVC's cache"
+        f"the teacher scores {left['teacher_positions']:,} more positions, {store} bytes in the store; "
+        f"students and optimizers take {cache} bytes in DVC's cache"
     )
     return "\n".join(lines)
 
 
-def to_json(found: list[Job], left: dict[str, Any]) -> dict[str, Any]:
-    """For programs."""
-    return {"stages": [asdict(one) for one in found], "left": left}
-
-
-def _round_bytes(students: list[str], rounds: list[dict[str, Any]]) -> int | None:
-    """What the latest round that is here takes on disk: its student and its optimizer."""
-    for one in reversed(rounds):
-        for student in students:
-            home = Path(f"work/{student}/{one['id']}")
-            if (home / "model").is_dir() and (home / "optimizer.pt").is_file():
-                files = [*(home / "model").rglob("*"), home / "optimizer.pt"]
-                return sum(file.stat().st_size for file in files if file.is_file())
-    return None
-
-
-def _total(values: list[float | None] | list[int | None]) -> float | None:
-    known = [one for one in values if one is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def _figure(value: float | None, unit: str) -> str:
-    return f"an unknown number of {unit}" if value is None else f"{value:,.0f} {unit}"
+def to_json(jobs: list[Job], left: dict[str, Any]) -> dict[str, Any]:
+    """Return the stages and what is left as plain values, for programs."""
+    return {"stages": [asdict(job) for job in jobs], "left": left}

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.layout import PARAMS, store_root
+from pipeline.runtime.layout import LAYOUT, store_root
 from stages._stage import run
 from stages.cli.model import best, merge
 from stages.cli.store import store
@@ -33,11 +33,11 @@ def plan(**schedule: int | None) -> None:
     from pipeline.runtime.yaml_files import edit_yaml
     from pipeline.workspace.schedule import ScheduleParams, follow_params
 
-    section(PARAMS, ScheduleParams, "schedule")  # its mistakes first
+    section(LAYOUT.params, ScheduleParams, "schedule")  # its mistakes first
     changes: dict[tuple[str, ...], int] = {("schedule", key): n for key, n in schedule.items() if n is not None}
     if changes:
-        text = edit_yaml(PARAMS, changes)
-        with replacing(PARAMS) as temporary:
+        text = edit_yaml(LAYOUT.params, changes)
+        with replacing(LAYOUT.params) as temporary:
             temporary.write_text(text)
     follow_params()
 
@@ -78,7 +78,7 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 @click.option("--train-split", help="Default: train, or the only one.")
 @click.option("--heldout-split", help="Default: test, validation, valid, val or dev, or the last tenth of train.")
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PARAMS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=LAYOUT.params, show_default=True)
 @click.option("--force", is_flag=True, help="Also over changes of your own.")
 def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
     """Write params.yaml for your own models and data, after checking that they fit together."""
@@ -94,24 +94,25 @@ def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Every stage, for scripts.")
 def status(as_json: bool) -> None:
     """How far the schedule is, and what the rest takes; also while `dvc repro` runs."""
-    from pipeline.workspace.status import as_text, standing, to_json
+    from pipeline.workspace.status import as_text, read_status, to_json
 
-    found, left = standing()
-    click.echo(json.dumps(to_json(found, left)) if as_json else as_text(found, left))
+    jobs, left = read_status()
+    click.echo(json.dumps(to_json(jobs, left)) if as_json else as_text(jobs, left))
 
 
 @commands.command()
-def parameters() -> None:
+@click.option("--schema", is_flag=True, help="Print the JSON schema of params.yaml for editors instead.")
+def parameters(schema: bool) -> None:
     """Print the page of all parameters: docs/parameters.md."""
-    from pipeline.workspace.parameter_reference import page
+    from pipeline.workspace.parameter_reference import page, parameter_schema
 
-    click.echo(page(PARAMS), nl=False)
+    click.echo(json.dumps(parameter_schema(), indent=1) if schema else page(LAYOUT.params).rstrip("\n"))
 
 
 @commands.command()
 def table() -> None:
     """Print the table of the last run."""
-    path = Path("report/table.md")
+    path = LAYOUT.report / "table.md"
     if not path.is_file():
         raise DataError(path, expected="the table of a run", got="nothing", remedy="run `make repro`")
     click.echo(path.read_text(), nl=False)
@@ -138,7 +139,7 @@ def query(sql: str, as_json: bool) -> None:
     from pipeline.report import views
     from pipeline.runtime.markdown import markdown_table
 
-    columns, rows = views.query(views.connect(Path("work"), Path("logs"), store_root()), sql)
+    columns, rows = views.query(views.connect(LAYOUT.work, LAYOUT.logs, store_root()), sql)
     if as_json:
         click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
     else:

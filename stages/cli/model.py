@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.layout import EVALUATIONS
+from pipeline.runtime.layout import LAYOUT
 
 
 @click.command()
@@ -29,14 +29,14 @@ def merge(model: Path, out: Path) -> None:
 @click.argument("student")
 def best(student: str) -> None:
     """Print the directory of the round of STUDENT that has the smallest forward KL on held-out prompts."""
-    from pipeline.report.jobs import round_list
     from pipeline.report.summary import best_round
     from pipeline.runtime.files import read_json
+    from pipeline.runtime.rounds import round_list
     from pipeline.runtime.yaml_files import read_yaml
 
-    rounds = [item["id"] for item in round_list(read_yaml(Path("rounds.yaml")))]
-    measured = [(id_, read_json(EVALUATIONS / f"{student}-{id_}.json")["metrics"]) for id_ in rounds]
+    rounds = [item["id"] for item in round_list(read_yaml(LAYOUT.rounds))]
+    measured = [(id_, read_json(LAYOUT.evaluations / f"{student}-{id_}.json")["metrics"]) for id_ in rounds]
     found = best_round(measured)
     if found is None:
-        raise DataError(EVALUATIONS, expected="a finite forward KL", got="none", remedy="see logs/")
-    click.echo(Path("work") / student / found["round"] / "model")
+        raise DataError(LAYOUT.evaluations, expected="a finite forward KL", got="none", remedy="see logs/")
+    click.echo(LAYOUT.round(student, found["round"]).model)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.report.jobs import round_list
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json, write_rows
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from schemas.prompt import PROMPT
 from stages import _stage as command

@@ -1,87 +1,155 @@
-"""`stillroom status`: what is done, what runs again, and what the rest takes."""
+"""pipeline.workspace.status: what is done, what runs again, and what the rest takes, on the real dvc.yaml."""
 
-import hashlib
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.report.jobs import Job, jobs
-from pipeline.runtime.yaml_files import write_yaml
-from pipeline.workspace.status import as_text, with_seconds, with_states
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.rounds import cost_names
+from pipeline.runtime.yaml_files import edit_yaml, read_yaml
+from pipeline.workspace.status import Job, as_text, find_jobs, with_seconds
+from tests.dvc_projects import make_dvc_project, record_stages
 
-ROUNDS = [{"id": "r1", "steps": 10}, {"id": "r2", "steps": 5}]
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # DVC's own use of pygtrie
+Change = Callable[[Path], object]
 
 
-def locked(name: str, *, deps: dict[str, str], params: dict[str, Any], out: str) -> dict[str, Any]:
-    outs = [{"path": f"work/costs/{name}.json", "md5": "cost"}, {"path": f"work/{name}", "md5": out}]
-    return {
-        "outs": outs,
-        "deps": [{"path": path, "md5": md5} for path, md5 in deps.items()],
-        "params": {"params.yaml": params},
-    }
+@pytest.fixture(scope="module")
+def whole_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of the student `a` in which all stages have run."""
+    root = make_dvc_project(tmp_path_factory.mktemp("projects") / "whole")
+    record_stages(root)
+    return root
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A directory in which teacher and prepare have run, and its lock."""
-    (tmp_path / "code.py").write_text("1")
-    write_yaml(tmp_path / "params.yaml", {"seed": 0, "task": {"train": 3}}, comment="")
-    code = {"code.py": hashlib.md5(b"1").hexdigest()}
-    stages = {
-        "teacher": locked("teacher", deps=code, params={}, out="t"),
-        "prepare": locked("prepare", deps=code | {"work/teacher": "t"}, params={"seed": 0, "task.train": 3}, out="p"),
+def project(whole_project: Path, tmp_path: Path) -> Path:
+    """A copy of that project for a test to change."""
+    return Path(shutil.copytree(whole_project, tmp_path / "project"))
+
+
+def states(root: Path) -> dict[str, str]:
+    return {job.name: job.state for job in find_jobs(root, read_yaml(root / "rounds.yaml"))}
+
+
+def test_a_stage_that_has_run_is_done_and_others_are_open(tmp_path: Path) -> None:
+    root = make_dvc_project(tmp_path / "project")
+    record_stages(root, "teacher", "prepare")
+    by_name = states(root)
+    assert {name for name, state in by_name.items() if state == "done"} == {"teacher", "prepare"}
+    assert set(by_name.values()) == {"done", "open"}
+    assert {"a-init", "a-init-evaluate", "a-r1-rollout", "a-r2-train", "corpus-score"} <= set(by_name)
+
+
+def test_every_stage_of_a_finished_run_is_done(project: Path) -> None:
+    assert set(states(project).values()) == {"done"}
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_nothing_has_run_without_a_lock(project: Path, content: str | None) -> None:
+    """An empty dvc.lock is what a kill of DVC leaves behind."""
+    (project / "dvc.lock").unlink()
+    if content is not None:
+        (project / "dvc.lock").write_text(content)
+    assert set(states(project).values()) == {"open"}
+
+
+def _edit_params(key: tuple[str, ...], value: Any) -> Change:
+    return lambda root: (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {key: value}))
+
+
+def _remove_section(root: Path) -> None:
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(re.sub(r"^corpus:\n(  .*\n)*", "", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda root: (root / "stages/rollout.py").write_text("2"), {"a-r1-rollout", "a-r2-rollout"}),
+        (lambda root: (root / "pipeline/losses/content.py").write_text("2"), {"a-r1-train", "a-r2-train"}),
+        (lambda root: (root / "pipeline/losses/more.py").write_text(""), {"a-r1-train", "a-r2-train"}),
+        (lambda root: (root / "pipeline/losses/note.md").write_text(""), set()),
+        (lambda root: (root / "stages/generate.py").unlink(), {"generate"}),
+        (_edit_params(("corpus", "references"), 3), {"generate"}),
+        (_edit_params(("schedule", "total_steps"), 14), set()),
+        (_remove_section, {"generate"}),
+        (
+            lambda root: (root / "dvc.yaml").write_text(
+                (root / "dvc.yaml").read_text().replace("stages.init", "stages.init -v")
+            ),
+            {"a-init"},
+        ),
+    ],
+    ids=["file", "directory", "new file", "no code", "gone", "parameter", "other parameter", "no parameter", "command"],
+)
+def test_a_change_makes_a_stage_run_again(project: Path, change: Change, again: set[str]) -> None:
+    change(project)
+    by_name = states(project)
+    assert {name for name, state in by_name.items() if state == "again"} == again
+    assert "open" not in by_name.values()
+
+
+def test_another_input_makes_a_stage_run_again(project: Path) -> None:
+    """The rollouts of the first round came out differently, and what depends on them has not run since."""
+    (project / "work/a/r1/rollouts.parquet").write_text("another")
+    record_stages(project, "rollout@a-r1")
+    by_name = states(project)
+    assert by_name["a-r1-rollout"] == "done"
+    assert {name for name, state in by_name.items() if state == "again"} == {
+        *("a-r1-score", "a-r1-train"),
+        *("a-r2-rollout", "a-r2-train"),  # their input is the directory of the first round
     }
-    for name in ("teacher", "prepare"):
-        for path in (f"work/costs/{name}.json", f"work/{name}"):
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).touch()
-    return tmp_path, stages
+    assert (by_name["a-r1-evaluate"], by_name["corpus-score"]) == ("waits", "done")
 
 
-def states(root: Path, stages: dict[str, Any]) -> dict[str, str]:
-    return {one.name: one.state for one in with_states(jobs(["a"], ROUNDS), root, stages)}
+def test_an_output_that_was_edited_is_written_again(project: Path) -> None:
+    (project / "work/a/r2/rollouts.parquet").write_text("another")
+    assert states(project)["a-r2-rollout"] == "again"
 
 
-def test_what_has_run_is_done_and_the_rest_is_open(project: tuple[Path, dict[str, Any]]) -> None:
-    found = states(*project)
-    assert {name for name, one in found.items() if one == "done"} == {"teacher", "prepare"}
-    assert set(found.values()) == {"done", "open"}
-    assert {"a-init", "a-init-evaluate", "a-r1-rollout", "a-r2-train", "corpus-score"} <= set(found)
+def test_a_lost_output_is_open_and_later_stages_wait(project: Path) -> None:
+    shutil.rmtree(project / "work/teacher")
+    by_name = states(project)
+    assert (by_name.pop("teacher"), by_name.pop("prepare")) == ("open", "waits")
+    assert set(by_name.values()) == {"waits"}
 
 
-def test_nothing_has_run_where_there_is_no_lock(project: tuple[Path, dict[str, Any]]) -> None:
-    assert set(states(project[0], {}).values()) == {"open"}
+def test_stages_wait_for_an_output_inside_a_directory_that_they_read(project: Path) -> None:
+    shutil.rmtree(project / "work/a/r1/model")
+    by_name = states(project)
+    waiting = {"a-r1-evaluate", "a-r2-rollout", "a-r2-score", "a-r2-train", "a-r2-evaluate"}
+    assert by_name["a-r1-train"] == "open"
+    assert {name for name, state in by_name.items() if state == "waits"} == waiting
+    assert "again" not in by_name.values()
 
 
-@pytest.mark.parametrize("change", ["code", "gone", "params", "missing", "input"])
-def test_a_change_makes_a_stage_run_again(project: tuple[Path, dict[str, Any]], change: str) -> None:
-    root, stages = project
-    if change == "code":
-        (root / "code.py").write_text("2")
-    elif change == "gone":
-        (root / "code.py").unlink()
-    elif change == "params":
-        write_yaml(root / "params.yaml", {"seed": 1, "task": {"train": 3}}, comment="")
-    elif change == "missing":
-        write_yaml(root / "params.yaml", {"task": {"train": 3}}, comment="")
-    else:
-        stages["teacher"]["outs"][1]["md5"] = "another"
-    assert states(root, stages)["prepare"] == "again"
+def test_no_lock_of_dvc_is_needed(project: Path) -> None:
+    """`dvc repro` holds both of these while it runs; the second one is of a living process."""
+    from dvc.repo import Repo
+
+    repo = Repo(str(project))
+    with repo.lock:
+        (project / ".dvc/tmp/rwlock").write_text('{"work/a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
+        assert set(states(project).values()) == {"done"}
 
 
-def test_a_lost_output_is_open_and_what_follows_waits(project: tuple[Path, dict[str, Any]]) -> None:
-    root, stages = project
-    (root / "work/teacher").unlink()
-    found = states(root, stages)
-    assert (found["teacher"], found["prepare"]) == ("open", "waits")
+def test_a_pipeline_that_dvc_cannot_read_is_a_mistake(project: Path) -> None:
+    document = read_yaml(project / "rounds.yaml")
+    (project / "rounds.yaml").unlink()
+    with pytest.raises(DataError, match=r"dvc.yaml: expected a pipeline that DVC reads, got .*rounds.yaml"):
+        find_jobs(project, document)
 
 
 def test_seconds_follow_the_latest_of_the_kind() -> None:
     def job(name: str, kind: str, student: str | None, steps: int, state: Any) -> Job:
         return Job(name=name, kind=kind, student=student, round=None, steps=steps, state=state)
 
-    todo = [
+    jobs = [
         job("a-r1-train", "train", "a", 10, "done"),
         job("a-r2-train", "train", "a", 5, "open"),
         job("b-r1-train", "train", "b", 10, "open"),
@@ -91,8 +159,8 @@ def test_seconds_follow_the_latest_of_the_kind() -> None:
         job("a-r1-evaluate", "evaluate", "a", 1, "open"),
     ]
     costs = {"a-r1-train": {"seconds": 20.0}, "teacher-evaluate": {"seconds": 3.0}}
-    found = {one.name: one.seconds for one in with_seconds(todo, costs, {"b-r1-score": 7.0})}
-    assert found == {
+    seconds = {job.name: job.seconds for job in with_seconds(jobs, costs, {"b-r1-score": 7.0})}
+    assert seconds == {
         "a-r1-train": 20.0,
         "a-r2-train": 10.0,
         "b-r1-train": 20.0,
@@ -103,20 +171,28 @@ def test_seconds_follow_the_latest_of_the_kind() -> None:
     }
 
 
-def test_the_text_has_a_row_a_round_and_what_is_left() -> None:
-    found = jobs(["a"], ROUNDS)
+def test_the_text_has_a_row_per_round_and_what_is_left(tmp_path: Path) -> None:
+    root = make_dvc_project(tmp_path / "project")
+    jobs = find_jobs(root, read_yaml(root / "rounds.yaml"))
+    assert [job.steps for job in jobs if job.kind == "train"] == [10, 5]
     left = {"stages": 15, "seconds": 61.4, "teacher_positions": 1200, "store_bytes": None, "cache_bytes": 0}
-    text = as_text(found, left)
-    assert "| a         |      r2 |      open |    open |    open |       open |" in text
-    assert "| a         |    init |           |         |         |       open |" in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in as_text(jobs, left).splitlines()]
+    assert ["a", "r2", "open", "open", "open", "open"] in rows
+    assert ["a", "init", "", "", "", "open"] in rows
+    text = as_text(jobs, left)
     assert "about 61 s" in text
     assert "an unknown number of bytes in the store" in text
-    assert "all stages are done" in as_text(found, left | {"stages": 0})
+    assert "all stages are done" in as_text(jobs, left | {"stages": 0})
 
 
-def test_who_is_tuned_is_waited_for() -> None:
-    after = {one.name: one.after for one in jobs(["a", "b"], ROUNDS, ["teacher", "a"])}
-    assert after["teacher-sft"] == ("prepare",)
+def test_stages_wait_for_supervised_fine_tuning(tmp_path: Path) -> None:
+    root = make_dvc_project(tmp_path / "project", students=["a", "b"], tuned=["teacher", "a"])
+    document = read_yaml(root / "rounds.yaml")
+    jobs = find_jobs(root, document)
+    assert [job.name for job in jobs] == cost_names(document)
+    assert [(job.student, job.round) for job in jobs if job.kind == "sft"] == [(None, None), ("a", "init")]
+    after = {job.name: job.after for job in jobs}
+    assert after["teacher-sft"] == ("prepare", "teacher")
     assert "teacher-sft" in after["generate"]
     assert "teacher-sft" in after["a-init"]
     assert "a-init" in after["a-sft"]
