@@ -26,8 +26,8 @@ from torch import Tensor
 from bench.clock import timed
 from bench.end_to_end.trl_gkd import gkd_of_trl
 from bench.output import Row, show, write_json
-from bench.subprocess_run import measured_apart, peak_bytes
-from pipeline.losses.batch import Batch
+from bench.subprocess_run import peak_bytes, run_in_subprocess
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models import language_model as lm
@@ -75,7 +75,7 @@ def main(
     for dtype, shape, name in itertools.product(dtypes, shapes, chosen or _LOSSES):
         if _installed(name):
             size = dict(zip(("tokens", "width", "vocab"), _parsed(shape), strict=True)) | {"dtype": dtype}
-            rows.append(measured_apart("bench.loss.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size)
+            rows.append(run_in_subprocess("bench.loss.loss", name, shape=shape, dtype=dtype, repeats=repeats) | size)
             if out is not None:
                 write_json(out, rows)
     table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
@@ -211,7 +211,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
 _PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
 
 
-def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: _Name = "forward_kl") -> Tensor:
+def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: TeacherRows, name: _Name = "forward_kl") -> Tensor:
     """With the divergence's default support: draws, or G."""
     divergence = DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False)
     p = ObjectiveParams(
@@ -230,30 +230,25 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: Batch, name: 
         return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
 
 
-def _batch(positions: int, vocab: int) -> Batch:
+def _batch(positions: int, vocab: int) -> TeacherRows:
     logits_NC = torch.randn(positions, _ENTRIES + 1) * 2
     logp_NC = logits_NC.log_softmax(-1)
-    return Batch(
-        prompt_ids=[],
-        completion_ids=[],
-        from_student_B=torch.tensor([True]),
-        finished_B=torch.tensor([True]),
+    return TeacherRows(
         token_ids_N=torch.randint(vocab, (positions,)),
-        fresh_N=torch.ones(positions, dtype=torch.bool),
+        on_policy_N=torch.ones(positions, dtype=torch.bool),
         behaviour_logp_N=torch.full((positions,), -1.0),
         sampling_logp_N=torch.full((positions,), -1.0),
         token_logp_N=torch.full((positions,), -1.0),
-        realised_only_N=torch.zeros(positions, dtype=torch.bool),
-        tail_g_N=torch.full((positions,), -12.0),
-        reward_B=torch.tensor([torch.nan]),
+        stored_only_because_sampled_N=torch.zeros(positions, dtype=torch.bool),
+        tail_mean_N=torch.full((positions,), -12.0),
         advantage_N=torch.zeros(positions),
         ids_NK=torch.rand(positions, vocab).topk(_ENTRIES).indices,
         logp_NK=logp_NC[:, :-1].contiguous(),
         tail_N=logp_NC[:, -1].exp(),
-        draw_ids_NJ=torch.randint(vocab, (positions, _DRAWS)),
-        draw_logp_NJ=torch.full((positions, _DRAWS), -12.0),
-        draw_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_DRAWS)).log()).expand(-1, _DRAWS).contiguous(),
-        has_draws_N=torch.ones(positions, dtype=torch.bool),
+        tail_sample_ids_NJ=torch.randint(vocab, (positions, _DRAWS)),
+        tail_sample_logp_NJ=torch.full((positions, _DRAWS), -12.0),
+        tail_sample_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_DRAWS)).log()).expand(-1, _DRAWS).contiguous(),
+        has_tail_samples_N=torch.ones(positions, dtype=torch.bool),
     )
 
 

@@ -1,11 +1,9 @@
-"""f-divergences between teacher p and student q over outcomes C, from log-probabilities.
+"""f-divergences between teacher p and student q over C outcomes, computed from log-probabilities.
 
-Every divergence is sum_c p_c f(q_c / p_c). Its `terms` are the summands, in the form that does not overflow, and its
-`slope` is f' at log(q / p): what the student's probability of an outcome costs at the margin. Both take float tensors
-of natural log-probs, [..., C] or any other shape, and work element by element; the sum of the terms is in nats, but for
-tvd, which has no unit. An outcome that both sides give -inf is padding and counts nothing.
+Every divergence is D(p, q) = sum_c p_c f(q_c / p_c) (Ali and Silvey, "A General Class of Coefficients of Divergence of
+One Distribution from Another", 1966):
 
-| name | f(w) | measures |
+| name | f(w) | definition |
 |---|---|---|
 | forward_kl | -log w | KL(p, q) |
 | reverse_kl | w log w | KL(q, p) |
@@ -14,10 +12,12 @@ tvd, which has no unit. An outcome that both sides give -inf is padding and coun
 | skew_reverse_kl | w log(w / ((1 - a) + a w)) | KL(q, (1 - a)p + aq) |
 | tvd | abs(w - 1) / 2 | half the sum of absolute differences |
 
-Each is exact over the outcomes it is given; what stands for outcomes that were not stored,
-`pipeline.losses.tail_estimators` says. Source of the family: Ali and Silvey, "A General Class of Coefficients of
-Divergence of One Distribution from Another", 1966; that of each stands with it. The ends of jsd are not the KL
-divergences (it goes to zero there), so 0 < beta < 1, and forward and reverse KL have names of their own.
+* All functions take natural log-probs of any shape and work element by element; outcomes are on the last axis.
+* An outcome with log-prob -inf on both sides is padding and contributes 0.
+* The sum is in nats, except for tvd, which has no unit.
+* jsd needs 0 < b < 1: it tends to zero at both ends, not to a KL divergence.
+
+`pipeline.losses.tail_estimators` handles outcomes that were not stored.
 """
 
 import math
@@ -26,71 +26,82 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from pipeline.runtime.config import Range
-
-Terms: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # log p, log q
+Terms: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # from log p and log q
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceParams:
-    """Which divergence the student minimises."""
+    """The divergence that the student minimises."""
 
     name: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"]
-    """forward_kl: cover the teacher's mass; reverse_kl: seek its modes; jsd: between the two; skew_*: a KL towards a
-    mixture with the own side, which tames it; tvd: bounded."""
-    beta: Annotated[float, Range(0.001, 0.999)]
-    """Weight of KL(p, m) in jsd; unused by the others."""
-    skew: Annotated[float, Range(0.0, 0.999)]
-    """Share of the own side in the mixture of skew_*; 0 is the plain KL."""
+    """forward_kl covers all of the teacher's mass; reverse_kl seeks the teacher's modes; jsd lies between the two;
+    skew_* is a bounded KL towards a mixture of both sides; tvd is bounded by 1."""
+    beta: Annotated[float, Interval(ge=0.001, le=0.999)]
+    """Weight of KL(p, m) in jsd; the other divergences ignore it."""
+    skew: Annotated[float, Interval(ge=0.0, le=0.999)]
+    """Weight a of the mixture in skew_forward_kl, KL(p, ap + (1 - a)q), and in skew_reverse_kl, KL(q, (1 - a)p + aq);
+    the other divergences ignore it. 0 is the plain KL."""
     normalise: bool
-    """Divide jsd by beta (1 - beta), so that its size depends little on beta; false is the paper."""
+    """Divide jsd by beta (1 - beta), so that its size depends little on beta; false is Agarwal et al. 2024 (GKD)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """One f-divergence, its parameters bound."""
+    """An f-divergence with its parameters bound."""
 
     terms: Terms
-    """p f(q / p) of each outcome; +inf where one side is zero and f says so."""
+    """The summand p f(q / p) of each outcome; +inf where one side is zero and f is infinite."""
     slope: Terms
-    """f'(q / p) of each outcome."""
+    """The derivative f'(q / p) at each outcome, which is the derivative of the divergence by q."""
 
     def __call__(self, logp: Tensor, logq: Tensor) -> Tensor:
-        """The divergence over the last axis."""
+        """Return the sum of the terms over the last axis."""
         return self.terms(logp, logq).sum(-1)
 
 
 def kl_terms(logp: Tensor, logq: Tensor) -> Tensor:
-    """p log(p / q), zero where p is."""
+    """Return p log(p / q) element by element, and 0 where p is 0."""
     empty = torch.isneginf(logp)
     ratio = torch.where(empty, 0.0, logp - logq.masked_fill(empty, 0.0))
     return logp.exp() * ratio
 
 
 def _mixture(logp: Tensor, logq: Tensor, share: float) -> Tensor:
-    """log(share p + (1 - share) q)."""
+    """Return log(share p + (1 - share) q)."""
     if share == 0.0:
         return logq
+    # The gradient of logaddexp is NaN where both sides are -inf, so padding takes another value on the way in.
     empty = torch.isneginf(logp) & torch.isneginf(logq)
     p, q = logp.masked_fill(empty, 0.0), logq.masked_fill(empty, 0.0)
     return torch.logaddexp(p + math.log(share), q + math.log1p(-share)).masked_fill(empty, -torch.inf)
 
 
 def _forward_kl(_: DivergenceParams) -> Divergence:
-    """Exact. Source: Kullback and Leibler, "On Information and Sufficiency", 1951; teacher first as in
-    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015."""
+    """Return KL(p, q).
+
+    Status: exact. Source: Kullback and Leibler, "On Information and Sufficiency", 1951; with the teacher first as in
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
+    """
     return Divergence(terms=kl_terms, slope=lambda logp, logq: -(logp - logq).exp())
 
 
 def _reverse_kl(_: DivergenceParams) -> Divergence:
-    """Exact. Source: as forward KL; student first as in Gu et al., "MiniLLM", ICLR 2024."""
+    """Return KL(q, p).
+
+    Status: exact. Source: as for the forward KL; with the student first as in Gu et al., "MiniLLM", ICLR 2024,
+    section 2.1.
+    """
     return Divergence(terms=lambda logp, logq: kl_terms(logq, logp), slope=lambda logp, logq: logq - logp + 1)
 
 
 def _jsd(params: DivergenceParams) -> Divergence:
-    """Exact. Source: Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024, section 3."""
+    """Return the generalised Jensen-Shannon divergence.
+
+    Status: exact. Source: Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024, section 2.
+    """
     b = params.beta
     scale = 1 / (b * (1 - b)) if params.normalise else 1.0
 
@@ -102,7 +113,10 @@ def _jsd(params: DivergenceParams) -> Divergence:
 
 
 def _skew_forward_kl(params: DivergenceParams) -> Divergence:
-    """Exact. Source: Ko et al., "DistiLLM", ICML 2024."""
+    """Return KL(p, ap + (1 - a)q).
+
+    Status: exact. Source: Ko et al., "DistiLLM", ICML 2024, section 3.1.
+    """
     a = params.skew
     return Divergence(
         terms=lambda logp, logq: kl_terms(logp, _mixture(logp, logq, a)),
@@ -111,7 +125,10 @@ def _skew_forward_kl(params: DivergenceParams) -> Divergence:
 
 
 def _skew_reverse_kl(params: DivergenceParams) -> Divergence:
-    """Exact. Source: Ko et al., "DistiLLM", ICML 2024."""
+    """Return KL(q, (1 - a)p + aq).
+
+    Status: exact. Source: Ko et al., "DistiLLM", ICML 2024, section 3.1.
+    """
     a = params.skew
 
     def slope(logp: Tensor, logq: Tensor) -> Tensor:
@@ -122,8 +139,11 @@ def _skew_reverse_kl(params: DivergenceParams) -> Divergence:
 
 
 def _tvd(_: DivergenceParams) -> Divergence:
-    """Exact; the slope at w = 1, where there is none, is 0. Source: Wen et al., "f-Divergence Minimization for
-    Sequence-Level Knowledge Distillation", ACL 2023."""
+    """Return the total variation distance.
+
+    Status: exact; f has no derivative at w = 1, and the slope is 0 there. Source: Wen et al., "f-Divergence
+    Minimization for Sequence-Level Knowledge Distillation", ACL 2023.
+    """
     return Divergence(
         terms=lambda logp, logq: (logq.exp() - logp.exp()).abs() / 2, slope=lambda logp, logq: (logq - logp).sign() / 2
     )

@@ -1,19 +1,18 @@
-"""The head's projection onto the vocabulary, and losses taken on it without keeping [N, V].
+"""Fused linear loss: the LM head's projection and a loss of its logits, without storing logits or gradients of [N, V].
 
-A loss from a truncated teacher sees few numbers of the student's row of V logits: those of the stored, the drawn and
-the realised tokens, and of all others a log-sum-exp and, if asked for, the entropy. `project` hands these to the loss,
-lets autograd differentiate that small function, and spreads the result over V in the buffer that held the logits: the
-others share theirs by softmax, the rest is a scatter. So any loss of these numbers gets its gradients with respect to
-hidden states and weights within the forward pass.
+A loss from a truncated teacher depends on few numbers of a row of V logits: the logits of stored, tail-sample and
+sampled tokens, and the log-sum-exp and the entropy of the unstored tokens. `FusedLinearLoss` passes these numbers to
+the loss, lets autograd differentiate the small function, and converts the result to the gradient of all V logits in
+the buffer that held the logits. The gradients of hidden states and weights are therefore known after the forward pass.
 
-Guarantee: value and gradients are those of autograd on the dense formula, up to rounding; under autocast that of its
-dtype in the two products of the backward pass, whose results are rounded as those of any layer's backward pass are,
-while the logits stay in float32. Cost: three matrix products, as for any head that is trained, one buffer of [chunk, V]
-in float32 and, where realised tokens are asked for at another temperature than the loss's, 128 rows more; one
-exponential an element, and nothing is computed twice. Under autocast weights and gradient go into its dtype a few
-thousand columns of the vocabulary at a time, so neither is ever there as a whole.
-Not taken: checkpointing (`torch.utils.checkpoint`), which computes the logits a second time in the backward pass; a
-formula by hand for every divergence.
+* Accuracy: value and gradients equal autograd on the dense formula up to rounding. Under autocast the two matrix
+  products of the backward pass run in autocast's dtype, and logits stay in float32.
+* Time: three matrix products, as for any trained head, and one exponential per logit. Nothing is computed twice.
+* Memory: one float32 buffer [chunk, V], and [128, V] more where the sampled tokens need log-probs at a temperature
+  other than the loss temperature. Under autocast, weights and gradients are converted a few thousand columns of the
+  vocabulary at a time.
+
+Array suffixes: N positions, D hidden width, V vocabulary, K stored tokens, J tail samples, C columns of the vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,132 +25,156 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.models.head import Head
 
-_ROWS = 8  # positions a thread whose logits stay in its cache from one pass over them to the next
-_COLUMNS = 4096  # of the vocabulary that the backward pass converts together: copies of all would double what it holds
-_PIECE = 128  # positions that a loss sees together: what it needs beside the logits is at most as large as they are
+_ROWS_PER_THREAD = 8  # positions per thread with logits that stay in the cache from one pass over them to the next
+_COLUMNS = 4096  # columns of the vocabulary that the backward pass converts together
+_PIECE = 128  # positions that the loss function sees together; bounds its temporary memory by a few [128, V]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTargets:
-    """Token ids at which a loss looks; stored ids of a row are distinct but for padding, which repeats one of them."""
+    """The token ids whose logits a loss needs. Stored ids of a row are distinct; padding repeats one of them."""
 
     ids_NK: Tensor
     padding_NK: Tensor  # bool
-    draw_ids_NJ: Tensor
+    tail_sample_ids_NJ: Tensor
     token_ids_N: Tensor
-    token_temperature: float  # of `Seen.token_logp_N`
+    token_temperature: float  # the temperature of `StudentLogits.token_logp_N`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentLogits:
-    """What a loss sees of the student's logits; padding is -inf, and so is `others_N` where K covers V."""
+    """The numbers of the student's logits, divided by the temperature, that a loss may use.
+
+    Padding is -inf, and so is `unstored_N` where K covers V.
+    """
 
     stored_NK: Tensor
-    others_N: Tensor  # log-sum-exp of the logits that are not stored
-    drawn_NJ: Tensor
+    unstored_N: Tensor  # log-sum-exp of the unstored tokens' logits
+    tail_sample_NJ: Tensor
     token_N: Tensor
-    token_logp_N: Tensor  # log-probs of the realised tokens at a temperature of their own, without a gradient
-    others_entropy_N: Tensor | None  # nats, of the softmax over the tokens that are not stored; None: not asked for
+    token_logp_N: Tensor  # log-probs of the sampled tokens at `LossTargets.token_temperature`, without a gradient
+    unstored_entropy_N: Tensor | None  # nats, of the softmax over the unstored tokens; None unless requested
 
     def log_normaliser(self) -> Tensor:
-        """Log-sum-exp over the vocabulary [N]."""
-        return torch.cat([self.stored_NK, self.others_N[:, None]], -1).logsumexp(-1)
+        """Return the log-sum-exp over the vocabulary [N]."""
+        return torch.cat([self.stored_NK, self.unstored_N[:, None]], -1).logsumexp(-1)
 
 
 Metrics: TypeAlias = dict[str, Tensor]
-Loss: TypeAlias = Callable[
-    [StudentLogits, slice], tuple[Tensor, Metrics]
-]  # rows of a chunk -> nats [n], sums of metrics
-
-
-def project(
-    head: Head,
-    hidden_ND: Tensor,
-    targets: LossTargets,
-    loss: Loss,
-    *,
-    temperature: float,
-    chunk: int,
-    entropy: bool = False,
-) -> tuple[Tensor, Metrics]:
-    """Sum of the loss over N positions, differentiable in hidden states, weights and bias; and sums of its metrics.
-
-    `chunk` positions have their logits, divided by `temperature`, in memory at once. `entropy`: the loss sees that of
-    the tokens that are not stored, for two passes over V more. Autocast says how the products of the backward pass run.
-    """
-    metrics: Metrics = {}
-    work = _Work(
-        head=head,
-        targets=targets,
-        loss=loss,
-        temperature=temperature,
-        chunk=chunk,
-        entropy=entropy,
-        metrics=metrics,
-    )
-    total: Tensor = _Projected.apply(hidden_ND, head.weight_VD, head.bias_V, work)  # type: ignore[no-untyped-call]
-    return total, metrics
+# Takes the student's logits at a span of positions; returns nats per position, and sums of metrics over the span.
+PositionLoss: TypeAlias = Callable[[StudentLogits, slice], tuple[Tensor, Metrics]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class FusedLinearLoss:
+    """The sum of a loss over N positions, as a function of their hidden states."""
+
     head: Head
     targets: LossTargets
-    loss: Loss
+    loss: PositionLoss
     temperature: float
+    """The divisor of the logits."""
     chunk: int
-    entropy: bool
-    metrics: Metrics  # filled
+    """Positions whose logits are in memory at the same time."""
+    entropy: bool = False
+    """Whether the loss needs the entropy of the unstored tokens, which costs two more passes over V."""
+
+    def __call__(self, hidden_ND: Tensor) -> tuple[Tensor, Metrics]:
+        """Compute the loss.
+
+        Args:
+            hidden_ND: the hidden states of all positions.
+
+        Returns:
+            The sum of the loss over positions, differentiable in hidden states, weights and bias; and sums of the
+            metrics over positions.
+        """
+        metrics: Metrics = {}
+        inputs = (hidden_ND, self.head.weight_VD, self.head.bias_V)
+        total: Tensor = _FusedLinear.apply(self, metrics, *inputs)  # type: ignore[no-untyped-call]
+        return total, metrics
 
 
-class _Projected(torch.autograd.Function):
+class _FusedLinear(torch.autograd.Function):
+    """The loss with its gradients: the forward pass computes both, and the backward pass only scales the gradients."""
+
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, work: _Work) -> Tensor:
-        wanted = ctx.needs_input_grad[:3]
-        like = [one if want else None for one, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)]
-        sums = [None if one is None else torch.zeros_like(one, dtype=_wide(one)) for one in like]
-        total = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
+    def forward(ctx: Any, settings: FusedLinearLoss, metrics: Metrics, *inputs: Any) -> Tensor:
+        """Return the sum of the loss; `inputs` are hidden states, weights and bias."""
+        hidden_ND, weight_VD, _ = inputs
+        # Gradients are summed over chunks in float32 or wider, and only for inputs that need one.
+        needed = [tensor if needed else None for tensor, needed in zip(inputs, ctx.needs_input_grad[2:], strict=True)]
+        sums = [None if tensor is None else torch.zeros_like(tensor, dtype=_wide(tensor)) for tensor in needed]
+        total: Tensor = hidden_ND.new_zeros((), dtype=_wide(weight_VD))
         device, wide_VD = hidden_ND.device.type, weight_VD.to(_wide(weight_VD))
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else wide_VD.dtype
-        work = replace(work, head=replace(work.head, weight_VD=wide_VD))
+        settings = replace(settings, head=replace(settings.head, weight_VD=wide_VD))
         with torch.autocast(device, enabled=False):
-            for start in range(0, len(hidden_ND), work.chunk):
-                places = slice(start, start + work.chunk)
-                total += _chunk(work, hidden_ND[places], places, dtype, sums)
-        ctx.gradients = [None if one is None else one.to(of.dtype) for one, of in zip(sums, like, strict=True)]  # type: ignore[union-attr]
+            for start in range(0, len(hidden_ND), settings.chunk):
+                span = slice(start, start + settings.chunk)
+                loss, gradient_NV = _logit_gradient(settings, hidden_ND[span], start, metrics)
+                total += loss
+                chunk_sums = [None if sums[0] is None else sums[0][span], *sums[1:]]
+                _add_gradients(gradient_NV, hidden_ND[span], wide_VD, dtype, chunk_sums)
+                del gradient_NV  # before the next chunk takes a buffer of the same size
+        ctx.gradients = [
+            None if gradient is None else gradient.to(tensor.dtype)
+            for gradient, tensor in zip(sums, inputs, strict=True)
+        ]
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None  # as large as the head: scaled where they lie, and let go
-        return *(None if one is None else one.mul_(scale) for one in gradients), None
+        """Return the gradients times `scale`; they are as large as the head, so they are scaled in place."""
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(None if gradient is None else gradient.mul_(scale) for gradient in gradients)
 
 
-def _wide(one: Tensor) -> torch.dtype:
-    return torch.promote_types(one.dtype, torch.float32)
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _chunk(work: _Work, hidden_ND: Tensor, places: slice, dtype: torch.dtype, sums: Sequence[Tensor | None]) -> Tensor:
-    """The chunk's loss; adds its gradients to `sums` (hidden states, weights, bias), by products in `dtype`."""
-    logits_NV = work.head(hidden_ND)
-    bend_NV = None if work.head.softcap is None else 1 - (logits_NV / work.head.softcap).square_()
-    if work.temperature != 1.0:
-        logits_NV.div_(work.temperature)
-    loss = _in_pieces(work, logits_NV, places.start)
-    gradient_NV = logits_NV if bend_NV is None else logits_NV.mul_(bend_NV)
-    of_hidden, of_weight, of_bias = sums
-    if of_bias is not None:
-        of_bias += gradient_NV.sum(0)
-    narrow_ND, columns = hidden_ND.to(dtype), gradient_NV.shape[1] if dtype == gradient_NV.dtype else _COLUMNS
-    for start in range(0, gradient_NV.shape[1], columns):
-        at = slice(start, start + columns)
-        part_NC = gradient_NV[:, at].to(dtype)
-        if of_hidden is not None:
-            _add_product(of_hidden[places], part_NC, work.head.weight_VD[at].to(dtype))
-        if of_weight is not None:
-            _add_product(of_weight[at], part_NC.T, narrow_ND)
-    return loss
+def _logit_gradient(
+    settings: FusedLinearLoss, hidden_ND: Tensor, first: int, metrics: Metrics
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of a chunk that begins at position `first`, and the gradient [n, V] of the head's output.
+
+    The chunk's metrics are added to `metrics`.
+    """
+    logits_NV = settings.head(hidden_ND)
+    softcap = settings.head.softcap
+    # The derivative of softcap * tanh(x / softcap) by x, from its value.
+    softcap_slope_NV = None if softcap is None else 1 - (logits_NV / softcap).square_()
+    if settings.temperature != 1.0:
+        logits_NV.div_(settings.temperature)
+    total = logits_NV.new_zeros(())
+    for start in range(0, len(logits_NV), _PIECE):
+        piece_NV = logits_NV[start : start + _PIECE]
+        loss, piece_metrics = _piece(settings, piece_NV, slice(first + start, first + start + len(piece_NV)))
+        total += loss
+        for name, value in piece_metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value.detach()
+    return total, logits_NV if softcap_slope_NV is None else logits_NV.mul_(softcap_slope_NV)
+
+
+def _add_gradients(
+    gradient_NV: Tensor, hidden_ND: Tensor, weight_VD: Tensor, dtype: torch.dtype, sums: Sequence[Tensor | None]
+) -> None:
+    """Add the gradients of hidden states, weights and bias to `sums`, by matrix products in `dtype`."""
+    hidden_sum_ND, weight_sum_VD, bias_sum_V = sums
+    if bias_sum_V is not None:
+        bias_sum_V += gradient_NV.sum(0)
+    # In a narrower dtype gradient and weights are converted by blocks of columns: whole copies would double the memory.
+    narrow_ND = hidden_ND.to(dtype)
+    width = gradient_NV.shape[1] if dtype == gradient_NV.dtype else _COLUMNS
+    for start in range(0, gradient_NV.shape[1], width):
+        columns = slice(start, start + width)
+        block_NC = gradient_NV[:, columns].to(dtype)
+        if hidden_sum_ND is not None:
+            _add_product(hidden_sum_ND, block_NC, weight_VD[columns].to(dtype))
+        if weight_sum_VD is not None:
+            _add_product(weight_sum_VD[columns], block_NC.T, narrow_ND)
 
 
 def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
@@ -162,99 +185,109 @@ def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
         sums += left @ right
 
 
-def _in_pieces(work: _Work, logits_NV: Tensor, first: int) -> Tensor:
-    """The chunk's loss, and its metrics to `work`; the logits give way to its gradient."""
-    total = logits_NV.new_zeros(())
-    for start in range(0, len(logits_NV), _PIECE):
-        piece_NV = logits_NV[start : start + _PIECE]
-        loss, metrics = _spread(work, piece_NV, slice(first + start, first + start + len(piece_NV)))
-        total += loss
-        for name, value in metrics.items():
-            work.metrics[name] = work.metrics.get(name, 0.0) + value.detach()
-    return total
-
-
-def _spread(work: _Work, logits_NV: Tensor, places: slice) -> tuple[Tensor, Metrics]:
-    """The loss; the logits, over the temperature, give way to its gradient with respect to those the head gave."""
-    ids_NK, draw_ids_NJ = (ids[places].long() for ids in (work.targets.ids_NK, work.targets.draw_ids_NJ))
-    token_ids_N1 = work.targets.token_ids_N[places, None]
-    stored_NK, drawn_NJ, token_N1 = (logits_NV.gather(-1, ids) for ids in (ids_NK, draw_ids_NJ, token_ids_N1))
-    stored_NK.masked_fill_(work.targets.padding_NK[places], -torch.inf)
-    token_logp_N = _token_logp(logits_NV, token_N1, sharper=work.temperature / work.targets.token_temperature)
-    others = _take_others(logits_NV.scatter_(-1, ids_NK, -torch.inf), entropy=work.entropy)
-    others_N, entropy_N = others.logsumexp_N, others.entropy_N
-    if token_logp_N is None:
-        token_logp_N = token_N1[:, 0] - torch.cat([stored_NK, others_N[:, None]], -1).logsumexp(-1)
+def _piece(settings: FusedLinearLoss, logits_NV: Tensor, span: slice) -> tuple[Tensor, Metrics]:
+    """Return the loss of a few positions, and overwrite their logits by the gradient of the undivided logits."""
+    targets = settings.targets
+    stored_ids_NK, tail_sample_ids_NJ = (ids[span].long() for ids in (targets.ids_NK, targets.tail_sample_ids_NJ))
+    ids = (stored_ids_NK, tail_sample_ids_NJ, targets.token_ids_N[span, None])
+    student, unstored = _gather(settings, logits_NV, ids, targets.padding_NK[span])
+    leaves = [student.stored_NK, student.tail_sample_NJ, student.token_N, student.unstored_N]
+    leaves += [] if student.unstored_entropy_N is None else [student.unstored_entropy_N]
     with torch.enable_grad():
-        asked = [] if entropy_N is None else [entropy_N]
-        leaves = [one.requires_grad_() for one in (stored_NK, others_N, drawn_NJ, token_N1, *asked)]
-        seen = StudentLogits(
-            stored_NK=stored_NK,
-            others_N=others_N,
-            drawn_NJ=drawn_NJ,
-            token_N=token_N1[:, 0],
-            token_logp_N=token_logp_N,
-            others_entropy_N=entropy_N,
-        )
-        loss_N, metrics = work.loss(seen, places)
+        loss_N, metrics = settings.loss(student, span)
         loss = loss_N.sum()
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
-    stored, of_others, drawn, token, *of_entropy = (None if one is None else one / work.temperature for one in found)
-    _spread_others(logits_NV, others, of_others, *of_entropy)
-    for ids, gradient in ((ids_NK, stored), (draw_ids_NJ, drawn), (token_ids_N1, token)):
-        if gradient is not None:
-            logits_NV.scatter_add_(-1, ids, gradient)
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    stored, tail_sample, token, of_unstored, *of_entropy = (gradient / settings.temperature for gradient in gradients)
+    # Spread the gradients over the vocabulary: by softmax over the unstored tokens, by scattering over the rest.
+    _unstored_gradient(logits_NV, unstored, of_unstored, *of_entropy)
+    for token_ids, gradient in zip(ids, (stored, tail_sample, token), strict=True):
+        logits_NV.scatter_add_(-1, token_ids, gradient.view(token_ids.shape))
     return loss.detach(), metrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Others:
-    """Of the softmax over the tokens that are not stored; their logits gave way to exp(logit - the largest)."""
+def _gather(
+    settings: FusedLinearLoss, logits_NV: Tensor, ids: tuple[Tensor, Tensor, Tensor], padding_NK: Tensor
+) -> tuple[StudentLogits, "_UnstoredSoftmax"]:
+    """Gather the numbers that a loss may use, as leaves of a graph, and overwrite the logits by `_unstored_softmax`.
 
-    logsumexp_N: Tensor  # -inf where there are none
-    sum_N: Tensor  # of what the logits gave way to; at least 1, in a row without others too
+    Args:
+        settings: temperatures, and whether the entropy is needed.
+        logits_NV: the logits divided by the temperature.
+        ids: ids of the stored tokens, the tail samples and the sampled token of each position.
+        padding_NK: the stored tokens that are padding.
+    """
+    stored_NK, tail_sample_NJ, token_N1 = (logits_NV.gather(-1, token_ids) for token_ids in ids)
+    stored_NK.masked_fill_(padding_NK, -torch.inf)
+    # At another temperature the sampled token needs the log-sum-exp of all logits, at the same one it costs nothing.
+    sharpness = settings.temperature / settings.targets.token_temperature
+    normaliser_N = None if sharpness == 1.0 else (logits_NV * sharpness).logsumexp(-1)
+    unstored = _unstored_softmax(logits_NV.scatter_(-1, ids[0], -torch.inf), entropy=settings.entropy)
+    if normaliser_N is None:
+        normaliser_N = torch.cat([stored_NK, unstored.logsumexp_N[:, None]], -1).logsumexp(-1)
+    student = StudentLogits(
+        stored_NK=stored_NK.requires_grad_(),
+        unstored_N=unstored.logsumexp_N.requires_grad_(),
+        tail_sample_NJ=tail_sample_NJ.requires_grad_(),
+        token_logp_N=token_N1[:, 0] * sharpness - normaliser_N,
+        token_N=token_N1[:, 0].requires_grad_(),
+        unstored_entropy_N=None if unstored.entropy_N is None else unstored.entropy_N.requires_grad_(),
+    )
+    return student, unstored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UnstoredSoftmax:
+    """The softmax over the unstored tokens; exp(logit - largest logit) is in the buffer that held the logits."""
+
+    logsumexp_N: Tensor  # -inf where every token is stored
+    sum_N: Tensor  # of the buffer's rows; 1 instead of 0 where every token is stored
     entropy_N: Tensor | None
 
 
-def _take_others(logits_NV: Tensor, *, entropy: bool) -> _Others:
-    """One exponential an element; a few rows at a time, which stay in the processor's cache between the passes.
+def _unstored_softmax(logits_NV: Tensor, *, entropy: bool) -> _UnstoredSoftmax:
+    """Overwrite the logits by exp(logit - largest logit) and return the sums of the softmax.
 
-    As many in each block, since threads would share the sum of a row that was left over, and its last bit with it.
+    A few rows are processed at a time, so that they stay in the processor's cache between the passes over them. Blocks
+    have equal sizes: threads would share the sum of a single left-over row, and so change its last bit.
     """
-    found = []
-    for rows_NV in torch.tensor_split(logits_NV, -(-len(logits_NV) // _together(logits_NV))):
+    blocks = []
+    for rows_NV in torch.tensor_split(logits_NV, -(-len(logits_NV) // _rows_per_block(logits_NV))):
         largest_N = rows_NV.amax(-1)
         largest_N.masked_fill_(torch.isneginf(largest_N), 0.0)
         sum_N = rows_NV.sub_(largest_N[:, None]).exp_().sum(-1)
         entropy_N = torch.special.entr(rows_NV).sum(-1) if entropy else sum_N
-        found.append((largest_N + sum_N.log(), sum_N.clamp_(min=1.0), entropy_N))
-    logsumexp_N, sum_N, entropy_N = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return _Others(logsumexp_N=logsumexp_N, sum_N=sum_N, entropy_N=sum_N.log() + entropy_N / sum_N if entropy else None)
+        blocks.append((largest_N + sum_N.log(), sum_N.clamp_(min=1.0), entropy_N))
+    logsumexp_N, sum_N, entropy_N = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    # With x = exp(logit - largest) and S = sum x, the entropy of x / S is log S + (sum -x log x) / S.
+    entropy_N = sum_N.log() + entropy_N / sum_N if entropy else None
+    return _UnstoredSoftmax(logsumexp_N=logsumexp_N, sum_N=sum_N, entropy_N=entropy_N)
 
 
-def _spread_others(share_NV: Tensor, of: _Others, others_N: Tensor | None, entropy_N: Tensor | None = None) -> None:
-    """The others' shares, times `of.sum_N`, give way to the gradient of their logits.
+def _unstored_gradient(
+    exp_NV: Tensor, unstored: _UnstoredSoftmax, by_logsumexp_N: Tensor, by_entropy_N: Tensor | None = None
+) -> None:
+    """Overwrite the buffer of `_unstored_softmax` by the gradient of the unstored tokens' logits.
 
-    The logit of a share s moves their log-sum-exp by s, and their entropy H by -s (log s + H).
+    The logit of a token with share s changes the log-sum-exp by s, and the entropy H by -s (log s + H).
+
+    Args:
+        exp_NV: the buffer, s times `unstored.sum_N`.
+        unstored: the sums of the buffer.
+        by_logsumexp_N: the derivative of the loss by the log-sum-exp.
+        by_entropy_N: the derivative of the loss by the entropy; None if the entropy was not requested.
     """
-    weight_N = torch.zeros_like(of.sum_N) if others_N is None else others_N
-    if entropy_N is None or of.entropy_N is None:
-        share_NV.mul_((weight_N / of.sum_N)[:, None])
+    if by_entropy_N is None or unstored.entropy_N is None:
+        exp_NV.mul_((by_logsumexp_N / unstored.sum_N)[:, None])
         return
-    weight_N = (weight_N + entropy_N * (of.sum_N.log() - of.entropy_N.detach())) / of.sum_N
-    parts = (torch.split(one, _together(share_NV)) for one in (share_NV, weight_N, entropy_N / of.sum_N))
-    for rows_NV, by_N, bent_N in zip(*parts, strict=True):
-        bent_NV = torch.special.entr(rows_NV).mul_(bent_N[:, None])
-        rows_NV.mul_(by_N[:, None]).add_(bent_NV)
+    # -s (log s + H) = (entr(x) + x (log S - H)) / S, where x = s S is the buffer.
+    weight_N = (by_logsumexp_N + by_entropy_N * (unstored.sum_N.log() - unstored.entropy_N.detach())) / unstored.sum_N
+    per_row = (exp_NV, weight_N, by_entropy_N / unstored.sum_N)
+    blocks = (torch.split(tensor, _rows_per_block(exp_NV)) for tensor in per_row)
+    for rows_NV, rows_weight_N, entropy_weight_N in zip(*blocks, strict=True):
+        entropy_part_NV = torch.special.entr(rows_NV).mul_(entropy_weight_N[:, None])
+        rows_NV.mul_(rows_weight_N[:, None]).add_(entropy_part_NV)
 
 
-def _together(logits_NV: Tensor) -> int:
-    """Rows that are taken together: few for a cache; all for a device that has none to speak of and counts launches."""
-    return _ROWS * torch.get_num_threads() if logits_NV.device.type == "cpu" else len(logits_NV)
-
-
-def _token_logp(logits_NV: Tensor, token_N1: Tensor, *, sharper: float) -> Tensor | None:
-    """Log-probs [N] of the realised tokens from logits times `sharper`; None where that is 1 and they come for free."""
-    if sharper == 1.0:
-        return None
-    return token_N1[:, 0] * sharper - (logits_NV * sharper).logsumexp(-1)
+def _rows_per_block(logits_NV: Tensor) -> int:
+    """Return few rows on a CPU, for its cache; all rows on an accelerator, where every kernel launch costs time."""
+    return _ROWS_PER_THREAD * torch.get_num_threads() if logits_NV.device.type == "cpu" else len(logits_NV)

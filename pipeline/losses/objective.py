@@ -1,129 +1,127 @@
-"""The distillation loss from a truncated teacher: what to compare, and on which tokens.
+"""The distillation objective from a truncated teacher: a divergence, a tail estimator, and a reward.
 
-A divergence (`pipeline.losses.divergences`) is had from a truncated row by one of the supports of
-`pipeline.losses.tail_estimators`. `auto` takes draws for forward_kl and skew_forward_kl, and for the others G at
-temperature 1 and the bucket at another; docs/decisions.md has the measurements.
-
-Reward: the student maximises (1 - alpha) E[reward] - alpha E[divergence] (Agarwal et al., ICLR 2024, section 3.2). The
-reward's term (`pipeline.losses.policy_gradient`) is summed over tokens like everything here; all that it adds is a
-gradient through the realised token's logit and the normaliser, so it costs nothing.
-
-Cost: see `pipeline.losses.fused_linear`; [N, V] never exists at once.
+* A divergence (`pipeline.losses.divergences`) is computed from truncated rows by a tail estimator
+  (`pipeline.losses.tail_estimators`). docs/decisions/ has the measurements behind the choice of `auto`.
+* Reward: the student maximises (1 - alpha) E[reward] - alpha E[divergence] (Agarwal et al., ICLR 2024, section 3.2).
+  The reward's term (`pipeline.losses.policy_gradient`) is summed over tokens like the divergence. It needs only the
+  sampled token's logit and the normaliser, so its time is negligible.
+* Memory: `pipeline.losses.fused_linear` never stores [N, V].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from pipeline.losses import tail_estimators as supports
-from pipeline.losses.batch import Batch
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, Divergence, DivergenceParams
-from pipeline.losses.fused_linear import LossTargets, Metrics, StudentLogits, project
+from pipeline.losses.fused_linear import FusedLinearLoss, LossTargets, Metrics, StudentLogits
 from pipeline.losses.policy_gradient import policy_gradient
 from pipeline.losses.staleness import staleness_sums
-from pipeline.losses.tail_estimators import TeacherRows
+from pipeline.losses.tail_estimators import bucket, residual, sampled, tail_mean, tail_samples
 from pipeline.models.head import Head
-from pipeline.runtime.config import AboveZero, Fraction, Positive, Range
+from pipeline.runtime.config import AboveZero, Fraction, NonNegative, Positive
 from pipeline.runtime.errors import ParameterError
 
 TailEstimator: TypeAlias = Literal["bucket", "tail_samples", "tail_mean", "residual", "sampled"]
 
-_AUTO: dict[str, TailEstimator] = {
-    "forward_kl": "tail_samples",
-    "skew_forward_kl": "tail_samples",
-}  # tail_mean for the others
-_ONLY = {
-    "tail_samples": (
-        "forward_kl",
-        "skew_forward_kl",
-    ),  # with the others a token that p hardly ever draws counts by q / p
-    "tail_mean": ("reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"),  # forward_kl's would be the bucket
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveParams:
-    """What the student minimises."""
+    """The objective that the student minimises."""
 
     divergence: DivergenceParams
-    """The divergence, by name."""
+    """The divergence between teacher and student."""
     temperature: AboveZero
-    """Of both distributions in the loss; must be one of scoring.temperatures."""
-    tail_estimator: Literal["auto", "bucket", "tail_samples", "tail_mean", "residual", "sampled"]
-    """What stands for the tokens that are not stored. bucket: "any other token", for every divergence, biased where the
-    student is far off; draws: from the teacher's tail, forward_kl and skew_forward_kl; g: from the teacher's mean
-    log-prob over the student's tail, all but forward_kl; residual: the bucket made unbiased at the realised token, and
-    sampled: the realised token alone (with reverse_kl the reward log p - log q, "k1"), for every divergence, from
-    untruncated sampling at temperature 1. auto: draws where they go, else g, and the bucket at another temperature
-    than 1."""
-    tail_samples_scale: Annotated[float, Range(0)]
-    """Nats: at a position whose bucketed forward KL is d, draws count 1 - exp(-d / scale) and the bucket's tail the
-    rest. 0: draws alone, which is unbiased."""
+    """Temperature of both distributions in the loss; must be one of scoring.truncation.temperatures."""
+    tail_estimator: Literal["auto", TailEstimator]
+    """Estimate for the tokens that are not stored. bucket: one outcome "any other token", for every divergence, biased
+    where the student is far from the teacher. tail_samples: samples from the teacher's tail, for forward_kl and
+    skew_forward_kl. tail_mean: the teacher's mean log-prob over the student's tail, for all divergences but forward_kl.
+    residual: the bucket, made unbiased at the sampled token, for every divergence. sampled: the sampled token alone
+    (with reverse_kl the reward log p - log q, "k1"), for every divergence. The last two need untruncated sampling at
+    temperature 1. auto: tail_samples where it is possible, else tail_mean, and bucket at temperatures other than 1."""
+    tail_samples_scale: NonNegative
+    """Nats. At a position with bucketed forward KL d, tail samples have the weight 1 - exp(-d / tail_samples_scale) and
+    the bucket has the rest. 0: tail samples alone, which is unbiased."""
     tail_mean_staleness: AboveZero
-    """Nats: at a position whose realised token the student has moved from by k (k3), G counts exp(-k /
-    tail_mean_staleness) and the bucket's tail the rest."""
-    cross_entropy: Annotated[float, Range(0, 1)]
-    """Share of -log q of the realised token in the loss (at the loss temperature), where not the student wrote it."""
+    """Nats. At a position where the student has moved by k at the sampled token (k3), the tail mean has the weight
+    exp(-k / tail_mean_staleness) and the bucket has the rest."""
+    cross_entropy: Fraction
+    """Weight of the cross-entropy -log q of the token, at the loss temperature, where no student sampled it."""
     alpha: Fraction
-    """Share of all of the above; the rest is the reward's. 1: distillation alone, which leaves the reward unused. Both
-    are means over the tokens of a step: a reward spread over T tokens weighs 1 / T of it a token."""
+    """Weight of the divergence; the reward has the weight 1 - alpha. 1 disables the reward. Both are means over the
+    tokens of a step, so a reward of a completion with T tokens has the weight 1 / T per token."""
     clip_epsilon: AboveZero
-    """The reward moves a token's probability until it is 1 + epsilon or 1 - epsilon times the rollout's."""
+    """PPO clip range of the probability ratio in the reward's term."""
     chunk_tokens: Positive
-    """Positions whose [chunk, V] logits exist at once."""
+    """Positions whose logits [chunk, V] are in memory at the same time."""
 
 
-_SUPPORTS: dict[
-    TailEstimator, Callable[[ObjectiveParams], Callable[[Divergence, StudentLogits, TeacherRows], Tensor]]
-] = {
-    "bucket": lambda _: supports.bucket,
-    "tail_samples": lambda p: partial(supports.tail_samples, scale=p.tail_samples_scale),
-    "tail_mean": lambda p: partial(supports.tail_mean, staleness=p.tail_mean_staleness),
-    "residual": lambda _: supports.residual,
-    "sampled": lambda _: supports.sampled,
+Estimate: TypeAlias = Callable[[Divergence, StudentLogits, TeacherRows], Tensor]  # nats per position [N]
+TAIL_ESTIMATORS: dict[TailEstimator, Callable[[ObjectiveParams], Estimate]] = {
+    "bucket": lambda _: bucket,
+    "tail_samples": lambda p: partial(tail_samples, scale=p.tail_samples_scale),
+    "tail_mean": lambda p: partial(tail_mean, staleness=p.tail_mean_staleness),
+    "residual": lambda _: residual,
+    "sampled": lambda _: sampled,
+}
+# Estimators that do not serve every divergence. With a divergence that is not listed, a token that the teacher hardly
+# ever samples would contribute by q / p to tail_samples, and tail_mean would equal the bucket.
+DIVERGENCES_OF: dict[TailEstimator, tuple[str, ...]] = {
+    "tail_samples": ("forward_kl", "skew_forward_kl"),
+    "tail_mean": ("reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"),
 }
 
 
-def check(p: ObjectiveParams) -> None:
-    """Refuse combinations that are biased by construction."""
-    support = tail_estimator_of(p)
-    if (only := _ONLY.get(support)) and p.divergence.name not in only:
+def check_objective(p: ObjectiveParams) -> None:
+    """Refuse combinations that are biased by construction.
+
+    Raises:
+        ParameterError: if estimator and divergence, estimator and temperature, or reward and temperature do not match.
+    """
+    estimator = tail_estimator_of(p)
+    if (names := DIVERGENCES_OF.get(estimator)) and p.divergence.name not in names:
         raise ParameterError(
             "objective.tail_estimator",
-            expected=f"{support} with no other divergence than {', '.join(only)}",
-            got=f"{support} with {p.divergence.name}",
+            expected=f"{estimator} with no other divergence than {', '.join(names)}",
+            got=f"{estimator} with {p.divergence.name}",
             remedy="set objective.tail_estimator: auto",
         )
-    if support == "tail_mean" and p.temperature != 1:
+    if estimator == "tail_mean" and p.temperature != 1:
         raise ParameterError(
             "objective.tail_estimator",
-            expected="tail_mean at objective.temperature 1 only, that of what is stored of the student's tail",
+            expected="tail_mean at objective.temperature 1 only, because the tail mean is stored at temperature 1",
             got=p.temperature,
             remedy="set objective.tail_estimator: auto, or the temperature to 1",
         )
     if p.alpha < 1 and p.temperature != 1:
         raise ParameterError(
             "objective.temperature",
-            expected="1 when objective.alpha is below 1: the reward is of what the student writes at temperature 1",
+            expected="1 when objective.alpha is below 1, because rewards are of completions sampled at temperature 1",
             got=p.temperature,
             remedy="set it to 1, or objective.alpha: 1",
         )
 
 
 def tail_estimator_of(p: ObjectiveParams) -> TailEstimator:
-    """The support in use."""
+    """Return the name of the tail estimator in use, with `auto` resolved."""
     if p.tail_estimator != "auto":
         return p.tail_estimator
-    estimator: TailEstimator = _AUTO.get(p.divergence.name, "tail_mean")
-    return "bucket" if estimator == "tail_mean" and p.temperature != 1 else estimator
+    if p.divergence.name in DIVERGENCES_OF["tail_samples"]:
+        return "tail_samples"
+    return "tail_mean" if p.temperature == 1 else "bucket"
 
 
 def temperature_column(p: ObjectiveParams, scored: tuple[float, ...]) -> int:
-    """Where the loss temperature stands among the scored ones; the tail at another one cannot be recovered."""
+    """Return the index of the loss temperature among the scored temperatures.
+
+    Raises:
+        ParameterError: if it is not among them, because the tail at another temperature cannot be recovered.
+    """
     if p.temperature not in scored:
         raise ParameterError(
             "objective.temperature",
@@ -135,56 +133,71 @@ def temperature_column(p: ObjectiveParams, scored: tuple[float, ...]) -> int:
 
 
 def batch_loss(
-    p: ObjectiveParams, head: Head, hidden_ND: Tensor, batch: Batch, *, behaviour_temperature: float | None
+    p: ObjectiveParams, head: Head, hidden_ND: Tensor, teacher: TeacherRows, *, behaviour_temperature: float | None
 ) -> tuple[Tensor, Metrics]:
-    """Sum of the loss over the batch's N positions, in nats, and sums of metrics over them.
+    """Compute the loss of a batch.
 
-    `behaviour_temperature` is that of the batch's behaviour log-probs, None where they compare with no student's.
-    The caller divides by the token count of the whole accumulation window, so that splitting a batch changes nothing.
+    Args:
+        p: the objective.
+        head: the student's LM head.
+        hidden_ND: the student's hidden states that predict the N completion tokens.
+        teacher: the teacher's rows of the same positions, at the loss temperature, as tensors.
+        behaviour_temperature: the temperature of the behaviour log-probs; None if they cannot be compared with a
+            student's log-probs.
+
+    Returns:
+        The sum of the loss over positions in nats, and sums of metrics over positions. Divide by the token count of the
+        whole accumulation window, so that the split into batches changes nothing.
     """
-    divergence, support = DIVERGENCES[p.divergence.name](p.divergence), tail_estimator_of(p)
-    distance = _SUPPORTS[support](p)
+    divergence, estimator = DIVERGENCES[p.divergence.name](p.divergence), tail_estimator_of(p)
+    estimate = TAIL_ESTIMATORS[estimator](p)
 
-    def loss(seen: StudentLogits, places: slice) -> tuple[Tensor, Metrics]:
-        rows = TeacherRows.of(batch, places)
-        loss_N = _mixed(p, distance(divergence, seen, rows), seen, rows)
-        metrics = _metrics(seen, rows, comparable=behaviour_temperature is not None)
+    def loss(student: StudentLogits, span: slice) -> tuple[Tensor, Metrics]:
+        rows = teacher[span]
+        loss_N = _with_cross_entropy(p, estimate(divergence, student, rows), student, rows)
+        metrics = _metrics(student, rows, comparable=behaviour_temperature is not None)
         if p.alpha == 1.0:
             return loss_N, metrics
         gain_N, clipping = policy_gradient(
-            seen.token_N - seen.log_normaliser(), rows.behaviour_logp_N, rows.advantage_N, epsilon=p.clip_epsilon
+            student.token_N - student.log_normaliser(), rows.behaviour_logp_N, rows.advantage_N, epsilon=p.clip_epsilon
         )
         return p.alpha * loss_N - (1 - p.alpha) * gain_N, metrics | clipping
 
     targets = LossTargets(
-        ids_NK=batch.ids_NK,
-        padding_NK=torch.isneginf(batch.logp_NK),
-        draw_ids_NJ=batch.draw_ids_NJ,
-        token_ids_N=batch.token_ids_N,
+        ids_NK=teacher.ids_NK,
+        padding_NK=torch.isneginf(teacher.logp_NK),
+        tail_sample_ids_NJ=teacher.tail_sample_ids_NJ,
+        token_ids_N=teacher.token_ids_N,
         token_temperature=behaviour_temperature or p.temperature,
     )
-    entropy = support == "tail_mean"
-    return project(head, hidden_ND, targets, loss, temperature=p.temperature, chunk=p.chunk_tokens, entropy=entropy)
+    return FusedLinearLoss(
+        head=head,
+        targets=targets,
+        loss=loss,
+        temperature=p.temperature,
+        chunk=p.chunk_tokens,
+        entropy=estimator == "tail_mean",
+    )(hidden_ND)
 
 
-def _mixed(p: ObjectiveParams, loss_N: Tensor, seen: StudentLogits, rows: TeacherRows) -> Tensor:
-    """With the cross-entropy's share, where another than the student wrote the token.
+def _with_cross_entropy(p: ObjectiveParams, loss_N: Tensor, student: StudentLogits, teacher: TeacherRows) -> Tensor:
+    """Return the loss mixed with the cross-entropy of tokens that no student sampled.
 
-    Status: exact. Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2, without its
+    Status: exact. Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2, without the
     factor T^2.
     """
     if p.cross_entropy == 0.0:
         return loss_N
-    share_N = torch.where(torch.isnan(rows.behaviour_logp_N), p.cross_entropy, 0.0)
-    return (1 - share_N) * loss_N + share_N * (seen.log_normaliser() - seen.token_N)
+    share_N = torch.where(torch.isnan(teacher.behaviour_logp_N), p.cross_entropy, 0.0)
+    return (1 - share_N) * loss_N + share_N * (student.log_normaliser() - student.token_N)
 
 
 @torch.no_grad()
-def _metrics(seen: StudentLogits, rows: TeacherRows, *, comparable: bool) -> Metrics:
-    """Sums over positions: how far the student has moved from the one that wrote the rollouts, and the tail."""
-    known_N = rows.fresh_N & ~torch.isnan(rows.behaviour_logp_N) & comparable
+def _metrics(student: StudentLogits, teacher: TeacherRows, *, comparable: bool) -> Metrics:
+    """Return sums over positions: staleness, the teacher's tail mass, and the student's cross-entropy."""
+    compared_N = teacher.on_policy_N & ~torch.isnan(teacher.behaviour_logp_N) & comparable
     return {
-        **staleness_sums(seen.token_logp_N, rows.behaviour_logp_N, known_N),
-        "teacher_tail_sum": rows.tail_N.sum(),
-        "token_nll_sum": (seen.log_normaliser() - seen.token_N).sum(),
+        **staleness_sums(student.token_logp_N, teacher.behaviour_logp_N, compared_N),
+        "teacher_tail_sum": teacher.tail_N.sum(),
+        "token_nll_sum": (student.log_normaliser() - student.token_N).sum(),
     }

@@ -1,19 +1,21 @@
-"""How far the student has moved from the one that wrote its rollouts: measures of a training step, from the log.
+"""Staleness: how far the student has moved from the policy that sampled its rollouts, measured at each training step.
 
-With l = log q_now(y) - log b(y) at a token y that the student wrote, b being the distribution it was drawn from and
-q_now the student at the same temperature:
+At a token y that a student sampled, let l = log q(y) - log b(y), where b is the distribution that y was sampled from
+and q is the current student at the same temperature. The training log has these columns:
 
-* `staleness_kl`: mean of exp(l) - 1 - l (k3), an unbiased, never negative estimate of KL(b || q_now), in nats
-  (Schulman, "Approximating KL divergence", 2020);
-* `effective_share`: (sum w)^2 / (n sum w^2) with w = exp(l), the effective sample size of n tokens as a share of n;
-* `clipped_share`: tokens with |w - 1| > .2, which PPO's usual clip would leave without a gradient;
-* `truncated_share`: completions cut before they ended.
+| column | definition |
+|---|---|
+| `staleness_kl` | mean of exp(l) - 1 - l (k3), an unbiased and non-negative estimate of KL(b, q) in nats |
+| `effective_share` | (sum w)^2 / (n sum w^2) with w = exp(l): effective sample size as a share of the n tokens |
+| `clipped_share` | share of tokens with abs(w - 1) > 0.2, the usual clip range of PPO |
+| `truncated_share` | share of completions that were cut at the maximum length |
 
-Only completions of the round at hand count: those replayed or lent are stale by design. A comparison at another
-temperature than b's would look stale from the first step on, so the sampler's is used; greedy and nucleus sampling have
-no such comparison (b is 1, or zero on most of the vocabulary), and then the first three are empty.
-Cost: none where the sampler's temperature is the loss's, else one more log-sum-exp over the logits.
-Not taken: rescaling b to temperature 1, which needs all of the old student's logits.
+Source of k3: Schulman, "Approximating KL divergence", 2020.
+
+* Only on-policy completions count, because replayed completions are stale by design.
+* q is taken at the sampler's temperature: another temperature would look stale from the first step on.
+* After greedy or nucleus sampling the first three columns are empty: b is 1, or 0 on most of the vocabulary.
+* Cost: one more log-sum-exp over the logits where the sampler's temperature differs from the loss temperature.
 """
 
 from collections.abc import Mapping
@@ -25,23 +27,36 @@ from torch import Tensor
 _CLIP = 0.2
 
 
-def staleness_sums(logq_N: Tensor, behaviour_logp_N: Tensor, known_N: Tensor) -> dict[str, Tensor]:
-    """Sums over the tokens in `known_N`, from which `measures` are made."""
-    log_ratio_N = torch.where(known_N, logq_N - behaviour_logp_N, 0.0)
-    ratio_N = torch.where(known_N, log_ratio_N.exp(), 0.0)
+def staleness_sums(logq_N: Tensor, behaviour_logp_N: Tensor, compared_N: Tensor) -> dict[str, Tensor]:
+    """Sum over tokens what `staleness_columns` needs.
+
+    Args:
+        logq_N: the student's log-probs at the sampler's temperature.
+        behaviour_logp_N: log-probs under the policy that sampled the tokens.
+        compared_N: the tokens that count.
+
+    Returns:
+        Sums by name; sums of different chunks and batches can be added.
+    """
+    log_ratio_N = torch.where(compared_N, logq_N - behaviour_logp_N, 0.0)
+    ratio_N = torch.where(compared_N, log_ratio_N.exp(), 0.0)
     return {
-        "compared_tokens": known_N.sum(),
+        "compared_tokens": compared_N.sum(),
         "k3_sum": (log_ratio_N.expm1() - log_ratio_N).sum(),
         "ratio_sum": ratio_N.sum(),
         "ratio_square_sum": ratio_N.square().sum(),
-        "clipped": (known_N & ((ratio_N - 1).abs() > _CLIP)).sum(),
+        "clipped": (compared_N & ((ratio_N - 1).abs() > _CLIP)).sum(),
     }
 
 
-def measures(sums: Mapping[str, float]) -> dict[str, Any]:
-    """Columns of the training log; None for what this step cannot tell.
+def staleness_columns(sums: Mapping[str, float]) -> dict[str, Any]:
+    """Compute the columns of the training log.
 
-    `sums` has those of `staleness_sums`, and over sequences `own` (completions of the round at hand) and `truncated`.
+    Args:
+        sums: the sums of `staleness_sums`, and over sequences `own` (on-policy completions) and `truncated`.
+
+    Returns:
+        The columns of one step; None where the step has nothing to compare.
     """
     tokens, own = sums["compared_tokens"], sums["own"]
     return {
@@ -54,6 +69,6 @@ def measures(sums: Mapping[str, float]) -> dict[str, Any]:
 
 
 def is_stale(row: Mapping[str, Any], limit: float | None) -> bool:
-    """Whether a row of the training log shows more nats a token than the limit; never without a limit."""
+    """Return whether a row of the training log shows more nats per token than the limit; never without a limit."""
     measured = row.get("staleness_kl")
     return limit is not None and measured is not None and measured > limit
