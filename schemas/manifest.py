@@ -1,15 +1,14 @@
-"""manifest.json: what a segment is, which files it has, and the hash of each. Standard library only.
+"""manifest.json: what a segment is, which files it has, and the hash of each file.
 
-Guarantee: `from_json` accepts exactly what `to_json` gives. A field that is unknown, missing or of another type, and
-any altered value (the segment id is a digest of all the others), is a ValueError. A dataclass that checks itself,
-rather than a JSON schema, needs no further package to read a segment.
+* The segment id is a digest of every other field, so an altered value is noticed.
+* `pipeline.store.manifest` decodes the file, and refuses a field that is unknown, missing or of another type.
 """
 
 import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,45 +72,3 @@ class Manifest:
     def to_text(self) -> str:
         """The one spelling of manifest.json."""
         return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_text(cls, text: str) -> "Manifest":
-        """The manifest that `to_text` spelt; a ValueError says what differs."""
-        manifest = cls.from_json(json.loads(text))
-        if manifest.to_text() != text:
-            raise ValueError("expected the writer's spelling, got another one of the same values")
-        return manifest
-
-    @classmethod
-    def from_json(cls, value: Any) -> "Manifest":
-        """The manifest that `to_json` described; a ValueError says what differs."""
-        fields = _checked(cls, value, "manifest", also={"segment_id"})
-        fields["temperatures"] = tuple(fields["temperatures"])
-        fields["measured"] = Measured(**_checked(Measured, fields["measured"], "measured"))
-        fields["files"] = {
-            name: FileEntry(**_checked(FileEntry, entry, f"files[{name!r}]")) for name, entry in fields["files"].items()
-        }
-        claimed = fields.pop("segment_id")
-        manifest = cls(**fields)
-        if manifest.segment_id != claimed:
-            raise ValueError(f"segment_id: expected {manifest.segment_id}, got {claimed!r}")
-        return manifest
-
-
-def _checked(cls: type, value: Any, where: str, also: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """A copy of the mapping `value`, whose keys and kinds of value are those of the dataclass `cls`."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a mapping, got {type(value).__name__}")
-    hints = get_type_hints(cls)
-    wanted = set(hints) | also
-    if unknown := sorted(set(value) - wanted):
-        raise ValueError(f"{where}: expected no field {unknown[0]!r}, got one")
-    if missing := sorted(wanted - set(value)):
-        raise ValueError(f"{where}: expected a field {missing[0]!r}, got none")
-    for name, hint in hints.items():
-        kind = get_origin(hint) or hint
-        kind = {tuple: list, Measured: dict}.get(kind, kind)
-        if type(value[name]) is not kind:
-            got = type(value[name]).__name__
-            raise ValueError(f"{where}.{name}: expected {kind.__name__}, got {value[name]!r} ({got})")
-    return dict(value)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from pipeline.runtime.config import Positive, Range
+from annotated_types import Interval
+
+from pipeline.runtime.config import NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,15 +14,15 @@ class Sampling:
 
     max_new_tokens: Positive
     """Tokens after which a completion is cut."""
-    temperature: Annotated[float, Range(0)]
+    temperature: NonNegative
     """Of the softmax; 0 is greedy."""
-    top_p: Annotated[float, Range(0, 1, above=True)]
+    top_p: Annotated[float, Interval(gt=0, le=1)]
     """Nucleus mass; 1 keeps every token, which the unbiased estimators need."""
-    record_threshold: Annotated[float, Range(0, 1, above=True)]
+    record_threshold: Annotated[float, Interval(gt=0, le=1)]
     """Tokens that the sampler finds likelier than this are recorded, for the union support."""
-    record_max: Annotated[int, Range(0, 255)]
+    record_max: Annotated[int, Interval(ge=0, le=255)]
     """At most so many of them a position, the likeliest first; 0 records none."""
-    record_tail_samples: Annotated[int, Range(0, 255)]
+    record_tail_samples: Annotated[int, Interval(ge=0, le=255)]
     """Draws from all other tokens at each position, recorded beside them: what the teacher says of the student's tail
     (G, for `objective.tail_estimator: g`) comes from these. 0 records none."""
 

@@ -29,7 +29,7 @@ def read_lineage(model: Path) -> Lineage | None:
     try:
         return parse(Lineage, value, where="lineage")
     except ParameterError as error:
-        raise DataError(path, expected="a lineage", got=error, remedy="take the file from its origin again") from error
+        raise DataError(path, expected="a lineage", got=error.finding, remedy="take the original file") from error
 
 
 def write_lineage(model: Path, lineage: Lineage) -> None:

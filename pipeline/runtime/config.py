@@ -1,20 +1,31 @@
-"""params.yaml into frozen dataclasses, strictly: the only module that knows YAML and its mistakes.
+"""Decode params.yaml, and other documents of plain values, into frozen dataclasses.
 
-`params.yaml` is complete: no knob has a default in Python, so every value that matters is tracked by DVC. A key that
-is unknown or missing, a value of the wrong type or out of range is a ParameterError that names the key. ruamel.yaml
-reads YAML 1.2, where 1e-4 is a number (PyYAML makes it a string).
+* pydantic decodes strictly: a number in quotes is text, `true` is no number, and no key may be missing or unknown.
+* params.yaml is complete. No parameter has a default in Python, so DVC tracks every value that matters.
+* Every mistake is a ParameterError that names the key, what was expected, what was found, and how to fix it.
 """
 
-import dataclasses
-import types
-import typing
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+from annotated_types import Ge, Gt, Interval
 
 from pipeline.runtime.errors import ParameterError
-from pipeline.runtime.yaml_files import _shown, read_yaml
+from pipeline.runtime.yaml_files import read_yaml, shown
+
+if TYPE_CHECKING:  # a process that decodes nothing does not import pydantic
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+Node = dict[str, Any]
+
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+NonNegative = Annotated[float, Ge(0)]
+AboveZero = Annotated[float, Gt(0)]
 
 RENAMED = {
     "rollout.sampling.support_threshold": "record_threshold",
@@ -30,39 +41,36 @@ RENAMED = {
     "batches.window": "shuffle_window",
     "evaluation.shown": "recorded_prompts",
 }
-"""Old keys of params.yaml and the new name of the last part, for the message that answers them."""
+"""Old keys of params.yaml, each with the new name of its last part, for the message about an unknown key."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Range:
-    """Inclusive bounds of a number, or of the numbers in a list; `above` excludes the lower bound."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def admits(self, value: float) -> bool:
-        """True when value lies within the bounds; never for NaN."""
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        sign = ">" if self.above else ">="
-        return f"{sign} {self.low:g}" + ("" if self.high == float("inf") else f" and <= {self.high:g}")
-
-
-Count = Annotated[int, Range(0)]
-Positive = Annotated[int, Range(1)]
-Fraction = Annotated[float, Range(0, 1)]
-AboveZero = Annotated[float, Range(0, above=True)]
+_WORDS = {
+    "integer": "int",
+    "number": "float",
+    "string": "str",
+    "boolean": "bool",
+    "null": "null",
+    "array": "a list",
+    "object": "a mapping",
+}
+_UNKNOWN = "unexpected_keyword_argument"
+_SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
 def section(path: Path, cls: type[T], *keys: str) -> T:
-    """One section of params.yaml, such as `section(path, TrainParams, "train")`, as a dataclass."""
+    """Return one section of params.yaml, such as `section(path, BatchParams, "batches")`, as a dataclass.
+
+    Raises:
+        ParameterError: The section is missing, or a value in it is wrong.
+    """
     return parse(cls, lookup(path, *keys), where=".".join(keys))
 
 
 def lookup(path: Path, *keys: str) -> Any:
-    """The raw value under nested keys; a ParameterError when one is missing."""
+    """Return the raw value under nested keys of a YAML file.
+
+    Raises:
+        ParameterError: A key is missing.
+    """
     value: Any = read_yaml(path)
     for depth, key in enumerate(keys):
         if not isinstance(value, dict) or key not in value:
@@ -73,98 +81,88 @@ def lookup(path: Path, *keys: str) -> Any:
 
 
 def parse(cls: type[T], value: Any, *, where: str) -> T:
-    """Build a dataclass, or convert a plain value, checking names, types and ranges all the way down."""
-    converted = _convert(cls, value, where)
-    return typing.cast(T, converted)
+    """Decode a plain value as a dataclass or as any other type, with all that is in it.
+
+    Args:
+        cls: What to decode: a dataclass, or a type such as `tuple[int, ...]`.
+        value: Mappings, lists, text, numbers, booleans and None, as YAML and JSON have them.
+        where: The dotted key of the value, for messages; "" for a whole document.
+
+    Raises:
+        ParameterError: A key is unknown or missing, or a value has the wrong type or is out of range.
+    """
+    from pydantic import ValidationError
+    from pydantic_core import from_json, to_json
+
+    # pydantic's strict mode takes a list for a tuple only from JSON text. The value is wrapped in a mapping, because
+    # TypeAdapter accepts a configuration for a mapping of dataclasses and refuses one for a dataclass.
+    text = to_json({where: value}, inf_nan_mode="constants", fallback=str)
+    try:
+        return cast(T, _decoder(cast(Any, cls)).validate_json(text)[where])
+    except ValidationError as error:
+        raise _refusal(json_schema(cls), from_json(text), error) from None
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    bounds = None
-    if get_origin(kind) is Annotated:
-        kind, bounds = get_args(kind)[:2]
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, value, where)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _union(inner, value, where)
-    if origin is typing.Literal:
-        _expect(value in inner and type(value) in {type(one) for one in inner}, where, _choices(inner), value)
-        return value
-    if origin is tuple:
-        _expect(isinstance(value, list), where, "a list", value)
-        return tuple(_convert(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
-    if origin is dict:
-        _expect(isinstance(value, dict), where, "a mapping", value)
-        return {key: _convert(inner[1], one, f"{where}.{key}") for key, one in value.items()}
-    return _scalar(kind, value, where, bounds)
+def json_schema(kind: Any) -> Node:
+    """Return the JSON schema of a mapping whose values have one type; strings under fields are descriptions."""
+    return _decoder(kind).json_schema()
 
 
-def _scalar(kind: type, value: Any, where: str, bounds: Range | None) -> Any:
-    if kind is float and type(value) is int:
-        value = float(value)
-    _expect(type(value) is kind or kind is object, where, kind.__name__, value)
-    if bounds is not None:
-        _expect(bounds.admits(value), where, str(bounds), value)
-    return value
+@functools.cache
+def _decoder(kind: Any) -> "TypeAdapter[dict[str, Any]]":
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+    return TypeAdapter(dict[str, kind], config=config)
 
 
-def _union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    rest = [one for one in options if one is not type(None)]
-    mappings = [one for one in rest if dataclasses.is_dataclass(one)]
-    if isinstance(value, dict) and len(mappings) == 1:
-        return _convert(mappings[0], value, where)
-    rest = [one for one in rest if one not in mappings] or rest
-    lists = [one for one in rest if get_origin(one) is tuple]
-    if isinstance(value, list) and len(lists) == 1:
-        return _convert(lists[0], value, where)
-    for option in rest:
-        try:
-            return _convert(option, value, where)
-        except ParameterError:
-            if len(rest) == 1:
-                raise
-    names = " or ".join(map(named, options))
-    raise ParameterError(where, expected=names, got=_shown(value), remedy="mend params.yaml")
+def _refusal(schema: Node, document: Node, error: "ValidationError") -> ParameterError:
+    """Return the message about one mistake: an unknown key, or else the value that lies deepest."""
+    mistakes = error.errors(include_url=False)
+    mistake = max(mistakes, key=lambda e: (e["type"] == _UNKNOWN, len(e["loc"]), not e["type"].endswith("_type")))
+    where, node, parent, value = _find(schema, mistake["loc"], document)
+    if mistake["type"] == _UNKNOWN:
+        names = ", ".join(parent["properties"])
+        remedy = f"rename it to {RENAMED[where]}" if where in RENAMED else "remove or rename it"
+        return ParameterError(where, expected=f"one of: {names}", got=repr(mistake["loc"][-1]), remedy=remedy)
+    if mistake["type"] == "missing":
+        return ParameterError(where, expected=named(node), got="nothing", remedy="add it to params.yaml")
+    expected = named(node) if mistake["type"].endswith(("_type", "_error")) else bounds(node)
+    return ParameterError(where, expected=expected, got=shown(value), remedy="fix params.yaml")
 
 
-def _dataclass(cls: type, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), where, "a mapping", value)
-    hints = get_type_hints(cls, include_extras=True)
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key in value:
-        if key not in names:
-            known, renamed = ", ".join(names), RENAMED.get(f"{where}.{key}")
-            remedy = f"rename it to {renamed}" if renamed else "remove or rename it"
-            raise ParameterError(f"{where}.{key}", expected=f"one of: {known}", got=repr(key), remedy=remedy)
-    for name in names:
-        if name not in value:
-            kind = named(hints[name])
-            raise ParameterError(f"{where}.{name}", expected=kind, got="nothing", remedy="add it to params.yaml")
-    return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names})
+def _find(schema: Node, loc: Sequence[str | int], value: Any) -> tuple[str, Node, Node, Any]:
+    """Return the dotted key, the JSON schema, the JSON schema of what it is part of, and the value at a location."""
+    where, node, parent = "", schema, schema
+    for part in loc:
+        parent = _resolve(schema, node, value)
+        if isinstance(value, list) and isinstance(part, int):
+            where, node, value = f"{where}[{part}]", parent["items"], value[part]
+        elif isinstance(value, dict) and (part in value or part in parent.get("properties", ())):
+            node = parent.get("properties", {}).get(part) or parent["additionalProperties"] or {}
+            where, value = f"{where}.{part}", value.get(part)
+        # Any other part is the name that pydantic gives an option of a union.
+    return where.strip("."), node, parent, value
 
 
-def _expect(condition: bool, where: str, expected: str, value: Any) -> None:
-    if not condition:
-        raise ParameterError(where, expected=expected, got=_shown(value), remedy="mend params.yaml")
+def _resolve(schema: Node, node: Node, value: Any) -> Node:
+    """Return the schema that a mapping or a list is decoded by: behind a reference, or one option of a union."""
+    kind = "object" if isinstance(value, dict) else "array"
+    options = [schema["$defs"][o["$ref"].split("/")[-1]] if "$ref" in o else o for o in node.get("anyOf", [node])]
+    return next((option for option in options if option.get("type") == kind), node)
 
 
-def named(kind: Any) -> str:
-    """A type in the words of params.yaml."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return named(inner[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(named, inner))
-    if origin is typing.Literal:
-        return _choices(inner)
-    if origin is tuple:
-        return "a list"
-    if origin is dict or dataclasses.is_dataclass(kind):
-        return "a mapping"
-    return "null" if kind is type(None) else str(kind.__name__)
+def named(node: Node) -> str:
+    """Return the type that a JSON schema describes, in the words of messages and of docs/parameters.md."""
+    if "anyOf" in node:
+        return " or ".join(map(named, node["anyOf"]))
+    if "const" in node:
+        return str(node["const"])
+    return f"one of: {', '.join(node['enum'])}" if "enum" in node else _WORDS[node.get("type", "object")]
 
 
-def _choices(options: tuple[Any, ...]) -> str:
-    return "one of: " + ", ".join(map(str, options))
+def bounds(node: Node) -> str:
+    """Return the bounds of a number, of a list's items, or of the first option of a union that has some."""
+    options = [node, *node.get("anyOf", ()), node.get("items", {})]
+    texts = (" and ".join(f"{_SIGNS[key]} {option[key]:g}" for key in _SIGNS if key in option) for option in options)
+    return next(filter(None, texts), "")

@@ -1,18 +1,27 @@
-"""Mistakes of the user, told in one line: where, what was expected, what was got, what to do.
+"""Mistakes of the user, each reported in one line: where, what was expected, what was found, and how to fix it.
 
-`stages.cli.main` prints them and exits with 1; every other exception keeps its traceback, because it is ours.
+`stages.cli.main` prints the line and exits with 1. Every other exception keeps its traceback, because it is a bug.
 """
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    `where` names a file, a parameter or a column; `remedy` says what to do next.
+    Args:
+        where: A file, a parameter or a column.
+        expected: What would have been right.
+        got: What was found.
+        remedy: What to do next.
     """
 
     def __init__(self, where: object, *, expected: object, got: object, remedy: str) -> None:
-        self.where = str(where)
+        self.where, self.expected, self.got = str(where), str(expected), str(got)
         super().__init__(f"{where}: expected {expected}, got {got}; {remedy}")
+
+    @property
+    def finding(self) -> str:
+        """The mistake without its remedy, for a message about the file that it is in."""
+        return f"{self.got} where {self.where} should be {self.expected}"
 
 
 class ParameterError(UserError):
@@ -27,7 +36,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model that cannot be had, or that does not fit its partner."""
+    """A model that cannot be loaded, or that does not fit the other model."""
 
 
 class StoreError(UserError):

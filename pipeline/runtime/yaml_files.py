@@ -34,9 +34,9 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
         value = YAML(typ="safe", pure=True).load(stream)
     except YAMLError as error:
         first = " ".join(str(error).split())
-        raise ParameterError(path, expected="YAML", got=first, remedy="mend the file") from error
+        raise ParameterError(path, expected="YAML", got=first, remedy="fix the file") from error
     if not isinstance(value, dict):
-        raise ParameterError(path, expected="a mapping", got=_shown(value), remedy="mend the file")
+        raise ParameterError(path, expected="a mapping", got=shown(value), remedy="fix the file")
     return value
 
 
@@ -81,5 +81,5 @@ def edit_yaml(
     return _ABOVE.sub(lambda found: f"{blocks.get(found[2], found[1])}{found[2]}:", text.getvalue())
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"

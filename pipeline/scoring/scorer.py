@@ -2,21 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Protocol
+from typing import Protocol
 
 from pipeline.core.types import Scores
-from pipeline.runtime.config import AboveZero, Fraction, Positive, Range
+from pipeline.runtime.config import AboveZero, Fraction, NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncationParams:
     """Which of the teacher's V probabilities are kept at each position."""
 
-    threshold: Annotated[float, Range(0, 1)]
+    threshold: Fraction
     """Teacher tokens likelier than this form the head."""
     max_entries: Positive
     """At most so many of them, the likeliest first."""
-    samples_per_tail: Annotated[float, Range(0)]
+    samples_per_tail: NonNegative
     """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
     min_tail: Fraction
     """No draws where the tail is lighter than this."""

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline.runtime.errors import StoreError
+from pipeline.runtime.config import parse
+from pipeline.runtime.errors import ParameterError, StoreError
 from schemas.manifest import Manifest
 from schemas.segment import FORMAT
 
@@ -36,6 +37,24 @@ def read_manifest(path: Path) -> Manifest:
             file, expected=FORMAT, got=found, remedy="read it with the version that wrote it, or delete it"
         )
     try:
-        return Manifest.from_text(text)
+        return decode_manifest(text)
+    except ParameterError as error:
+        raise damaged(file, "a manifest as written", error.finding) from error
     except ValueError as error:
         raise damaged(file, "a manifest as written", error) from error
+
+
+def decode_manifest(text: str) -> Manifest:
+    """Return the manifest that `Manifest.to_text` wrote.
+
+    Raises:
+        ValueError: A field is unknown, missing, of another type or altered, or the text is laid out differently.
+    """
+    fields = dict(json.loads(text))
+    segment_id = fields.pop("segment_id", None)
+    manifest = parse(Manifest, fields, where="manifest")
+    if manifest.segment_id != segment_id:
+        raise ValueError(f"segment_id: expected {manifest.segment_id}, got {segment_id!r}")
+    if manifest.to_text() != text:
+        raise ValueError("expected the writer's spelling, got another one of the same values")
+    return manifest

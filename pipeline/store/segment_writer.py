@@ -18,7 +18,7 @@ from pipeline.core.hashing import file_digest
 from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.index import index_table
-from pipeline.store.manifest import RANKS_FILE
+from pipeline.store.manifest import RANKS_FILE, decode_manifest
 from pipeline.store.publish import publish_segment, sync, sync_directories, temporary_directory
 from pipeline.store.ragged import GROUPS, join_scores
 from pipeline.store.records import ScoredSequence, SegmentHeader
@@ -88,7 +88,7 @@ def write_files(
     (root / "manifest.json").write_text(text)
     sync(root / "manifest.json")
     sync_directories(root)
-    return Manifest.from_text(text)
+    return decode_manifest(text)
 
 
 def copy_files(source: "Segment", root: Path) -> None:

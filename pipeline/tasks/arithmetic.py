@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
+from annotated_types import Interval
+
 from pipeline.core.hashing import derive_seed, digest
 from pipeline.metrics.exact_match import exact_match
-from pipeline.runtime.config import Positive, Range
+from pipeline.runtime.config import Positive
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Case, Judged, mean
 
@@ -47,7 +49,7 @@ class ArithmeticSettings:
     """Of the problems; the pipeline's own seed only chooses among them."""
     problems: Positive
     """How many are drawn; a computation that comes up again is left out."""
-    heldout_share: Annotated[float, Range(0, 1, above=True)]
+    heldout_share: Annotated[float, Interval(gt=0, le=1)]
     """Of all computations, in the held-out split."""
     min_steps: Positive
     max_steps: Positive

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import transformers
+from annotated_types import Interval
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.serialization import config as serialization
@@ -29,7 +30,7 @@ from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.losses.staleness import is_stale, measures
 from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
-from pipeline.runtime.config import AboveZero, Count, Positive, Range
+from pipeline.runtime.config import AboveZero, Count, Fraction, NonNegative, Positive
 from pipeline.runtime.progress import bar
 from pipeline.runtime.resume import whole_directory
 from pipeline.training import ema as averaging
@@ -48,16 +49,16 @@ class OptimizerParams:
     """Steps from 0 to learning_rate."""
     decay_steps: Positive
     """Step at which linear and cosine reach 0; fixed here, so that appended rounds do not change earlier ones."""
-    adam_beta1: Annotated[float, Range(0, 1)]
-    adam_beta2: Annotated[float, Range(0, 1)]
-    weight_decay: Annotated[float, Range(0)]
+    adam_beta1: Fraction
+    adam_beta2: Fraction
+    weight_decay: NonNegative
     """Of all weights but biases and norms', as in transformers."""
     max_grad_norm: AboveZero
     """Gradients are clipped to this norm."""
     precision: Precision
     """Of the student's body and of the backward pass through its head (autocast); weights, logits and optimizer stay
     in float32."""
-    ema_decay: Annotated[float, Range(0, 0.9999)] | None
+    ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] | None
     """Of a moving average of the weights over the steps, which then is what a round's model is; null: none."""
     disable_dropout: bool
     """Train without the model's own dropout and an adapter's, as TRL does. With it the student that learns is not the

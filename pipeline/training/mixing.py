@@ -16,15 +16,13 @@ prompts would train again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.types import Rollout
-from pipeline.runtime.config import Count, Fraction, Positive, Range
-
-Weight = Annotated[float, Range(0)]
+from pipeline.runtime.config import Count, Fraction, NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +42,9 @@ class Ramp:
 class CorpusWeights:
     """How often a place of the corpus goes to which source, relative to each other."""
 
-    dataset: Weight
+    dataset: NonNegative
     """Ground truth."""
-    teacher: Weight
+    teacher: NonNegative
     """The teacher's own completions."""
 
 

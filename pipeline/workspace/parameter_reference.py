@@ -1,115 +1,117 @@
-"""docs/parameters.md: every knob, from the dataclasses that params.yaml is parsed into.
+"""Write docs/parameters.md, and the JSON schema of params.yaml for editors, from the dataclasses that decode it.
 
-Guarantee: names, types and bounds are those that the parser checks, values are params.yaml's, and the words are the
-docstrings under the fields, so that the page cannot say something else. `stillroom parameters` prints it.
+* Names, types and bounds are what the decoder checks; descriptions are the docstrings of the dataclasses and of their
+  fields. `stillroom parameters` prints the page, and `stillroom parameters --schema` the schema.
+* tests/workspace/test_parameter_reference.py compares both with the committed files.
 """
 
-import ast
-import dataclasses
 import inspect
 import json
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pipeline.runtime.config import Range, named
+from pipeline.runtime.config import Node, bounds, json_schema, named
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.tasks import TASKS
-from pipeline.workspace.validation import SECTIONS
+from pipeline.tasks.loading import RowSettings
+from pipeline.workspace.validation import Parameters
 
 _HEAD = """# Parameters
 
-Written by `stillroom parameters > docs/parameters.md`; do not edit. Everything stands in `params.yaml`, nothing has a
-default in the code. `value` is the default job's.
+`stillroom parameters > docs/parameters.md` writes this page; do not edit it. `params.yaml` holds every parameter, and
+no parameter has a default in the code. The column `value` shows the default job.
 """
-_PLAIN = {  # sections that are no dataclass
-    "seed": "Of every random draw, together with what it is for.",
-    "students": "Which of the students described below are made.",
-    "reward": "What a finished completion is worth: function to weight, summed (pipeline/rewards.py). {} for none.",
-}
+_TABLE = "| name | type | value | description |\n|---|---|---|---|\n"
+_SHARED = RowSettings.__dataclass_fields__
 
 
 def page(path: Path) -> str:
-    """The whole page; `path` is params.yaml."""
-    document = read_yaml(path)
+    """Return the page of all parameters.
+
+    Args:
+        path: The params.yaml whose values the page shows.
+    """
+    schema, document = parameter_schema(), read_yaml(path)
     parts = [_HEAD]
-    for name, kind in SECTIONS.items():
-        parts += _section(name, kind, document[name])
+    for name, node in schema["properties"].items():
+        parts += _section(name, schema, node, document[name])
+    settings: dict[str, tuple[Any, str, Any]] = {"tasks that read rows": (RowSettings, _doc(RowSettings), {})}
     for name, task in TASKS.items():
-        about = (inspect.getdoc(inspect.getmodule(task)) or "").splitlines()[0]
-        settings = document["task"]["settings"] if document["task"]["name"] == name else {}
-        parts += [f"## task.settings of {name}", about, *_table(_rows(task.settings, "", settings))]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+        first_line = _doc(inspect.getmodule(task)).splitlines()[0]
+        values = document["task"]["settings"] if document["task"]["name"] == name else {}
+        settings[name] = (task.settings, first_line, values)
+    for name, (kind, description, values) in settings.items():
+        inner = json_schema(kind)
+        node = inner["additionalProperties"] | {"description": description}
+        parts += _section(f"task.settings of {name}", inner, node, values, () if kind is RowSettings else _SHARED)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _section(name: str, kind: Any, value: Any) -> Iterator[str]:
-    """Heading, the dataclass's docstring, and a row a field; fields of dataclasses within follow with dotted names."""
-    inner = _record(kind)
-    yield f"## {name}"
-    if inner is None:
-        yield f"{_PLAIN[name]} {_kind(kind)}; value `{_shown(value)}`."
+def parameter_schema() -> Node:
+    """Return the JSON schema of params.yaml; `task.name` decides what `task.settings` must hold."""
+    schema = json_schema(Parameters)
+    definitions = schema["$defs"]
+    choices = []
+    for name, task in TASKS.items():
+        settings = json_schema(task.settings)
+        definitions |= settings["$defs"]
+        then = {"properties": {"settings": settings["additionalProperties"]}}
+        choices.append({"if": {"properties": {"name": {"const": name}}}, "then": then})
+    definitions["PromptParams"] |= {"allOf": choices}
+    root = definitions.pop("Parameters")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
+
+
+def _section(heading: str, schema: Node, node: Node, value: Any, skipped: Collection[str] = ()) -> Iterator[str]:
+    """Yield the heading, the description, and the table of a record or the value of anything else."""
+    record = _record(schema, node)
+    yield f"## {heading}"
+    yield node.get("description") or (record or {})["description"]
+    if record is None:
+        yield f"{_kind(node).capitalize()}; value `{_shown(value)}`."
         return
-    yield textwrap.dedent(inner.__doc__ or "").strip()
-    if get_origin(kind) is dict:
-        yield "One entry for each name."
+    if "additionalProperties" in node:
+        yield "The section has one entry per name."
         value = next(iter(value.values()), {})
-    yield from _table(_rows(inner, "", value))
+    rows = [row for row in _rows(schema, record, "", value) if row[0].strip("`") not in skipped]
+    yield _TABLE + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _record(kind: Any) -> type | None:
-    """The dataclass in a type: itself, the values of a mapping, or the one in a union."""
-    if dataclasses.is_dataclass(kind):
-        return kind if isinstance(kind, type) else None
-    return next((found for one in get_args(kind) if (found := _record(one))), None)
+def _record(schema: Node, node: Node) -> Node | None:
+    """Return the mapping with named keys that a node is, that is an option of its union, or its values, if any."""
+    options = [node, *node.get("anyOf", ()), node.get("additionalProperties")]
+    references = [option["$ref"] for option in options if isinstance(option, Mapping) and "$ref" in option]
+    return schema["$defs"][references[0].split("/")[-1]] if references else None
 
 
-def _table(rows: Iterator[list[str]]) -> list[str]:
-    lines = ["| name | type | value | |", "|---|---|---|---|"]
-    return ["\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])]
-
-
-def _rows(cls: type, prefix: str, value: Any) -> Iterator[list[str]]:
-    hints, words = get_type_hints(cls, include_extras=True), field_docstrings(cls)
-    for field in dataclasses.fields(cls):
-        one = value.get(field.name) if isinstance(value, dict) else None
-        inner = _record(hints[field.name])
-        if inner is None or field.name in words:  # a record whose fields say all has no row of its own
-            known = isinstance(value, dict) and field.name in value
-            cells = [f"`{prefix}{field.name}`", _kind(hints[field.name]), f"`{_shown(one)}`" if known else ""]
-            yield [_cell(text) for text in (*cells, words.get(field.name, ""))]
+def _rows(schema: Node, record: Node, prefix: str, values: Any) -> Iterator[list[str]]:
+    """Yield the cells of each key, followed by the keys of a mapping within it under dotted names."""
+    for name, node in record["properties"].items():
+        inner = _record(schema, node)
+        present = isinstance(values, Mapping) and name in values
+        value = values[name] if present else None
+        # A mapping whose keys explain it has no row of its own.
+        if inner is None or "description" in node:
+            cells = [
+                f"`{prefix}{name}`",
+                _kind(node),
+                f"`{_shown(value)}`" if present else "",
+                node.get("description", ""),
+            ]
+            yield [" ".join(cell.split()).replace("|", "\\|") for cell in cells]
         if inner is not None:
-            yield from _rows(inner, f"{prefix}{field.name}.", one)
+            yield from _rows(schema, inner, f"{prefix}{name}.", value)
 
 
-def field_docstrings(cls: type) -> dict[str, str]:
-    """Field to the string that stands under it, those of the classes it extends among them."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        found |= _own_docstrings(base) if dataclasses.is_dataclass(base) else {}
-    return found
+def _kind(node: Node) -> str:
+    """Return the type of a node in words, each option of a union with its bounds."""
+    return " or ".join(f"{named(option)} {bounds(option)}".strip() for option in node.get("anyOf", [node]))
 
 
-def _own_docstrings(cls: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for field, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-            found[field.target.id] = str(ast.literal_eval(after.value))
-    return found
-
-
-def _kind(hint: Any) -> str:
-    """A type in the words of an error message, with its bounds."""
-    parts = [hint, *get_args(hint)]
-    bounds = [get_args(one)[1] for one in parts if get_origin(one) is Annotated]
-    return named(hint) + "".join(f" {one}" for one in bounds if isinstance(one, Range))
+def _doc(thing: Any) -> str:
+    return inspect.getdoc(thing) or ""
 
 
 def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

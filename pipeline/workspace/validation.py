@@ -1,20 +1,20 @@
-"""All of params.yaml at once: every section parsed, and what one section asks of another checked.
+"""Check all of params.yaml at once: decode every section, and check what one section requires of another.
 
-The first stage runs this, so that a mistake in a parameter of the last stage is told in seconds.
+The first stage runs these checks, so a mistake in a parameter of the last stage is reported within seconds.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.checkpoints.pretrained import TeacherParams
 from pipeline.checkpoints.student import StudentParams
-from pipeline.core.sampling import Sampling, comparable_temperature
+from pipeline.core.sampling import comparable_temperature
 from pipeline.evaluation.completions import EvaluationParams
 from pipeline.losses import objective
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.metrics.rewards import weighted_reward
 from pipeline.rollout.collect import CorpusParams, RolloutParams
-from pipeline.runtime.config import parse, section
+from pipeline.runtime.config import parse
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.score import ScoringParams
@@ -23,182 +23,151 @@ from pipeline.tasks import find_task
 from pipeline.tasks.prompts import PromptParams
 from pipeline.tasks.templates import check_template
 from pipeline.training.batches import BatchParams
-from pipeline.training.loop import OptimizerParams
+from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.mixing import ReplayParams, fraction_at
 from pipeline.training.sft import SftParams
 from pipeline.workspace.schedule import ScheduleParams
 
-SECTIONS: dict[str, Any] = {
-    "seed": int,
-    "schedule": ScheduleParams,
-    "task": PromptParams,
-    "teacher": TeacherParams,
-    "students": tuple[str, ...],
-    "student": dict[str, StudentParams],
-    "sft": dict[str, SftParams],
-    "corpus": CorpusParams,
-    "rollout": RolloutParams,
-    "reward": dict[str, float],
-    "scoring": ScoringParams,
-    "objective": ObjectiveParams,
-    "batches": BatchParams,
-    "replay": ReplayParams,
-    "optimizer": OptimizerParams,
-    "evaluation": EvaluationParams,
-}
-_TAKEN = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")  # directories of work/ beside the students'
+_RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")
+"""Names of work/ that are not students."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """All sections of params.yaml."""
+
+    seed: int
+    """The seed of every random draw. Each use derives a seed of its own from it."""
+    schedule: ScheduleParams
+    task: PromptParams
+    teacher: TeacherParams
+    students: tuple[str, ...]
+    """The names of the students to train, out of those that `student` describes."""
+    student: dict[str, StudentParams]
+    sft: dict[str, SftParams]
+    corpus: CorpusParams
+    rollout: RolloutParams
+    reward: dict[str, float]
+    """The reward of a finished completion: the weight of each function, whose values are summed. A function is
+    `exact_match`, `rouge_l`, `bleu`, `length` (in tokens), `finished`, or `module:function`. `{}` means no reward."""
+    scoring: ScoringParams
+    objective: ObjectiveParams
+    batches: BatchParams
+    replay: ReplayParams
+    optimizer: OptimizerParams
+    evaluation: EvaluationParams
 
 
 def check_params(path: Path) -> None:
-    """A ParameterError for the first mistake in params.yaml."""
-    document = read_yaml(path)
-    for key in document:
-        if key not in SECTIONS:
-            known = ", ".join(SECTIONS)
-            raise ParameterError(
-                key, expected=f"one of: {known}", got="an unknown section", remedy="remove or rename it"
-            )
-    parsed = {name: section(path, kind, name) for name, kind in SECTIONS.items()}
-    _check_task(parsed["task"])
-    _check_students(parsed["students"], parsed["student"])
-    _check_scoring(parsed["scoring"])
-    _check_corpus(parsed["corpus"], parsed["batches"], parsed["schedule"].total_steps)
-    _check_rollouts(parsed["rollout"], parsed["batches"])
-    _check_decay(parsed["optimizer"], parsed["schedule"].total_steps, "schedule.total_steps", where="optimizer")
-    _check_sft(parsed["sft"], parsed["student"])
-    objective.check(parsed["objective"])
-    _check_reward(parsed["reward"], parsed["objective"].alpha, parsed["rollout"], parsed["batches"])
-    _check_support(parsed["objective"], parsed["rollout"].sampling, parsed["scoring"])
-    objective.temperature_column(parsed["objective"], parsed["scoring"].truncation.temperatures)
+    """Check the file params.yaml.
+
+    Raises:
+        ParameterError: The file has a mistake; the message is about one of them.
+    """
+    p = parse(Parameters, read_yaml(path), where="")
+    task = find_task(p.task.name)
+    parse(task.settings, p.task.settings, where="task.settings")
+    check_template(p.task.template, task.fields)
+    _check_students(p)
+    _check_scoring(p.scoring)
+    _check_sources(p)
+    _check_decay(p.optimizer, p.schedule.total_steps, "schedule.total_steps", where="optimizer")
+    _check_sft(p)
+    objective.check_objective(p.objective)
+    _check_reward(p)
+    _check_tail_estimator(p)
+    objective.temperature_column(p.objective, p.scoring.truncation.temperatures)
 
 
-def _check_task(p: PromptParams) -> None:
-    task = find_task(p.name)
-    parse(task.settings, p.settings, where="task.settings")
-    check_template(p.template, task.fields)
-
-
-def _check_support(p: ObjectiveParams, sampling: Sampling, scoring: ScoringParams) -> None:
-    """What the objective's support asks of those who write rollouts and scores."""
-    support = objective.tail_estimator_of(p)
-    where, remedy = (
-        f"rollout.sampling with objective.tail_estimator: {support}",
-        "change it, or set objective.tail_estimator: bucket",
-    )
-    got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
-    if support in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
-        wanted = "temperature 1 and top_p 1, at which any token can be drawn"
-        raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
-    if support == "tail_mean" and comparable_temperature(sampling) is None:
-        wanted = "top_p 1 and a temperature above 0, of which the staleness can be told"
-        raise ParameterError(where, expected=wanted, got=got, remedy=remedy)
-    if support == "tail_mean" and sampling.record_tail_samples == 0:
-        raise ParameterError(where, expected="record_tail_samples of at least 1", got=0, remedy=remedy)
-    estimated = CODECS[scoring.codec].bounds.draws_estimated
-    if support == "tail_samples" and estimated and (p.divergence.name != "forward_kl" or p.temperature != 1):
-        raise ParameterError(
-            f"objective.tail_estimator with scoring.codec: {scoring.codec}",
-            expected="draws for forward_kl at temperature 1 only: their probabilities are estimates",
-            got=f"{p.divergence.name} at temperature {p.temperature}",
-            remedy="set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket",
-        )
-
-
-def _check_students(names: tuple[str, ...], described: dict[str, StudentParams]) -> None:
-    for name in names:
-        if not name.isidentifier() or name in _TAKEN:
-            raise ParameterError(
-                "students",
-                expected=f"names of letters, digits and _ other than {', '.join(_TAKEN)}",
-                got=repr(name),
-                remedy="rename it",
-            )
-        if name not in described:
-            known = ", ".join(described)
-            raise ParameterError(
-                "students", expected=f"names out of: {known}", got=repr(name), remedy="add it to student"
-            )
-
-
-def _check_corpus(corpus: CorpusParams, mix: BatchParams, total_steps: int) -> None:
-    """Peers do not count: the first round has none."""
-    weights, some = mix.corpus_weights, (corpus.references, corpus.generations)
-    there = sum(some) if weights is None else weights.dataset * some[0] + weights.teacher * some[1]
-    if not there and any(fraction_at(mix.student_fraction, step) < 1 for step in (0, total_steps - 1)):
-        raise ParameterError(
-            "batches.student_fraction",
-            expected="1 without a corpus",
-            got=mix.student_fraction,
-            remedy="raise it, or corpus.references or corpus.generations and their weights",
-        )
-
-
-def _check_reward(weights: dict[str, float], alpha: float, rollout: RolloutParams, mix: BatchParams) -> None:
-    """Every function is there; and with alpha below 1 each student's rollout has a reward, an advantage and a ratio."""
-    weighted_reward(weights)
-    if alpha == 1:
-        return
-    needs: list[tuple[bool, str, object, object, str]] = [
-        (bool(weights), "reward", "a function", "none", "name one"),
-        (mix.student_fraction != 0, "batches.student_fraction", "above 0", mix.student_fraction, "raise it"),
-        (
-            rollout.samples_per_prompt > 1,
-            "rollout.samples_per_prompt",
-            "at least 2, since a reward counts over the others of its prompt,",
-            rollout.samples_per_prompt,
-            "raise it",
-        ),
-        (
-            (rollout.sampling.temperature, rollout.sampling.top_p) == (1, 1),
-            "rollout.sampling",
-            "temperature 1 and top_p 1, of which the ratio to the student is defined,",
-            f"{rollout.sampling.temperature} and {rollout.sampling.top_p}",
-            "set both to 1",
-        ),
-    ]
-    for met, where, expected, got, remedy in needs:
-        if not met:
-            raise ParameterError(
-                where, expected=f"{expected} with objective.alpha {alpha}", got=got, remedy=f"{remedy}, or alpha to 1"
-            )
-
-
-def _check_rollouts(p: RolloutParams, mix: BatchParams) -> None:
-    if mix.student_fraction != 0 and p.prompts == 0:
-        raise ParameterError(
-            "batches.student_fraction",
-            expected="0 without rollouts",
-            got=mix.student_fraction,
-            remedy="raise rollout.prompts",
-        )
-
-
-def _check_sft(tuned: dict[str, SftParams], described: dict[str, StudentParams]) -> None:
-    for name, p in tuned.items():
-        if name != "teacher" and name not in described:
-            known = ", ".join(["teacher", *described])
-            raise ParameterError("sft", expected=f"names out of: {known}", got=repr(name), remedy="rename it")
-        _check_decay(p.optimizer, p.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
-
-
-def _check_decay(p: OptimizerParams, steps: int, name: str, *, where: str) -> None:
-    if p.lr_scheduler_type != "constant_with_warmup" and steps > p.decay_steps:
-        raise ParameterError(
-            f"{where}.decay_steps",
-            expected=f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0",
-            got=p.decay_steps,
-            remedy="raise it, which trains the earlier rounds again, or take constant_with_warmup",
-        )
+def _check_students(p: Parameters) -> None:
+    """Check that the names can be parts of paths and of stage names, and that each student is described."""
+    for name in p.students:
+        if not name.isidentifier() or name in _RESERVED:
+            expected = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
+            raise ParameterError("students", expected=expected, got=repr(name), remedy="rename it")
+        if name not in p.student:
+            expected = f"names out of: {', '.join(p.student)}"
+            raise ParameterError("students", expected=expected, got=repr(name), remedy="add it to student")
 
 
 def _check_scoring(p: ScoringParams) -> None:
     if p.codec not in CODECS:
-        known = ", ".join(CODECS)
-        raise ParameterError("scoring.codec", expected=f"one of: {known}", got=repr(p.codec), remedy="mend params.yaml")
-    if p.truncation.temperatures[:1] != (1.0,):
+        expected = f"one of: {', '.join(CODECS)}"
+        raise ParameterError("scoring.codec", expected=expected, got=repr(p.codec), remedy="fix params.yaml")
+    temperatures = list(p.truncation.temperatures)
+    if temperatures[:1] != [1.0]:
+        where, expected = "scoring.truncation.temperatures", "a list that starts with 1.0"
+        raise ParameterError(where, expected=expected, got=temperatures, remedy="put 1.0 first")
+
+
+def _check_sources(p: Parameters) -> None:
+    """Check that each batch slot can be filled: by the fixed corpus, or by rollouts of the student."""
+    fraction, weights, where = p.batches.student_fraction, p.batches.corpus_weights, "batches.student_fraction"
+    sequences = (weights.dataset if weights else 1) * p.corpus.references
+    sequences += (weights.teacher if weights else 1) * p.corpus.generations
+    last_step = p.schedule.total_steps - 1
+    if not sequences and min(fraction_at(fraction, 0), fraction_at(fraction, last_step)) < 1:
+        remedy = "raise it, or corpus.references or corpus.generations and their weights"
+        raise ParameterError(where, expected="1 without a corpus", got=fraction, remedy=remedy)
+    if fraction != 0 and p.rollout.prompts == 0:
+        raise ParameterError(where, expected="0 without rollouts", got=fraction, remedy="raise rollout.prompts")
+
+
+def _check_sft(p: Parameters) -> None:
+    for name, tuning in p.sft.items():
+        if name != "teacher" and name not in p.student:
+            expected = f"names out of: {', '.join(['teacher', *p.student])}"
+            raise ParameterError("sft", expected=expected, got=repr(name), remedy="rename it")
+        _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+
+
+def _check_decay(p: OptimizerParams, steps: int, name: str, *, where: str) -> None:
+    """Check that the learning rate is above 0 at every step; `name` is the key of the number of steps."""
+    if p.lr_scheduler_type != "constant_with_warmup" and steps > p.decay_steps:
+        expected = f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0"
+        remedy = "raise it, which trains the earlier rounds again, or take constant_with_warmup"
+        raise ParameterError(f"{where}.decay_steps", expected=expected, got=p.decay_steps, remedy=remedy)
+
+
+def _check_reward(p: Parameters) -> None:
+    """Check that the reward functions exist, and that every rollout has an advantage and a ratio where they count."""
+    weighted_reward(p.reward)
+    alpha, fraction, samples = p.objective.alpha, p.batches.student_fraction, p.rollout.samples_per_prompt
+    sampling = (p.rollout.sampling.temperature, p.rollout.sampling.top_p)
+    several = "at least 2, since a reward counts over the others of its prompt,"
+    untruncated = "temperature 1 and top_p 1, of which the ratio to the student is defined,"
+    needs: list[tuple[bool, str, str, object, str]] = [
+        (bool(p.reward), "reward", "a function", "none", "name one"),
+        (fraction != 0, "batches.student_fraction", "above 0", fraction, "raise it"),
+        (samples > 1, "rollout.samples_per_prompt", several, samples, "raise it"),
+        (sampling == (1, 1), "rollout.sampling", untruncated, "{} and {}".format(*sampling), "set both to 1"),
+    ]
+    for met, where, expected, got, remedy in needs:
+        if alpha < 1 and not met:
+            expected, remedy = f"{expected} with objective.alpha {alpha}", f"{remedy}, or alpha to 1"
+            raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+
+
+def _check_tail_estimator(p: Parameters) -> None:
+    """Check that rollouts and scores hold what the tail estimator needs, and that it is unbiased with them."""
+    estimator, sampling = objective.tail_estimator_of(p.objective), p.rollout.sampling
+    where = f"rollout.sampling with objective.tail_estimator: {estimator}"
+    remedy = "change it, or set objective.tail_estimator: bucket"
+    got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
+    if estimator in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
+        expected = "temperature 1 and top_p 1, at which any token can be drawn"
+        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+    if estimator == "tail_mean" and comparable_temperature(sampling) is None:
+        expected = "top_p 1 and a temperature above 0, of which the staleness is defined"
+        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+    if estimator == "tail_mean" and sampling.record_tail_samples == 0:
+        raise ParameterError(where, expected="record_tail_samples of at least 1", got=0, remedy=remedy)
+    estimated = CODECS[p.scoring.codec].bounds.draws_estimated
+    divergence, temperature = p.objective.divergence.name, p.objective.temperature
+    if estimator == "tail_samples" and estimated and (divergence, temperature) != ("forward_kl", 1):
         raise ParameterError(
-            "scoring.truncation.temperatures",
-            expected="a list that starts with 1.0",
-            got=list(p.truncation.temperatures),
-            remedy="put 1.0 first",
+            f"objective.tail_estimator with scoring.codec: {p.scoring.codec}",
+            expected="tail_samples for forward_kl at temperature 1 only: their probabilities are estimates",
+            got=f"{divergence} at temperature {temperature}",
+            remedy="set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket",
         )

@@ -1,6 +1,7 @@
 """pipeline.workspace.validation: params.yaml as committed is sound, and every mistake in it is told by name."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.runtime.errors import ParameterError
-from pipeline.workspace.validation import SECTIONS, check_params
+from pipeline.workspace.validation import Parameters, check_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
+SECTIONS = [field.name for field in fields(Parameters)]
 
 
 @pytest.fixture
@@ -46,12 +48,13 @@ def test_the_committed_parameters_are_sound() -> None:
 
 
 def test_every_section_is_known_and_none_is_left_over() -> None:
-    assert list(YAML(typ="safe").load(PARAMS)) == list(SECTIONS)
+    assert list(YAML(typ="safe").load(PARAMS)) == SECTIONS
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> None:
-    assert mistake(name).startswith(f"{name}: expected a value, got nothing; add it to ")
+    assert mistake(name).startswith(f"{name}: expected ")
+    assert mistake(name).endswith(", got nothing; add it to params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -64,28 +67,28 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
             "batches.size: expected one of: batch_size, micro_batch_size, student_fraction, corpus_weights, "
             "shuffle_window, ",
         ),
-        ("optimizer.learning_rate", "3e-4", "optimizer.learning_rate: expected float, got '3e-4' (str); mend"),
-        ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: expected > 0, got 0.0 (float); mend"),
-        ("batches.student_fraction", 1.5, "batches.student_fraction: expected >= 0 and <= 1, got 1.5 (float); mend"),
-        ("schedule.total_steps", "ten", "schedule.total_steps: expected int, got 'ten' (str); mend"),
+        ("optimizer.learning_rate", "3e-4", "optimizer.learning_rate: expected float, got '3e-4' (str); fix"),
+        ("optimizer.learning_rate", 0.0, "optimizer.learning_rate: expected > 0, got 0.0 (float); fix"),
+        ("batches.student_fraction", 1.5, "batches.student_fraction: expected >= 0 and <= 1, got 1.5 (float); fix"),
+        ("schedule.total_steps", "ten", "schedule.total_steps: expected int, got 'ten' (str); fix"),
         ("rollout.sampling.record_max", 256, "rollout.sampling.record_max: expected >= 0 and <= 255, got 256"),
         ("scoring.precision", "fp8", "scoring.precision: expected one of: auto, bfloat16, float32, got 'fp8' (str)"),
-        ("seed", 1.5, "seed: expected int, got 1.5 (float); mend"),
+        ("seed", 1.5, "seed: expected int, got 1.5 (float); fix"),
         (
             "task.name",
             "poems",
             "task.name: expected one of: arithmetic, docstrings, gsm8k, instructions, summarisation, translation, got",
         ),
-        ("task.settings.max_chars", 0, "task.settings.max_chars: expected >= 1, got 0 (int); mend"),
+        ("task.settings.max_chars", 0, "task.settings.max_chars: expected >= 1, got 0 (int); fix"),
         ("task.settings.colour", "red", "task.settings.colour: expected one of: train_packages, heldout_packages, min"),
         (
             "task.template.text",
-            "Mend {code}.",
-            "task.template.text: expected a text with {body}, got {code}; mend params.yaml",
+            "Fix {code}.",
+            "task.template.text: expected a text with {body}, got {code}; ",
         ),
-        ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); mend"),
+        ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); fix"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
-        ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; mend"),
+        ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; fix"),
         ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
     ],
 )
@@ -133,7 +136,7 @@ def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str]
         ),
         (
             {"objective.divergence.name": "skew_forward_kl", "scoring.codec": "rskd"},
-            "objective.tail_estimator with scoring.codec: rskd: expected draws for forward_kl at temperature 1 "
+            "objective.tail_estimator with scoring.codec: rskd: expected tail_samples for forward_kl at temperature 1 "
             "only: their "
             "probabilities are estimates, got skew_forward_kl at temperature 1.0; set scoring.codec: sqrt8",
         ),

@@ -14,6 +14,7 @@ from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import CODECS, Codec, ErrorBounds, build_codec, config_of, stored_fingerprint
 from pipeline.store.codecs.base import MOST_G, SMALL_P
 from pipeline.store.codecs.sqrt8 import Sqrt8
+from pipeline.store.manifest import decode_manifest
 from pipeline.store.ragged import join_scores
 from schemas.manifest import Manifest, Measured
 from schemas.segment import PAYLOAD
@@ -360,7 +361,7 @@ def test_a_codec_comes_back_from_a_manifest(codec: Codec) -> None:
         union_entries=0,
         files={},
     )
-    read = Manifest.from_text(written.to_text())
+    read = decode_manifest(written.to_text())
     assert CODECS[read.codec] == codec
     assert build_codec(read.codec, read.codec_config) == codec
     assert ErrorBounds(**read.error_bounds) == codec.bounds
