@@ -1,12 +1,13 @@
-"""A moving average of the weights that are trained.
+"""Exponential moving average (EMA) of the weights that are trained.
 
-At a constant learning rate the last steps leave noise in the weights, the more of it the fewer prompts a step sees; a
-mean over steps takes it out without slowing them down, as a falling rate does. The optimizer goes on from the weights
-themselves, so a checkpoint has both.
+At a constant learning rate the last steps leave noise in the weights, and more noise if a step sees fewer prompts. An
+average over steps removes the noise without slowing training down, as a decaying learning rate would. The optimizer
+continues from the raw weights, so a checkpoint stores both.
 
-Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; exponential as in Tarvainen
-and Valpola, "Mean teachers are better role models", 2017, but divided by the sum of its coefficients, so that the first
-weights count as little as they would in a long run. Cost: a copy of the model, one pass over it a step.
+* Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; exponential weights as in
+  Tarvainen and Valpola, "Mean teachers are better role models", 2017. Here the average is divided by the sum of its
+  coefficients, so that the first weights count as little as in a long run.
+* Cost: a copy of the model, and one pass over it per step.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,32 +21,39 @@ _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 def average_of(model: torch.nn.Module, decay: float) -> AveragedModel:
-    """Of the steps to come; its `module` is the averaged model."""
-    return AveragedModel(model, multi_avg_fn=_towards(decay))
+    """Return the moving average of a model's weights over the coming steps; `module` is the averaged model."""
+    return AveragedModel(model, multi_avg_fn=_update_function(decay))
 
 
-def _towards(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+def _update_function(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     @torch.no_grad()
-    def move(averaged: _Tensors, current: _Tensors, before: Tensor | int) -> None:
-        share = (1 - decay) / (1 - decay ** (int(before) + 1))  # of the newest among all
+    def update(averaged: _Tensors, current: _Tensors, steps_before: Tensor | int) -> None:
+        # The current weights have coefficient 1, out of the sum 1 + decay + ... + decay ** steps_before.
+        share = (1 - decay) / (1 - decay ** (int(steps_before) + 1))
         torch._foreach_lerp_(averaged, current, share)
 
-    return move
+    return update
 
 
-def saved(model: torch.nn.Module, average: AveragedModel) -> dict[str, Any]:
-    """What a checkpoint of the averaged model lacks: the weights themselves, and how many steps the average is of."""
+def average_state(model: torch.nn.Module, average: AveragedModel) -> dict[str, Any]:
+    """Return the raw weights and the number of averaged steps, which the saved averaged model does not contain."""
     return {
-        "weights": {name: one.detach() for name, one in model.named_parameters() if one.requires_grad},
+        "weights": {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad},
         "averaged_steps": int(average.n_averaged),
     }
 
 
 @torch.no_grad()
-def restore(model: torch.nn.Module, average: AveragedModel | None, before: Mapping[str, Any]) -> None:
-    """Go on from `before`, where `model` and `average` are a checkpoint's averaged model."""
-    for name, one in model.named_parameters():
-        if one.requires_grad:
-            one.copy_(before["weights"][name])
+def restore_average(model: torch.nn.Module, average: AveragedModel | None, state: Mapping[str, Any]) -> None:
+    """Set a model to its raw weights, and its average to the number of averaged steps.
+
+    Args:
+        model: the averaged model of a checkpoint.
+        average: its moving average, with the same weights; None if training continues without one.
+        state: the checkpoint's `average_state`.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(state["weights"][name])
     if average is not None:
-        average.n_averaged.fill_(before["averaged_steps"])
+        average.n_averaged.fill_(state["averaged_steps"])

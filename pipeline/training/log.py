@@ -1,6 +1,6 @@
-"""The log of a training round: a CSV with one row a step, which survives a checkpoint exactly.
+"""The log of a training round: a CSV file with one row per step, which reads back exactly as it was written.
 
-None, where a quantity has no meaning in a step, is an empty cell, and a quantity that never has any is no column.
+A quantity without a value in a step (None) is an empty cell, and a quantity without a value in any step has no column.
 """
 
 import csv
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
-_KINDS: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "read_tokens": int}
-_KINDS |= {"compared_tokens": int}
+_TYPES: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "read_tokens": int}
+_TYPES |= {"compared_tokens": int}
 
 
 def write_log(path: Path, rows: Sequence[Row]) -> None:
-    """Write at least one row; the last names the columns."""
+    """Write at least one row; the keys of the last row are the columns."""
     names = [name for name in rows[-1] if any(row.get(name) is not None for row in rows)]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=names, extrasaction="ignore", lineterminator="\n")
@@ -23,11 +23,11 @@ def write_log(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a training log, numbers as they were."""
+    """Return the rows of a training log, with every number as it was written."""
     with path.open(newline="") as file:
         return [{key: _value(key, value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _value(key: str, text: str) -> Any:
-    kind = _KINDS.get(key, float)
+    kind = _TYPES.get(key, float)
     return kind(text) if text or kind is str else None

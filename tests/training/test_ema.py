@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.training.ema import average_of, restore, saved
+from pipeline.training.ema import average_of, average_state, restore_average
 
 
 def model_of(value: float) -> torch.nn.Linear:
@@ -29,12 +29,12 @@ def test_what_is_saved_goes_on_as_if_nothing_had_been() -> None:
     for value in values:
         torch.nn.init.constant_(model.weight, value)
         average.update_parameters(model)
-    kept = saved(model, average)
+    kept = average_state(model, average)
     assert list(kept["weights"]) == ["weight"]  # the bias is not trained
 
     again = model_of(average.module.weight.item())  # as a checkpoint has it
     other = average_of(again, 0.5)
-    restore(again, other, kept)
+    restore_average(again, other, kept)
     assert torch.equal(again.weight, model.weight)
     for one, its in ((model, average), (again, other)):
         torch.nn.init.constant_(one.weight, 3.0)
