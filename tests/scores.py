@@ -1,12 +1,12 @@
 """Scores for tests that ask for a head and nothing else, and a source of scores that is no segment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, Scores
 from pipeline.store.codecs import CODECS, config_of
 from pipeline.store.ragged import join_scores
 from pipeline.store.records import SegmentHeader
@@ -16,25 +16,31 @@ from pipeline.store.stretch import Stretch
 def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:
     """Scores at one temperature, without draws or union; `logp` and `token_logp` may be one number for all."""
     counts = np.asarray(counts, np.int32)
-    n, none = len(counts), np.zeros(0, np.int32)
-    return Scores(
-        head_ids=np.array(ids, np.int32),
-        head_logp=np.broadcast_to(np.float32(logp), len(ids)).copy(),
-        head_n=counts,
+    n, logp = len(counts), np.broadcast_to(np.float32(logp), len(ids)).copy()
+    return Scores.of_top(
+        Entries(ids=np.array(ids, np.int32), logp=logp, counts=counts),
         tail_NH=np.full((n, 1), tail, np.float32),
-        lse_NH=np.zeros((n, 1), np.float32),
-        token_logp_N=np.broadcast_to(np.float32(token_logp), n).copy(),
         entropy_NH=np.ones((n, 1), np.float32),
-        realised_only_N=np.zeros(n, np.bool_),
-        tail_g_N=np.full(n, np.nan, np.float32),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=np.zeros(n, np.int32),
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=np.zeros(n, np.int32),
-        union_tail_NH=np.full((n, 1), tail, np.float32),
+        token_logp_N=np.broadcast_to(np.float32(token_logp), n).copy(),
     )
+
+
+def entries(rows: Sequence[Sequence[int]], logp: Any) -> Entries:
+    """The tokens of each position with log-probs; `logp` may be one number for all."""
+    ids = np.array([token for row in rows for token in row], np.int32)
+    counts = np.array([len(row) for row in rows], np.int32)
+    return Entries(ids=ids, logp=np.broadcast_to(np.float32(logp), len(ids)).copy(), counts=counts)
+
+
+def with_stats(scores: Scores, **changes: Any) -> Scores:
+    """The same scores with other values in some fields of `PositionStats`."""
+    return replace(scores, stats=replace(scores.stats, **changes))
+
+
+def arrays_of(scores: Scores) -> dict[str, Any]:
+    """Every array of scores by its name, such as `top.ids`."""
+    parts = {name: getattr(scores, name) for name in Scores.__slots__}
+    return {f"{name}.{field}": getattr(part, field) for name, part in parts.items() for field in part.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,8 @@ class InMemory:
         found = []
         for first in range(start, stop, 2):
             parts = self.scores[first : min(first + 2, stop)]
-            whole = join_scores(parts, parts[0].tail_NH.shape[1])
-            found.append(Stretch.of(first, whole, np.array([len(one.head_n) for one in parts])))
+            whole = join_scores(parts, parts[0].stats.tail_NH.shape[1])
+            found.append(Stretch.of(first, whole, np.array([len(one) for one in parts])))
         return found
 
 

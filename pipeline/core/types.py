@@ -58,34 +58,64 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entries:
+    """Tokens with the teacher's log-probs, any number at each of N positions, laid end to end."""
+
+    ids: Ints  # [E]
+    logp: Floats  # [E] nats, at temperature 1
+    counts: Ints  # [N] entries of each position
+
+    @classmethod
+    def none(cls, positions: int) -> "Entries":
+        """Return N positions without entries."""
+        ids = np.zeros(0, np.int32)
+        return cls(ids=ids, logp=ids.astype(np.float32), counts=np.zeros(positions, np.int32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionStats:
+    """What the store holds of each of N positions beside its entries."""
+
+    tail_NH: Floats  # mass outside the top tokens at each temperature
+    student_tail_NH: Floats  # mass outside top and student-support tokens; tail_NH where there are no such tokens
+    lse_NH: Floats  # log sum_V p(i) ** (1 / temperature); 0 at temperature 1
+    entropy_NH: Floats  # nats
+    token_logp_N: Floats  # log-prob of the sampled token
+    stored_only_because_sampled_N: NDArray[np.bool_]  # below the threshold, and not recorded by the sampler
+    tail_mean_N: Floats  # mean teacher log-prob over the sampling policy's tail, estimated; NaN where there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """The teacher's distribution at N consecutive completion positions, truncated.
 
-    Head: tokens chosen from the teacher and the realised token alone, so any student can use them. Draws: samples
-    with replacement from the teacher's distribution restricted to the tokens outside the head. Union: tokens that
-    the author of the rollout found likely and that are outside the head. Within a position ids are distinct across
-    head and union. Log-probs are at temperature 1; `lse` carries them to the other temperatures:
-    log p_H(i) = log p(i) / temperature_H - lse_H.
+    Ids are distinct within a position across `top` and `student`. Log-probs are at temperature 1; `lse_NH` converts
+    them to temperature h: log p_h(i) = log p(i) / temperature_h - lse_h.
     """
 
-    head_ids: Ints  # [E]
-    head_logp: Floats  # [E]
-    head_n: Ints  # [N]
-    tail_NH: Floats  # mass outside the head at each temperature
-    lse_NH: Floats  # log sum_V p(i) ** (1 / temperature); 0 at temperature 1
-    entropy_NH: Floats  # nats
-    token_logp_N: Floats  # log-prob of the realised token
-    realised_only_N: NDArray[
-        np.bool_
-    ]  # the realised token is in the head for no other reason, and its author's unlikely
-    draw_ids: Ints  # [R]
-    draw_logp: Floats  # [R]
-    draw_n: Ints  # [N]
-    union_ids: Ints  # [U]
-    union_logp: Floats  # [U]
-    union_n: Ints  # [N]
-    union_tail_NH: Floats  # mass outside head and union; equals tail_NH where the union is empty
-    tail_g_N: Floats  # G: estimated mean log-prob of tokens outside head and union, as their author draws; NaN: unknown
+    top: Entries  # chosen by the teacher and the sampled token alone, so that any student can use them
+    tail_samples: Entries  # drawn with replacement from the teacher's distribution outside the top tokens
+    student: Entries  # student-support tokens: likely under the sampling policy, and outside the top tokens
+    stats: PositionStats
+
+    def __len__(self) -> int:
+        """Return N, the number of positions."""
+        return len(self.top.counts)
+
+    @classmethod
+    def of_top(cls, top: Entries, *, tail_NH: Floats, entropy_NH: Floats, token_logp_N: Floats) -> "Scores":
+        """Return scores of top tokens alone, at temperature 1: without tail samples and student-support tokens."""
+        positions, none = len(top.counts), Entries.none(len(top.counts))
+        stats = PositionStats(
+            tail_NH=tail_NH,
+            student_tail_NH=tail_NH,
+            lse_NH=np.zeros_like(tail_NH),
+            entropy_NH=entropy_NH,
+            token_logp_N=token_logp_N,
+            stored_only_because_sampled_N=np.zeros(positions, np.bool_),
+            tail_mean_N=np.full(positions, np.nan, np.float32),
+        )
+        return cls(top=top, tail_samples=none, student=none, stats=stats)
 
 
 def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, PositionStats, Scores
 from pipeline.models.categorical import expectation, inverse_cdf
 from pipeline.scoring.scorer import ToScore, TruncationParams
 
 _MAX_DRAWS = 255  # draw_n is one byte
 
-Entries: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
+Cells: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
 
 
 def truncate(logits_TV: Tensor, one: ToScore, p: TruncationParams, *, seed: int) -> Scores:
@@ -44,29 +44,29 @@ def truncate(logits_TV: Tensor, one: ToScore, p: TruncationParams, *, seed: int)
     first = (tail_T, p_TV.sum(-1), torch.zeros_like(tail_T), entropy_T)
     tails_TH, union_tails_TH, lse_TH, entropy_TH = (torch.stack(each, -1) for each in zip(first, *others, strict=True))
 
-    def flat(group: str, entries: Entries) -> dict[str, np.ndarray]:
-        rows, ids = entries
-        return {
-            f"{group}_ids": ids.cpu().numpy().astype(np.int32),
-            f"{group}_logp": logp_TV[entries].float().cpu().numpy(),
-            f"{group}_n": torch.bincount(rows, minlength=len(tokens_T)).cpu().numpy().astype(np.int32),
-        }
-
-    return Scores(
-        **flat("head", head),
-        **flat("draw", draws),
-        **flat("union", union),
+    stats = PositionStats(
         tail_NH=tails_TH.float().cpu().numpy(),
-        union_tail_NH=union_tails_TH.float().cpu().numpy(),
+        student_tail_NH=union_tails_TH.float().cpu().numpy(),
         lse_NH=lse_TH.float().cpu().numpy(),
         entropy_NH=entropy_TH.float().cpu().numpy(),
         token_logp_N=logp_TV.gather(-1, tokens_T[:, None])[:, 0].float().cpu().numpy(),
-        realised_only_N=realised_only_T.cpu().numpy(),
-        tail_g_N=_tail_g(logp_TV, in_head_TV, one).float().cpu().numpy(),
+        stored_only_because_sampled_N=realised_only_T.cpu().numpy(),
+        tail_mean_N=_tail_g(logp_TV, in_head_TV, one).float().cpu().numpy(),
+    )
+    top, tail_samples, student = (_entries(logp_TV, cells) for cells in (head, draws, union))
+    return Scores(top=top, tail_samples=tail_samples, student=student, stats=stats)
+
+
+def _entries(logp_TV: Tensor, cells: Cells) -> Entries:
+    rows, ids = cells
+    return Entries(
+        ids=ids.cpu().numpy().astype(np.int32),
+        logp=logp_TV[cells].float().cpu().numpy(),
+        counts=torch.bincount(rows, minlength=len(logp_TV)).cpu().numpy().astype(np.int32),
     )
 
 
-def _head(p_TV: Tensor, tokens_T: Tensor, p: TruncationParams) -> tuple[Tensor, Tensor, Entries]:
+def _head(p_TV: Tensor, tokens_T: Tensor, p: TruncationParams) -> tuple[Tensor, Tensor, Cells]:
     """The tokens above the threshold up to the cap, the likeliest and the realised one: as a mask [T, V] and a list.
 
     Between them a mask [T] of where the realised token is there for no other reason.
@@ -87,7 +87,7 @@ def _head(p_TV: Tensor, tokens_T: Tensor, p: TruncationParams) -> tuple[Tensor, 
     return head_TV.scatter_(-1, tokens_T[:, None], True), missing_T, entries
 
 
-def _named(ids_of_row: list[list[int]], logp_TV: Tensor) -> Entries:
+def _named(ids_of_row: list[list[int]], logp_TV: Tensor) -> Cells:
     """The tokens that the author named at each position, but for those that cannot be."""
     pairs = [(row, token) for row, ids in enumerate(ids_of_row) for token in ids]
     rows, ids = torch.tensor(pairs, dtype=torch.long, device=logp_TV.device).reshape(-1, 2).unbind(-1)
@@ -95,7 +95,7 @@ def _named(ids_of_row: list[list[int]], logp_TV: Tensor) -> Entries:
     return rows[possible], ids[possible]
 
 
-def _tempered(logp_TV: Tensor, head: Entries, union: Entries, temperature: float) -> tuple[Tensor, ...]:
+def _tempered(logp_TV: Tensor, head: Cells, union: Cells, temperature: float) -> tuple[Tensor, ...]:
     """At a temperature, [T] each: mass outside the head, outside head and union, log-sum-exp, entropy."""
     q_TV = logp_TV / temperature
     lse_T = q_TV.logsumexp(-1)
@@ -123,7 +123,7 @@ def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: ToScore) -> Tensor:
     return sums_T / counts_T + offset_T
 
 
-def _draws(outside_TV: Tensor, tail_T: Tensor, p: TruncationParams, seed: int) -> Entries:
+def _draws(outside_TV: Tensor, tail_T: Tensor, p: TruncationParams, seed: int) -> Cells:
     """As many draws from each tail as its mass deserves."""
     wanted_T = (tail_T * p.samples_per_tail).ceil().clamp(max=_MAX_DRAWS).long()
     wanted_T[tail_T <= p.min_tail] = 0

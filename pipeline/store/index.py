@@ -46,9 +46,9 @@ def index_table(
         "position_offset": start_B,
         **{f"{group}_offset": offsets(n_N)[start_B] for group, n_N in stored_n.items()},
         "positions": positions_B,
-        "mean_entropy": sequence_means(decoded.entropy_NH[:, 0], positions_B),
-        "mean_tail": sequence_means(decoded.tail_NH[:, 0], positions_B),
-        "teacher_nll": sequence_means(-decoded.token_logp_N, positions_B),
+        "mean_entropy": sequence_means(decoded.stats.entropy_NH[:, 0], positions_B),
+        "mean_tail": sequence_means(decoded.stats.tail_NH[:, 0], positions_B),
+        "teacher_nll": sequence_means(-decoded.stats.token_logp_N, positions_B),
         "top1_agreement": sequence_means(_agrees(decoded, realised_N), positions_B),
     }
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in INDEX]
@@ -65,10 +65,10 @@ def sequence_means(values_N: NDArray[Any], positions_B: NDArray[Any]) -> NDArray
 
 def _agrees(scores: Scores, realised_N: NDArray[Any]) -> NDArray[np.bool_]:
     """True where no head token is likelier than the realised one, as far as the codec tells them apart."""
-    owner_E = owners(scores.head_n)
-    best_N = np.full(len(scores.head_n), -np.inf, dtype=np.float32)
-    np.maximum.at(best_N, owner_E, scores.head_logp)
-    hit_E = (scores.head_ids == realised_N[owner_E]) & (scores.head_logp == best_N[owner_E])
-    agrees_N = np.zeros(len(scores.head_n), dtype=np.bool_)
+    owner_E = owners(scores.top.counts)
+    best_N = np.full(len(scores), -np.inf, dtype=np.float32)
+    np.maximum.at(best_N, owner_E, scores.top.logp)
+    hit_E = (scores.top.ids == realised_N[owner_E]) & (scores.top.logp == best_N[owner_E])
+    agrees_N = np.zeros(len(scores), dtype=np.bool_)
     agrees_N[owner_E[hit_E]] = True
     return agrees_N

@@ -8,56 +8,74 @@ Array suffixes: see `pipeline.core.types`; B sequences.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Ints, Scores
+from pipeline.core.types import Entries, Ints, PositionStats, Scores
 
-GROUPS = ("head", "draw", "union")
-_DTYPES: dict[str, Any] = {"realised_only_N": np.bool_}
-
-
-def _group_of(name: str) -> str:
-    """Along which counts a field of `Scores` runs."""
-    return next((one for one in GROUPS if name in (f"{one}_ids", f"{one}_logp")), "position")
-
-
-GROUP_OF_FIELD = {field.name: _group_of(field.name) for field in fields(Scores)}
+ENTRIES = ("top", "tail_samples", "student")
+"""Fields of `Scores` that hold entries; the remaining field, `stats`, runs along positions."""
+_STATS = tuple(field.name for field in fields(PositionStats))
+_Record = TypeVar("_Record", Entries, PositionStats)
 
 
 def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
-    """Scores of sequences laid end to end; none give empty arrays."""
-    empty: dict[str, NDArray[Any]] = {}
-    for name in GROUP_OF_FIELD:
-        dtype = _DTYPES.get(name, np.int32 if name.endswith(("_ids", "_n")) else np.float32)
-        empty[name] = np.zeros((0, temperatures) if name.endswith("_NH") else 0, dtype)
+    """Return the scores of sequences laid end to end; without parts, empty arrays for so many temperatures."""
+    none_NH, none_N = np.zeros((0, temperatures), np.float32), np.zeros(0, np.float32)
+    empty = Scores.of_top(Entries.none(0), tail_NH=none_NH, entropy_NH=none_NH, token_logp_N=none_N)
+    every = [empty, *parts]
     return Scores(
-        **{name: np.concatenate([first, *(getattr(one, name) for one in parts)]) for name, first in empty.items()}
+        **{name: _join([getattr(scores, name) for scores in every]) for name in ENTRIES},
+        stats=_join([scores.stats for scores in every]),
     )
 
 
+def _join(records: Sequence[_Record]) -> _Record:
+    kind = type(records[0])
+    names = [field.name for field in fields(kind)]
+    return kind(**{name: np.concatenate([getattr(record, name) for record in records]) for name in names})
+
+
 def split_scores(scores: Scores, positions_B: NDArray[Any]) -> list[Scores]:
-    """Views of the scores of each sequence: the inverse of `join_scores`."""
-    ends = sequence_bounds(scores, positions_B)
+    """Return views of the scores of each sequence: the inverse of `join_scores`."""
+    bounds = sequence_bounds(scores, positions_B)
     return [
-        _pick(scores, {group: slice(int(end[b]), int(end[b + 1])) for group, end in ends.items()})
+        _pick(scores, {axis: slice(int(ends[b]), int(ends[b + 1])) for axis, ends in bounds.items()})
         for b in range(len(positions_B))
     ]
 
 
 def sequence_bounds(scores: Scores, positions_B: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
-    """[B + 1] Where each sequence's entries of each group and its positions begin, and the end of all."""
+    """Return, for each field of `Scores`, where each sequence's entries or positions begin and the last ones end.
+
+    Returns:
+        Offsets [B + 1] by field.
+    """
     ends_B = offsets(positions_B)
-    assert ends_B[-1] == len(scores.head_n), "positions and scores differ"
-    return {group: offsets(getattr(scores, f"{group}_n"))[ends_B] for group in GROUPS} | {"position": ends_B}
+    assert ends_B[-1] == len(scores), "positions and scores differ"
+    return {name: offsets(getattr(scores, name).counts)[ends_B] for name in ENTRIES} | {"stats": ends_B}
 
 
 def pick_positions(scores: Scores, chosen_N: NDArray[np.bool_]) -> Scores:
-    """Copies of the chosen positions with their entries."""
-    chosen = {group: np.repeat(chosen_N, getattr(scores, f"{group}_n")) for group in GROUPS}
-    return _pick(scores, chosen | {"position": chosen_N})
+    """Return copies of the chosen positions with their entries."""
+    chosen = {name: np.repeat(chosen_N, getattr(scores, name).counts) for name in ENTRIES}
+    return _pick(scores, chosen | {"stats": chosen_N})
+
+
+def _pick(scores: Scores, chosen: Mapping[str, Any]) -> Scores:
+    """Return chosen entries and positions, by a slice or a mask for each field."""
+    positions = chosen["stats"]
+
+    def entries(name: str) -> Entries:
+        every: Entries = getattr(scores, name)
+        return Entries(ids=every.ids[chosen[name]], logp=every.logp[chosen[name]], counts=every.counts[positions])
+
+    return Scores(
+        **{name: entries(name) for name in ENTRIES},
+        stats=PositionStats(**{name: getattr(scores.stats, name)[positions] for name in _STATS}),
+    )
 
 
 def offsets(n_N: NDArray[Any]) -> NDArray[np.int64]:
@@ -89,7 +107,3 @@ def reduced(by: np.ufunc, values: NDArray[Any], n_N: Ints) -> NDArray[Any]:
         some_N = n_N > 0  # reduceat would give an empty row its neighbour's value
         reduced_N[some_N] = by.reduceat(values, starts(n_N)[some_N])
     return reduced_N
-
-
-def _pick(scores: Scores, chosen: Mapping[str, slice | NDArray[np.bool_]]) -> Scores:
-    return Scores(**{name: getattr(scores, name)[chosen[group]] for name, group in GROUP_OF_FIELD.items()})

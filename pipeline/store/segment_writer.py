@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import file_digest
 from pipeline.store.codecs import Arrays, Codec, build_codec
+from pipeline.store.codecs.base import STORED_NAMES
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.index import index_table
 from pipeline.store.manifest import RANKS_FILE, decode_manifest
 from pipeline.store.publish import publish_segment, sync, sync_directories, temporary_directory
-from pipeline.store.ragged import GROUPS, join_scores
+from pipeline.store.ragged import join_scores
 from pipeline.store.records import ScoredSequence, SegmentHeader
 from pipeline.store.segment_reader import Segment
 from pipeline.store.zarr_payload import write_payload
@@ -112,12 +113,12 @@ def _pack(
     assert np.array_equal(np.sort(token_of_rank), np.arange(vocab)), "token_of_rank is no permutation of V"
     positions_B = np.array([len(one.rollout.completion_ids) for one in sequences], dtype=np.int64)
     scores = join_scores([one.scores for one in sequences], len(temperatures))
-    assert [len(one.scores.head_n) for one in sequences] == positions_B.tolist(), "one score a completion token"
+    assert [len(one.scores) for one in sequences] == positions_B.tolist(), "one score a completion token"
     rank_of_token = np.empty(vocab, dtype=np.int64)
     rank_of_token[token_of_rank] = np.arange(vocab)
     arrays = codec.encode(scores, rank_of_token)
     decoded = codec.decode(arrays, token_of_rank)
-    stored_n = {group: arrays[f"{group}_n"] for group in GROUPS}
+    stored_n = {group: arrays[f"{group}_n"] for group in STORED_NAMES}
     index = index_table([one.rollout for one in sequences], stored_n, decoded, positions_B, header.scorer)
     return arrays, index, measure(scores, decoded, codec)
 

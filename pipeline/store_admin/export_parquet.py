@@ -37,15 +37,15 @@ def _table(segment: Segment, start: int, stop: int) -> pa.Table:
     scores = join_scores(segment.read(start, stop), len(segment.manifest.temperatures))
     rows = segment.index.slice(start, stop - start)
     position_ends = _ends(rows["positions"].to_numpy())
-    entry_ends = _ends(scores.head_n)
+    entry_ends = _ends(scores.top.counts)
     tokens = list(zip(*(segment.tokens(row) for row in range(start, stop)), strict=True))
     columns = {
         **{name: rows[name].combine_chunks() for name in PLAIN.names if name in rows.column_names},
         **{name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(TOKENS.names, tokens, strict=True)},
-        "head_ids": _nested(position_ends, entry_ends, scores.head_ids),
-        "head_logp": _nested(position_ends, entry_ends, scores.head_logp),
-        "tail": pa.ListArray.from_arrays(position_ends, pa.array(scores.tail_NH[:, 0])),
-        "token_logp": pa.ListArray.from_arrays(position_ends, pa.array(scores.token_logp_N)),
+        "head_ids": _nested(position_ends, entry_ends, scores.top.ids),
+        "head_logp": _nested(position_ends, entry_ends, scores.top.logp),
+        "tail": pa.ListArray.from_arrays(position_ends, pa.array(scores.stats.tail_NH[:, 0])),
+        "token_logp": pa.ListArray.from_arrays(position_ends, pa.array(scores.stats.token_logp_N)),
     }
     return pa.Table.from_arrays([columns[name] for name in PLAIN.names], schema=PLAIN)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import digest
 from pipeline.core.token_ranks import rank_by_count
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Entries, Rollout, Scores
 from pipeline.runtime.errors import DataError
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
 from pipeline.store.records import ScoredSequence, SegmentHeader
@@ -105,25 +105,11 @@ def _scores(row: PlainRow, vocab: int) -> Scores:
     _check_distributions(owner * vocab + ids, sum_N, row.where)
     tail_N = np.clip(1 - sum_N, 0, 1) if row.tail is None else np.array(row.tail)
     bucket_N = tail_N * np.log(np.where(tail_N > 0, tail_N, 1))
-    tail_N1 = tail_N.astype(np.float32)[:, None]
-    none = np.zeros(0, np.int32)
-    return Scores(
-        head_ids=ids.astype(np.int32),
-        head_logp=logp.astype(np.float32),
-        head_n=row.counts.astype(np.int32),
-        tail_NH=tail_N1,
-        lse_NH=np.zeros_like(tail_N1),
-        token_logp_N=_token_logp(row, owner, ids, logp, tail_N).astype(np.float32),
+    return Scores.of_top(
+        Entries(ids=ids.astype(np.int32), logp=logp.astype(np.float32), counts=row.counts.astype(np.int32)),
+        tail_NH=tail_N.astype(np.float32)[:, None],
         entropy_NH=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32)[:, None],
-        realised_only_N=np.zeros(positions, np.bool_),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=np.zeros(positions, np.int32),
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=np.zeros(positions, np.int32),
-        union_tail_NH=tail_N1,
-        tail_g_N=np.full(positions, np.nan, np.float32),
+        token_logp_N=_token_logp(row, owner, ids, logp, tail_N).astype(np.float32),
     )
 
 

@@ -26,7 +26,7 @@ from pipeline.core.prompt_sharing import tokens_read
 from pipeline.core.types import Floats, Scores
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import StoreError
-from pipeline.runtime.layout import PARAMS, TEACHER, store_root
+from pipeline.runtime.layout import LAYOUT, store_root
 from pipeline.runtime.progress import bar
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import Scorer, ToScore
@@ -103,7 +103,7 @@ def draw(paths: Sequence[Path], count: int) -> list[SampledSequence]:
 def _drawn(segment: Segment, row: int) -> SampledSequence:
     (stored,) = segment.read(row, row + 1)
     prompt_ids, completion_ids = segment.tokens(row)
-    heads = np.split(stored.head_ids, np.cumsum(stored.head_n)[:-1])
+    heads = np.split(stored.top.ids, np.cumsum(stored.top.counts)[:-1])
     return SampledSequence(
         to_score=ToScore(
             prompt_ids=prompt_ids,
@@ -140,33 +140,30 @@ def compare(
 
 def _apart(one: SampledSequence, fresh: Scores, rounding: NumericalTolerance) -> tuple[Floats, Floats, Floats, Floats]:
     """|difference| and what of it is too much, of the entries above MIN_P; KL and its limit, of the positions."""
-    stored, positions = one.stored, len(one.stored.head_n)
-    owner = np.repeat(np.arange(positions), stored.head_n)
-    logp, fresh_logp = stored.head_logp.astype(np.float64), _fresh_logp(stored, fresh)
+    stored, positions = one.stored, len(one.stored)
+    owner = np.repeat(np.arange(positions), stored.top.counts)
+    logp, fresh_logp = stored.top.logp.astype(np.float64), _fresh_logp(stored, fresh)
     difference, least = np.abs(logp - fresh_logp), np.minimum(logp, fresh_logp)
     bound = np.minimum(one.log_p, 2 * np.log1p(one.sqrt_p * np.exp(-least / 2)))
     seen = logp >= np.log(MIN_P)
     p, q = np.exp(fresh_logp), np.exp(logp)
     tail_N = np.maximum(1 - np.bincount(owner, weights=p, minlength=positions), 0)
-    sum_N = np.bincount(owner, weights=q, minlength=positions) + stored.tail_NH[:, 0]
+    sum_N = np.bincount(owner, weights=q, minlength=positions) + stored.stats.tail_NH[:, 0]
     kl_N = np.bincount(owner, weights=p * (fresh_logp - logp), minlength=positions) + np.log(sum_N)
-    kl_N += tail_N * np.log(np.maximum(tail_N, _TINY) / np.maximum(stored.tail_NH[:, 0], _TINY))
+    kl_N += tail_N * np.log(np.maximum(tail_N, _TINY) / np.maximum(stored.stats.tail_NH[:, 0], _TINY))
     ratio = np.exp((one.log_p + rounding.largest) / 2)
-    allowed_N = ((1 + ratio) * (np.sqrt(stored.head_n + 1) * one.sqrt_p + rounding.typical / 2)) ** 2
+    allowed_N = ((1 + ratio) * (np.sqrt(stored.top.counts + 1) * one.sqrt_p + rounding.typical / 2)) ** 2
     return difference[seen], (difference - bound - rounding.largest)[seen], kl_N, allowed_N
 
 
 def _fresh_logp(stored: Scores, fresh: Scores) -> Floats:
     """The fresh log-prob of every stored entry: it lies in the fresh head or, having been asked for, in the union."""
     known = [
-        dict(zip(zip(_owners(n_N), ids.tolist(), strict=True), logp.tolist(), strict=True))
-        for n_N, ids, logp in (
-            (fresh.head_n, fresh.head_ids, fresh.head_logp),
-            (fresh.union_n, fresh.union_ids, fresh.union_logp),
-        )
+        dict(zip(zip(_owners(entries.counts), entries.ids.tolist(), strict=True), entries.logp.tolist(), strict=True))
+        for entries in (fresh.top, fresh.student)
     ]
     found = known[0] | known[1]
-    return np.array([found[place] for place in zip(_owners(stored.head_n), stored.head_ids.tolist(), strict=True)])
+    return np.array([found[place] for place in zip(_owners(stored.top.counts), stored.top.ids.tolist(), strict=True)])
 
 
 def _owners(n_N: np.ndarray) -> list[int]:
@@ -176,13 +173,13 @@ def _owners(n_N: np.ndarray) -> list[int]:
 
 def rescore(count: int) -> tuple[RescoreResult, int]:
     """How `count` stored sequences agree with the teacher, and how many segments it did not write."""
-    oracle, paths = CachedTeacher.open(section(PARAMS, ScoringParams, "scoring")), segments(store_root())
+    oracle, paths = CachedTeacher.open(section(LAYOUT.params, ScoringParams, "scoring")), segments(store_root())
     ours = comparable(paths, oracle.header.scorer)
     drawn = draw(ours, count)
     if not drawn:
         raise StoreError(
             store_root(),
-            expected=f"scores by {TEACHER} in the configuration of {PARAMS}",
+            expected=f"scores by {LAYOUT.teacher} in the configuration of {LAYOUT.params}",
             got=f"{len(paths)} segments, none of them with such",
             remedy="run `make repro`, or verify without --rescore",
         )

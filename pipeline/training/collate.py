@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.types import Floats, Ints, Rollout, Scores
-from pipeline.losses.batch import Batch
+from pipeline.losses.batch import Batch, TeacherRows
 from pipeline.store.ragged import spread, starts
 from pipeline.training.temperature import TemperedRows, at_temperature
 
@@ -46,59 +46,62 @@ def collate_scores(rollouts: Sequence[Rollout], scores: Scores, *, temperature: 
 
 
 def collate(
-    rollouts: Sequence[Rollout], written: Sequence[CompletionArrays], rows: TemperedRows, advantage_B: Floats
+    rollouts: Sequence[Rollout], written: Sequence[CompletionArrays], tempered: TemperedRows, advantage_B: Floats
 ) -> Batch:
-    """Sequences end to end, their rows padded to the widest; `rows` holds them all, in the same order."""
+    """Sequences end to end, their rows padded to the widest; `tempered` holds them all, in the same order."""
     lengths_B = [len(one.token_ids_T) for one in written]
-    own_B = np.array([one.source == "student" for one in rollouts])
-    fresh_N = np.repeat(own_B, lengths_B)
+    on_policy_B = np.array([one.source == "student" for one in rollouts])
+    on_policy_N = np.repeat(on_policy_B, lengths_B)
     student_N = np.repeat([one.source in _STUDENTS for one in rollouts], lengths_B)
     sampling_logp_N = np.concatenate([one.logp_T for one in written])
-    ids_NK, logp_NK = _entries(rows)
-    draw_ids_NJ, draw_logp_NJ, draw_logweight_NJ = _draws(rows)
+    ids_NK, logp_NK = _entries(tempered)
+    tail_sample_ids_NJ, tail_sample_logp_NJ, tail_sample_logweight_NJ = _tail_samples(tempered)
+    rows = TeacherRows(
+        token_ids_N=np.concatenate([one.token_ids_T for one in written]),
+        on_policy_N=on_policy_N,
+        behaviour_logp_N=np.where(student_N, sampling_logp_N, np.float32(np.nan)),
+        sampling_logp_N=sampling_logp_N,
+        advantage_N=np.repeat(advantage_B, lengths_B),
+        token_logp_N=tempered.token_logp_N,
+        stored_only_because_sampled_N=tempered.stored_only_because_sampled_N,
+        tail_mean_N=np.where(on_policy_N, tempered.tail_mean_N, np.float32(np.nan)),  # that of another student misleads
+        ids_NK=ids_NK,
+        logp_NK=logp_NK,
+        tail_N=tempered.tail_N,
+        tail_sample_ids_NJ=tail_sample_ids_NJ,
+        tail_sample_logp_NJ=tail_sample_logp_NJ,
+        tail_sample_logweight_NJ=tail_sample_logweight_NJ,
+        has_tail_samples_N=tempered.tail_samples_n > 0,
+    )
     return Batch(
         prompt_ids=[one.prompt_ids for one in rollouts],
         completion_ids=[one.completion_ids for one in rollouts],
-        from_student_B=own_B,
+        on_policy_B=on_policy_B,
         finished_B=np.array([one.finished for one in rollouts]),
-        token_ids_N=np.concatenate([one.token_ids_T for one in written]),
-        fresh_N=fresh_N,
-        behaviour_logp_N=np.where(student_N, sampling_logp_N, np.float32(np.nan)),
-        sampling_logp_N=sampling_logp_N,
-        token_logp_N=rows.token_logp_N,
-        realised_only_N=rows.realised_only_N,
-        tail_g_N=np.where(fresh_N, rows.tail_g_N, np.float32(np.nan)),  # a wrong student's is worse than none
         reward_B=np.array([np.nan if one.reward is None else one.reward for one in rollouts], np.float32),
-        advantage_N=np.repeat(advantage_B, lengths_B),
-        ids_NK=ids_NK,
-        logp_NK=logp_NK,
-        tail_N=rows.tail_N,
-        draw_ids_NJ=draw_ids_NJ,
-        draw_logp_NJ=draw_logp_NJ,
-        draw_logweight_NJ=draw_logweight_NJ,
-        has_draws_N=rows.draw_n > 0,
+        rows=rows,
     )
 
 
 def _entries(rows: TemperedRows) -> tuple[Ints, Floats]:
-    """Head and union of each position side by side [N, K]; padding repeats the row's first id."""
-    head_width = _widest(rows.head_n)
-    shape = len(rows.head_n), head_width + _widest(rows.union_n)
-    in_head, in_union = _cells(rows.head_n, shape[1], 0), _cells(rows.union_n, shape[1], head_width)
+    """Return top and student-support tokens of each position [N, K]; padding repeats the first id of the row."""
+    top_width = _widest(rows.top_n)
+    shape = len(rows.top_n), top_width + _widest(rows.student_n)
+    in_top, in_student = _cells(rows.top_n, shape[1], 0), _cells(rows.student_n, shape[1], top_width)
     ids_NK, logp_NK = np.empty(shape, np.int32), np.full(shape, _NO_LOGP, np.int32)
-    ids_NK[:] = rows.head[0, starts(rows.head_n), None]
-    for padded, head, union in zip((ids_NK.reshape(-1), logp_NK.reshape(-1)), rows.head, rows.union, strict=True):
-        padded[in_head], padded[in_union] = head, union
+    ids_NK[:] = rows.top[0, starts(rows.top_n), None]
+    for padded, top, student in zip((ids_NK.reshape(-1), logp_NK.reshape(-1)), rows.top, rows.student, strict=True):
+        padded[in_top], padded[in_student] = top, student
     return ids_NK, logp_NK.view(np.float32)
 
 
-def _draws(rows: TemperedRows) -> tuple[Ints, Floats, Floats]:
-    """Draws [N, J]: ids, log-probs and log-weights; padding has id 0 and counts nothing."""
-    shape = len(rows.draw_n), _widest(rows.draw_n)
-    cells = _cells(rows.draw_n, shape[1], 0)
+def _tail_samples(rows: TemperedRows) -> tuple[Ints, Floats, Floats]:
+    """Return the tail samples [N, J]: ids, log-probs and log-weights; padding has id 0 and counts nothing."""
+    shape = len(rows.tail_samples_n), _widest(rows.tail_samples_n)
+    cells = _cells(rows.tail_samples_n, shape[1], 0)
     ids_NJ, logp_NJ, logweight_NJ = (np.full(shape, fill, np.int32) for fill in (0, 0, _NO_LOGP))
-    for padded, draw in zip((ids_NJ, logp_NJ, logweight_NJ), rows.draw, strict=True):
-        padded.reshape(-1)[cells] = draw
+    for padded, samples in zip((ids_NJ, logp_NJ, logweight_NJ), rows.tail_samples, strict=True):
+        padded.reshape(-1)[cells] = samples
     return ids_NJ, logp_NJ.view(np.float32), logweight_NJ.view(np.float32)
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Entries, Rollout, Scores
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.runtime.config import Positive
 from pipeline.store.stretch import Stretch
-from pipeline.training.batches import BatchParams, Pick, make_pool, plan_steps
-from pipeline.training.loop import OptimizerParams
+from pipeline.training.batches import BatchParams
+from pipeline.training.optimizer import OptimizerParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +32,9 @@ class OneHotTeacher:
 
 
 def _certain_of(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Scores:
-    n = len(ids)
-    zero_N, none = np.zeros(n, np.float32), np.zeros(0, np.int32)
-    return Scores(
-        head_ids=ids,
-        head_logp=zero_N,
-        head_n=np.ones(n, np.int32),
-        tail_NH=zero_N[:, None],
-        lse_NH=zero_N[:, None],
-        entropy_NH=zero_N[:, None],
-        token_logp_N=zero_N,
-        realised_only_N=np.zeros(n, np.bool_),
-        draw_ids=none,
-        draw_logp=none.astype(np.float32),
-        draw_n=np.zeros(n, np.int32),
-        union_ids=none,
-        union_logp=none.astype(np.float32),
-        union_n=np.zeros(n, np.int32),
-        union_tail_NH=zero_N[:, None],
-        tail_g_N=np.full(n, np.nan, np.float32),
-    )
+    zero_N = np.zeros(len(ids), np.float32)
+    top, zero_N1 = Entries(ids=ids, logp=zero_N, counts=np.ones(len(ids), np.int32)), zero_N[:, None]
+    return Scores.of_top(top, tail_NH=zero_N1, entropy_NH=zero_N1, token_logp_N=zero_N)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +76,3 @@ def cross_entropy(chunk_tokens: int) -> ObjectiveParams:
         clip_epsilon=1.0,
         chunk_tokens=chunk_tokens,
     )
-
-
-def plan_references(rollouts: Sequence[Rollout], p: SftParams, *, key: Sequence[object]) -> list[list[list[Pick]]]:
-    """For each step its micro-batches of rollouts that are right in every token."""
-    nobody, pool = (make_pool(some, OneHotTeacher(rollouts=some), p.batches) for some in ([], rollouts))
-    return plan_steps(nobody, pool, p.batches, key=key, steps=range(p.steps), replay=0.0)

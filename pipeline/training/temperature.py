@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Floats, Ints, Scores
+from pipeline.core.types import Entries, Floats, Ints, Scores
 from pipeline.store.ragged import reduced, spread, starts
 from pipeline.store.stretch import Place
 
@@ -35,36 +35,37 @@ class TemperedRows:
     Cells have four bytes: int32, or the bits of a float32.
     """
 
-    head: Ints  # [2, E] token ids, log-probs
-    union: Ints  # [2, U] token ids, log-probs
-    draw: Ints  # [3, R] token ids, log-probs, log of what each counts in the expectation over the tail (-inf: none)
-    position: Ints  # [7, N] the rest, below
+    top: Ints  # [2, E] token ids, log-probs
+    student: Ints  # [2, U] token ids, log-probs
+    tail_samples: Ints  # [3, R] token ids, log-probs, log of each one's weight in the mean over the tail (-inf: none)
+    stats: Ints  # [7, N] the rest, below
 
-    head_n = property(lambda self: self.position[0])
-    union_n = property(lambda self: self.position[1])
-    draw_n = property(lambda self: self.position[2])
-    realised_only_N = property(lambda self: self.position[3] != 0)
-    tail_N = property(lambda self: self.position[4].view(np.float32))  # mass outside head and union
-    token_logp_N = property(lambda self: self.position[5].view(np.float32))  # of the realised token, not normalised
-    tail_g_N = property(lambda self: self.position[6].view(np.float32))  # at temperature 1
+    top_n = property(lambda self: self.stats[0])
+    student_n = property(lambda self: self.stats[1])
+    tail_samples_n = property(lambda self: self.stats[2])
+    stored_only_because_sampled_N = property(lambda self: self.stats[3] != 0)
+    tail_N = property(lambda self: self.stats[4].view(np.float32))  # mass outside top and student-support tokens
+    token_logp_N = property(lambda self: self.stats[5].view(np.float32))  # of the sampled token, not normalised
+    tail_mean_N = property(lambda self: self.stats[6].view(np.float32))  # at temperature 1
 
 
 def at_temperature(scores: Scores, *, temperature: float, column: int) -> TemperedRows:
     """`column` is the temperature's column in the scores."""
-    assert (scores.head_n > 0).all(), "a position without a head"
+    assert (scores.top.counts > 0).all(), "a position without top tokens"
     at = _at(scores, temperature, column)
-    tail_N = np.maximum(scores.union_tail_NH[:, column], _TAIL_FLOOR)
+    top, student = at.top, at.student
+    tail_N = np.maximum(scores.stats.student_tail_NH[:, column], _TAIL_FLOOR)
     # one-byte values do not add up to one: make the bucketed row a distribution again
-    head_N = reduced(np.add, np.exp(at.head_logp), at.head_n)
-    union_N = reduced(np.add, np.exp(at.union_logp), at.union_n)
-    total_N = head_N + union_N + tail_N
+    top_N = reduced(np.add, np.exp(top.logp), top.counts)
+    student_N = reduced(np.add, np.exp(student.logp), student.counts)
+    total_N = top_N + student_N + tail_N
     norm_N = np.log(total_N)
-    counts = at.head_n, at.union_n, at.draw_n
+    counts, sampled = (top.counts, student.counts, at.tail_samples.counts), at.stats.stored_only_because_sampled_N
     return TemperedRows(
-        head=_stack(at.head_ids, _less(at.head_logp, norm_N, at.head_n)),
-        union=_stack(at.union_ids, _less(at.union_logp, norm_N, at.union_n)),
-        draw=_stack(at.draw_ids, *_draws(scores, at, norm_N)),
-        position=_stack(*counts, at.realised_only_N, tail_N / total_N, at.token_logp_N, at.tail_g_N),
+        top=_stack(top.ids, _less(top.logp, norm_N, top.counts)),
+        student=_stack(student.ids, _less(student.logp, norm_N, student.counts)),
+        tail_samples=_stack(at.tail_samples.ids, *_tail_samples(scores, at.tail_samples, norm_N)),
+        stats=_stack(*counts, sampled, tail_N / total_N, at.stats.token_logp_N, at.stats.tail_mean_N),
     )
 
 
@@ -91,41 +92,48 @@ def _at(scores: Scores, temperature: float, column: int) -> Scores:
     """The same scores with every log-prob at another temperature."""
     if temperature == 1.0:
         return scores
-    lse_N = scores.lse_NH[:, column]
-    return replace(
-        scores,
-        token_logp_N=scores.token_logp_N / temperature - lse_N,
-        head_logp=_less(scores.head_logp / temperature, lse_N, scores.head_n),
-        union_logp=_less(scores.union_logp / temperature, lse_N, scores.union_n),
-        draw_logp=_less(scores.draw_logp / temperature, lse_N, scores.draw_n),
+    lse_N = scores.stats.lse_NH[:, column]
+
+    def converted(entries: Entries) -> Entries:
+        return replace(entries, logp=_less(entries.logp / temperature, lse_N, entries.counts))
+
+    return Scores(
+        top=converted(scores.top),
+        tail_samples=converted(scores.tail_samples),
+        student=converted(scores.student),
+        stats=replace(scores.stats, token_logp_N=scores.stats.token_logp_N / temperature - lse_N),
     )
 
 
-def _draws(scores: Scores, at: Scores, norm_N: Floats) -> tuple[Floats, Floats]:
+def _tail_samples(scores: Scores, at: Entries, norm_N: Floats) -> tuple[Floats, Floats]:
     """Log-probs and log-weights of the draws.
 
     A draw counts tail / m, reweighted from temperature 1, and nothing if the union holds its token already.
     """
-    share_N = np.log(np.maximum(scores.tail_NH[:, 0], _TAIL_FLOOR) / np.maximum(scores.draw_n, 1, dtype=np.float32))
-    logp_R = _less(at.draw_logp, norm_N, scores.draw_n)
-    weight_R = logp_R - scores.draw_logp + spread(share_N, scores.draw_n)
-    held_R = _in_union(scores)
+    samples, tail_N = scores.tail_samples, np.maximum(scores.stats.tail_NH[:, 0], _TAIL_FLOOR)
+    share_N = np.log(tail_N / np.maximum(samples.counts, 1, dtype=np.float32))
+    logp_R = _less(at.logp, norm_N, samples.counts)
+    weight_R = logp_R - samples.logp + spread(share_N, samples.counts)
+    held_R = _in_student(samples, scores.student)
     logp_R[held_R], weight_R[held_R] = 0, -np.inf
     return logp_R, weight_R
 
 
-def _in_union(scores: Scores) -> NDArray[np.int64]:
-    """The draws of a token that the union holds. Only a draw that finds a mark is compared with all of its union."""
-    place_N = np.arange(0, _SLOTS * len(scores.union_n), _SLOTS)
-    marked, place_R = np.zeros(len(place_N) * _SLOTS, np.bool_), spread(place_N, scores.draw_n)
-    marked[spread(place_N, scores.union_n) + (scores.union_ids & _SLOTS - 1)] = True
-    draws = np.flatnonzero(marked[place_R + (scores.draw_ids & _SLOTS - 1)])
-    owner_R = place_R[draws] // _SLOTS
-    pairs_R = scores.union_n[owner_R]
-    draw_of_pair = spread(draws, pairs_R)
-    shift_R = starts(scores.union_n)[owner_R] - starts(pairs_R)
-    union_of_pair = np.arange(len(draw_of_pair)) + spread(shift_R, pairs_R)
-    held: NDArray[np.int64] = draw_of_pair[scores.union_ids[union_of_pair] == scores.draw_ids[draw_of_pair]]
+def _in_student(samples: Entries, student: Entries) -> NDArray[np.int64]:
+    """Return the tail samples whose token is a student-support token of its position.
+
+    Only a sample that finds a mark is compared with all student-support tokens of its position.
+    """
+    place_N = np.arange(0, _SLOTS * len(student.counts), _SLOTS)
+    marked, place_R = np.zeros(len(place_N) * _SLOTS, np.bool_), spread(place_N, samples.counts)
+    marked[spread(place_N, student.counts) + (student.ids & _SLOTS - 1)] = True
+    candidates = np.flatnonzero(marked[place_R + (samples.ids & _SLOTS - 1)])
+    owner_R = place_R[candidates] // _SLOTS
+    pairs_R = student.counts[owner_R]
+    sample_of_pair = spread(candidates, pairs_R)
+    shift_R = starts(student.counts)[owner_R] - starts(pairs_R)
+    student_of_pair = np.arange(len(sample_of_pair)) + spread(shift_R, pairs_R)
+    held: NDArray[np.int64] = sample_of_pair[student.ids[student_of_pair] == samples.ids[sample_of_pair]]
     return held
 
 

@@ -24,6 +24,7 @@ from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.errors import DataError, ModelError
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.scorer import ToScore, TruncationParams
+from tests.scores import arrays_of
 
 VOCAB = 260
 MANY_ENDS = list(range(200, 230))  # with so many end tokens, completions stop at all lengths
@@ -341,7 +342,7 @@ def score(
 
 
 def bits(scores: Scores) -> dict[str, bytes]:
-    return {name: getattr(scores, name).tobytes() for name in Scores.__slots__}
+    return {name: values.tobytes() for name, values in arrays_of(scores).items()}
 
 
 @every_scorer
@@ -351,11 +352,11 @@ def test_scores_are_those_of_a_plain_pass(engine: str, path: Path, batch_size: i
     for one, found in zip(sequences, score(engine, path, sequences, batch_size=batch_size), strict=True):
         logp_TV = logits_of(path, one.prompt_ids, one.completion_ids).log_softmax(-1)
         positions = range(len(one.completion_ids))
-        assert found.token_logp_N == pytest.approx(logp_TV[positions, one.completion_ids].numpy(), abs=1e-4)
-        owner = np.repeat(positions, found.head_n)
-        assert found.head_logp == pytest.approx(logp_TV[owner, found.head_ids].numpy(), abs=1e-4)
-        named = np.repeat(positions, found.union_n)
-        assert found.union_logp == pytest.approx(logp_TV[named, found.union_ids].numpy(), abs=1e-4)
+        assert found.stats.token_logp_N == pytest.approx(logp_TV[positions, one.completion_ids].numpy(), abs=1e-4)
+        owner = np.repeat(positions, found.top.counts)
+        assert found.top.logp == pytest.approx(logp_TV[owner, found.top.ids].numpy(), abs=1e-4)
+        named = np.repeat(positions, found.student.counts)
+        assert found.student.logp == pytest.approx(logp_TV[named, found.student.ids].numpy(), abs=1e-4)
 
 
 @every_scorer
@@ -409,7 +410,7 @@ def test_completions_of_one_prompt_get_the_bits_they_get_alone(engine: str, path
 def test_draws_belong_to_the_sequence_and_not_to_the_batch(engine: str, teacher_dir: Path) -> None:
     sequences = to_score()
     apart, together = (score(engine, teacher_dir, sequences, batch_size=size) for size in (1, 5))
-    drawn = [[one.draw_ids.tolist() for one in scores] for scores in (apart, together)]
+    drawn = [[one.tail_samples.ids.tolist() for one in scores] for scores in (apart, together)]
     assert drawn[0] == drawn[1]
     assert sum(map(len, drawn[0])) > 30
 
@@ -422,7 +423,7 @@ def test_prompt_and_completion_both_seed_the_draws(
     teacher = make_model_dir(tmp_path / "flat", initializer_range=1e-30)
     base = to_score()[0]
     others = [replace(base, prompt_ids=[256, 5, 9, 32]), replace(base, completion_ids=[*base.completion_ids[:-1], 3])]
-    drawn = [one.draw_ids[:8].tolist() for one in score(engine, teacher, [base, base, *others])]
+    drawn = [one.tail_samples.ids[:8].tolist() for one in score(engine, teacher, [base, base, *others])]
     assert drawn[0] == drawn[1]
     assert drawn[0] not in drawn[2:]
 

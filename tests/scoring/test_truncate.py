@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, Scores
 from pipeline.scoring import truncate as topk
 from pipeline.scoring.scorer import ToScore, TruncationParams
 
@@ -62,16 +62,16 @@ def probabilities(logits_TV: Tensor, temperature: float = 1.0) -> NDArray[np.flo
 
 def rows(scores: Scores, group: str) -> list[dict[int, float]]:
     """Ids and log-probs of each position."""
-    ids, logp, n_N = (getattr(scores, f"{group}_{name}") for name in ("ids", "logp", "n"))
-    ends = np.cumsum(n_N)
+    entries: Entries = getattr(scores, group)
+    ends = np.cumsum(entries.counts)
     return [
-        dict(zip(ids[end - n : end].tolist(), logp[end - n : end].tolist(), strict=True))
-        for end, n in zip(ends, n_N, strict=True)
+        dict(zip(entries.ids[end - n : end].tolist(), entries.logp[end - n : end].tolist(), strict=True))
+        for end, n in zip(ends, entries.counts, strict=True)
     ]
 
 
 def drawn(scores: Scores) -> list[list[int]]:
-    return [ids.tolist() for ids in np.split(scores.draw_ids, np.cumsum(scores.draw_n)[:-1])]
+    return [ids.tolist() for ids in np.split(scores.tail_samples.ids, np.cumsum(scores.tail_samples.counts)[:-1])]
 
 
 seeds = st.integers(0, 2**32 - 1)
@@ -86,7 +86,7 @@ def test_head_is_what_exceeds_the_threshold_the_likeliest_and_the_realised(
     tokens = torch.randint(VOCAB, (4,), generator=torch.Generator().manual_seed(seed)).tolist()
     scores = truncate(logits_TV, tokens, [], support(threshold=threshold, max_entries=cap), seed=0)
     p_TV = logits_TV.log_softmax(-1).exp().numpy()  # as rounded there, for those at the threshold
-    for p_V, token, head in zip(p_TV, tokens, rows(scores, "head"), strict=True):
+    for p_V, token, head in zip(p_TV, tokens, rows(scores, "top"), strict=True):
         likeliest = np.argsort(-p_V, kind="stable")[:cap]
         assert set(head) == {int(one) for one in likeliest if p_V[one] > threshold} | {int(likeliest[0]), token}
         assert [np.exp(head[one]) for one in head] == pytest.approx([p_V[one] for one in head], rel=1e-5)
@@ -101,11 +101,11 @@ def test_union_is_what_the_author_named_and_the_head_lacks(seed: int, lists: lis
     scores = truncate(logits_TV, tokens, lists, support(), seed=0)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
     alone = truncate(logits_TV, tokens, [], support(), seed=0)
-    assert rows(scores, "head") == rows(alone, "head")
-    for logp_V, named, head, union in zip(logp_TV, lists, rows(scores, "head"), rows(scores, "union"), strict=True):
+    assert rows(scores, "top") == rows(alone, "top")
+    for logp_V, named, head, union in zip(logp_TV, lists, rows(scores, "top"), rows(scores, "student"), strict=True):
         assert set(union) == set(named) - set(head)
         assert list(union.values()) == pytest.approx([logp_V[one] for one in union], abs=1e-5)
-    assert scores.union_n.sum() == len(scores.union_ids) == sum(map(len, rows(scores, "union")))
+    assert scores.student.counts.sum() == len(scores.student.ids) == sum(map(len, rows(scores, "student")))
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,20 +117,22 @@ def test_tails_are_the_mass_that_is_left(seed: int, spread: float) -> None:
     scores = truncate(logits_TV, [5, 6, 7], lists, support(temperatures=temperatures), seed=0)
     for column, temperature in enumerate(temperatures):
         p_TV = probabilities(logits_TV, temperature)
-        for t, (head, union) in enumerate(zip(rows(scores, "head"), rows(scores, "union"), strict=True)):
+        for t, (head, union) in enumerate(zip(rows(scores, "top"), rows(scores, "student"), strict=True)):
             beyond_head = sorted(set(range(VOCAB)) - set(head))
             beyond_both = sorted(set(beyond_head) - set(union))
-            assert scores.tail_NH[t, column] == pytest.approx(p_TV[t, beyond_head].sum(), rel=1e-4, abs=1e-30)
-            assert scores.union_tail_NH[t, column] == pytest.approx(p_TV[t, beyond_both].sum(), rel=1e-4, abs=1e-30)
+            assert scores.stats.tail_NH[t, column] == pytest.approx(p_TV[t, beyond_head].sum(), rel=1e-4, abs=1e-30)
+            assert scores.stats.student_tail_NH[t, column] == pytest.approx(
+                p_TV[t, beyond_both].sum(), rel=1e-4, abs=1e-30
+            )
 
 
 def test_normaliser_carries_log_probs_to_another_temperature() -> None:
     logits_TV = teacher(5)
     scores = truncate(logits_TV, [0] * 5, [[1, 2]] * 5, support(temperatures=(1.0, 2.0)), seed=0)
-    assert (scores.lse_NH[:, 0] == 0).all()
+    assert (scores.stats.lse_NH[:, 0] == 0).all()
     p_TV = probabilities(logits_TV, 2.0)
-    for group in ("head", "union"):
-        for p_V, lse, row in zip(p_TV, scores.lse_NH[:, 1], rows(scores, group), strict=True):
+    for group in ("top", "student"):
+        for p_V, lse, row in zip(p_TV, scores.stats.lse_NH[:, 1], rows(scores, group), strict=True):
             assert [np.exp(logp / 2 - lse) for logp in row.values()] == pytest.approx(
                 [p_V[one] for one in row], rel=1e-5
             )
@@ -140,8 +142,8 @@ def test_realised_token_and_entropy() -> None:
     logits_TV, tokens = teacher(5), [3, 1, 4, 1, 5]
     scores = truncate(logits_TV, tokens, [], support(), seed=0)
     p_TV = probabilities(logits_TV)
-    assert scores.token_logp_N == pytest.approx(np.log(p_TV[range(5), tokens]), abs=1e-5)
-    assert scores.entropy_NH[:, 0] == pytest.approx(-(p_TV * np.log(p_TV)).sum(-1), rel=1e-5)
+    assert scores.stats.token_logp_N == pytest.approx(np.log(p_TV[range(5), tokens]), abs=1e-5)
+    assert scores.stats.entropy_NH[:, 0] == pytest.approx(-(p_TV * np.log(p_TV)).sum(-1), rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -152,7 +154,7 @@ def test_there_is_an_entropy_for_each_temperature(seed: int, spread: float) -> N
     for column, temperature in enumerate(temperatures):
         p_TV = probabilities(logits_TV, temperature)
         expected = -(p_TV * np.log(np.maximum(p_TV, 1e-300))).sum(-1)
-        assert scores.entropy_NH[:, column] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert scores.stats.entropy_NH[:, column] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @settings(max_examples=12, deadline=None)
@@ -163,16 +165,16 @@ def test_a_token_that_is_there_because_it_was_realised_is_marked(seed: int, cap:
     others = set()
     for token in range(VOCAB):
         scores = truncate(logits_TV, [token], [named], p, seed=0)
-        stored = {*rows(scores, "head")[0], *rows(scores, "union")[0]}
-        others.add(frozenset(stored - {token} if scores.realised_only_N[0] else stored))
+        stored = {*rows(scores, "top")[0], *rows(scores, "student")[0]}
+        others.add(frozenset(stored - {token} if scores.stats.stored_only_because_sampled_N[0] else stored))
     assert len(others) == 1
 
 
 def test_an_impossible_token_stays_marked_though_its_author_found_it_likely() -> None:
     logits_TV = torch.full((1, VOCAB), -torch.inf)
     logits_TV[0, 7] = 0.0
-    assert truncate(logits_TV, [8], [[7, 8]], support(), seed=0).realised_only_N.tolist() == [True]
-    assert truncate(logits_TV, [7], [[7, 8]], support(), seed=0).realised_only_N.tolist() == [False]
+    assert truncate(logits_TV, [8], [[7, 8]], support(), seed=0).stats.stored_only_because_sampled_N.tolist() == [True]
+    assert truncate(logits_TV, [7], [[7, 8]], support(), seed=0).stats.stored_only_because_sampled_N.tolist() == [False]
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,21 +183,21 @@ def test_g_is_the_mean_over_the_draws_that_are_not_stored_plus_its_offset(seed: 
     logits_TV, likely, offset = teacher(4, seed=seed), [[1, 2], [], [3], [4, 5]], [0.0, 0.5, -1.0, 0.25]
     scores = truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0, tail_sample_ids=lists, tail_offset=offset)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
-    for t, (head, union) in enumerate(zip(rows(scores, "head"), rows(scores, "union"), strict=True)):
+    for t, (head, union) in enumerate(zip(rows(scores, "top"), rows(scores, "student"), strict=True)):
         counted = [logp_TV[t, token] for token in lists[t] if token not in head | union]
         expected = np.mean(counted) + offset[t] if counted else np.nan
-        assert scores.tail_g_N[t] == pytest.approx(expected, rel=1e-5, nan_ok=True)
-    assert np.isnan(truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0).tail_g_N).all()
+        assert scores.stats.tail_mean_N[t] == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert np.isnan(truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0).stats.tail_mean_N).all()
 
 
 def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
     logits_TV = torch.full((1, VOCAB), -torch.inf)
     logits_TV[0, 7] = 0.0
     scores = truncate(logits_TV, [7], [[7, 8]], support(), seed=0)
-    assert scores.head_ids.tolist() == [7]
-    assert scores.tail_NH.tolist() == scores.union_tail_NH.tolist() == [[0.0]]
-    assert scores.entropy_NH.tolist() == [[0.0]]
-    assert len(scores.draw_ids) == len(scores.union_ids) == 0
+    assert scores.top.ids.tolist() == [7]
+    assert scores.stats.tail_NH.tolist() == scores.stats.student_tail_NH.tolist() == [[0.0]]
+    assert scores.stats.entropy_NH.tolist() == [[0.0]]
+    assert len(scores.tail_samples.ids) == len(scores.student.ids) == 0
 
 
 # Draws
@@ -207,11 +209,11 @@ def test_draws_lie_in_the_tail_and_follow_its_mass_in_number(seed: int, spread: 
     p, logits_TV = support(samples_per_tail=per_tail), teacher(4, seed=seed, spread=spread)
     scores = truncate(logits_TV, [0] * 4, [[1, 2, 3]] * 4, p, seed=seed)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
-    for t, (head, ids) in enumerate(zip(rows(scores, "head"), drawn(scores), strict=True)):
-        tail = scores.tail_NH[t, 0]
+    for t, (head, ids) in enumerate(zip(rows(scores, "top"), drawn(scores), strict=True)):
+        tail = scores.stats.tail_NH[t, 0]
         assert len(ids) == (min(np.ceil(tail * np.float32(per_tail)), 255) if tail > p.min_tail else 0)
         assert not set(ids) & set(head)
-        assert rows(scores, "draw")[t] == pytest.approx({one: logp_TV[t, one] for one in ids}, abs=1e-5)
+        assert rows(scores, "tail_samples")[t] == pytest.approx({one: logp_TV[t, one] for one in ids}, abs=1e-5)
 
 
 def test_draws_follow_the_distribution_of_the_tail() -> None:
@@ -219,7 +221,7 @@ def test_draws_follow_the_distribution_of_the_tail() -> None:
     p_V = np.array([0.3, 0.15, 0.12, 0.1, 0.09, 0.08, 0.07, 0.05, 0.04])
     logits_TV = torch.from_numpy(np.log(p_V)).float().expand(200, -1)
     scores = truncate(logits_TV, [0] * 200, [], support(threshold=0.2, samples_per_tail=1e6), seed=3)
-    counts = np.bincount(scores.draw_ids, minlength=9)
+    counts = np.bincount(scores.tail_samples.ids, minlength=9)
     expected = 200 * 255 * p_V[1:] / p_V[1:].sum()
     assert counts[0] == 0
     assert ((counts[1:] - expected) ** 2 / expected).sum() < 24.3
@@ -234,7 +236,7 @@ def test_positions_draw_independently() -> None:
 def test_a_light_tail_gets_no_draws() -> None:
     logits_TV = torch.tensor([[0.97, 0.02, 0.01], [0.99, 0.006, 0.004]]).log()
     scores = truncate(logits_TV, [0, 0], [], support(threshold=0.5), seed=0)
-    assert scores.draw_n.tolist() == [1, 0]
+    assert scores.tail_samples.counts.tolist() == [1, 0]
 
 
 def test_the_seed_decides_the_draws_and_the_union_does_not() -> None:

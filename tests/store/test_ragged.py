@@ -4,12 +4,15 @@ import numpy as np
 
 from pipeline.core.types import Scores
 from pipeline.store.ragged import join_scores, pick_positions, reduced, split_scores
-from tests.scores import head_only
+from tests.scores import arrays_of, head_only
 
 
 def _same(left: Scores, right: Scores) -> bool:
-    pairs = [(getattr(left, name), getattr(right, name)) for name in Scores.__slots__]
-    return all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in pairs)  # NaN: no G
+    other = arrays_of(right)
+    return all(
+        np.array_equal(values, other[name], equal_nan=values.dtype.kind == "f")
+        for name, values in arrays_of(left).items()
+    )
 
 
 PARTS = [
@@ -26,13 +29,13 @@ def test_splitting_is_the_inverse_of_joining() -> None:
 
 
 def test_joining_nothing_keeps_the_temperatures() -> None:
-    assert join_scores([], 3).tail_NH.shape == (0, 3)
+    assert join_scores([], 3).stats.tail_NH.shape == (0, 3)
 
 
 def test_picked_positions_keep_their_entries() -> None:
     got = pick_positions(join_scores(PARTS, 1), np.array([False, True, True, True, False]))
-    assert (got.head_n.tolist(), got.head_ids.tolist(), got.head_logp.tolist()) == ([0, 1, 1], [5, 6], [-3.0, -4.0])
-    assert np.array_equal(got.tail_NH[:, 0], np.float32([0.1, 0.1, 0.3]))
+    assert (got.top.counts.tolist(), got.top.ids.tolist(), got.top.logp.tolist()) == ([0, 1, 1], [5, 6], [-3.0, -4.0])
+    assert np.array_equal(got.stats.tail_NH[:, 0], np.float32([0.1, 0.1, 0.3]))
 
 
 def test_entries_are_taken_together_by_position() -> None:

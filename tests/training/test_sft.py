@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 from torch import Tensor
 
-import stages.sft as stage
 from pipeline.checkpoints.pretrained import load_pretrained, stored_dtype
 from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.hashing import model_fingerprint, tree_digest
@@ -23,12 +22,15 @@ from pipeline.models import lora as adapter
 from pipeline.models.architectures import tied_head, untie_head
 from pipeline.models.lora import LoraParams
 from pipeline.runtime.files import write_rows
+from pipeline.training import round as training_round
 from pipeline.training.batches import Pick, iter_batches, make_pool, plan_steps
 from pipeline.training.log import read_log
 from pipeline.training.loop import to_torch
-from pipeline.training.sft import OneHotTeacher, SftParams, cross_entropy, plan_references
+from pipeline.training.run import TrainingData
+from pipeline.training.sft import OneHotTeacher, SftParams, cross_entropy
 from schemas.prompt import PROMPT
 from stages.cli.main import commands
+from stages.sft import main as stage
 from tests.factories import model_source
 from tests.training_jobs import MIX, OBJECTIVE, PROMPTS, SUPPORT, VOCAB, make_job, optimizer, scored, written_by
 
@@ -74,7 +76,8 @@ def student(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 
 def test_the_loss_is_the_cross_entropy_of_the_references_and_transformers_own(student: Path) -> None:
-    planned = plan_references(reference_rollouts(PROMPTS), SFT, key=(0,))
+    data = TrainingData.of_references(reference_rollouts(PROMPTS), SFT.batches)
+    planned = plan_steps(data.own, data.corpus, SFT.batches, key=(0,), steps=range(SFT.steps), replay=0.0)
     loss, gradients, texts = loss_and_gradients(student, planned, cross_entropy(5))
     expected, expected_gradients = by_transformers(student, texts)
     assert loss == pytest.approx(expected, abs=1e-6)
@@ -126,7 +129,7 @@ SETTINGS = {name: getattr(SFT.optimizer, name) for name in SFT.optimizer.__slots
 
 
 def tune(model: Path, out: str) -> tuple[str, str]:
-    stage.tune("small", model, Path(out), Path(f"{out}.csv"))
+    stage.run(name="small", model=model, out=Path(out), log=Path(f"{out}.csv"))
     return tree_digest(Path(out)), Path(f"{out}.csv").read_text()
 
 
@@ -157,13 +160,13 @@ def test_tuning_that_was_killed_ends_with_the_same_model(
                 raise KeyboardInterrupt
             yield window
 
-    monkeypatch.setattr(stage, "iter_batches", interrupted)
+    monkeypatch.setattr(training_round, "iter_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(student_dir, "killed")
     assert not Path("killed").exists()
     with pytest.raises(KeyboardInterrupt):
         tune(student_dir, "killed")  # went on after step 2, and on to 5
-    monkeypatch.setattr(stage, "iter_batches", iter_batches)
+    monkeypatch.setattr(training_round, "iter_batches", iter_batches)
     assert tune(student_dir, "killed") == whole
 
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Floats, Ints, Scores
+from pipeline.core.types import Entries, Floats, Ints, Scores
 from pipeline.runtime.errors import StoreError
 from pipeline.store.ragged import owners, starts
 
 Arrays = dict[str, NDArray[Any]]
+STORED_NAMES = {"head": "top", "draw": "tail_samples", "union": "student"}
+"""Groups of entries: the name in `schemas.segment`, and the field of `Scores`."""
 
 SMALL_P = 1e-3  # from here on a codec promises its better accuracy of log(p)
 ENTROPY_LEVELS = np.float32(32)  # of the root of an entropy, in each unit
@@ -75,12 +77,12 @@ def id_dtype(vocab: int) -> type[np.unsignedinteger[Any]]:
     return np.uint16 if vocab <= 1 << 16 else np.uint32
 
 
-def places(ids: Ints, n_N: Ints, rank_of_token: NDArray[Any]) -> NDArray[np.int64]:
+def places(entries: Entries, rank_of_token: NDArray[Any]) -> NDArray[np.int64]:
     """position * V + rank of each entry: ascending places are positions in order, and ranks within each."""
-    vocab = len(rank_of_token)
-    assert int(n_N.sum()) == len(ids), "counts and entries differ"
+    vocab, ids = len(rank_of_token), entries.ids
+    assert int(entries.counts.sum()) == len(ids), "counts and entries differ"
     assert not len(ids) or (ids.min() >= 0 and ids.max() < vocab), "a token id outside the vocabulary"
-    place: NDArray[np.int64] = owners(n_N) * vocab + rank_of_token[ids]
+    place: NDArray[np.int64] = owners(entries.counts) * vocab + rank_of_token[ids]
     return place
 
 
@@ -111,25 +113,25 @@ def from_gaps(gaps: NDArray[Any], n_N: Ints, token_of_rank: NDArray[Any], *, dis
 
 def encode_positions(scores: Scores) -> Arrays:
     """What every codec packs alike: see `schemas.segment`. `lse` is absent when H is 1."""
-    assert not np.isnan(scores.entropy_NH).any(), "an entropy is NaN"
-    root_NH = np.sqrt(np.maximum(scores.entropy_NH, 0))  # rounding leaves -1e-8 of a certain teacher
+    assert not np.isnan(scores.stats.entropy_NH).any(), "an entropy is NaN"
+    root_NH = np.sqrt(np.maximum(scores.stats.entropy_NH, 0))  # rounding leaves -1e-8 of a certain teacher
     arrays: Arrays = {
         "entropy": np.minimum(np.rint(root_NH * ENTROPY_LEVELS), 255).astype(np.uint8),
-        "realised_only": scores.realised_only_N.astype(np.uint8),
-        "tail_g": _encode_g(scores.tail_g_N),
+        "realised_only": scores.stats.stored_only_because_sampled_N.astype(np.uint8),
+        "tail_g": _encode_g(scores.stats.tail_mean_N),
     }
-    if scores.lse_NH.shape[1] > 1:
-        arrays["lse"] = scores.lse_NH[:, 1:].astype(np.float32)
+    if scores.stats.lse_NH.shape[1] > 1:
+        arrays["lse"] = scores.stats.lse_NH[:, 1:].astype(np.float32)
     return arrays
 
 
 def decode_positions(arrays: Arrays) -> Arrays:
-    """Fields of `Scores`: the inverse of `encode_positions`."""
+    """Return fields of `PositionStats`: the inverse of `encode_positions`."""
     lse_N1 = np.zeros((len(arrays["tail_g"]), 1), dtype=np.float32)
     return {
         "entropy_NH": np.square(arrays["entropy"].astype(np.float32) / ENTROPY_LEVELS),
-        "realised_only_N": arrays["realised_only"].astype(np.bool_),
-        "tail_g_N": np.where(arrays["tail_g"] > 0, (1 - arrays["tail_g"].astype(np.float32)) * _G_STEP, np.nan),
+        "stored_only_because_sampled_N": arrays["realised_only"].astype(np.bool_),
+        "tail_mean_N": np.where(arrays["tail_g"] > 0, (1 - arrays["tail_g"].astype(np.float32)) * _G_STEP, np.nan),
         "lse_NH": np.concatenate([lse_N1, arrays["lse"]], axis=1) if "lse" in arrays else lse_N1,
     }
 

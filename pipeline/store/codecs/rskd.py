@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, Scores
 from pipeline.store.codecs.base import Arrays, ErrorBounds, encode_counts, from_gaps, places, to_gaps
 from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.ragged import owners
@@ -46,13 +46,11 @@ class RSKD:
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
         """`draw_n` counts distinct tokens."""
-        encode_counts(scores.draw_n, "draw")  # a multiplicity has one byte as well
+        encode_counts(scores.tail_samples.counts, "draw")  # a multiplicity has one byte as well
         vocab = len(rank_of_token)
-        place, count = np.unique(places(scores.draw_ids, scores.draw_n, rank_of_token), return_counts=True)
-        n_N = np.bincount(place // vocab, minlength=len(scores.draw_n)).astype(np.int32)
-        none, no_logp = scores.draw_ids[:0], scores.draw_logp[:0]
-        rest = replace(scores, draw_ids=none, draw_logp=no_logp, draw_n=np.zeros_like(n_N))
-        arrays = self._rest.encode(rest, rank_of_token)
+        place, count = np.unique(places(scores.tail_samples, rank_of_token), return_counts=True)
+        n_N = np.bincount(place // vocab, minlength=len(scores)).astype(np.int32)
+        arrays = self._rest.encode(replace(scores, tail_samples=Entries.none(len(scores))), rank_of_token)
         del arrays["draw_p"]
         return arrays | {
             "draw_id": to_gaps(place, n_N, vocab, distinct=True),
@@ -67,8 +65,9 @@ class RSKD:
         scores = self._rest.decode(arrays | none, token_of_rank)
         n_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
         owner = owners(n_N)
-        draws_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)
+        samples_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)
         ids = from_gaps(arrays["draw_id"], n_N, token_of_rank, distinct=True)
-        tail_N = np.maximum(scores.tail_NH[:, 0], math.exp(-self.floor_nats))  # a draw is not impossible
-        logp = np.log(count / draws_N[owner] * tail_N[owner]).astype(np.float32)
-        return replace(scores, draw_ids=np.repeat(ids, count), draw_logp=np.repeat(logp, count), draw_n=draws_N)
+        tail_N = np.maximum(scores.stats.tail_NH[:, 0], math.exp(-self.floor_nats))  # a draw is not impossible
+        logp = np.log(count / samples_N[owner] * tail_N[owner]).astype(np.float32)
+        samples = Entries(ids=np.repeat(ids, count), logp=np.repeat(logp, count), counts=samples_N)
+        return replace(scores, tail_samples=samples)

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, PositionStats, Scores
 from pipeline.store.codecs.base import (
     SMALL_P,
     SQRT_ENTROPY_ERROR,
+    STORED_NAMES,
     TAIL_G_ERROR,
     Arrays,
     ErrorBounds,
@@ -32,7 +33,7 @@ from pipeline.store.codecs.base import (
     to_gaps,
 )
 from pipeline.store.codecs.prediction import Expectation, less_first, plus_first
-from pipeline.store.ragged import GROUPS, reduced
+from pipeline.store.ragged import reduced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +80,20 @@ class Sqrt8:
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
         """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
         arrays = encode_positions(scores)
-        for group in GROUPS:
-            ids, logp, n_N = (getattr(scores, f"{group}_{name}") for name in ("ids", "logp", "n"))
-            place = places(ids, n_N, rank_of_token)
+        for group, field in STORED_NAMES.items():
+            entries: Entries = getattr(scores, field)
+            place = places(entries, rank_of_token)
             order = np.argsort(place, kind="stable")
-            arrays[f"{group}_id"] = to_gaps(place[order], n_N, len(rank_of_token), distinct=group != "draw")
-            arrays[f"{group}_p"] = self._codes(logp[order])
-            arrays[f"{group}_n"] = encode_counts(n_N, group)
-        arrays["token_p"] = reduced(np.maximum, arrays["head_p"], scores.head_n) - self._codes(scores.token_logp_N)
-        tail_NH = self._mass_codes(scores.tail_NH)
-        arrays["union_tail"] = tail_NH - self._mass_codes(scores.union_tail_NH)
+            arrays[f"{group}_id"] = to_gaps(place[order], entries.counts, len(rank_of_token), distinct=group != "draw")
+            arrays[f"{group}_p"] = self._codes(entries.logp[order])
+            arrays[f"{group}_n"] = encode_counts(entries.counts, group)
+        arrays["token_p"] = reduced(np.maximum, arrays["head_p"], scores.top.counts) - self._codes(
+            scores.stats.token_logp_N
+        )
+        tail_NH = self._mass_codes(scores.stats.tail_NH)
+        arrays["union_tail"] = tail_NH - self._mass_codes(scores.stats.student_tail_NH)
         expect = _expectation(self.levels, self.floor_nats)
-        sums_N = expect.sums(arrays["head_p"], scores.head_n)
+        sums_N = expect.sums(arrays["head_p"], scores.top.counts)
         arrays["entropy"] = less_first(arrays["entropy"], expect.entropy(sums_N, tail_NH[:, 0]))
         arrays["tail"] = less_first(tail_NH, expect.tail(sums_N))
         return arrays
@@ -99,23 +102,23 @@ class Sqrt8:
         """Scores of the positions in `arrays`; each position's entries ascend in rank."""
         table_C, _ = _table(self.levels, self.floor_nats)
         logp_C, mass_C = table_C.astype(np.float32), np.exp(table_C).astype(np.float32)
-        groups: Arrays = {}
-        for group in GROUPS:
-            n_N = arrays[f"{group}_n"].astype(np.int32)
-            groups[f"{group}_ids"] = from_gaps(arrays[f"{group}_id"], n_N, token_of_rank, distinct=group != "draw")
-            groups[f"{group}_logp"] = logp_C.take(arrays[f"{group}_p"], mode="clip")
-            groups[f"{group}_n"] = n_N
+        entries: dict[str, Entries] = {}
+        for group, field in STORED_NAMES.items():
+            counts_N = arrays[f"{group}_n"].astype(np.int32)
+            ids = from_gaps(arrays[f"{group}_id"], counts_N, token_of_rank, distinct=group != "draw")
+            entries[field] = Entries(ids=ids, logp=logp_C.take(arrays[f"{group}_p"], mode="clip"), counts=counts_N)
+        top_N = entries["top"].counts
         expect = _expectation(self.levels, self.floor_nats)
-        sums_N = expect.sums(arrays["head_p"], groups["head_n"])
+        sums_N = expect.sums(arrays["head_p"], top_N)
         tail_NH = plus_first(arrays["tail"], expect.tail(sums_N))
         entropy_NH = plus_first(arrays["entropy"], expect.entropy(sums_N, tail_NH[:, 0]))
-        return Scores(
-            **groups,
+        stats = PositionStats(
             tail_NH=mass_C[tail_NH],
-            union_tail_NH=mass_C[tail_NH - arrays["union_tail"]],
-            token_logp_N=logp_C[reduced(np.maximum, arrays["head_p"], groups["head_n"]) - arrays["token_p"]],
+            student_tail_NH=mass_C[tail_NH - arrays["union_tail"]],
+            token_logp_N=logp_C[reduced(np.maximum, arrays["head_p"], top_N) - arrays["token_p"]],
             **decode_positions(arrays | {"entropy": entropy_NH}),
         )
+        return Scores(**entries, stats=stats)
 
     def _codes(self, logp: NDArray[Any]) -> NDArray[np.uint8]:
         assert not np.isnan(logp).any(), "a log-prob is NaN"

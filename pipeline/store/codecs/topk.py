@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Floats, Scores
+from pipeline.core.types import Entries, Floats, PositionStats, Scores
 from pipeline.store.codecs.base import (
     SQRT_ENTROPY_ERROR,
+    STORED_NAMES,
     TAIL_G_ERROR,
     Arrays,
     ErrorBounds,
@@ -25,7 +26,6 @@ from pipeline.store.codecs.base import (
     id_dtype,
     places,
 )
-from pipeline.store.ragged import GROUPS
 
 _FLOOR_NATS = 64.0
 _SMALL_NATS = 8.0
@@ -57,32 +57,35 @@ class TopK:
         """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
         arrays = encode_positions(scores)
         vocab = len(rank_of_token)
-        for group in GROUPS:
-            ids, logp, n_N = (getattr(scores, f"{group}_{name}") for name in ("ids", "logp", "n"))
-            place, half = places(ids, n_N, rank_of_token), _half(logp)
-            order = _likeliest_first(place, half, vocab, distinct=group != "draw")
-            arrays[f"{group}_token"] = ids[order].astype(id_dtype(vocab))
+        for group, field in STORED_NAMES.items():
+            entries: Entries = getattr(scores, field)
+            half = _half(entries.logp)
+            order = _likeliest_first(places(entries, rank_of_token), half, vocab, distinct=group != "draw")
+            arrays[f"{group}_token"] = entries.ids[order].astype(id_dtype(vocab))
             arrays[f"{group}_logp"] = half[order]
-            arrays[f"{group}_n"] = encode_counts(n_N, group)
-        arrays["token_logp"] = _half(scores.token_logp_N)
-        arrays["log_tail"] = _half_mass(scores.tail_NH)
-        arrays["log_union_tail"] = _half_mass(scores.union_tail_NH)
+            arrays[f"{group}_n"] = encode_counts(entries.counts, group)
+        arrays["token_logp"] = _half(scores.stats.token_logp_N)
+        arrays["log_tail"] = _half_mass(scores.stats.tail_NH)
+        arrays["log_union_tail"] = _half_mass(scores.stats.student_tail_NH)
         return arrays
 
     def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:  # noqa: ARG002
         """Scores of the positions in `arrays`, in the order that is stored; ranks are not needed."""
-        groups: Arrays = {}
-        for group in GROUPS:
-            groups[f"{group}_ids"] = arrays[f"{group}_token"].astype(np.int32)
-            groups[f"{group}_logp"] = arrays[f"{group}_logp"].astype(np.float32)
-            groups[f"{group}_n"] = arrays[f"{group}_n"].astype(np.int32)
-        return Scores(
-            **groups,
+        entries = {
+            field: Entries(
+                ids=arrays[f"{group}_token"].astype(np.int32),
+                logp=arrays[f"{group}_logp"].astype(np.float32),
+                counts=arrays[f"{group}_n"].astype(np.int32),
+            )
+            for group, field in STORED_NAMES.items()
+        }
+        stats = PositionStats(
             tail_NH=_mass(arrays["log_tail"]),
-            union_tail_NH=_mass(arrays["log_union_tail"]),
+            student_tail_NH=_mass(arrays["log_union_tail"]),
             token_logp_N=arrays["token_logp"].astype(np.float32),
             **decode_positions(arrays),
         )
+        return Scores(**entries, stats=stats)
 
 
 def _likeliest_first(

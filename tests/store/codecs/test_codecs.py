@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Entries, PositionStats, Scores
 from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import CODECS, Codec, ErrorBounds, build_codec, config_of, stored_fingerprint
 from pipeline.store.codecs.base import MOST_G, SMALL_P
 from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.manifest import decode_manifest
-from pipeline.store.ragged import join_scores
+from pipeline.store.ragged import ENTRIES, join_scores
 from schemas.manifest import Manifest, Measured
 from schemas.segment import PAYLOAD
+from tests.scores import arrays_of, entries
 
 codecs = pytest.mark.parametrize("codec", [pytest.param(codec, id=name) for name, codec in CODECS.items()])
 
@@ -25,28 +26,26 @@ codecs = pytest.mark.parametrize("codec", [pytest.param(codec, id=name) for name
 def _random_scores(seed: int, positions: int, vocab: int, temperatures: int) -> Scores:
     """Anything the record allows: empty heads, repeated draws, masses of exactly 0 and 1."""
     rng = np.random.default_rng(seed)
-    groups: dict[str, list[NDArray[np.int64]]] = {"head": [], "draw": [], "union": []}
+    groups: dict[str, list[NDArray[np.int64]]] = {"top": [], "tail_samples": [], "student": []}
     for _ in range(positions):
         chosen = rng.permutation(vocab)[: rng.integers(0, min(vocab, 12))]
         cut = int(rng.integers(0, len(chosen) + 1))
-        groups["head"].append(chosen[:cut])
-        groups["union"].append(chosen[cut:])
-        groups["draw"].append(rng.integers(0, vocab, rng.integers(0, 5)))
-    flat = {name: np.concatenate([*rows, np.zeros(0, np.int64)]) for name, rows in groups.items()}
+        groups["top"].append(chosen[:cut])
+        groups["student"].append(chosen[cut:])
+        groups["tail_samples"].append(rng.integers(0, vocab, rng.integers(0, 5)))
     tail_NH = rng.choice([0.0, 1.0, 1e-12, 0.3, 0.004], size=(positions, temperatures))
     lse_NH = rng.normal(size=(positions, temperatures)) * (np.arange(temperatures) > 0)
-    return Scores(
-        **{f"{name}_ids": ids.astype(np.int32) for name, ids in flat.items()},
-        **{f"{name}_logp": -rng.exponential(4, len(ids)).astype(np.float32) for name, ids in flat.items()},
-        **{f"{name}_n": np.array([len(one) for one in rows], np.int32) for name, rows in groups.items()},
+    of_group = {name: entries(rows, -rng.exponential(4, sum(map(len, rows)))) for name, rows in groups.items()}
+    stats = PositionStats(
         tail_NH=tail_NH.astype(np.float32),
-        union_tail_NH=(tail_NH * rng.random((positions, temperatures))).astype(np.float32),
+        student_tail_NH=(tail_NH * rng.random((positions, temperatures))).astype(np.float32),
         lse_NH=lse_NH.astype(np.float32),
         token_logp_N=-rng.exponential(4, positions).astype(np.float32),
         entropy_NH=rng.choice([0.0, 1e-5, 0.4, 2.0, 10.8], size=(positions, temperatures)).astype(np.float32),
-        realised_only_N=rng.random(positions) < 0.3,
-        tail_g_N=rng.choice([np.nan, 0.0, -0.3, -13.1, -63.5, -70.0, -np.inf], size=positions).astype(np.float32),
+        stored_only_because_sampled_N=rng.random(positions) < 0.3,
+        tail_mean_N=rng.choice([np.nan, 0.0, -0.3, -13.1, -63.5, -70.0, -np.inf], size=positions).astype(np.float32),
     )
+    return Scores(**of_group, stats=stats)
 
 
 def _permutation(vocab: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -54,13 +53,11 @@ def _permutation(vocab: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return token_of_rank, np.argsort(token_of_rank)
 
 
-def _by_token(
-    ids: NDArray[np.int32], logp: NDArray[np.float32], n_N: NDArray[np.int32]
-) -> list[list[tuple[int, float]]]:
-    ends = np.cumsum(n_N)
+def _by_token(entries: Entries) -> list[list[tuple[int, float]]]:
+    ends = np.cumsum(entries.counts)
     return [
-        sorted(zip(ids[end - n : end].tolist(), logp[end - n : end].tolist(), strict=True))
-        for end, n in zip(ends.tolist(), n_N.tolist(), strict=True)
+        sorted(zip(entries.ids[end - n : end].tolist(), entries.logp[end - n : end].tolist(), strict=True))
+        for end, n in zip(ends.tolist(), entries.counts.tolist(), strict=True)
     ]
 
 
@@ -93,28 +90,27 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
         assert array.dtype.name in kind.dtypes
         assert array.dtype.name != ("uint32" if vocab <= 65536 else "uint16") or name.endswith("_n")
         assert len(array) == (arrays[f"{rows[kind.axes]}_n"].sum() if kind.axes in rows else positions)
-    for group in ("head", "draw", "union"):
-        n_N = getattr(scores, f"{group}_n")
-        assert getattr(got, f"{group}_n").tolist() == n_N.tolist()
-        before = _by_token(getattr(scores, f"{group}_ids"), getattr(scores, f"{group}_logp"), n_N)
-        after = _by_token(getattr(got, f"{group}_ids"), getattr(got, f"{group}_logp"), n_N)
+    for group in ENTRIES:
+        assert getattr(got, group).counts.tolist() == getattr(scores, group).counts.tolist()
+        before, after = (_by_token(getattr(either, group)) for either in (scores, got))
         assert [[token for token, _ in row] for row in after] == [[token for token, _ in row] for row in before]
-        if group != "draw" or not codec.bounds.draws_estimated:
+        if group != "tail_samples" or not codec.bounds.draws_estimated:
             p, q = (np.exp([logp for row in rows for _, logp in row]) for rows in (before, after))
             _in_bounds(codec, p, q)
-    for name in ("tail_NH", "union_tail_NH"):
-        mass, back = getattr(scores, name).astype(np.float64), getattr(got, name).astype(np.float64)
+    for name in ("tail_NH", "student_tail_NH"):
+        mass, back = (getattr(either.stats, name).astype(np.float64) for either in (scores, got))
         assert ((mass == 0) == (back == 0)).all()
         _in_bounds(codec, mass[mass > 0], back[mass > 0])
-    assert (got.lse_NH == scores.lse_NH).all()
-    assert (got.realised_only_N == scores.realised_only_N).all()
-    assert (np.abs(np.sqrt(got.entropy_NH) - np.sqrt(scores.entropy_NH)) <= codec.bounds.sqrt_entropy).all()
-    none_N = np.isnan(scores.tail_g_N)
-    assert (np.isnan(got.tail_g_N) == none_N).all()
-    g_N = np.maximum(scores.tail_g_N[~none_N], -MOST_G)
-    assert (np.abs(got.tail_g_N[~none_N] - g_N) <= codec.bounds.tail_g).all()
-    _in_bounds(codec, *(np.exp(one.token_logp_N.astype(np.float64)) for one in (scores, got)))
-    assert all(getattr(got, f).dtype == getattr(scores, f).dtype for f in Scores.__slots__)
+    assert (got.stats.lse_NH == scores.stats.lse_NH).all()
+    assert (got.stats.stored_only_because_sampled_N == scores.stats.stored_only_because_sampled_N).all()
+    assert (np.abs(np.sqrt(got.stats.entropy_NH) - np.sqrt(scores.stats.entropy_NH)) <= codec.bounds.sqrt_entropy).all()
+    none_N = np.isnan(scores.stats.tail_mean_N)
+    assert (np.isnan(got.stats.tail_mean_N) == none_N).all()
+    g_N = np.maximum(scores.stats.tail_mean_N[~none_N], -MOST_G)
+    assert (np.abs(got.stats.tail_mean_N[~none_N] - g_N) <= codec.bounds.tail_g).all()
+    _in_bounds(codec, *(np.exp(one.stats.token_logp_N.astype(np.float64)) for one in (scores, got)))
+    before_and_after = zip(arrays_of(scores).values(), arrays_of(got).values(), strict=True)
+    assert all(either.dtype == other.dtype for either, other in before_and_after)
 
     again = codec.encode(got, rank_of_token)
     for name, array in arrays.items():
@@ -150,45 +146,39 @@ def _through(codec: Codec, logp: NDArray[np.float32]) -> NDArray[np.float32]:
     scores = _one_position(ids=list(range(n)), logp=logp.tolist())
     ranks = np.arange(max(n, 2))
     got = codec.decode(codec.encode(scores, ranks), ranks)
-    return got.head_logp[np.argsort(got.head_ids)]
+    return got.top.logp[np.argsort(got.top.ids)]
 
 
 def _one_position(
     *,
     ids: list[int],
     logp: list[float],
-    draw_ids: tuple[int, ...] = (),
-    union_ids: tuple[int, ...] = (),
+    tail_samples: tuple[int, ...] = (),
+    student: tuple[int, ...] = (),
     tail: float = 0.0,
-    union_tail: float = 0.0,
+    student_tail: float = 0.0,
     token_logp: float = 0.0,
     entropy: float = 0.0,
-    realised_only: bool = False,
-    tail_g: float = math.nan,
+    stored_only_because_sampled: bool = False,
+    tail_mean: float = math.nan,
 ) -> Scores:
-    def ints(values: object) -> NDArray[np.int32]:
-        return np.array(values, np.int32)
-
     def floats(values: object) -> NDArray[np.float32]:
         return np.array(values, np.float32)
 
-    return Scores(
-        head_ids=ints(ids),
-        head_logp=floats(logp),
-        head_n=ints([len(ids)]),
-        draw_ids=ints(draw_ids),
-        draw_logp=floats([math.log(0.0025)] * len(draw_ids)),
-        draw_n=ints([len(draw_ids)]),
-        union_ids=ints(union_ids),
-        union_logp=floats([-20.0] * len(union_ids)),
-        union_n=ints([len(union_ids)]),
+    stats = PositionStats(
         tail_NH=floats([[tail]]),
-        union_tail_NH=floats([[union_tail]]),
+        student_tail_NH=floats([[student_tail]]),
         lse_NH=floats([[0.0]]),
         token_logp_N=floats([token_logp]),
         entropy_NH=floats([[entropy]]),
-        realised_only_N=np.array([realised_only]),
-        tail_g_N=floats([tail_g]),
+        stored_only_because_sampled_N=np.array([stored_only_because_sampled]),
+        tail_mean_N=floats([tail_mean]),
+    )
+    return Scores(
+        top=entries([ids], logp),
+        tail_samples=entries([tail_samples], math.log(0.0025)),
+        student=entries([student], -20.0),
+        stats=stats,
     )
 
 
@@ -241,14 +231,14 @@ def test_literal_bytes(codec: Codec) -> None:
     scores = _one_position(
         ids=[2, 3, 7],  # ranks 4, 1, 7
         logp=[0.0, math.log(0.25), -30.0],
-        draw_ids=(6, 0, 6),  # ranks 6, 3, 6
-        union_ids=(5,),  # rank 0
+        tail_samples=(6, 0, 6),  # ranks 6, 3, 6
+        student=(5,),  # rank 0
         tail=0.25,
-        union_tail=0.0,
+        student_tail=0.0,
         token_logp=-1.5,
         entropy=2.25,
-        realised_only=True,
-        tail_g=-12.3,
+        stored_only_because_sampled=True,
+        tail_mean=-12.3,
     )
     arrays = codec.encode(scores, np.argsort(TOKEN_OF_RANK))
     assert {name: array.tobytes() for name, array in arrays.items()} == LITERAL_BYTES[codec.name]
@@ -258,17 +248,17 @@ def test_a_draw_of_rskd_is_estimated_by_how_often_it_came() -> None:
     codec, ranks = CODECS["rskd"], np.arange(8)
     scores = join_scores(
         [
-            _one_position(ids=[1], logp=[-0.7], draw_ids=(6, 3, 6, 6), tail=0.25),
-            _one_position(ids=[1], logp=[0.0], draw_ids=(2,), tail=0.0),
+            _one_position(ids=[1], logp=[-0.7], tail_samples=(6, 3, 6, 6), tail=0.25),
+            _one_position(ids=[1], logp=[0.0], tail_samples=(2,), tail=0.0),
             _one_position(ids=[1], logp=[0.0], tail=0.25),
         ],
         1,
     )
     got = codec.decode(codec.encode(scores, ranks), ranks)
-    assert got.draw_ids.tolist() == [3, 6, 6, 6, 2]
-    assert got.draw_n.tolist() == [4, 1, 0]
-    assert np.exp(got.draw_logp[:4]) == pytest.approx([0.0625, 0.1875, 0.1875, 0.1875], rel=1e-6)
-    assert got.draw_logp[4] == pytest.approx(-20)  # the floor: what was drawn is not impossible
+    assert got.tail_samples.ids.tolist() == [3, 6, 6, 6, 2]
+    assert got.tail_samples.counts.tolist() == [4, 1, 0]
+    assert np.exp(got.tail_samples.logp[:4]) == pytest.approx([0.0625, 0.1875, 0.1875, 0.1875], rel=1e-6)
+    assert got.tail_samples.logp[4] == pytest.approx(-20)  # the floor: what was drawn is not impossible
 
 
 def test_every_half_is_its_own_code() -> None:
@@ -297,7 +287,7 @@ def test_every_code_means_what_the_schema_says() -> None:
     ranks = np.arange(8)
     tail = codes[:, None] - np.uint8(255)  # without a head all the mass is expected in the tail
     arrays = codec.encode(rows, ranks) | {"tail": tail, "union_tail": np.zeros((256, 1), np.uint8)}
-    masses = codec.decode(arrays, ranks).tail_NH[:, 0]
+    masses = codec.decode(arrays, ranks).stats.tail_NH[:, 0]
     assert np.allclose(masses, p, rtol=1e-6, atol=0)
     assert (np.diff(masses) > 0).all()
 
@@ -317,14 +307,14 @@ def test_impossible_tokens_are_clamped(codec: Codec) -> None:
     ranks = np.arange(8)
     scores = _one_position(ids=[1], logp=[-math.inf], tail=-1e-8, token_logp=-math.inf)
     got = codec.decode(codec.encode(scores, ranks), ranks)
-    assert got.head_logp[0] == pytest.approx(math.log(codec.bounds.floor_p))
-    assert got.tail_NH[0, 0] == 0
-    assert np.isfinite(got.token_logp_N).all()
+    assert got.top.logp[0] == pytest.approx(math.log(codec.bounds.floor_p))
+    assert got.stats.tail_NH[0, 0] == 0
+    assert np.isfinite(got.stats.token_logp_N).all()
 
 
 @codecs
 def test_too_many_entries_are_refused(codec: Codec) -> None:
-    scores = _one_position(ids=[], logp=[], draw_ids=(1,) * 256)
+    scores = _one_position(ids=[], logp=[], tail_samples=(1,) * 256)
     with pytest.raises(StoreError, match="draw entries: expected at most 255 at a position, got 256"):
         codec.encode(scores, np.arange(8))
 

@@ -11,7 +11,7 @@ from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import CODECS
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.ragged import join_scores
-from tests.scores import head_only
+from tests.scores import entries, head_only
 
 SQRT8, RSKD = CODECS["sqrt8"], CODECS["rskd"]
 
@@ -41,15 +41,12 @@ def test_the_figures_are_those_of_a_calculation_by_hand() -> None:
 
 def test_entries_are_compared_token_by_token() -> None:
     before, after = _row([0.5, 0.25, 0.125], 0.125), _row([0.5, 0.25, 0.125], 0.125)
-    turned = replace(after, head_ids=after.head_ids[::-1].copy(), head_logp=after.head_logp[::-1].copy())
+    turned = replace(after, top=replace(after.top, ids=after.top.ids[::-1].copy(), logp=after.top.logp[::-1].copy()))
     assert measure(before, turned, SQRT8).sqrt_p_max == 0
 
 
 def test_draws_count_unless_they_are_estimates() -> None:
-    drawn = {"draw_ids": np.array([5], np.int32), "draw_n": np.array([1], np.int32)}
-    before, after = (
-        replace(_row([0.5], 0.5), **drawn, draw_logp=np.array([logp], np.float32)) for logp in (-3.0, -2.0)
-    )
+    before, after = (replace(_row([0.5], 0.5), tail_samples=entries([[5]], logp)) for logp in (-3.0, -2.0))
     assert measure(before, after, RSKD).sqrt_p_max == 0
     with pytest.raises(StoreError, match=r"codec sqrt8: expected an error of sqrt_p of at most 0\.0039\d+, got 0\.14"):
         measure(before, after, SQRT8)
@@ -64,6 +61,6 @@ def test_a_sample_is_spread_evenly() -> None:
     positions = 3 * 4096
     head = head_only([1] * positions, math.log(0.5), [1] * positions, tail=0.5, token_logp=-1.0)
     logp = np.where(np.arange(positions) % 3 == 0, math.log(0.501), math.log(0.5)).astype(np.float32)
-    found = measure(head, replace(head, head_logp=logp), SQRT8)
+    found = measure(head, replace(head, top=replace(head.top, logp=logp)), SQRT8)
     assert found.positions == 4096
     assert found.sqrt_p_mean == pytest.approx((math.sqrt(0.501) - math.sqrt(0.5)) / 4, rel=1e-3)
