@@ -1,8 +1,8 @@
-"""Prompts to rollouts: which prompts a round takes, and the completions of a student, the teacher or the data set.
+"""Choose the prompts of a round, and turn prompts into rollouts with a sampler.
 
-Rounds take training prompts in epochs, each in an order keyed by (seed, author, epoch). Batches are fixed before
-anything is sampled, sorted by length, so that one batch can be made again alone after a kill and gives the same
-completions.
+* Rounds take training prompts in epochs; each epoch has a random order keyed by (seed, student, epoch).
+* Guarantee: batches are fixed before anything is sampled, sorted by prompt length. So a killed run can sample one batch
+  again and gets the same completions.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,73 +19,92 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutParams:
-    """How a student writes its rollouts."""
+    """How a student samples its rollouts."""
 
     prompts: Count
-    """Training prompts a round takes, by epochs, at most all; 0, with batches.student_fraction: 0, costs nothing."""
+    """Training prompts per round, at most all, taken in epochs. 0, for batches.student_fraction: 0, costs nothing."""
     samples_per_prompt: Positive
-    """Completions of each, as in GRPO: a prompt costs once, however many there are."""
+    """Completions per prompt, as in GRPO. A prompt is read once for all its completions."""
     batch_size: Positive
-    """Completions decoded at once."""
+    """Completions sampled in one batch."""
     precision: Precision
-    """Of the sampler's weights."""
+    """Number format of the sampler's weights."""
     sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusParams:
-    """The static data that every student shares: scored once. Both kinds take the same prompts as far as they go."""
+    """The fixed corpus, which all students share and the teacher scores once.
+
+    References and generations belong to the same prompts as far as their numbers allow.
+    """
 
     references: Count
     """Prompts with the data set's own completion."""
     generations: Count
-    """Prompts with completions by the teacher."""
+    """Prompts with completions of the teacher."""
     samples_per_prompt: Positive
-    """The teacher's completions of each."""
+    """The teacher's completions per prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One completion to write."""
+    """One completion to sample."""
 
     sample_id: str
     prompt: Prompt
 
 
 def shuffle_prompts(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
-    """At most `count` prompts in an order that depends on the key and the prompts' ids alone."""
-    return sorted(prompts, key=lambda one: derive_seed(*key, one.prompt_id))[:count]
+    """Return at most `count` prompts in a random order that depends only on the key and the prompts' ids."""
+    return sorted(prompts, key=lambda prompt: derive_seed(*key, prompt.prompt_id))[:count]
 
 
-def prompts_of_round(prompts: Sequence[Prompt], count: int, turn: int, *key: object) -> list[Prompt]:
-    """The `count` prompts, at most all, of the turn-th round, from 0: none comes again before the others of its epoch.
+def prompts_of_round(prompts: Sequence[Prompt], count: int, index: int, *key: object) -> list[Prompt]:
+    """Return the prompts of a round: no prompt comes again before its epoch ends.
 
-    Prompts that are too few for another round are left out of their epoch, as a DataLoader drops its last batch.
+    An epoch drops the last prompts if they are too few for another round, as a DataLoader drops its last batch.
+
+    Args:
+        prompts: All training prompts.
+        count: Prompts per round, at most all.
+        index: The round's number, from 0.
+        key: The key of the random order.
     """
     if count == 0:
         return []
-    epoch, at = divmod(turn, max(1, len(prompts) // count))
-    return shuffle_prompts(prompts, len(prompts), *key, epoch)[at * count : (at + 1) * count]
+    epoch, place = divmod(index, max(1, len(prompts) // count))
+    return shuffle_prompts(prompts, len(prompts), *key, epoch)[place * count : (place + 1) * count]
 
 
 def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, name: str) -> list[list[Request]]:
-    """Requests in batches of similar prompt length; ids are `name/prompt/sample`."""
+    """Return the requests for `samples` completions per prompt, in batches of similar prompt length.
+
+    Sample ids are `name/prompt/sample`.
+    """
     requests = [
-        Request(sample_id=f"{name}/{prompt.prompt_id}/{index}", prompt=prompt)
+        Request(sample_id=f"{name}/{prompt.prompt_id}/{sample}", prompt=prompt)
         for prompt in prompts
-        for index in range(samples)
+        for sample in range(samples)
     ]
-    requests.sort(key=lambda one: (len(one.prompt.prompt_ids), one.sample_id))
+    requests.sort(key=lambda request: (len(request.prompt.prompt_ids), request.sample_id))
     return [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
 
 
 def collect_rollouts(
     batch: Sequence[Request], sampler: Sampler, sampling: Sampling, decode: Decode, *, source: Source
 ) -> list[Rollout]:
-    """The rollouts of one batch; what the author found likely, and draws from the rest, are recorded of students."""
-    if source != "student":
+    """Sample the rollouts of one batch.
+
+    Only rollouts of a student record its likely tokens and its tail samples.
+
+    Raises:
+        DataError: When a prompt and a completion do not fit into the model's context.
+    """
+    recording = source == "student"
+    if not recording:
         sampling = replace(sampling, record_max=0, record_tail_samples=0)
-    sampled = sampler.sample([one.prompt.prompt_ids for one in batch], [one.sample_id for one in batch], sampling)
+    prompts_ids, sample_ids = [request.prompt.prompt_ids for request in batch], [request.sample_id for request in batch]
     return [
         Rollout(
             rollout_id=request.sample_id,
@@ -93,18 +112,18 @@ def collect_rollouts(
             source=source,
             policy=sampler.fingerprint,
             prompt_ids=request.prompt.prompt_ids,
-            completion_ids=one.token_ids,
-            behaviour_logp=one.logp,
-            support_ids=one.support_ids if source == "student" else [],
-            tail_sample_ids=one.tail_sample_ids if source == "student" else [],
-            tail_offset=one.tail_offset if source == "student" else [],
-            finished=one.finished,
-            text=decode(one.token_ids),
+            completion_ids=sampled.token_ids,
+            behaviour_logp=sampled.logp,
+            support_ids=sampled.support_ids if recording else [],
+            tail_sample_ids=sampled.tail_sample_ids if recording else [],
+            tail_offset=sampled.tail_offset if recording else [],
+            finished=sampled.finished,
+            text=decode(sampled.token_ids),
         )
-        for request, one in zip(batch, sampled, strict=True)
+        for request, sampled in zip(batch, sampler.sample(prompts_ids, sample_ids, sampling), strict=True)
     ]
 
 
 def turn_of(round_id: str) -> int:
-    """Which of the rounds it is, from 0."""
+    """Return the number of a round, from 0, by its id (`r1` is 0)."""
     return int(round_id.removeprefix("r")) - 1

@@ -1,4 +1,4 @@
-"""Rollouts that are used again."""
+"""Select rollouts of earlier rounds to train on again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,11 +7,15 @@ from pipeline.core.types import Rollout
 
 
 def replayed_rollouts(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, step: int) -> list[Rollout]:
-    """A student's own rollouts of the latest `rounds` before global step `step`, none older than `max_age` steps.
+    """Return a student's own rollouts of its latest rounds, marked as replayed.
 
-    `earlier` is the file of the round before, which holds what that one replayed.
+    Args:
+        earlier: All rollouts of the previous round's file, which include the rollouts that it replayed.
+        rounds: The number of rounds to replay.
+        max_age: The largest age of a rollout in optimizer steps; None has no limit.
+        step: The global step before which the rollouts are used.
     """
-    own = [one for one in earlier if one.source in ("student", "replay")]
-    latest = sorted({one.step for one in own}, reverse=True)[:rounds]
-    kept = {one for one in latest if max_age is None or step - one <= max_age}
-    return [replace(one, source="replay") for one in own if one.step in kept]
+    own = [rollout for rollout in earlier if rollout.source in ("student", "replay")]
+    latest = sorted({rollout.step for rollout in own}, reverse=True)[:rounds]
+    replayed = {start for start in latest if max_age is None or step - start <= max_age}
+    return [replace(rollout, source="replay") for rollout in own if rollout.step in replayed]

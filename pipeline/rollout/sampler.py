@@ -1,7 +1,6 @@
-"""What an engine offers: a sampler that writes completions, a scorer that judges them.
+"""The interface of a sampler: token ids in, token ids and what was recorded of them out.
 
-Token ids go in and come out; an engine never sees text. Completion-aligned on both sides: position t of every result
-belongs to completion token t.
+Results are aligned with the completion: entry t of each list belongs to completion token t.
 """
 
 from collections.abc import Sequence
@@ -13,25 +12,34 @@ from pipeline.core.sampling import Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """One completion of T tokens."""
+    """One sampled completion of T tokens."""
 
     token_ids: list[int]
-    logp: list[float]  # [T] under the distribution that was sampled from
-    support_ids: list[list[int]]  # [T] lists
-    tail_sample_ids: list[list[int]]  # [T] lists
-    tail_offset: list[float]  # [T]
-    finished: bool  # the last token is eos
+    logp: list[float]  # [T] nats, under the distribution that was sampled from
+    support_ids: list[list[int]]  # [T] lists: tokens above `record_threshold`, the likeliest first
+    tail_sample_ids: list[list[int]]  # [T] lists: samples from all other tokens
+    tail_offset: list[float]  # [T] nats, as in core.types.Rollout
+    finished: bool  # the last token is an end token
 
 
 class Sampler(Protocol):
-    """Writes completions. Equal (sample id, seed, prompt, model) give equal uniform draws, whatever the batch."""
+    """Samples completions.
 
-    fingerprint: str
+    Guarantee: the random numbers of a completion depend on its sample id and the seed alone, not on its batch.
+    """
+
+    fingerprint: str  # of the model
 
     def sample(
         self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling | Sequence[Sampling]
     ) -> list[Sampled]:
-        """One completion for each prompt of a batch, all drawn alike or each in its way.
+        """Return one completion for each prompt of a batch.
 
-        Prompts that repeat may cost once.
+        Args:
+            prompts_ids: Token ids of the prompts; equal prompts may cost as much as one.
+            sample_ids: The key of each completion's random numbers.
+            sampling: Parameters for the whole batch, or for each completion.
+
+        Raises:
+            DataError: When a prompt and a completion do not fit into the model's context.
         """
