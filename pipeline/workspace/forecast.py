@@ -1,21 +1,20 @@
-"""What the schedule still asks of the teacher: positions, bytes in the store, seconds; and what each figure rests on.
+"""Estimate what the schedule still has to score: positions, bytes in the store and seconds, each with its basis.
 
-Rollouts that exist count exactly, less what the store has, and are taken as they lie there, current or not. Those to
-come are estimated: their number from params.yaml; their length from the student's latest round, every later round going
-half of the way that is left to the length of the teacher's own completions, because that is whom it learns from; bytes
-from the same scorer's segments, the corpus and the students' rounds apart; seconds from work/costs.
-Cost: two seconds; neither models nor torch are loaded. Measured on the default job (docs/decisions.md): a round that is
-written comes out within 10 % of its bytes once another round, or eight of its own sequences, are scored.
-Not taken: asking DVC which stages would run, which hashes every dependency; all rounds as long as the latest (25 % too
-many bytes).
+* Rollouts that exist are counted exactly, less the sequences whose scores are in the store.
+* Rollouts to come are estimated. params.yaml has their number. Their length starts at the length in the latest round
+  of the student, and every later round goes half of the way that is left to the length of the teacher's own
+  completions, because the student learns from the teacher. With the length of the latest round alone, the estimate of
+  a run came out 25 % too high, and with this rule at most 5 % (docs/decisions/032-forecast-halfway.md).
+* Bytes come from segments of the same scorer, and seconds from work/costs.
+* Cost: 2 s. Neither a model nor torch is loaded.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -27,199 +26,199 @@ from pipeline.store.keys import key_of, unknown
 from pipeline.store.lookup import find_known
 from pipeline.store.manifest import is_chunk, read_manifest
 
-Kind: TypeAlias = Literal["corpus", "student"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreStage:
-    """One score stage of the schedule; in its order."""
+    """One score stage of the schedule."""
 
     name: str
-    student: str | None  # None: the corpus
-    rollouts: list[Rollout] | None  # None: not written yet
+    student: str | None
+    """The student that samples the rollouts; None for the fixed corpus."""
+    rollouts: list[Rollout] | None
+    """The rollouts to score; None while they are not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringEstimate:
-    """What one score stage still asks of the teacher."""
+    """What one score stage still takes."""
 
     name: str
-    known: int  # positions that the store has
+    known: int = 0
+    """Positions whose scores are in the store."""
+    segments: tuple[str, ...] = ()
+    """Segments of the store that hold these scores."""
+    sequences: int
+    """Sequences that the teacher still has to score."""
     positions: int
-    tokens: int  # that the teacher reads
-    bytes: int | None  # in the store; None where nothing tells
-    seconds: float | None
+    """Their completion tokens."""
+    tokens: int
+    """Tokens that the teacher reads for these positions, prompts included."""
+    bytes: int | None = 0
+    """Bytes that the scores take in the store; None where no segment of the scorer exists."""
+    seconds: float | None = 0.0
+    """Seconds of the stage; None where no score stage has been timed."""
     basis: str
+    """What the numbers are computed from, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """Something measured a unit, and on what."""
+class SegmentSize:
+    """The size of a segment in the store."""
 
-    value: float
-    basis: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """Of a segment of the store; bytes."""
-
-    kind: Kind
+    student: bool
+    """Whether it holds completions of a student; otherwise it holds the fixed corpus."""
     positions: int
-    payload: int  # the arrays' chunks, which grow with the positions
-    rest: int  # all other files but the ranks: alike for segments of as many sequences
+    payload: int
+    """Bytes of the arrays, which grow with the positions."""
+    rest: int
+    """Bytes of all other files except the token ranks; they depend on the number of sequences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastInputs:
-    """What the figures rest on."""
+    """The files and parameters that an estimate is computed from."""
 
-    prompts: Sequence[Prompt]  # for training; none yet means the longest that params.yaml admits
+    prompts: Sequence[Prompt]
+    """Training prompts. While there are none, each counts with the longest length that params.yaml admits."""
     max_prompt_tokens: int
     corpus: CorpusParams
     rollout: RolloutParams
-    flush_every: int  # sequences of a segment
+    flush_every: int
+    """Sequences per segment."""
     store: Path
     scorer: str | None
-    sizes: Mapping[str, Size]  # of the scorer's segments, by their names
-    seconds_rate: Rate | None  # a token that the teacher reads
+    sizes: Mapping[str, SegmentSize]
+    """Sizes of the scorer's segments, by name."""
+    costs: Mapping[str, Mapping[str, Any]]
+    """The files of work/costs, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Workload:
-    """What the teacher has to read, counted or estimated."""
-
-    known: int
-    sequences: int
-    positions: int
-    tokens: int
-    segments: Collection[str]  # that hold what is known
-    basis: str
-
-
-def forecast(works: Sequence[ScoreStage], g: ForecastInputs) -> list[ScoringEstimate]:
-    """One need for each work, in order."""
-    return [_need(work, _reading(works[:index], work, g), g) for index, work in enumerate(works)]
+def forecast(stages: Sequence[ScoreStage], inputs: ForecastInputs) -> list[ScoringEstimate]:
+    """Return one estimate per stage; the stages are in the order of the schedule."""
+    return [_estimate(stages[:index], stage, inputs) for index, stage in enumerate(stages)]
 
 
 def find_scorer(paths: Sequence[Path], teacher: str, p: ScoringParams) -> str | None:
-    """The scorer of these parameters, by the newest segment of the store that they wrote; None where there is none."""
+    """Return the scorer in the newest segment that was written with these parameters, None where there is none.
+
+    Args:
+        paths: The segments of the store.
+        teacher: The fingerprint of the teacher.
+        p: The parameters of scoring.
+    """
     dtypes = {"auto": ("torch.float32", "torch.bfloat16")}.get(p.precision, (f"torch.{p.precision}",))
-    support = p.truncation.identity()
-    written = {path: read_manifest(path) for path in paths}
-    alike = [
+    expected = (teacher, p.codec, p.truncation.identity())
+    manifests = {path: read_manifest(path) for path in paths}
+    matching = [
         path
-        for path, one in written.items()
-        if (one.teacher, one.codec, one.scoring.get("support")) == (teacher, p.codec, support) and one.dtype in dtypes
+        for path, manifest in manifests.items()
+        if (manifest.teacher, manifest.codec, manifest.scoring.get("support")) == expected and manifest.dtype in dtypes
     ]
-    newest = max(alike, key=lambda one: (one / "manifest.json").stat().st_mtime, default=None)
-    return written[newest].scorer if newest else None
+    newest = max(matching, key=lambda path: (path / "manifest.json").stat().st_mtime, default=None)
+    return manifests[newest].scorer if newest else None
 
 
-def store_sizes(paths: Sequence[Path], scorer: str | None) -> dict[str, Size]:
-    """Those of this scorer's segments, by name."""
-    found: dict[str, Size] = {}
+def store_sizes(paths: Sequence[Path], scorer: str | None) -> dict[str, SegmentSize]:
+    """Return the sizes of the segments that a scorer wrote, by name."""
+    sizes = {}
     for path in paths:
         manifest = read_manifest(path)
         if manifest.scorer == scorer:
             sources = pq.ParquetFile(path / "index.parquet").read(columns=["source"])["source"].to_pylist()
-            payload = sum(one.size_bytes for name, one in manifest.files.items() if is_chunk(name))
-            total = sum(one.size_bytes for name, one in manifest.files.items() if name != "ranks.parquet")
-            kind: Kind = "student" if "student" in sources else "corpus"
-            found[path.name] = Size(kind=kind, positions=manifest.positions, payload=payload, rest=total - payload)
-    return found
+            payload = sum(file.size_bytes for name, file in manifest.files.items() if is_chunk(name))
+            total = sum(file.size_bytes for name, file in manifest.files.items() if name != "ranks.parquet")
+            sizes[path.name] = SegmentSize(
+                student="student" in sources, positions=manifest.positions, payload=payload, rest=total - payload
+            )
+    return sizes
 
 
-def teacher_rate(costs: Mapping[str, Mapping[str, Any]]) -> Rate | None:
-    """Seconds a token that the teacher reads, loading it included, over the score stages that asked it."""
-    asked = [one for name, one in costs.items() if name.endswith("-score") and one["tokens"]]
-    if not asked:
+def teacher_rate(costs: Mapping[str, Mapping[str, Any]]) -> tuple[float, int] | None:
+    """Return the seconds per token that the teacher reads, and the number of score stages that show it.
+
+    The seconds include loading the teacher. Stages that found all scores in the store do not count.
+    """
+    timed = [cost for name, cost in costs.items() if name.endswith("-score") and cost["tokens"]]
+    if not timed:
         return None
-    value = sum(one["seconds"] for one in asked) / sum(one["tokens"] for one in asked)
-    return Rate(value=value, basis=f"{len(asked)} score stages")
+    return sum(cost["seconds"] for cost in timed) / sum(cost["tokens"] for cost in timed), len(timed)
 
 
-def _need(work: ScoreStage, reading: _Workload, g: ForecastInputs) -> ScoringEstimate:
-    size, said = _size(work, reading, g)
-    time = f"{1 / g.seconds_rate.value:.0f} tokens/s of {g.seconds_rate.basis}" if g.seconds_rate else "no stage timed"
-    nothing = not reading.positions
+def _estimate(before: Sequence[ScoreStage], stage: ScoreStage, inputs: ForecastInputs) -> ScoringEstimate:
+    if stage.rollouts is not None:
+        work = _counted(stage.name, stage.rollouts, inputs)
+    else:
+        work = _expected(before, stage, inputs)
+    if not work.positions:
+        return work
+    size, size_basis = _size(stage, work, inputs)
+    rate = teacher_rate(inputs.costs)
+    rate_basis = f"{1 / rate[0]:.0f} tokens/s of {rate[1]} score stages" if rate else "no stage timed"
+    seconds, basis = work.tokens * rate[0] if rate else None, f"{work.basis}; {size_basis}; {rate_basis}"
+    return replace(work, bytes=size, seconds=seconds, basis=basis)
+
+
+def _counted(name: str, rollouts: Sequence[Rollout], inputs: ForecastInputs) -> ScoringEstimate:
+    keys = [key_of(rollout) for rollout in rollouts]
+    places = find_known(inputs.store, inputs.scorer, keys) if inputs.scorer else []
+    segments = {place.key: place.segment for place in places}
+    missing = unknown(rollouts, segments)
     return ScoringEstimate(
-        name=work.name,
-        known=reading.known,
-        positions=reading.positions,
-        tokens=reading.tokens,
-        bytes=0 if nothing else size,
-        seconds=0.0 if nothing else reading.tokens * g.seconds_rate.value if g.seconds_rate else None,
-        basis=reading.basis if nothing else f"{reading.basis}; {said}; {time}",
-    )
-
-
-def _size(work: ScoreStage, reading: _Workload, g: ForecastInputs) -> tuple[int | None, str]:
-    """Bytes in the store, and what they rest on: first on what is there of the same sequences, then on the like."""
-    kind: Kind = "student" if work.student else "corpus"
-    own = [size for name, size in g.sizes.items() if name in reading.segments]
-    alike = [size for size in g.sizes.values() if size.kind == kind]
-    some = own or alike or [*g.sizes.values()]
-    if not some:
-        return None, "bytes need a sample: --sample N, or `dvc repro corpus`"
-    rate = sum(size.payload for size in some) / max(1, sum(size.positions for size in some))
-    rest, count = fmean(size.rest for size in some), math.ceil(reading.sequences / g.flush_every)
-    what = "with some of its own sequences" if own else f"of {'rollouts' if some[0].kind == 'student' else 'corpora'}"
-    basis = f"{rate:.1f} B/position and {rest:,.0f} B a segment as in {len(some)} segments {what}"
-    return round(reading.positions * rate + count * rest), basis
-
-
-def _reading(before: Sequence[ScoreStage], work: ScoreStage, g: ForecastInputs) -> _Workload:
-    if work.rollouts is not None:
-        return _counted(work.rollouts, g)
-    if work.student is None:
-        return _corpus(g)
-    asked = min(g.rollout.prompts, len(g.prompts) or g.rollout.prompts)
-    length, basis = _length(before, work.student, g.rollout.sampling.max_new_tokens)
-    count = asked * g.rollout.samples_per_prompt
-    return _estimated(asked, count, count * length, f"{count} completions of {length:.1f} tokens, {basis}", g)
-
-
-def _counted(rollouts: Sequence[Rollout], g: ForecastInputs) -> _Workload:
-    keys = [key_of(one) for one in rollouts]
-    found = {one.key: one.segment for one in find_known(g.store, g.scorer, keys)} if g.scorer else {}
-    missing = unknown(rollouts, found)
-    known = _positions([one for one, key in zip(rollouts, keys, strict=True) if key in found])
-    return _Workload(
-        known=known,
+        name=name,
+        known=_positions([rollout for rollout, key in zip(rollouts, keys, strict=True) if key in segments]),
+        segments=tuple(sorted({*segments.values()})),
         sequences=len(missing),
         positions=_positions(missing),
         tokens=tokens_to_read(missing),
-        segments={*found.values()},
         basis="its rollouts, counted",
     )
 
 
-def _corpus(g: ForecastInputs) -> _Workload:
-    most, written = g.rollout.sampling.max_new_tokens, g.corpus.generations * g.corpus.samples_per_prompt
-    reference = fmean(len(one.reference_ids) for one in g.prompts) if g.prompts else most
-    basis = f"{g.corpus.references} references of {reference:.1f} tokens, {written} completions of {most} (the most)"
-    asked = max(g.corpus.references, g.corpus.generations)
-    return _estimated(asked, g.corpus.references + written, g.corpus.references * reference + written * most, basis, g)
-
-
-def _estimated(prompts: int, sequences: int, positions: float, basis: str, g: ForecastInputs) -> _Workload:
-    prompt = fmean(len(one.prompt_ids) for one in g.prompts) if g.prompts else g.max_prompt_tokens
+def _expected(before: Sequence[ScoreStage], stage: ScoreStage, inputs: ForecastInputs) -> ScoringEstimate:
+    """Estimate the work of a stage before its rollouts are written."""
+    most = inputs.rollout.sampling.max_new_tokens
+    if stage.student is None:
+        references, completions = inputs.corpus.references, inputs.corpus.generations * inputs.corpus.samples_per_prompt
+        reference = fmean(len(prompt.reference_ids) for prompt in inputs.prompts) if inputs.prompts else most
+        prompts, sequences = max(references, inputs.corpus.generations), references + completions
+        positions = references * reference + completions * most
+        basis = f"{references} references of {reference:.1f} tokens, {completions} completions of {most} (the most)"
+    else:
+        prompts = min(inputs.rollout.prompts, len(inputs.prompts) or inputs.rollout.prompts)
+        sequences = prompts * inputs.rollout.samples_per_prompt
+        length, reason = _completion_length(before, stage.student, most)
+        positions = sequences * length
+        basis = f"{sequences} completions of {length:.1f} tokens, {reason}"
+    prompt = fmean(len(prompt.prompt_ids) for prompt in inputs.prompts) if inputs.prompts else inputs.max_prompt_tokens
     tokens = round(positions + prompts * prompt)
-    return _Workload(known=0, sequences=sequences, positions=round(positions), tokens=tokens, segments=(), basis=basis)
+    return ScoringEstimate(name=stage.name, sequences=sequences, positions=round(positions), tokens=tokens, basis=basis)
 
 
-def _length(before: Sequence[ScoreStage], student: str, most: int) -> tuple[float, str]:
-    """Tokens of a completion to come, and why."""
-    written = [one for one in before if one.student and one.rollouts]
-    latest = next((one for one in reversed(written) if one.student == student), written[-1] if written else None)
+def _size(stage: ScoreStage, work: ScoringEstimate, inputs: ForecastInputs) -> tuple[int | None, str]:
+    """Return bytes in the store and their basis: segments of the same rollouts, else of the same kind, else any."""
+    own = [size for name, size in inputs.sizes.items() if name in work.segments]
+    same_kind = [size for size in inputs.sizes.values() if size.student == (stage.student is not None)]
+    sizes = own or same_kind or [*inputs.sizes.values()]
+    if not sizes:
+        return None, "bytes need a sample: --sample N, or `dvc repro score@corpus`"
+    rate = sum(size.payload for size in sizes) / max(1, sum(size.positions for size in sizes))
+    rest, segments = fmean(size.rest for size in sizes), math.ceil(work.sequences / inputs.flush_every)
+    which = "with some of its own sequences" if own else f"of {'rollouts' if sizes[0].student else 'corpora'}"
+    basis = f"{rate:.1f} B/position and {rest:,.0f} B per segment as in {len(sizes)} segments {which}"
+    return round(work.positions * rate + segments * rest), basis
+
+
+def _completion_length(before: Sequence[ScoreStage], student: str, most: int) -> tuple[float, str]:
+    """Return the expected tokens per completion of a round to come, and the reason; `before` are the stages before."""
+    written = [stage for stage in before if stage.student and stage.rollouts]
+    latest = next(reversed([stage for stage in written if stage.student == student] or written), None)
     if latest is None:
         return most, "the most"
-    teachers = [one for some in before for one in some.rollouts or [] if one.source == "teacher"]
-    length = _mean_length([one for one in latest.rollouts or [] if one.source == "student"])
+    length = _mean_length([rollout for rollout in latest.rollouts or [] if rollout.source == "student"])
+    teachers = [rollout for stage in before for rollout in stage.rollouts or [] if rollout.source == "teacher"]
     if not teachers:
         return length, f"as in {latest.name}"
-    rounds = 1 + sum(one.student == student and one.rollouts is None for one in before)
+    rounds = 1 + sum(stage.student == student and stage.rollouts is None for stage in before)
     goal = _mean_length(teachers)
     return goal + (length - goal) / 2**rounds, f"from {length:.1f} in {latest.name} towards the teacher's {goal:.1f}"
 
@@ -229,4 +228,4 @@ def _mean_length(rollouts: Sequence[Rollout]) -> float:
 
 
 def _positions(rollouts: Sequence[Rollout]) -> int:
-    return sum(len(one.completion_ids) for one in rollouts)
+    return sum(len(rollout.completion_ids) for rollout in rollouts)

@@ -105,13 +105,18 @@ ROUNDS = Path("rounds.yaml")
 
 def follow_params() -> None:
     """Write rounds.yaml from params.yaml: schedule, students and sft."""
-    write_rounds(ROUNDS, *_asked(LAYOUT.params))
+    write_rounds(ROUNDS, *read_schedule(LAYOUT.params))
 
 
 def rounds_of(params: Path) -> dict[str, Any]:
     """What `follow_params` would write for these parameters."""
-    return rounds_document(*_asked(params))
+    return rounds_document(*read_schedule(params))
 
 
-def _asked(params: Path) -> tuple[ScheduleParams, list[str], dict[str, Any]]:
+def read_schedule(params: Path) -> tuple[ScheduleParams, list[str], dict[str, Any]]:
+    """Return what rounds.yaml is written from: the schedule, the students, and the section `sft`.
+
+    Raises:
+        ParameterError: A value of these sections is missing or wrong.
+    """
     return section(params, ScheduleParams, "schedule"), lookup(params, "students"), lookup(params, "sft")

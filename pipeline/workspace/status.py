@@ -31,7 +31,7 @@ from pipeline.runtime.markdown import markdown_table
 from pipeline.runtime.rounds import cost_names
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.disk_usage import rest_bytes
-from pipeline.workspace.forecast_inputs import needs
+from pipeline.workspace.forecast_inputs import forecast_schedule
 
 State: TypeAlias = Literal["done", "again", "waits", "open"]
 KINDS = ("rollout", "score", "train", "evaluate")
@@ -153,7 +153,7 @@ def read_status() -> tuple[list[Job], dict[str, Any]]:
         UserError: A file of the project cannot be read, or rounds.yaml does not match params.yaml.
     """
     costs = {path.stem: read_json(path) for path in LAYOUT.costs.glob("*.json")}
-    estimates = {estimate.name.replace(" ", "-") + "-score": estimate for estimate in needs()}
+    estimates = {estimate.name.replace(" ", "-") + "-score": estimate for estimate in forecast_schedule()}
     jobs = find_jobs(Path(), read_yaml(LAYOUT.rounds))
     jobs = with_seconds(jobs, costs, {name: estimate.seconds for name, estimate in estimates.items()})
     left = [job for job in jobs if job.state in ("open", "again")]

@@ -175,13 +175,11 @@ def forecast(as_json: bool, sample: int | None) -> None:
     Segments whose manifest is damaged are told and not counted on; exit code 1.
     """
     from pipeline.store_admin.integrity import list_segments, segments
-    from pipeline.workspace.forecast_inputs import needs
+    from pipeline.workspace.forecast_inputs import forecast_schedule, score_sample
 
     if sample is not None:
-        from pipeline.workspace.forecast_sample import ask_sample
-
-        ask_sample(sample)
-    found = needs()
+        score_sample(sample)
+    found = forecast_schedule()
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
     else:
