@@ -1,0 +1,5 @@
+"""Metrics of texts: exact_match, rouge and bleu, and the rewards made of them.
+
+Tasks, the rollout stage and the evaluation import it. It is separate from `pipeline.tasks` so that a new task does not
+run every rollout stage again.
+"""

@@ -1,9 +1,11 @@
-"""BLEU and chrF between texts and their references: the only module that knows sacrebleu, imported when it scores.
+"""BLEU and chrF between texts and their references: the only module that knows the library sacrebleu.
 
-Corpus measures as published (Post 2018: BLEU of 13a tokens, chrF2 of characters), from 0 to 100; a text may have any
-number of references. One sentence is scored by chrF: BLEU is zero for most single sentences without four words in a
-row, and says nothing to a reward. Cost: .3 ms a sentence. BLEU's tokeniser expects spaces between words: of Chinese or
-Japanese read chrF. Not taken: the tokeniser as a setting, whose figures could not be compared without it.
+* Corpus scores from 0 to 100 with the published settings (Post 2018: BLEU of 13a tokens, chrF2 of characters), so they
+  are comparable. A text may have any number of references.
+* A single sentence is scored with chrF, because most sentences do not share four consecutive words with a reference,
+  and their BLEU is zero.
+* Limit: BLEU's tokeniser expects spaces between words. Use chrF for Chinese or Japanese.
+* Cost: 0.3 ms per sentence. The library is imported when something is scored.
 """
 
 from collections.abc import Sequence
@@ -13,10 +15,10 @@ from typing import Any
 
 
 def corpus_scores(completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU and chrF over all completions at once, each with its own references."""
+    """Return `bleu` and `chrf` of all completions together, from 0 to 100, each completion with its own references."""
     from sacrebleu.metrics import BLEU
 
-    streams = [list(stream) for stream in zip_longest(*references)]  # None where one has fewer
+    streams = [list(stream) for stream in zip_longest(*references)]  # None where a completion has fewer references
     return {
         "bleu": float(BLEU().corpus_score(completions, streams).score),
         "chrf": float(_chrf().corpus_score(completions, streams).score),
@@ -24,12 +26,12 @@ def corpus_scores(completions: Sequence[str], references: Sequence[Sequence[str]
 
 
 def sentence_score(completion: str, references: Sequence[str]) -> float:
-    """chrF of one text against the reference it likes best, between 0 and 1."""
+    """Return the chrF of one text with its best reference, from 0 to 1."""
     return float(_chrf().sentence_score(completion, references).score) / 100
 
 
 def sentence_bleu(completion: str, references: Sequence[str]) -> float:
-    """BLEU of one text between 0 and 1, with sacrebleu's smoothing and no longer n-grams than there are words."""
+    """Return the BLEU of one text from 0 to 1, with sacrebleu's smoothing and n-grams no longer than the text."""
     from sacrebleu.metrics import BLEU
 
     return float(BLEU(effective_order=True).sentence_score(completion, references).score) / 100

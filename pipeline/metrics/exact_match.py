@@ -1,35 +1,34 @@
-"""The final number of a worked answer, and whether two answers end in the same one.
+"""Find the final number of a worked answer, and compare it with the references'.
 
-Guarantee: numbers are compared as numbers, exactly: 1,000 and $1000.00 are equal, .5 and 0.50 as well.
-Not taken: floats, where .1 + .2 is not .3.
+Guarantee: numbers are compared exactly, as fractions: 1,000 equals $1000.00, and .5 equals 0.50.
 """
 
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-# A sign counts only where nothing stands before it that it could subtract from.
+# A sign counts only where no letter, digit, point or bracket precedes it, from which it could subtract.
 _NUMBER = re.compile(r"(?:(?<![\w).])[-−]\$?|\$[-−]?)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
 def final_number(text: str) -> Fraction | None:
-    """The first number after the last ####, or else the last number; None when there is none.
+    """Return the first number after the last ####, or else the last number, or None without a number.
 
-    Thousands separators, a dollar sign before and a full stop behind do not count.
+    Thousands separators, a dollar sign and a final full stop are ignored.
     """
     before, mark, after = text.rpartition("####")
-    if mark and (found := _NUMBER.search(after)):
-        return _value(found)
-    numbers = list(_NUMBER.finditer(before or after))
-    return _value(numbers[-1]) if numbers else None
+    if mark and (match := _NUMBER.search(after)):
+        return _value(match)
+    matches = list(_NUMBER.finditer(before or after))
+    return _value(matches[-1]) if matches else None
 
 
 def exact_match(completion: str, references: Sequence[str]) -> float:
-    """1 when the final number is that of any reference, else 0."""
+    """Return 1 when the final number is that of any reference, else 0."""
     number = final_number(completion)
     return float(number is not None and number in map(final_number, references))
 
 
-def _value(found: re.Match[str]) -> Fraction:
-    number = Fraction(found[1].replace(",", ""))
-    return -number if "-" in found[0] or "−" in found[0] else number
+def _value(match: re.Match[str]) -> Fraction:
+    number = Fraction(match[1].replace(",", ""))
+    return -number if "-" in match[0] or "−" in match[0] else number

@@ -1,10 +1,9 @@
-"""What a completion is worth: reward functions of a finished answer, by name or from a module of one's own.
+"""Compute rewards: functions of a finished answer, by name or from a module of the user.
 
-`reward` in params.yaml maps names to weights; a completion's reward is the weighted sum, {} means that there is none.
-A function takes an `Answer` and gives a number, larger for a better one. It is called once for each completion, in the
-rollout stage, and the sum is stored with the rollout; so it may be slow, but should give the same answer the same
-number. Code of one's own is imported, not watched by DVC: `dvc repro --force` the rollout stages after changing it.
-Not taken: a reward model, which would be a third model to load; TRL's batched signature with keyword arguments.
+`reward` in params.yaml maps names to weights, and the reward of a completion is the weighted sum; {} disables rewards.
+A function takes an `Answer` and returns a number, larger for a better answer. The rollout stage calls it once per
+completion and stores the sum with the rollout. So a function may be slow, but should return the same number for the
+same answer. DVC does not watch the user's module: after changing it, run `dvc repro --force` on the rollout stages.
 """
 
 import importlib
@@ -29,15 +28,15 @@ class Answer:
     text: str
     references: Sequence[str]  # every right answer, at least one
     tokens: int
-    finished: bool  # and was not cut
+    finished: bool  # it ends with an end token and was not cut
 
 
 Reward: TypeAlias = Callable[[Answer], float]
 Weights: TypeAlias = Mapping[str, float]
-Written: TypeAlias = tuple[str, int, bool]  # text, tokens, ended
+Completion: TypeAlias = tuple[str, int, bool]  # text, tokens, finished
 
 REWARDS: dict[str, Reward] = {
-    "exact_match": lambda answer: exact_match(answer.text, answer.references),  # the final numbers are equal
+    "exact_match": lambda answer: exact_match(answer.text, answer.references),  # 1 if the final numbers are equal
     "rouge_l": lambda answer: rouge_l(answer.text, answer.references),
     "bleu": lambda answer: sentence_bleu(answer.text, answer.references),
     "length": lambda answer: answer.tokens,
@@ -46,46 +45,64 @@ REWARDS: dict[str, Reward] = {
 
 
 def find_reward(name: str) -> Reward:
-    """A function of REWARDS, or `module:function`; a ParameterError when there is none."""
+    """Return a function of REWARDS by its name, or an imported function by `module:function`.
+
+    Raises:
+        ParameterError: When there is no such function, or its module cannot be imported.
+    """
     if name in REWARDS:
         return REWARDS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = ", ".join(REWARDS)
-        raise _wrong(name, f"one of: {known}, or module:function", repr(name))
+        raise _error(name, f"one of: {', '.join(REWARDS)}, or module:function", repr(name))
     try:
-        found: object = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the module runs into
-        raise _wrong(name, "a function that can be imported", f"{type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise _wrong(name, "a function", type(found).__name__)
-    return found
+        function: object = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of the user raises exceptions of any type
+        raise _error(name, "a function that can be imported", f"{type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise _error(name, "a function", type(function).__name__)
+    return function
 
 
 def weighted_reward(weights: Weights) -> Callable[[Answer], float]:
-    """The weighted sum of the named functions; a DataError when one gives no finite number."""
+    """Return the weighted sum of the named functions, as a function that raises a DataError for a result not finite.
+
+    Raises:
+        ParameterError: When a function does not exist.
+    """
     functions = {name: find_reward(name) for name in weights}
     return lambda answer: sum(weights[name] * _number(name, functions[name], answer) for name in weights)
 
 
 def reward_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[Prompt], weights: Weights) -> list[Rollout]:
-    """The same rollouts, each with what it is worth; unchanged without weights."""
+    """Return the same rollouts with their rewards, or unchanged without weights.
+
+    Raises:
+        ParameterError: When a function does not exist.
+        DataError: When a function returns no finite number.
+    """
     if not weights:
         return list(rollouts)
-    value, of = weighted_reward(weights), {one.prompt_id: one for one in prompts}
-    return [
-        replace(one, reward=value(_answer(of[one.prompt_id], one.text, len(one.completion_ids), one.finished)))
-        for one in rollouts
+    reward, prompt_of = weighted_reward(weights), {prompt.prompt_id: prompt for prompt in prompts}
+    answers = [
+        _answer(prompt_of[rollout.prompt_id], rollout.text, len(rollout.completion_ids), rollout.finished)
+        for rollout in rollouts
     ]
+    return [replace(rollout, reward=reward(answer)) for rollout, answer in zip(rollouts, answers, strict=True)]
 
 
-def mean_reward(prompts: Sequence[Prompt], written: Sequence[Written], weights: Weights) -> dict[str, float]:
-    """The metric `reward` of one completion for each prompt; no metric without weights."""
+def mean_reward(prompts: Sequence[Prompt], completions: Sequence[Completion], weights: Weights) -> dict[str, float]:
+    """Return the metric `reward`, the mean over one completion for each prompt; no metric without weights.
+
+    Raises:
+        ParameterError: When a function does not exist.
+        DataError: When a function returns no finite number.
+    """
     if not weights:
         return {}
-    value = weighted_reward(weights)
-    values = [value(_answer(prompt, *one)) for prompt, one in zip(prompts, written, strict=True)]
-    return {"reward": sum(values) / len(values)}
+    reward = weighted_reward(weights)
+    rewards = [reward(_answer(prompt, *completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+    return {"reward": sum(rewards) / len(rewards)}
 
 
 def _answer(prompt: Prompt, text: str, tokens: int, finished: bool) -> Answer:
@@ -95,10 +112,10 @@ def _answer(prompt: Prompt, text: str, tokens: int, finished: bool) -> Answer:
 def _number(name: str, function: Reward, answer: Answer) -> float:
     value: object = function(answer)
     if not isinstance(value, Real) or not math.isfinite(value):
-        shown = f"{value!r} ({type(value).__name__})"
-        raise DataError(f"reward.{name}", expected="a finite number", got=shown, remedy="mend the function")
+        got = f"{value!r} ({type(value).__name__})"
+        raise DataError(f"reward.{name}", expected="a finite number", got=got, remedy="fix the function")
     return float(value)
 
 
-def _wrong(name: str, expected: str, got: str) -> ParameterError:
-    return ParameterError(f"reward.{name}", expected=expected, got=" ".join(got.split()), remedy="mend params.yaml")
+def _error(name: str, expected: str, got: str) -> ParameterError:
+    return ParameterError(f"reward.{name}", expected=expected, got=" ".join(got.split()))

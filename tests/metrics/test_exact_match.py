@@ -1,4 +1,4 @@
-"""pipeline.metrics.exact_match: which number a text ends in."""
+"""Tests of the final number of a text."""
 
 from fractions import Fraction
 

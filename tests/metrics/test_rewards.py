@@ -1,4 +1,4 @@
-"""What completions are worth, and what is said of functions that cannot tell."""
+"""Values of the reward functions, and the errors of functions that fail."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ def asked(answer): return answer.prompt.count("?")
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module of one's own."""
+    """Return the name of a user's module."""
     (tmp_path / "my_rewards.py").write_text(MODULE)
     (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -62,19 +62,19 @@ def test_one_of_several_references_is_enough() -> None:
         assert weighted_reward({name: 1.0})(answer("4", ["It is four", "4"])) == pytest.approx(1)
 
 
-def test_bleu_tells_near_misses_apart() -> None:
-    """Neither has four words in a row of the reference, for which plain BLEU would be zero."""
+def test_bleu_orders_near_misses() -> None:
+    """Neither text shares four consecutive words with the reference, so plain BLEU would be zero for both."""
     near, far = (find_reward("bleu")(answer(text)) for text in ("The sum was 4.", "It is so"))
     assert near > far > 0
 
 
-def test_the_reward_is_a_weighted_sum_of_functions_by_name_and_of_ones_own(mine: str) -> None:
+def test_the_reward_is_the_weighted_sum_of_functions_by_name_and_of_the_users(mine: str) -> None:
     value = weighted_reward({"exact_match": 2.0, "length": -0.5, f"{mine}:brevity": 0.1})
     assert value(answer("so it is 4")) == pytest.approx(2 - 2 - 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "rouge",
@@ -88,22 +88,22 @@ def test_the_reward_is_a_weighted_sum_of_functions_by_name_and_of_ones_own(mine:
         ("my_rewards:VALUE", "my_rewards:VALUE: expected a function, got int"),
     ],
 )
-def test_a_function_that_cannot_be_had_is_told_in_one_line(mine: str, name: str, told: str) -> None:
+def test_a_function_that_cannot_be_imported_is_reported_in_one_line(mine: str, name: str, message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         weighted_reward({"length": 1.0, name: 1.0})
-    assert str(caught.value).startswith(f"reward.{told}")
-    assert str(caught.value).endswith("; mend params.yaml")
+    assert str(caught.value).startswith(f"reward.{message}")
+    assert str(caught.value).endswith("; fix params.yaml")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "got"), [("silent", r"None \(NoneType\)"), ("endless", r"inf \(float\)")])
-def test_what_is_no_number_is_told(mine: str, name: str, got: str) -> None:
+def test_a_result_that_is_no_number_is_reported(mine: str, name: str, got: str) -> None:
     value = weighted_reward({f"{mine}:{name}": 0.0})
-    with pytest.raises(DataError, match=rf"reward.my_rewards:{name}: expected a finite number, got {got}; mend the fu"):
+    with pytest.raises(DataError, match=rf"reward.my_rewards:{name}: expected a finite number, got {got}; fix the fu"):
         value(answer("4"))
 
 
-# Of rollouts
+# Rewards of rollouts
 
 
 def prompts() -> list[Prompt]:
@@ -117,18 +117,19 @@ def prompts() -> list[Prompt]:
 
 
 def written() -> list[Rollout]:
-    found = [("a", "it is 2"), ("b", "2"), ("a", "3")]
-    return [rollout(name, [5, 6, 7], prompt=[1], prompt_id=name, text=text) for name, text in found]
+    texts = [("a", "it is 2"), ("b", "2"), ("a", "3")]
+    return [rollout(name, [5, 6, 7], prompt=[1], prompt_id=name, text=text) for name, text in texts]
 
 
-def test_each_rollout_is_judged_by_its_own_prompts_references() -> None:
-    paid = reward_rollouts(written(), prompts(), {"exact_match": 1.0, "length": 0.1})
-    assert [one.reward for one in paid] == pytest.approx([1.3, 0.3, 0.3])
-    assert [replace(one, reward=None) for one in paid] == written()
+def test_each_rollout_is_compared_with_its_own_prompts_references() -> None:
+    rewarded = reward_rollouts(written(), prompts(), {"exact_match": 1.0, "length": 0.1})
+    assert [rollout.reward for rollout in rewarded] == pytest.approx([1.3, 0.3, 0.3])
+    assert [replace(rollout, reward=None) for rollout in rewarded] == written()
 
 
 def test_a_function_sees_the_prompt(mine: str) -> None:
-    assert [one.reward for one in reward_rollouts(written(), prompts(), {f"{mine}:asked": 1.0})] == [1, 1, 1]
+    rewarded = reward_rollouts(written(), prompts(), {f"{mine}:asked": 1.0})
+    assert [rollout.reward for rollout in rewarded] == [1, 1, 1]
 
 
 def test_without_functions_there_is_no_reward_and_no_metric() -> None:
@@ -137,5 +138,5 @@ def test_without_functions_there_is_no_reward_and_no_metric() -> None:
 
 
 def test_the_metric_is_the_mean() -> None:
-    found = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "finished": 0.5})
-    assert found == {"reward": pytest.approx(0.75)}
+    metrics = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "finished": 0.5})
+    assert metrics == {"reward": pytest.approx(0.75)}
