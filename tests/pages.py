@@ -1,12 +1,12 @@
-"""A run as the report finds it, made up but of the size and shape of a real one, with texts that look like HTML."""
+"""A synthetic run for the report, with the size and shape of a real one and with texts that look like HTML."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.lineage.records import Lineage
-from pipeline.report.page.page import run_page
-from pipeline.report.page.queries import Findings, by_round
+from pipeline.report.page.page import RunPage, run_page
+from pipeline.report.page.queries import ViewRows, by_round
 from tests.factories import lineage, lineage_round, model_source
 
 NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
@@ -15,7 +15,7 @@ WORDS = [" The", " graph", " has", " a", " node", ",", " <b>", "\n", " é", NAST
 
 
 def metrics(students: Sequence[str] = ("small",), *, closeness: float = 1.0) -> dict[str, Any]:
-    """metrics.json; a greater `closeness` is a better run."""
+    """Return metrics.json; a greater `closeness` is a better run."""
     return {
         "headline": "rouge_l",
         "teacher": {"rouge_l": 0.257, "eos_share": 0.6},
@@ -49,11 +49,11 @@ def _quality(far: float) -> dict[str, float]:
     }
 
 
-def findings(students: Sequence[str] = ("small",)) -> Findings:
-    """What the views would say about it."""
+def view_rows(students: Sequence[str] = ("small",)) -> ViewRows:
+    """Return the rows of the run's views."""
     places = [("", "corpus"), *((name, id_) for name in students for id_ in CHECKPOINTS[1:])]
     training = [_step(name, step) for name in students for step in range(1, 31)]
-    return Findings(
+    return ViewRows(
         training=training,
         rounds=by_round(training),
         costs=[_cost("prepare", "", ""), *(_cost(kind, *at) for at in places for kind in ("score", "train"))],
@@ -109,7 +109,7 @@ def _segment(student: str, round_id: str) -> dict[str, Any]:
 
 
 def _token(student: str, round_id: str, prompt: int, position: int) -> dict[str, Any]:
-    """Prompts differ: after training the last one is worst on the whole, and the second has the worst single token."""
+    """Return a token; after training, the last prompt has the worst mean and the second has the worst single token."""
     far = (1 + prompt) * (0.2 + position % 7 / 7) * (0.25 if round_id == "r3" else 1.0)
     far = 9.0 if (prompt, position, round_id) == (1, 3, "r3") else far
     words = [WORDS[(prompt + position + place) % len(WORDS)] for place in range(5)]
@@ -120,7 +120,7 @@ def _token(student: str, round_id: str, prompt: int, position: int) -> dict[str,
 
 
 def lineages(students: Sequence[str] = ("small",)) -> list[Lineage]:
-    """Of the students after their last round; the teacher's name is one that nobody should have."""
+    """Return the lineages of the students after their last round; the teacher's name looks like HTML."""
     rounds = [lineage_round(id_, first_step=10 * n, steps=10) for n, id_ in enumerate(CHECKPOINTS[1:])]
     return [
         lineage(*rounds, student=name, teacher=model_source(NASTY, fingerprint="teacher-print")) for name in students
@@ -128,20 +128,22 @@ def lineages(students: Sequence[str] = ("small",)) -> list[Lineage]:
 
 
 def costs() -> dict[str, Any]:
-    """work/costs as far as a lineage asks for it."""
+    """Return the part of work/costs that a lineage needs."""
     score = {"seconds": 2.0, "tokens": 9, "positions": 50, "positions_reused": 20}
     train = {"seconds": 4.0, "tokens": 5, "commit": "c" * 40, "dirty": True}
-    return {f"small-{id_}-{kind}": one for id_ in CHECKPOINTS for kind, one in (("score", score), ("train", train))}
+    return {f"small-{id_}-{kind}": cost for id_ in CHECKPOINTS for kind, cost in (("score", score), ("train", train))}
 
 
-def page(students: Sequence[str] = ("small",), found: Findings | None = None, **changes: Any) -> str:
-    """The report of such a run."""
-    about: dict[str, Any] = {
-        "checkpoints": CHECKPOINTS,
+def page(students: Sequence[str] = ("small",), **changes: Any) -> str:
+    """Return the page of such a run, with changes to its content."""
+    content: dict[str, Any] = {
         "title": "stillroom: docstrings",
+        "metrics": metrics(students),
+        "views": view_rows(students),
+        "checkpoints": CHECKPOINTS,
         "lineages": lineages(students),
         "costs": costs(),
         "max_staleness": None,
         "params": f"seed: 0\nname: {NASTY}\n",
     }
-    return run_page(changes.pop("metrics", metrics(students)), found or findings(students), **(about | changes))
+    return run_page(RunPage(**(content | changes)))

@@ -1,55 +1,59 @@
-"""What the figures of a run are called and how they are written; what is not listed shows under its own name."""
+"""Titles, units and number formats of a run's measures; a measure that is not listed appears under its own name."""
 
 from dataclasses import dataclass, replace
 
-_SAMPLED = "sampled_"  # begins the name of a task's metric of completions at temperature 1; without it they are greedy
+_SAMPLED = "sampled_"  # prefix of the task's metrics of completions sampled at temperature 1; others are greedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A figure's title, unit and format."""
+    """The title, the number format and the unit of a measure."""
 
     title: str
-    form: str = ".4g"
+    format: str = ".4g"
     unit: str = ""
-    at_teacher: float | None = None  # its value where student and teacher are the same
+    at_teacher: float | None = None  # the value of a student that equals the teacher
 
     def show(self, value: float | None) -> str:
-        """The value as people read it; nothing for None."""
-        return "" if value is None else format(value, self.form)
+        """Return the formatted value, and an empty string for None."""
+        return "" if value is None else format(value, self.format)
+
+    def show_change(self, before: float | None, after: float | None) -> str:
+        """Return both values with an arrow between them, and an empty string if neither exists."""
+        return "" if before is None and after is None else f"{self.show(before)} → {self.show(after)}"
 
 
-PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # of a round's row in metrics.json, beside its measures
+PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures
 MEASURES = {
-    "forward_kl": Measure(title="forward KL", form=".3f", unit="nats a token", at_teacher=0.0),
-    "reverse_kl": Measure(title="reverse KL", form=".3f", unit="nats a token", at_teacher=0.0),
-    "top1_agreement": Measure(title="top-1 agreement", form=".1%", at_teacher=1.0),
-    "teacher_logp": Measure(title="teacher's log-likelihood", form=".3f", unit="nats a token"),
-    "bleu": Measure(title="BLEU", form=".1f"),
-    "chrf": Measure(title="chrF", form=".1f"),
-    "rouge_1": Measure(title="ROUGE-1", form=".3f"),
-    "rouge_2": Measure(title="ROUGE-2", form=".3f"),
-    "rouge_l": Measure(title="ROUGE-L", form=".3f"),
-    "exact_match": Measure(title="exact match", form=".1%"),
-    "reward": Measure(title="reward", form=".3f"),
-    "eos_share": Measure(title="ends with eos", form=".1%"),
-    "loss": Measure(title="training loss", unit="nats a token"),
+    "forward_kl": Measure(title="forward KL", format=".3f", unit="nats per token", at_teacher=0.0),
+    "reverse_kl": Measure(title="reverse KL", format=".3f", unit="nats per token", at_teacher=0.0),
+    "top1_agreement": Measure(title="top-1 agreement", format=".1%", at_teacher=1.0),
+    "teacher_logp": Measure(title="teacher log-likelihood", format=".3f", unit="nats per token"),
+    "bleu": Measure(title="BLEU", format=".1f"),
+    "chrf": Measure(title="chrF", format=".1f"),
+    "rouge_1": Measure(title="ROUGE-1", format=".3f"),
+    "rouge_2": Measure(title="ROUGE-2", format=".3f"),
+    "rouge_l": Measure(title="ROUGE-L", format=".3f"),
+    "exact_match": Measure(title="exact match", format=".1%"),
+    "reward": Measure(title="reward", format=".3f"),
+    "eos_share": Measure(title="ends with eos", format=".1%"),
+    "loss": Measure(title="training loss", unit="nats per token"),
     "grad_norm": Measure(title="gradient norm"),
     "learning_rate": Measure(title="learning rate"),
-    "tokens": Measure(title="completion tokens a step", form=",.0f"),
-    "read_tokens": Measure(title="tokens read a step", form=",.0f"),
-    "own_share": Measure(title="share of the student's own rollouts", form=".1%"),
-    "staleness_kl": Measure(title="staleness of the rollouts", unit="nats a token"),
-    "effective_share": Measure(title="effective sample of the rollouts", form=".1%"),
-    "clipped_share": Measure(title="tokens that PPO would clip", form=".1%"),
-    "truncated_share": Measure(title="completions that were cut", form=".1%"),
-    "compared_tokens": Measure(title="tokens compared for staleness", form=",.0f"),
-    "teacher_tail": Measure(title="teacher's mass outside its entries", form=".3f"),
+    "tokens": Measure(title="completion tokens per step", format=",.0f"),
+    "read_tokens": Measure(title="tokens read per step", format=",.0f"),
+    "own_share": Measure(title="share of student rollouts", format=".1%"),
+    "staleness_kl": Measure(title="staleness of the rollouts", unit="nats per token"),
+    "effective_share": Measure(title="effective sample size of the rollouts", format=".1%"),
+    "clipped_share": Measure(title="share of tokens that PPO would clip", format=".1%"),
+    "truncated_share": Measure(title="share of truncated completions", format=".1%"),
+    "compared_tokens": Measure(title="tokens compared for staleness", format=",.0f"),
+    "teacher_tail": Measure(title="teacher's probability outside the stored tokens", format=".3f"),
 }
 
 
 def measure(key: str) -> Measure:
-    """A known measure, one of sampled completions, or one whose title is its name."""
+    """Return the listed measure, its variant for sampled completions, or a measure with the key as its title."""
     if key.startswith(_SAMPLED):
         greedy = measure(key.removeprefix(_SAMPLED))
         return replace(greedy, title=f"{greedy.title}, sampled")

@@ -1,4 +1,4 @@
-"""The page report/index.html and its relatives: findings -> charts, heat map and tables -> one file.
+"""The page report/index.html and the page that compares runs: rows of views -> charts, heat map, tables -> one file.
 
-Guarantee: a page needs nothing beside itself, neither network nor server, and whatever a model wrote is text in it.
+A page needs no other file, no network and no server, and whatever a model wrote is text in the page.
 """

@@ -1,67 +1,65 @@
-"""What a run cost: tokens, seconds and bytes by stage and round, and what the store saved."""
+"""Cost of a run: tokens, seconds and bytes by stage and by round, and the time that the store saved."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.page.charts import bars
-from pipeline.report.page.html import Section, Specs, details, figure, table, text
+from pipeline.report.page.charts import Axis, bars
+from pipeline.report.page.html import Chart, Section, section
 from pipeline.report.page.queries import Row, place
 
 _COLUMNS = ("runs", "seconds", "tokens", "tokens/s", "bytes", "positions from the store")
+_RUN_COLUMNS = ("run", "seconds", "tokens", "scored positions", "bytes per position", "from the store")
 
 
-def ledger(rows: Sequence[Row], specs: Specs) -> Section:
-    """By stage and by round, of the view costs; adds a chart to `specs`."""
+def ledger(rows: Sequence[Row]) -> Section:
+    """Return the costs by stage and by round, from the view `costs`; empty without costs."""
     if not rows:
-        return Section(name="costs", title="Cost", body="")
-    points = [{"group": _place(row), "series": row["stage"], "y": row["seconds"]} for row in _ordered(rows)]
-    specs["costs-by-round"] = bars(points, x_title="seconds")
-    body = (
-        f"<p>{text(_words(rows))}</p>"
-        + figure("costs-by-round", "Seconds by round and stage")
-        + table("Cost by stage", ["stage", *_COLUMNS], _grouped(rows, lambda row: str(row["stage"])))
-        + details("By round", table("Cost by round", ["round", *_COLUMNS], _grouped(_ordered(rows), _place)))
+        return Section(name="costs", title="Cost", body="", charts=[])
+    # What all students share comes first.
+    rows = sorted(rows, key=lambda row: (row["student"], row["round"] not in {"", "init"}, row["round"] != "corpus"))
+    points = [{"group": _place(row), "series": row["stage"], "y": row["seconds"]} for row in rows]
+    spec = bars(points, Axis("seconds", ",.1f"))
+    return section(
+        "costs",
+        "Cost",
+        [Chart(name="costs-by-round", title="Seconds by round and stage", spec=spec)],
+        columns=list(_COLUMNS),
+        stages=_grouped(rows, lambda row: str(row["stage"])),
+        rounds=_grouped(rows, _place),
+        **_savings(rows),
     )
-    return Section(name="costs", title="Cost", body=body)
 
 
-def compared_costs(runs: Mapping[str, Mapping[str, Any]], specs: Specs) -> Section:
-    """Stages of several runs side by side, from their metrics.json; adds a chart to `specs`."""
+def compared_costs(runs: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Return the costs of several runs side by side, from their metrics.json."""
     points = [
-        {"group": run, "series": stage, "y": one["seconds"]}
+        {"group": run, "series": stage, "y": cost["seconds"]}
         for run, metrics in runs.items()
-        for stage, one in metrics["cost"].items()
+        for stage, cost in metrics["cost"].items()
     ]
-    specs["costs-by-run"] = bars(points, x_title="seconds")
-    head = ["run", "seconds", "tokens", "scored positions", "bytes a position", "from the store"]
+    chart = Chart(name="costs-by-run", title="Seconds by run and stage", spec=bars(points, Axis("seconds", ",.1f")))
     rows = [_run_row(run, metrics) for run, metrics in runs.items()]
-    body = figure("costs-by-run", "Seconds by run and stage") + table("Cost by run", head, rows)
-    return Section(name="costs", title="Cost", body=body)
+    return section("costs", "Cost", [chart], template="compared-costs", columns=_RUN_COLUMNS, rows=rows)
 
 
 def _run_row(run: str, metrics: Mapping[str, Any]) -> list[str]:
     stages, store = metrics["cost"].values(), metrics["store"]
     return [
         run,
-        f"{sum(one['seconds'] for one in stages):,.0f}",
-        f"{sum(one['tokens'] for one in stages):,}",
+        f"{sum(stage['seconds'] for stage in stages):,.0f}",
+        f"{sum(stage['tokens'] for stage in stages):,}",
         f"{store['positions']:,}",
         f"{store['bytes_per_position']:.1f}",
         f"{store['reused_share']:.1%}",
     ]
 
 
-def _ordered(rows: Sequence[Row]) -> list[Row]:
-    """What students share first."""
-    return sorted(rows, key=lambda row: (row["student"], row["round"] not in {"", "init"}, row["round"] != "corpus"))
-
-
 def _place(row: Row) -> str:
     return place(row) or "once"
 
 
-def _grouped(rows: Sequence[Row], name_of: Any) -> list[list[str]]:
+def _grouped(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[name_of(row)].append(row)
@@ -69,27 +67,26 @@ def _grouped(rows: Sequence[Row], name_of: Any) -> list[list[str]]:
 
 
 def _line(name: str, rows: Sequence[Row]) -> list[str]:
-    seconds, tokens = (sum(row[key] or 0 for row in rows) for key in ("seconds", "tokens"))
-    size, known, reused = (
-        sum(row[key] or 0 for row in rows) for key in ("payload_bytes", "positions", "positions_reused")
-    )
+    seconds, tokens, size = (_sum(rows, key) for key in ("seconds", "tokens", "payload_bytes"))
+    positions, reused = _sum(rows, "positions"), _sum(rows, "positions_reused")
     read = (f"{tokens:,}", f"{tokens / seconds:,.0f}" if seconds else "") if tokens else ("", "")
-    scored = (f"{size:,}", f"{reused:,} of {known:,}") if known else ("", "")
+    scored = (f"{size:,}", f"{reused:,} of {positions:,}") if positions else ("", "")
     return [name, f"{len(rows)}", f"{seconds:,.1f}", *read, *scored]
 
 
-def _words(rows: Sequence[Row]) -> str:
-    seconds = sum(row["seconds"] for row in rows)
+def _savings(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the time of all stages, the positions scored and reused, and the time that reuse saved; '' for none."""
     scored = [row for row in rows if row["positions"]]
-    positions, reused = (sum(row[key] or 0 for row in scored) for key in ("positions", "positions_reused"))
-    words = f"{_duration(seconds)} inside the stages."
-    if not positions:
-        return words
-    words += f" The teacher's scores of {positions:,} positions went into it, of which {reused:,} came from the store"
-    asked, spent = positions - reused, sum(row["seconds"] for row in scored)
-    if reused and asked:
-        words += f", which at this run's rate saved about {_duration(spent / asked * reused)} of the teacher's time"
-    return words + "."
+    positions, reused = _sum(scored, "positions"), _sum(scored, "positions_reused")
+    # A reused position saves the mean time of those that the teacher scored in this run.
+    fresh = positions - reused
+    saved = _duration(_sum(scored, "seconds") / fresh * reused) if reused and fresh else ""
+    counts = {"positions": f"{positions:,}" if positions else "", "reused": f"{reused:,}"}
+    return {"seconds": _duration(_sum(rows, "seconds")), "saved": saved} | counts
+
+
+def _sum(rows: Sequence[Row], key: str) -> Any:
+    return sum(row[key] or 0 for row in rows)
 
 
 def _duration(seconds: float) -> str:

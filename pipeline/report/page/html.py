@@ -1,112 +1,90 @@
-"""Pieces of HTML. Whatever comes from outside goes through `text` or `data`: a completion may look like a tag."""
+"""Sections of a page, from data and the Jinja templates beside this module.
 
-import html
-import json
-import math
-from collections.abc import Mapping, Sequence
+* Whatever comes from outside is text in the page: templates escape every value, and the data that the page's script
+  reads is JSON without `<`. A completion may look like a tag.
+* A page is one file: styles, scripts and data are part of it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
+
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from pipeline.report.page.charts import Spec
 from pipeline.report.page.vega import javascript
 
-Specs = dict[str, Spec]  # by the id of the element that shows each
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A chart with the id of its element, its title and a note (such as its unit)."""
 
-def text(value: Any) -> str:
-    """A value as text of a page."""
-    return html.escape(str(value), quote=True)
-
-
-def data(value: Any) -> str:
-    """A value as JSON that may stand inside a script element; numbers that JSON lacks become null."""
-    return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts whose first column names the rows; it scrolls by itself where it is too wide."""
-    top = "".join(f'<th scope="col">{text(one)}</th>' for one in head)
-    body = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>' + "".join(f"<td>{text(one)}</td>" for one in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table><caption>{text(caption)}'
-        f"</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def pairs(told: Mapping[str, Any]) -> str:
-    """Names and what they stand for."""
-    return "<dl>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in told.items()) + "</dl>"
-
-
-def figure(name: str, title: str, note: str = "") -> str:
-    """The place of a chart; the page's script draws it when it comes into view, and tells its values in the output."""
-    words = f"<small>{text(note)}</small>" if note else ""
-    label = text(f"Chart: {title}; arrow keys go from value to value")
-    return (
-        f"<figure><figcaption>{text(title)} {words}</figcaption>"
-        f'<div class="chart" id="{text(name)}" role="group" tabindex="0" aria-label="{label}"></div>'
-        "<output></output></figure>"
-    )
+    name: str
+    title: str
+    note: str = ""
+    spec: Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page that the menu names; one without a body stays out of both."""
+    """A part of the page that the menu names; a section with an empty body appears in neither."""
 
     name: str
     title: str
     body: str
+    charts: Sequence[Chart]
 
 
-def grid(*parts: str) -> str:
-    """Parts side by side where there is room."""
-    return f'<div class="grid">{"".join(parts)}</div>' if any(parts) else ""
+def section(name: str, title: str, charts: Sequence[Chart] = (), *, template: str = "", **values: Any) -> Section:
+    """Return the section that a template renders.
+
+    Args:
+        name: The id of the section's element.
+        title: The heading.
+        charts: All charts of the section; the template reads them as `charts` or from `values`.
+        template: Name of the template, if it is not `name`.
+        values: What the template reads.
+    """
+    body = render(template or name, charts=charts, **values).strip()
+    return Section(name=name, title=title, body=Markup(body), charts=charts)
 
 
-def details(summary: str, *parts: str) -> str:
-    """Parts that are out of sight until asked for."""
-    return f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>" if any(parts) else ""
+def document(title: str, lead: str, sections: Sequence[Section], cases: Sequence[Any]) -> str:
+    """Return the whole file; `cases` are those of the heat map."""
+    shown = [part for part in sections if part.body]
+    specs = {chart.name: chart.spec for part in shown for chart in part.charts}
+    scripts = {name: Markup(files(__package__).joinpath(f"page.{name}").read_text()) for name in ("css", "js")}
+    values = {"title": title, "lead": lead, "sections": shown, "specs": specs, "cases": cases}
+    return render("page", vega=javascript(), **scripts, **values)
 
 
-def document(title: str, lead: str, sections: Sequence[Section], specs: Specs, cases: Any) -> str:
-    """The whole file: style, body, data and scripts in one."""
-    told = [one for one in sections if one.body]
-    links = "".join(f'<a href="#{one.name}">{text(one.title)}</a>' for one in told)
-    body = "".join(f'<section id="{one.name}"><h2>{text(one.title)}</h2>{one.body}</section>' for one in told)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{text(title)}</title>
-<style>{_ours("page.css")}</style>
-</head>
-<body>
-<header><h1>{text(title)}</h1><p>{text(lead)}</p><nav aria-label="Sections">{links}</nav></header>
-<main>{body}</main>
-<noscript><p>The charts and the heat map need JavaScript; the tables do not.</p></noscript>
-<script type="application/json" id="specs">{data(specs)}</script>
-<script type="application/json" id="cases">{data(cases)}</script>
-<script>{javascript()}</script>
-<script>{_ours("page.js")}</script>
-</body>
-</html>
-"""
+def dvc_template() -> str:
+    """Return the page that `dvc plots show` fills in; unlike the page of DVC, it needs no network."""
+    return render("dvc", vega=javascript())
 
 
-def _ours(name: str) -> str:
-    return files("pipeline.report.page").joinpath(name).read_text()
+def render(template: str, **values: Any) -> str:
+    """Return the text of a template with these values."""
+    return _environment().get_template(f"{template}.html.j2").render(values)
+
+
+def to_json(value: Any) -> str:
+    """Return compact JSON; numbers that JSON lacks become null."""
+    return orjson.dumps(value).decode()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_function"] = lambda value, **_: to_json(value)
+    return environment

@@ -1,145 +1,148 @@
-"""How good the students became: headline, curves and table, from metrics.json alone, of one run or of many.
+"""Quality of the students: headline, curves and tables, from metrics.json alone, of one run or of several.
 
-A run is a label and its metrics.json. With several runs or several students each line of a chart is one student.
+A run is a label and its metrics.json. With several runs or several students, each line of a chart is one student.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from pipeline.report.metric_titles import PLACE, measure
-from pipeline.report.page.charts import curve
-from pipeline.report.page.html import Section, Specs, details, figure, grid, table, text
+from pipeline.report.page.charts import Axis, curve
+from pipeline.report.page.html import Chart, Section, section
 
 Metrics = Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
-    """A student of a run, with the name that it has on the page."""
+    """A student of a run."""
 
-    def __init__(self, run: str, name: str, metrics: Metrics) -> None:
-        """`run` is '' where the page is about one run alone."""
-        self.name, self.label = name, " ".join(one for one in (run, name) if one)
-        self.teacher: Metrics = metrics["teacher"]
-        self.before, self.after = (metrics["students"][name][when] for when in ("before", "after"))
-        begin = {"id": "before", "step": 0, "scored_positions": 0} | self.before
-        self.checkpoints: list[Metrics] = [begin, *metrics["students"][name]["rounds"]]
+    name: str
+    label: str  # the name on the page: of the run, where there are several, and of the student
+    teacher: Metrics
+    before: Metrics
+    after: Metrics
+    checkpoints: Sequence[Metrics]  # before training, then each round
 
-    def pairs(self) -> Iterator[tuple[Metrics, Metrics]]:
-        """Each round's checkpoint behind the one before."""
-        return pairwise(self.checkpoints)
+    def rounds(self) -> list[tuple[Metrics, Metrics]]:
+        """Return the checkpoint before each round together with the one after it."""
+        return list(pairwise(self.checkpoints))
 
 
 def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
-    """Every student of every run."""
-    return [Student(run, name, metrics) for run, metrics in runs.items() for name in metrics["students"]]
+    """Return every student of every run; the label of a page's only run is ''."""
+    return [
+        Student(
+            name=name,
+            label=f"{run} {name}".strip(),
+            teacher=metrics["teacher"],
+            before=student["before"],
+            after=student["after"],
+            checkpoints=[{"id": "before", "step": 0, "scored_positions": 0} | student["before"], *student["rounds"]],
+        )
+        for run, metrics in runs.items()
+        for name, student in metrics["students"].items()
+    ]
 
 
 def keys_of(students: Sequence[Student]) -> list[str]:
-    """The measures of the students' checkpoints: divergences first, then the task's, in the order found."""
-    found = dict.fromkeys(key for one in students for row in one.checkpoints for key in row if key not in PLACE)
-    return sorted(found, key=lambda key: (not key.endswith("_kl"), key in {"top1_agreement", "eos_share"}))
+    """Return the measures of the students' checkpoints: divergences first, then the task's metrics."""
+    rows = [row for student in students for row in student.checkpoints]
+    keys = dict.fromkeys(key for row in rows for key in row if key not in PLACE)
+    return sorted(keys, key=lambda key: (not key.endswith("_kl"), key in {"top1_agreement", "eos_share"}))
 
 
 def side_by_side(students: Sequence[Student]) -> Section:
-    """All students in columns, each before and after; empty for one alone, whose cards say the same."""
-    teachers = [one.teacher for one in students]
-    same = all(one == teachers[0] for one in teachers)
-    head = ["measure", *(one.label for one in students), *(["teacher"] if same else [])]
+    """Return a table with a column per student; the section of a single student is empty, as its cards suffice."""
+    teachers = _teachers(students)
+    shared = next(iter(teachers.values())) if len(teachers) == 1 else None
+    head = ["measure", *(student.label for student in students), *(["teacher"] if shared else [])]
     rows = [
-        [measure(key).title, *(_way(key, one) for one in students)]
-        + ([measure(key).show(teachers[0].get(key))] if same else [])
+        [
+            measure(key).title,
+            *(measure(key).show_change(student.before.get(key), student.after.get(key)) for student in students),
+            *([measure(key).show(shared.get(key))] if shared else []),
+        ]
         for key in keys_of(students)
     ]
-    body = table("Before and after training", head, rows) if len(students) > 1 else ""
-    return Section(name="side-by-side", title="Side by side", body=body)
-
-
-def _way(key: str, student: Student) -> str:
-    ends = [measure(key).show(one.get(key)) for one in (student.before, student.after)]
-    return " → ".join(ends) if any(ends) else ""
+    return section("side-by-side", "Side by side", head=head, rows=rows if len(students) > 1 else [])
 
 
 def headline(students: Sequence[Student]) -> Section:
-    """What became of each student: a card a measure."""
-    parts = []
-    for one in students:
-        cards = "".join(_card(key, one) for key in keys_of([one]))
-        parts.append(f'<h3>{text(one.label)}</h3><div class="cards">{cards}</div>')
-    return Section(name="headline", title="Before and after", body="".join(parts))
+    """Return a card per student and measure."""
+    cards = {student.label: [_card(key, student) for key in keys_of([student])] for student in students}
+    return section("headline", "Before and after", students=cards)
 
 
-def _card(key: str, student: Student) -> str:
-    of, before, after = measure(key), student.before.get(key), student.after.get(key)
-    goal = student.teacher.get(key, of.at_teacher)
-    named = f"teacher {of.show(goal)}" if key in student.teacher else ""
-    words = " · ".join(one for one in (f"before {of.show(before)}", named, of.unit) if one)
-    return (
-        f'<div class="card"><span>{text(of.title)}</span><strong>{text(of.show(after))}</strong>'
-        f"<small>{text(words)}</small>{_meter(before, after, goal)}</div>"
-    )
+def _card(key: str, student: Student) -> dict[str, Any]:
+    """Return the texts of a card, and the share of the way to the teacher that training covered, if defined."""
+    about, before, after = measure(key), student.before.get(key), student.after.get(key)
+    goal = student.teacher.get(key, about.at_teacher)
+    teacher = f"teacher {about.show(goal)}" if key in student.teacher else ""
+    notes = [f"before {about.show(before)}", teacher, about.unit]
+    share = None
+    if before is not None and after is not None and goal is not None and before != goal:
+        share = (after - before) / (goal - before)
+    return {"title": about.title, "value": about.show(after), "note": " · ".join(filter(None, notes)), "share": share}
 
 
-def _meter(before: float | None, after: float | None, goal: float | None) -> str:
-    """How much of the way from `before` to the teacher is done; nothing where that says nothing."""
-    if before is None or after is None or goal is None or before == goal:
-        return ""
-    share = (after - before) / (goal - before)
-    words = f"{share:.0%} of the way to the teacher"
-    shown = min(1.0, max(0.0, share))
-    return f'<div class="way" role="img" aria-label="{words}"><i style="width:{shown:.1%}"></i></div><em>{words}</em>'
-
-
-def curves(students: Sequence[Student], specs: Specs) -> Section:
-    """Every measure over optimizer steps, and against what the teacher was asked; adds the charts to `specs`."""
-    if not any(len(one.checkpoints) > 1 for one in students):
-        return Section(name="quality", title="Quality", body="")
-    over_steps = [*_charts(students, specs, "step", "optimizer steps")]
-    body = grid(*over_steps) + _checkpoint_table(students)
-    return Section(name="quality", title="Quality on held-out prompts", body=body)
-
-
-def against_teacher_tokens(students: Sequence[Student], specs: Specs) -> Section:
-    """Quality by the number of positions that the teacher scored for a student."""
-    asked = any(row.get("scored_positions") for one in students for row in one.checkpoints)
-    title = "completion tokens the teacher scored"
-    body = grid(*_charts(students, specs, "scored_positions", title)) if asked else ""
-    words = (
-        "What each student had been taught from by the time it was measured: tokens of its own rollouts and of the "
-        "corpus, whether their scores were made in this run or came from the store."
-    )
-    body = f"<p>{text(words)}</p>{body}" if body else ""
-    return Section(name="teacher-tokens", title="Quality against teacher tokens", body=body)
-
-
-def _charts(students: Sequence[Student], specs: Specs, axis: str, x_title: str) -> Iterator[str]:
-    teachers = {key: {one.teacher.get(key) for one in students} for key in keys_of(students)}
-    for key, values in teachers.items():
-        points = [
-            {"series": one.label, "x": row[axis], "y": row[key]}
-            for one in students
-            for row in one.checkpoints
-            if key in row and axis in row
-        ]
-        name, of = f"{axis}-{key}", measure(key)
-        (value,) = values if len(values) == 1 else (None,)
-        level = None if value is None else ("teacher", value)
-        specs[name] = curve(points, x_title=x_title, y_title=of.title, marked=True, form=of.form, level=level)
-        yield figure(name, of.title, of.unit)
-
-
-def _checkpoint_table(students: Sequence[Student]) -> str:
+def curves(students: Sequence[Student]) -> Section:
+    """Return a chart per measure over optimizer steps, and a table; empty if no student was trained."""
+    trained = any(student.rounds() for student in students)
+    charts = _charts(students, "step", "optimizer steps") if trained else []
     keys = keys_of(students)
-    rows = []
-    for one in students:
-        rows += [
-            [f"{one.label}, {row['id']}", f"{row.get('step', '')}", *(measure(key).show(row.get(key)) for key in keys)]
-            for row in one.checkpoints
-        ]
-    teachers = {one.label: one.teacher for one in students}
-    same = len({tuple(sorted(teacher.items())) for teacher in teachers.values()}) == 1
-    for label, teacher in list(teachers.items())[: 1 if same else None]:
-        name = "teacher" if same else f"teacher of {label}"
-        rows.append([name, "", *(measure(key).show(teacher.get(key)) for key in keys)])
     head = ["checkpoint", "step", *(measure(key).title for key in keys)]
-    return details("Numbers of every checkpoint", table("Quality of every checkpoint", head, rows))
+    rows = [
+        [f"{student.label}, {row['id']}", f"{row.get('step', '')}", *_cells(keys, row)]
+        for student in students
+        for row in student.checkpoints
+    ]
+    teachers = _teachers(students)
+    rows += [
+        ["teacher" if len(teachers) == 1 else f"teacher of {label}", "", *_cells(keys, teacher)]
+        for label, teacher in teachers.items()
+    ]
+    return section("quality", "Quality on held-out prompts", charts, head=head, rows=rows if trained else [])
+
+
+def against_teacher_tokens(students: Sequence[Student]) -> Section:
+    """Return a chart per measure over the number of positions that the teacher scored for a student."""
+    scored = any(row.get("scored_positions") for student in students for row in student.checkpoints)
+    charts = _charts(students, "scored_positions", "completion tokens that the teacher scored") if scored else []
+    return section("teacher-tokens", "Quality against teacher tokens", charts)
+
+
+def _teachers(students: Sequence[Student]) -> dict[str, Metrics]:
+    """Return the teacher of each student by the student's label, or a single entry if all teachers are the same."""
+    teachers = {student.label: student.teacher for student in students}
+    same = all(teacher == students[0].teacher for teacher in teachers.values())
+    return dict(list(teachers.items())[:1]) if same else teachers
+
+
+def _charts(students: Sequence[Student], x_key: str, x_title: str) -> list[Chart]:
+    return [_chart(students, key, x_key, x_title) for key in keys_of(students)]
+
+
+def _chart(students: Sequence[Student], key: str, x_key: str, x_title: str) -> Chart:
+    points = [
+        {"series": student.label, "x": row[x_key], "y": row[key]}
+        for student in students
+        for row in student.checkpoints
+        if key in row and x_key in row
+    ]
+    about, levels = measure(key), {student.teacher.get(key) for student in students}
+    level = levels.pop() if len(levels) == 1 else None
+    spec = curve(
+        points,
+        Axis(x_title, ","),
+        Axis(about.title, about.format),
+        marked=True,
+        level=None if level is None else ("teacher", level),
+    )
+    return Chart(name=f"{x_key}-{key}", title=about.title, note=about.unit, spec=spec)
+
+
+def _cells(keys: Sequence[str], row: Metrics) -> list[str]:
+    return [measure(key).show(row.get(key)) for key in keys]

@@ -1,6 +1,6 @@
-"""What the page asks the views: plain rows for charts and tables, none where a run has no such thing.
+"""Rows of the views that the page shows, as dictionaries for charts and tables.
 
-Long logs are thinned to POINTS a student, each the mean of consecutive steps, so that a page stays small.
+Long logs are thinned to POINTS rows per student, each the mean of consecutive steps, so that the page stays small.
 """
 
 import math
@@ -10,7 +10,9 @@ from itertools import groupby
 from typing import Any
 
 Row = dict[str, Any]
-Ask = Callable[[str], tuple[list[str], list[tuple[Any, ...]]]]  # SQL to names and rows: `views.query`
+Query = Callable[
+    [str], tuple[list[str], list[tuple[Any, ...]]]
+]  # SQL -> names and rows, as `views.query` with its views
 POINTS = 400
 
 _TRAINING = "SELECT * FROM runs ORDER BY student, step"
@@ -22,11 +24,11 @@ _TOKENS = "SELECT * FROM tokens ORDER BY student, round, prompt_id, position"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """Rows of the views, as dictionaries by column."""
+class ViewRows:
+    """Rows of the views, as dictionaries by column; a list is empty where a run has no such rows."""
 
     training: list[Row]
-    rounds: list[Row]  # how training began and ended in each
+    rounds: list[Row]  # means and last step of each round's training
     costs: list[Row]
     tails: list[Row]
     segments: list[Row]
@@ -34,50 +36,50 @@ class Findings:
     prompts: dict[str, Row]  # of the tokens, by id
 
 
-def find(ask: Ask, students: Sequence[str], rounds: Sequence[str]) -> Findings:
-    """Everything about these students and rounds; what earlier schedules left is passed over."""
+def query_views(query: Query, students: Sequence[str], rounds: Sequence[str]) -> ViewRows:
+    """Return the rows of these students and rounds, without those that earlier schedules left."""
+    names, places = {"", *students}, {"", "corpus", "init", *rounds}
 
-    def rows(sql: str) -> list[Row]:
-        columns, found = ask(sql)
-        named = [dict(zip(columns, row, strict=True)) for row in found]
-        known = {"", *students}, {"", "corpus", "init", *rounds}
-        return [one for one in named if one.get("student", "") in known[0] and one.get("round", "") in known[1]]
+    def select(sql: str) -> list[Row]:
+        columns, values = query(sql)
+        rows = [dict(zip(columns, row, strict=True)) for row in values]
+        return [row for row in rows if row.get("student", "") in names and row.get("round", "") in places]
 
-    training = rows(_TRAINING)
-    return Findings(
+    training = select(_TRAINING)
+    return ViewRows(
         training=thinned(training),
         rounds=by_round(training),
-        costs=rows(_COSTS),
-        tails=rows(_TAILS),
-        segments=rows(_SEGMENTS),
-        tokens=rows(_TOKENS),
-        prompts={one["prompt_id"]: one for one in rows(_PROMPTS)},
+        costs=select(_COSTS),
+        tails=select(_TAILS),
+        segments=select(_SEGMENTS),
+        tokens=select(_TOKENS),
+        prompts={row["prompt_id"]: row for row in select(_PROMPTS)},
     )
 
 
 def thinned(rows: Sequence[Row], points: int = POINTS) -> list[Row]:
-    """At most `points` rows a student: numbers averaged over consecutive steps, the last step standing for them."""
-    found: list[Row] = []
+    """Return at most `points` rows per student: means over consecutive steps, with the number of the last step."""
+    means: list[Row] = []
     for _, group in groupby(rows, key=lambda row: row["student"]):
         steps = list(group)
         size = math.ceil(len(steps) / points)
-        found += [_mean(steps[start : start + size]) for start in range(0, len(steps), size)]
-    return found
+        means += [_mean(steps[start : start + size]) for start in range(0, len(steps), size)]
+    return means
 
 
 def by_round(rows: Sequence[Row]) -> list[Row]:
-    """A row a student and round: how many steps it took, its means, and its last step with `last_` before the name."""
-    found = []
+    """Return a row per student and round: the number of steps, means, and the last step's values as `last_NAME`."""
+    rounds = []
     for _, group in groupby(rows, key=lambda row: (row["student"], row["round"])):
         steps = list(group)
         last = {f"last_{key}": value for key, value in steps[-1].items()}
-        found.append(_mean(steps) | last | {"steps": len(steps)})
-    return found
+        rounds.append(_mean(steps) | last | {"steps": len(steps)})
+    return rounds
 
 
 def place(row: Row) -> str:
-    """The student and the round that a row belongs to, as far as it does."""
-    return " ".join(one for one in (row["student"], row["round"]) if one)
+    """Return the student and the round of a row, as far as it has them."""
+    return f"{row['student']} {row['round']}".strip()
 
 
 def _mean(steps: Sequence[Row]) -> Row:
@@ -90,5 +92,5 @@ def _mean(steps: Sequence[Row]) -> Row:
 
 
 def is_number(value: Any) -> bool:
-    """True for what can be drawn and averaged; neither None nor NaN."""
+    """Return whether a value can be drawn and averaged: a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,43 +1,42 @@
-"""What the teacher said: how much of its rows the store keeps, and how flat they are."""
+"""Teacher scores: how much of the teacher's distributions the store holds, and how flat they are."""
 
 from collections.abc import Sequence
 
-from pipeline.report.page.charts import ranges
-from pipeline.report.page.html import Section, Specs, figure, grid, table
-from pipeline.report.page.queries import Findings, Row, place
+from pipeline.report.page.charts import Axis, ranges
+from pipeline.report.page.html import Chart, Section, section
+from pipeline.report.page.queries import Row, ViewRows, place
 
-_SPREAD = {"tail": "Teacher's mass outside its entries", "entropy": "Teacher's entropy, nats"}
-_HEAD = ("segment", "sequences", "positions", "entries", "the author's", "draws", "bytes", "codec", "error, nats")
+_SPREAD = {
+    "tail": ("Teacher's probability outside the stored tokens", "probability"),
+    "entropy": ("Teacher's entropy", "nats"),
+}
+_ENTRIES = {
+    "head_entries": "top tokens",
+    "union_entries": "student-support tokens",
+    "draws": "tail samples",
+    "size_bytes": "bytes",
+}
+_HEAD = ("segment", "sequences", "positions", *_ENTRIES.values(), "codec", "error, nats")
 
 
-def scores(found: Findings, specs: Specs) -> Section:
-    """Charts of tail mass and entropy, and a line a segment."""
-    figures = [_figure(key, title, found.tails, specs) for key, title in _SPREAD.items()]
-    body = grid(*figures) + (_segments(found.segments) if found.segments else "")
-    return Section(name="store", title="What the teacher said", body=body)
+def scores(views: ViewRows) -> Section:
+    """Return charts of tail probability and entropy, and a table with a row per segment."""
+    charts = [_chart(key, title, unit, views.tails) for key, (title, unit) in _SPREAD.items() if views.tails]
+    rows = [_line(row) for row in views.segments]
+    return section("store", "Teacher scores", charts, head=_HEAD, rows=rows)
 
 
-def _figure(key: str, title: str, tails: Sequence[Row], specs: Specs) -> str:
+def _chart(key: str, title: str, unit: str, tails: Sequence[Row]) -> Chart:
     points = [
         {"group": place(row), "series": row["source"]} | {name: row[name] for name in ("mean", "p50", "p90")}
         for row in tails
         if row["measure"] == key
     ]
-    if not points:
-        return ""
-    specs[f"store-{key}"] = ranges(points, y_title=title)
-    return figure(f"store-{key}", title, "mean; line: median to 90th percentile of the sequences")
-
-
-def _segments(rows: Sequence[Row]) -> str:
-    words = "Entries, the author's likely tokens, draws and bytes (index and tokens included) are means a position."
-    return f"<p>{words}</p>" + table("Segments", _HEAD, [_line(row) for row in rows])
+    note = "mean; line: median to 90th percentile of the sequences"
+    return Chart(name=f"store-{key}", title=title, note=note, spec=ranges(points, Axis(unit, ".3f")))
 
 
 def _line(row: Row) -> list[str]:
-    def each(name: str) -> str:
-        return f"{row[name] / row['positions']:.1f}" if row["positions"] else ""
-
+    per_position = [f"{row[key] / row['positions']:.1f}" if row["positions"] else "" for key in _ENTRIES]
     error = f"{row['error_nats']:.2g}" if row["measured_positions"] else ""
-    numbers = [each(name) for name in ("head_entries", "union_entries", "draws", "size_bytes")]
-    return [place(row), f"{row['sequences']:,}", f"{row['positions']:,}", *numbers, row["codec"], error]
+    return [place(row), f"{row['sequences']:,}", f"{row['positions']:,}", *per_position, row["codec"], error]

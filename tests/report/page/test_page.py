@@ -1,4 +1,4 @@
-"""The page as text: what it holds, what it leaves out, and that no text of others becomes markup."""
+"""The page as text: what it contains, what it leaves out, and that no text from outside becomes markup."""
 
 import dataclasses
 import json
@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from pipeline.report.metric_titles import measure
 from pipeline.report.page import heatmap, quality
-from pipeline.report.page.charts import bars, curve
+from pipeline.report.page.charts import Axis, bars, curve
 from pipeline.report.page.costs import ledger
-from pipeline.report.page.html import Specs, data, table, text
+from pipeline.report.page.html import Section, render, to_json
 from pipeline.report.page.lineage import origins
 from pipeline.report.page.page import comparison_page
 from pipeline.report.page.queries import by_round, thinned
 from pipeline.report.page.training import training
 from tests.factories import lineage_round
-from tests.pages import NASTY, costs, findings, lineages, metrics, page
+from tests.pages import NASTY, costs, lineages, metrics, page, view_rows
 
 TITLES = {
     "Side by side": "side-by-side",
@@ -29,14 +30,14 @@ TITLES = {
     "Training": "training",
     "Quality against teacher tokens": "teacher-tokens",
     "Cost": "costs",
-    "What the teacher said": "store",
+    "Teacher scores": "store",
     "Where it comes from": "lineage",
 }
 
 
 def embedded(html: str, name: str) -> Any:
-    (found,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
-    return json.loads(found)
+    (text,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
+    return json.loads(text)
 
 
 def chart_places(html: str) -> set[str]:
@@ -60,19 +61,19 @@ def test_measures_and_columns_that_nobody_foresaw_show_by_name() -> None:
 
 
 def test_what_a_run_does_not_have_leaves_no_section() -> None:
-    found = dataclasses.replace(
-        findings(), training=[], rounds=[], costs=[], tails=[], segments=[], tokens=[], prompts={}
+    views = dataclasses.replace(
+        view_rows(), training=[], rounds=[], costs=[], tails=[], segments=[], tokens=[], prompts={}
     )
     alone = metrics()
     alone["students"]["small"]["rounds"] = []
-    html = page(found=found, metrics=alone, checkpoints=["init"], lineages=[])
+    html = page(views=views, metrics=alone, checkpoints=["init"], lineages=[])
     assert re.findall(r'<section id="([^"]+)"', html) == ["headline", "lineage"]
     assert chart_places(html) == set()
-    assert 'id="tokens"' not in page(found=dataclasses.replace(findings(), tokens=[]))
+    assert 'id="tokens"' not in page(views=dataclasses.replace(view_rows(), tokens=[]))
 
 
 def test_the_lineage_of_every_student_is_told() -> None:
-    body = origins(lineages(("small", "tiny")), costs(), findings().segments, "seed: 0").body
+    body = origins(lineages(("small", "tiny")), costs(), view_rows().segments, "seed: 0").body
     assert re.findall("<h3>(.*?)</h3>", body) == ["small", "tiny", "The teacher's scores"]
     for fact in ("teacher-prin", "tokenizer-p", "gsm8k: data openai/gsm8k, config main", "layers 0, 2"):
         assert fact in body
@@ -85,20 +86,26 @@ def test_the_lineage_of_every_student_is_told() -> None:
     assert "Warning: student small: first tuned on data of teacher" in origins([other], {}, [], "").body
 
 
-def trained(left_out: Sequence[int], limit: float | None) -> tuple[str, Specs]:
-    steps = [one for one in findings().training if one["step"] not in left_out]
-    found, specs = dataclasses.replace(findings(), training=steps, rounds=by_round(steps)), Specs()
-    return training(found, quality.students_of({"": metrics()}), specs, max_staleness=limit).body, specs
+def trained(skipped: Sequence[int], limit: float | None) -> Section:
+    steps = [row for row in view_rows().training if row["step"] not in skipped]
+    views = dataclasses.replace(view_rows(), training=steps, rounds=by_round(steps))
+    return training(views, quality.students_of({"": metrics()}), max_staleness=limit)
+
+
+def specs_of(section: Section) -> dict[str, Any]:
+    return {chart.name: chart.spec for chart in section.charts}
 
 
 def test_rounds_tell_the_steps_that_were_not_taken_and_how_stale_they_ended() -> None:
-    body, specs = trained((), None)
+    section = trained((), None)
+    body, specs = section.body, specs_of(section)
     assert "10 of 10" in body
     assert "steps were not taken" not in body
     assert "schedule.max_staleness" not in str(specs)
-    body, specs = trained((18, 19, 20), 0.08)
+    section = trained((18, 19, 20), 0.08)
+    body, specs = section.body, specs_of(section)
     assert "3 steps were not taken" in body
-    loss = sum(one["loss"] for one in findings().training[10:17]) / 7
+    loss = sum(row["loss"] for row in view_rows().training[10:17]) / 7
     assert f'<th scope="row">small r2</th><td>7 of 10</td><td>{loss:.3f}</td><td>0.07</td>' in body
     assert "schedule.max_staleness" in str(specs["training-staleness_kl"])
     assert "schedule.max_staleness" not in str(specs["training-loss"])
@@ -106,13 +113,12 @@ def test_rounds_tell_the_steps_that_were_not_taken_and_how_stale_they_ended() ->
 
 def test_numbers_that_are_none_are_neither_drawn_nor_averaged() -> None:
     losses = [1.0, math.nan, 3.0, None]
-    steps = [{"student": "s", "round": "r1", "step": n, "loss": one} for n, one in enumerate(losses)]
+    steps = [{"student": "s", "round": "r1", "step": n, "loss": loss} for n, loss in enumerate(losses)]
     (row,) = by_round(steps)
     assert (row["steps"], row["loss"], row["last_loss"]) == (4, 2.0, None)
-    specs = Specs()
-    training(dataclasses.replace(findings(), training=steps), [], specs, max_staleness=None)
-    points = json.loads(data(specs["training-loss"]))["data"]["values"]
-    assert [(one["x"], one["y"]) for one in points] == [(0, 1.0), (2, 3.0)]
+    section = training(dataclasses.replace(view_rows(), training=steps), [], max_staleness=None)
+    points = json.loads(to_json(specs_of(section)["training-loss"]))["data"]["values"]
+    assert [(point["x"], point["y"]) for point in points] == [(0, 1.0), (2, 3.0)]
 
 
 def test_texts_of_others_stay_text() -> None:
@@ -121,24 +127,25 @@ def test_texts_of_others_stay_text() -> None:
     assert (
         "<img" not in html.replace(str(re.findall(r"<script>.*?</script>", html, re.DOTALL)), "").split("<script>")[0]
     )
-    (nasty,) = {one["references"][0] for one in embedded(html, "cases")}
-    assert nasty == "Ends it."
+    assert {case["references"][0] for case in embedded(html, "cases")} == {"Ends it."}
     assert NASTY in embedded(html, "cases")[0]["prompt"]
-    assert text(NASTY) in html
+    assert str(escape(NASTY)) in html
 
 
 def test_data_cannot_close_its_element_and_is_json_whatever_the_numbers() -> None:
     value = {"a": [float("nan"), float("inf"), 1.5, NASTY, (1, None)]}
-    assert "<" not in data(value)
-    assert json.loads(data(value)) == {"a": [None, None, 1.5, NASTY, [1, None]]}
+    html = page(views=dataclasses.replace(view_rows(), prompts={"networkx.case0": {"prompt_text": value}}))
+    (text,) = re.findall('<script type="application/json" id="cases">(.*?)</script>', html, re.DOTALL)
+    assert "<" not in text
+    assert json.loads(text)[0]["prompt"] == {"a": [None, None, 1.5, NASTY, [1, None]]}
 
 
 def test_a_card_says_how_much_of_the_way_is_done() -> None:
     body = quality.headline(quality.students_of({"": metrics()})).body
-    assert "<strong>1.001</strong><small>before 2.120 · nats a token</small>" in body
+    assert "<strong>1.001</strong><small>before 2.120 · nats per token</small>" in body
     assert "53% of the way to the teacher" in body
     assert "teacher 0.257" in body
-    assert body.count('class="way"') == 5  # nobody knows where the crowds' wisdom leads
+    assert body.count('class="progress"') == 5  # the teacher has no value of the sixth measure
 
 
 def test_students_stand_side_by_side_and_one_alone_does_not() -> None:
@@ -147,70 +154,71 @@ def test_students_stand_side_by_side_and_one_alone_does_not() -> None:
     assert '<th scope="col">small</th><th scope="col">tiny</th><th scope="col">teacher</th>' in body
     assert '<th scope="row">ROUGE-L</th><td>0.117 → 0.191</td><td>0.117 → 0.205</td><td>0.257</td>' in body
     assert quality.side_by_side(students[:1]).body == ""
-    students[1].teacher = {"rouge_l": 0.5}
+    students[1] = dataclasses.replace(students[1], teacher={"rouge_l": 0.5})
     assert "teacher" not in quality.side_by_side(students).body
 
 
 def test_cells_are_escaped_and_the_first_names_its_row() -> None:
-    assert '<th scope="row">a&lt;b</th><td>&amp;</td>' in table("c", ["x", "y"], [["a<b", "&"]])
+    html = render("side-by-side", head=["x", "y"], rows=[["a<b", "&"]])
+    assert '<th scope="row">a&lt;b</th><td>&amp;</td>' in html
 
 
 def test_long_logs_are_means_of_consecutive_steps() -> None:
     rows = [{"student": "s", "round": "r", "step": n, "loss": float(n), "reward": None} for n in range(1, 11)]
     rows += [{"student": "t", "round": "r", "step": 1, "loss": 7.0, "reward": float("nan")}]
-    found = thinned(rows, 4)
-    assert [(row["student"], row["step"], row["loss"]) for row in found] == [
+    means = thinned(rows, 4)
+    assert [(row["student"], row["step"], row["loss"]) for row in means] == [
         *[("s", 3, 2.0), ("s", 6, 5.0), ("s", 9, 8.0), ("s", 10, 10.0)],
         ("t", 1, 7.0),
     ]
-    assert found[0]["reward"] is None
+    assert means[0]["reward"] is None
     assert thinned(rows[:4], 4) == rows[:4]
 
 
 def test_the_heat_map_keeps_first_and_last_checkpoint_side_by_side() -> None:
-    found = findings()
-    cases = heatmap.cases(found.tokens, found.prompts, "init", "r3")
-    assert [one["id"] for one in cases] == [f"networkx.case{n}" for n in range(6)]
+    views = view_rows()
+    cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
+    assert [case["id"] for case in cases] == [f"networkx.case{n}" for n in range(6)]
     assert {name: len(tokens) for name, tokens in cases[1]["sides"].items()} == {"before": 30, "after": 30}
     token, forward, reverse, teacher, student = cases[1]["sides"]["after"][3]
     assert (forward, reverse) == (9.0, 4.5)
     assert teacher[0] == [token, 0.5]
     assert student[0] == [teacher[-1][0], 0.4]
-    only = heatmap.cases(found.tokens, {}, "init", "init")
+    only = heatmap.cases(views.tokens, {}, "init", "init")
     assert set(only[0]["sides"]) == {"before", "after"}
 
 
 def test_cases_beyond_the_limit_stay_out_and_are_told() -> None:
-    found = findings()
-    cases = heatmap.cases(found.tokens, found.prompts, "init", "r3")
-    limit = len(data(cases[0])) + len(data(cases[1]))
+    views = view_rows()
+    cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
+    limit = len(to_json(cases[0])) + len(to_json(cases[1]))
     assert heatmap.fitting(cases, limit) == cases[:2]
     assert "4 of 6 completions are left out" in heatmap.heat_section(2, 6).body
     assert heatmap.heat_section(0, 0).body == ""
 
 
 def test_several_series_have_a_legend_and_one_has_none() -> None:
-    one = [{"series": "a", "x": 0, "y": 1.0}]
-    for points, legend in ((one, False), ([*one, {"series": "b", "x": 0, "y": 2.0}], True)):
-        spec = json.dumps(curve(points, x_title="x", y_title="y", marked=True))
+    single = [{"series": "a", "x": 0, "y": 1.0}]
+    for points, legend in ((single, False), ([*single, {"series": "b", "x": 0, "y": 2.0}], True)):
+        spec = json.dumps(curve(points, Axis("x"), Axis("y"), marked=True))
         assert ('"legend": {"orient": "top"}' in spec) == legend
-    assert bars([{"group": "g", "series": "a", "y": 1.0}], x_title="s")["encoding"]["color"]["legend"] is None
+    assert bars([{"group": "g", "series": "a", "y": 1.0}], Axis("s"))["encoding"]["color"]["legend"] is None
 
 
 def test_bars_are_stacked_by_what_is_most_in_all() -> None:
     rows = [
         {"group": g, "series": s, "y": y} for g, s, y in (("a", "few", 5.0), ("a", "many", 4.0), ("b", "many", 3.0))
     ]
-    spec = bars(rows, x_title="s")
+    spec = bars(rows, Axis("s"))
     assert spec["encoding"]["color"]["sort"] == ["many", "few"]
-    assert [one["rank"] for one in spec["data"]["values"]] == [1, 0, 0]
+    assert [point["rank"] for point in spec["data"]["values"]] == [1, 0, 0]
 
 
 def test_the_ledger_says_what_came_from_the_store() -> None:
-    body = ledger([one for one in findings().costs if one["stage"] in ("score", "prepare")], {}).body
+    body = ledger([row for row in view_rows().costs if row["stage"] in ("score", "prepare")]).body
     assert '<th scope="row">score</th><td>4</td><td>126.0</td><td>16,000</td><td>127</td>' in body
     assert "<td>469,448</td><td>1,400 of 5,656</td>" in body
-    assert "of which 1,400 came from the store, which at this run&#x27;s rate saved about 41 s" in body
+    assert "1,400 of them were cache hits in the store, which saved about 41 s of the teacher's time" in body
     assert '<th scope="row">prepare</th><td>1</td><td>31.5</td><td>4,000</td><td>127</td><td></td><td></td>' in body
 
 

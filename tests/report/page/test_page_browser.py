@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from pipeline.report.page.html import dvc_template
 from pipeline.report.page.page import comparison_page
-from pipeline.report.page.vega import dvc_template
 from tests.pages import metrics, page
 
 DRAWN = "document.querySelectorAll('.chart[data-drawn] svg').length"
@@ -77,7 +77,7 @@ def test_every_chart_is_drawn_without_network_complaint_or_sideways_scrolling(
 def test_a_chart_tells_its_values_by_keyboard(browser: Browser, report: Path) -> None:
     tab, told = opened(browser, report)
     chart = tab.locator("#step-forward_kl")
-    words, here = tab.locator("#step-forward_kl + output"), chart.locator(".here")
+    words, here = tab.locator("#step-forward_kl + output"), chart.locator(".current")
     chart.scroll_into_view_if_needed()
     tab.wait_for_selector("#step-forward_kl[data-drawn]")
     tab.locator("nav a").last.focus()

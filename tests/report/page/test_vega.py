@@ -1,10 +1,11 @@
-"""pipeline.report.page.vega: scripts that need no network, and the page into which DVC puts its plots."""
+"""pipeline.report.page.vega: scripts that need no network, and the page that DVC fills with its plots."""
 
 import re
 
 from dvc_render.html import HTML
 
-from pipeline.report.page.vega import dvc_template, javascript
+from pipeline.report.page.html import dvc_template
+from pipeline.report.page.vega import javascript
 
 
 def test_the_script_holds_vega_and_ends_no_element_that_it_stands_in() -> None:
