@@ -1,28 +1,94 @@
-"""What every stage's command line does: die with its parent, and tell mistakes in one line with exit code 1."""
+"""What every stage has in common: its parameters, its command line, its cost, and how it ends.
+
+A stage is a function below `@stage(...)`. The keywords of the decorator are the sections of params.yaml that it reads;
+tests/test_architecture.py compares them with `params` in dvc.yaml.
+"""
 
 import errno
+import functools
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import click
 
+from pipeline.runtime.config import section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
-from pipeline.runtime.layout import COSTS
+from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.process import die_with_parent
 from pipeline.runtime.progress import summary
+
+Section: TypeAlias = Any  # a type, or a pair of a dotted key in params.yaml and a type
 
 _NEARLY_NONE_BYTES = 1 << 24
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a stage gets beside its parameters and options."""
+
+    layout: Layout
+    cost: dict[str, Any]
+    """The entry in work/costs, to which the stage adds what it spent."""
+
+
+class StageCommand(click.Command):
+    """The command line of a stage."""
+
+    sections: dict[str, str]
+    """The dotted keys in params.yaml that the stage reads, by keyword; an option in braces stands for its value."""
+
+    def run(self, **options: Any) -> None:
+        """Run the stage in this process, with the values of its options."""
+        assert self.callback is not None
+        self.callback(**options)
+
+
+def stage(cost_name: str | None, /, **sections: Section) -> Callable[[Callable[..., None]], StageCommand]:
+    """Return the decorator that makes the command of a stage from its function.
+
+    The function is called with a StageContext, a namespace of its sections, and its options as keywords. The docstring
+    of its module is the help of the command.
+
+    Args:
+        cost_name: The name of the stage's entry in work/costs, with options in braces, such as `{student}-init`; None
+            where the stage has no entry.
+        sections: The type of each section. The keyword is the key in params.yaml, unless a pair names another key.
+    """
+    pairs = {name: value if isinstance(value, tuple) else (name, value) for name, value in sections.items()}
+
+    def decorate(function: Callable[..., None]) -> StageCommand:
+        @functools.wraps(function)
+        def callback(**options: Any) -> None:
+            params = SimpleNamespace()
+            for name, (key, kind) in pairs.items():
+                keys = [part.format(**options) for part in key.split(".")]
+                setattr(params, name, section(LAYOUT.params, kind, *keys))
+            with ExitStack() as stack:
+                entry = stack.enter_context(cost(cost_name.format(**options))) if cost_name else {}
+                function(StageContext(layout=LAYOUT, cost=entry), params, **options)
+
+        module_docstring = sys.modules[function.__module__].__doc__
+        command = click.command(cls=StageCommand, help=module_docstring)(callback)
+        command.sections = {name: key for name, (key, _) in pairs.items()}
+        return command
+
+    return decorate
+
+
 def run(command: click.Command) -> None:
-    """Run a click command as a process of its own."""
+    """Run a command as a process of its own, which ends with its parent.
+
+    A mistake of the user, and a full disk, end the process with one line on stderr and exit code 1.
+    """
     die_with_parent()
     try:
         command(standalone_mode=True)
@@ -35,10 +101,10 @@ def run(command: click.Command) -> None:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """True also for the libraries that hide the error number: safetensors tells it in words, torch not at all."""
-    told = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
+    """Recognise a full disk, also where a library hides the error number (safetensors) or all of the cause (torch)."""
+    reported = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
     writes = isinstance(error, RuntimeError) and "write" in str(error)
-    return told or (writes and shutil.disk_usage(Path.cwd()).free < _NEARLY_NONE_BYTES)
+    return reported or (writes and shutil.disk_usage(Path.cwd()).free < _NEARLY_NONE_BYTES)
 
 
 def _fail(message: str) -> None:
@@ -48,21 +114,21 @@ def _fail(message: str) -> None:
 
 @contextmanager
 def cost(name: str) -> Iterator[dict[str, Any]]:
-    """Collect what a stage spent; told and written to work/costs/<name>.json when the block ends well.
+    """Yield the cost of a stage, and write it to work/costs/<name>.json and print it when the block ends well.
 
-    Kept apart from the stage's results, which must not differ between two runs of the same work. So is the version
-    of the code, which `stillroom lineage` tells.
+    The cost is no part of the stage's results, which must not differ between two runs of the same work. The version of
+    the code, which `stillroom lineage` prints, is stored with the cost for the same reason.
     """
     started = time.monotonic()
     entry: dict[str, Any] = {"tokens": 0} | _code_version()
     yield entry
     entry["seconds"] = round(time.monotonic() - started, 3)
-    write_json(COSTS / f"{name}.json", entry)
+    write_json(LAYOUT.cost(name), entry)
     print(summary(name, entry), flush=True)
 
 
 def _code_version() -> dict[str, Any]:
-    """The commit, and whether tracked files differ from it (dvc.lock aside, which the run itself writes)."""
+    """Return the commit, and whether tracked files other than dvc.lock, which the run writes, differ from it."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "dirty": None}
@@ -71,8 +137,9 @@ def _code_version() -> dict[str, Any]:
 
 
 def _git(*args: str) -> str | None:
+    """Return the output of a git command, or None without git or without a repository."""
     try:
         done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+    except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

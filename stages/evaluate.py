@@ -1,8 +1,13 @@
-"""Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone: work/evaluations."""
+"""Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone.
+
+In: a model directory, work/teacher and work/prompts. Out: work/evaluations/NAME.json with the metrics and the greedy
+completions, and NAME.parquet with the token-by-token comparison of a student's first sampled completions.
+"""
 
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,45 +17,48 @@ from pipeline.evaluation.completions import EvaluationParams, complete, judge
 from pipeline.metrics.rewards import mean_reward
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
-from pipeline.runtime.config import lookup, section
 from pipeline.runtime.files import write_json, write_rows
-from pipeline.runtime.layout import EVALUATIONS, PARAMS, PROMPTS, TEACHER
 from pipeline.tasks import find_task
 from schemas.comparison import COMPARISON
-from stages._stage import cost, run
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
+@stage("{name}-evaluate", seed=int, evaluation=EvaluationParams, reward=dict[str, float], task=("task.name", str))
 @click.option("--name", required=True, help="STUDENT-ROUND, or `teacher`, which is compared with nothing.")
 @click.option("--model", type=Path, required=True)
-def main(name: str, model: Path) -> None:
-    p, seed = section(PARAMS, EvaluationParams, "evaluation"), lookup(PARAMS, "seed")
-    weights = section(PARAMS, dict[str, float], "reward")
-    task = find_task(lookup(PARAMS, "task", "name"))
-    out = EVALUATIONS / f"{name}.json"
-    prompts = read_prompts(PROMPTS, "heldout")[: p.prompts]
-    with cost(f"{name}-evaluate") as entry:
-        tokenizer = load_tokenizer(model)
-        read, vocab = partial(decode, tokenizer), shared_vocab(tokenizer)
-        tokens = partial(token_texts, tokenizer)
-        sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=seed)
-        completions = complete(prompts, sampler, p, title=f"complete {name}")
-        del sampler
-        judged, sampled = (judge(task, prompts, some, read) for some in (completions.greedy, completions.sampled))
-        metrics = task.metrics(judged) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
-        metrics |= {"eos_share": completions.eos_share}
-        written = [(read(one.token_ids), len(one.token_ids), one.finished) for one in completions.sampled]
-        metrics |= mean_reward(prompts, written, weights)
-        rows: list[TokenComparison] = []
-        if name != "teacher":
-            compared = compare(model, TEACHER, prompts, completions.sampled, p, vocab=vocab, title=f"compare {name}")
-            metrics |= join(compared).means()
-            pairs = list(zip(prompts, completions.sampled, compared, strict=True))[: p.recorded_prompts]
-            rows = [row for prompt, one, at in pairs for row in at.rows(prompt.prompt_id, one.token_ids, tokens)]
-        write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
-        entry["tokens"] = completions.tokens
-    texts = [{"prompt_id": prompt.prompt_id} | asdict(one) for prompt, one in zip(prompts, judged, strict=True)]
-    positions = sum(len(one.token_ids) for one in completions.sampled)
+def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
+    """Write the evaluation."""
+    task, tokenizer, out = find_task(p.task), load_tokenizer(model), ctx.layout.evaluation(name)
+    vocab, precision = shared_vocab(tokenizer), p.evaluation.precision
+    prompts = read_prompts(ctx.layout.prompts, "heldout")[: p.evaluation.prompts]
+
+    # No variable holds the sampler, so that its weights are freed before two models are loaded for the comparison.
+    load_sampler = partial(HFSampler, model, precision=precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=p.seed)
+    completions = complete(prompts, load_sampler(), p.evaluation, title=f"complete {name}")
+    ctx.cost["tokens"] = completions.tokens
+
+    pair = (completions.greedy, completions.sampled)
+    greedy, sampled = (judge(task, prompts, samples, partial(decode, tokenizer)) for samples in pair)
+    metrics = task.metrics(greedy) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
+    answers = [
+        (judged.text, len(sample.token_ids), sample.finished)
+        for judged, sample in zip(sampled, completions.sampled, strict=True)
+    ]
+    metrics |= {"eos_share": completions.eos_share} | mean_reward(prompts, answers, p.reward)
+
+    rows: list[TokenComparison] = []
+    if name != "teacher":
+        agreements = compare(
+            model, ctx.layout.teacher, prompts, completions.sampled, p.evaluation, vocab=vocab, title=f"compare {name}"
+        )
+        metrics |= join(agreements).means()
+        recorded = list(zip(prompts, completions.sampled, agreements, strict=True))[: p.evaluation.recorded_prompts]
+        for prompt, sample, agreement in recorded:
+            rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
+    write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
+
+    texts = [{"prompt_id": prompt.prompt_id} | asdict(judged) for prompt, judged in zip(prompts, greedy, strict=True)]
+    positions = sum(len(sample.token_ids) for sample in completions.sampled)
     write_json(out, {"headline": task.headline, "metrics": metrics, "positions": positions, "texts": texts})
 
 

@@ -1,35 +1,36 @@
-"""The corpus that all students share, work/corpus/rollouts.parquet: references, and the teacher's own completions."""
+"""Make the fixed corpus that all students share: references, and completions of the teacher.
 
-from pathlib import Path
+In: work/teacher and work/prompts. Out: work/corpus/rollouts.parquet, the references first.
+"""
 
-import click
+from typing import Any
 
 from pipeline.core.files import read_prompts
 from pipeline.core.types import reference_rollouts
 from pipeline.rollout.collect import CorpusParams, RolloutParams, shuffle_prompts
-from pipeline.rollout.sample import sample_rollouts
-from pipeline.runtime.config import lookup, section
-from pipeline.runtime.layout import PARAMS, PROMPTS, TEACHER
-from stages._stage import cost, run
+from pipeline.rollout.sample import ROLLOUTS, SamplingJob, count_tokens, finish_rollouts, sample
+from pipeline.runtime.resume import resumable
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
-def main() -> None:
-    corpus, p = section(PARAMS, CorpusParams, "corpus"), section(PARAMS, RolloutParams, "rollout")
-    seed, prompts = lookup(PARAMS, "seed"), read_prompts(PROMPTS, "train")
-    chosen = shuffle_prompts(prompts, max(corpus.references, corpus.generations), seed, "corpus")
-    with cost("generate") as entry:
-        entry["tokens"] = sample_rollouts(
-            TEACHER,
-            chosen[: corpus.generations],
-            p,
-            samples=corpus.samples_per_prompt,
-            name="teacher",
-            seed=seed,
-            source="teacher",
-            out=Path("work/corpus/rollouts.parquet"),
-            first=reference_rollouts(chosen[: corpus.references]),
-        )
+@stage("generate", seed=int, corpus=CorpusParams, rollout=RolloutParams)
+def main(ctx: StageContext, p: Any) -> None:
+    """Write the corpus."""
+    train, most = read_prompts(ctx.layout.prompts, "train"), max(p.corpus.references, p.corpus.generations)
+    prompts = shuffle_prompts(train, most, p.seed, "corpus")
+    job = SamplingJob(
+        model=ctx.layout.teacher,
+        prompts=prompts[: p.corpus.generations],
+        samples=p.corpus.samples_per_prompt,
+        source="teacher",
+        name="teacher",
+        seed=p.seed,
+        params=p.rollout,
+    )
+    with resumable({ROLLOUTS: ctx.layout.corpus.rollouts}, job.fingerprint()) as scratch:
+        completions = sample(job, scratch)
+        finish_rollouts(scratch, [*reference_rollouts(prompts[: p.corpus.references]), *completions])
+    ctx.cost["tokens"] = count_tokens(completions)
 
 
 if __name__ == "__main__":

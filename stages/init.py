@@ -1,10 +1,13 @@
-"""Make a student's first checkpoint, work/STUDENT/TO/model, with the teacher's tokenizer.
+"""Make the first checkpoint of a student.
 
-A student with `lora` is an adapter there, and work/STUDENT/base holds what it adapts; for any other a line of text.
+In: work/teacher, or the model in the student's section of params.yaml. Out: work/STUDENT/TO/model, with the teacher's
+tokenizer. The checkpoint of a student with `lora` is an adapter, and work/STUDENT/base holds the frozen weights below
+it; for other students work/STUDENT/base holds one line of text.
 """
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -16,47 +19,44 @@ from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import FILE, read_lineage, write_lineage
 from pipeline.lineage.records import Lineage
 from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
-from pipeline.runtime.config import lookup, section
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.layout import PARAMS, TEACHER
 from pipeline.runtime.resume import whole_directory
-from stages._stage import cost, run
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
+@stage("{student}-init", seed=int, student=("student.{student}", StudentParams))
 @click.option("--student", required=True)
-@click.option("--to", required=True, help="init, or where it waits to be tuned.")
-def main(student: str, to: str) -> None:
-    where, home, seed = f"student.{student}", Path(f"work/{student}"), lookup(PARAMS, "seed")
-    p = section(PARAMS, StudentParams, "student", student)
-    source, seed = str(TEACHER) if p.model == "teacher" else p.model, derive_seed(seed, "init", student)
-    with (
-        cost(f"{student}-init"),
-        whole_directory(home / "base") as base,
-        whole_directory(home / to / "model") as folder,
-    ):
-        loaded, tokenizer = load_pretrained(source, p.revision, dtype=torch.float32, where=f"{where}.model")
-        require_same_tokenizer(load_tokenizer(TEACHER), tokenizer, (str(TEACHER), p.model))
-        model = start_student(p, loaded, seed=seed, where=where)
-        NewStudent(model=model, tokenizer=tokenizer, params=p, seed=seed, where=where).save(base, folder)
-        write_lineage(folder, _lineage(student, p, folder, where=f"{where}.model"))
-    every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    click.echo(f"student {student}: {every:,} parameters, {trained:,} to train")
+@click.option("--to", required=True, help="init, or untuned before supervised fine-tuning.")
+def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
+    """Write the checkpoint."""
+    where, seed, teacher = f"student.{student}", derive_seed(p.seed, "init", student), ctx.layout.teacher
+    source = str(teacher) if p.student.model == "teacher" else p.student.model
+    checkpoint = ctx.layout.round(student, to).model
+    with whole_directory(ctx.layout.base(student)) as base, whole_directory(checkpoint) as folder:
+        loaded, tokenizer = load_pretrained(source, p.student.revision, dtype=torch.float32, where=f"{where}.model")
+        require_same_tokenizer(load_tokenizer(teacher), tokenizer, (str(teacher), p.student.model))
+        model = start_student(p.student, loaded, seed=seed, where=where)
+        NewStudent(model=model, tokenizer=tokenizer, params=p.student, seed=seed, where=where).save(base, folder)
+        write_lineage(folder, _lineage(student, p.student, teacher, folder, where=f"{where}.model"))
+    total, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    click.echo(f"student {student}: {total:,} parameters, {trained:,} to train")
 
 
-def _lineage(student: str, p: StudentParams, folder: Path, *, where: str) -> Lineage:
-    teacher = read_lineage(TEACHER)
-    if teacher is None:
-        raise DataError(TEACHER / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force teacher`")
-    known = (teacher.teacher.model, teacher.teacher.revision) if p.model == "teacher" else (p.model, p.revision)
+def _lineage(student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str) -> Lineage:
+    """Return the lineage of a student: the teacher's, and where the student starts."""
+    lineage = read_lineage(teacher)
+    if lineage is None:
+        raise DataError(teacher / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force teacher`")
+    from_teacher = p.model == "teacher"
+    name, revision = (lineage.teacher.model, lineage.teacher.revision) if from_teacher else (p.model, p.revision)
     return replace(
-        teacher,
+        lineage,
         student=student,
-        start=source_of(*known, folder, where=where),
+        start=source_of(name, revision, checkpoint, where=where),
         layers=p.layers,
         config=p.config,
         lora=asdict(p.lora) if p.lora else None,
-        earlier=None if p.config is not None or p.model == "teacher" else earlier_lineage(*known, where=where),
+        earlier=None if p.config is not None or from_teacher else earlier_lineage(name, revision, where=where),
     )
 
 

@@ -1,27 +1,26 @@
-"""Guard: params.yaml is sound, and rounds.yaml is what its schedule asks for. The output is constant."""
+"""Check params.yaml, and that rounds.yaml is what `stillroom plan` would write.
 
-from pathlib import Path
+In: the two files. Out: work/plan.json, which is constant, so that the other stages depend on the checks only for their
+order.
+"""
 
-import click
+from typing import Any
 
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.files import write_json
-from pipeline.runtime.layout import PARAMS
 from pipeline.workspace.schedule import ScheduleParams, check_rounds
 from pipeline.workspace.validation import check_params
-from stages._stage import run
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
-def main() -> None:
-    check_params(PARAMS)
-    check_rounds(
-        Path("rounds.yaml"),
-        section(PARAMS, ScheduleParams, "schedule"),
-        lookup(PARAMS, "students"),
-        lookup(PARAMS, "sft"),
-    )
-    write_json(Path("work/plan.json"), {"sound": True})
+@stage(None)
+def main(ctx: StageContext, _: Any) -> None:
+    """Check the files."""
+    params = ctx.layout.params
+    check_params(params)
+    schedule = section(params, ScheduleParams, "schedule")
+    check_rounds(ctx.layout.rounds, schedule, lookup(params, "students"), lookup(params, "sft"))
+    write_json(ctx.layout.plan, {"sound": True})
 
 
 if __name__ == "__main__":

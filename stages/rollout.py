@@ -1,66 +1,56 @@
-"""The student's own completions for one round and what they are worth, work/STUDENT/ROUND/rollouts.parquet.
+"""Sample a student's own completions for one round, and rate them with the reward functions.
 
-Behind them stand rollouts that are used again: the student's own of earlier rounds, out of the file of the round
-before. They are copied, so that whoever scores or trains sees one file; the
-store knows their scores.
+In: the model and the rollouts of the round before, and work/prompts. Out: work/STUDENT/ROUND/rollouts.parquet, with the
+rollouts of this round first and replayed rollouts of earlier rounds after them. Replayed rollouts are copied, so that
+the stages that score and train read one file; the teacher does not score them again.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.core.files import read_prompts, read_rollouts
-from pipeline.core.types import Rollout
 from pipeline.metrics.rewards import reward_rollouts
 from pipeline.rollout.collect import RolloutParams, prompts_of_round, turn_of
 from pipeline.rollout.replay import replayed_rollouts
-from pipeline.rollout.sample import sample_rollouts
-from pipeline.runtime.config import lookup, section
-from pipeline.runtime.layout import PARAMS, PROMPTS
-from stages._stage import cost, run
+from pipeline.rollout.sample import ROLLOUTS, SamplingJob, count_tokens, finish_rollouts, sample
+from pipeline.runtime.resume import resumable
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
+@stage(
+    "{student}-{round_id}-rollout",
+    seed=int,
+    rollout=RolloutParams,
+    reward=dict[str, float],
+    replay_rounds=("replay.rounds", int),
+    max_age=("replay.max_age", int | None),
+)
 @click.option("--student", required=True)
 @click.option("--round", "round_id", required=True)
 @click.option("--prev", required=True)
 @click.option("--first-step", type=int, required=True)
-def main(student: str, round_id: str, prev: str, first_step: int) -> None:
-    p, seed = section(PARAMS, RolloutParams, "rollout"), lookup(PARAMS, "seed")
-    weights = section(PARAMS, dict[str, float], "reward")
-    chosen = prompts_of_round(read_prompts(PROMPTS, "train"), p.prompts, turn_of(round_id), seed, student)
-    used_again = _replayed(student, prev, first_step)
-
-    def finish(sampled: list[Rollout]) -> list[Rollout]:
-        fresh = [replace(one, step=first_step) for one in sampled]
-        return [*reward_rollouts(fresh, prompts=chosen, weights=weights), *used_again]
-
-    with cost(f"{student}-{round_id}-rollout") as entry:
-        entry["tokens"] = sample_rollouts(
-            Path(f"work/{student}/{prev}/model"),
-            chosen,
-            p,
-            samples=p.samples_per_prompt,
-            name=f"{student}/{round_id}",
-            seed=seed,
-            source="student",
-            out=Path(f"work/{student}/{round_id}/rollouts.parquet"),
-            first=[],
-            finish=finish,
-            finish_key=[weights, first_step, [(one.source, one.rollout_id, one.policy) for one in used_again]],
-        )
-
-
-def _replayed(student: str, prev: str, first_step: int) -> Sequence[Rollout]:
-    rounds, max_age = lookup(PARAMS, "replay", "rounds"), lookup(PARAMS, "replay", "max_age")
-    path = Path(f"work/{student}/{prev}/rollouts.parquet")
-    return (
-        replayed_rollouts(read_rollouts(path), rounds=rounds, max_age=max_age, step=first_step)
-        if path.is_file()
-        else []
+def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int) -> None:
+    """Write the rollouts of a round."""
+    before, train = ctx.layout.round(student, prev), read_prompts(ctx.layout.prompts, "train")
+    prompts = prompts_of_round(train, p.rollout.prompts, turn_of(round_id), p.seed, student)
+    earlier = read_rollouts(before.rollouts) if before.rollouts.is_file() else []
+    replayed = replayed_rollouts(earlier, rounds=p.replay_rounds, max_age=p.max_age, step=first_step)
+    job = SamplingJob(
+        model=before.model,
+        prompts=prompts,
+        samples=p.rollout.samples_per_prompt,
+        source="student",
+        name=f"{student}/{round_id}",
+        seed=p.seed,
+        params=p.rollout,
     )
+    with resumable({ROLLOUTS: ctx.layout.round(student, round_id).rollouts}, job.fingerprint()) as scratch:
+        sampled = [replace(rollout, step=first_step) for rollout in sample(job, scratch)]
+        rewarded = reward_rollouts(sampled, prompts=prompts, weights=p.reward)
+        finish_rollouts(scratch, [*rewarded, *replayed])
+    ctx.cost["tokens"] = count_tokens(sampled)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,41 @@
-"""Score a rollouts file into a segment; what the store at STILLROOM_STORE knows does not reach the teacher."""
+"""Score rollouts with the teacher.
+
+In: a rollouts file, work/teacher, and the store at STILLROOM_STORE, which has the scores of sequences that were scored
+before. Out: a segment of scores, and the new scores in the store.
+"""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.core.files import read_rollouts
 from pipeline.core.prompt_sharing import tokens_to_read
-from pipeline.runtime.config import section
-from pipeline.runtime.layout import PARAMS
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.keys import key_of, unknown
 from pipeline.store.segment_writer import write_segment
-from stages._stage import cost, run
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
+@stage("{name}", scoring=ScoringParams)
 @click.option("--rollouts", "source", type=Path, required=True)
 @click.option("--out", type=Path, required=True)
-@click.option("--name", required=True, help="Of the entry in work/costs.")
-def main(source: Path, out: Path, name: str) -> None:
-    rollouts, oracle = read_rollouts(source), CachedTeacher.open(section(PARAMS, ScoringParams, "scoring"))
-    with cost(name) as entry:
-        oracle.store.sweep()
-        known = oracle.store.read(oracle.find(rollouts))
-        scored = oracle.score(rollouts, known, title=name)
-        shutil.rmtree(out, ignore_errors=True)
-        write_segment(out, scored, oracle.header, oracle.token_of_rank)
-        entry["payload_bytes"] = sum(one.stat().st_size for one in (out / "payload.zarr").rglob("*") if one.is_file())
-        entry["positions"] = sum(len(one.completion_ids) for one in rollouts)
-        entry["positions_reused"] = sum(len(one.completion_ids) for one in rollouts if key_of(one) in known)
-        entry["tokens"] = tokens_to_read(unknown(rollouts, known))
+@click.option("--name", required=True, help="The name of the entry in work/costs.")
+def main(ctx: StageContext, p: Any, source: Path, out: Path, name: str) -> None:
+    """Write the scores."""
+    rollouts, teacher = read_rollouts(source), CachedTeacher.open(p.scoring)
+    teacher.store.sweep()
+    stored = teacher.store.read(teacher.find(rollouts))
+    scored = teacher.score(rollouts, stored, title=name)
+    shutil.rmtree(out, ignore_errors=True)
+    write_segment(out, scored, teacher.header, teacher.token_of_rank)
+    payload = [file for file in (out / "payload.zarr").rglob("*") if file.is_file()]
+    ctx.cost["payload_bytes"] = sum(file.stat().st_size for file in payload)
+    ctx.cost["positions"] = sum(len(rollout.completion_ids) for rollout in rollouts)
+    ctx.cost["positions_reused"] = sum(len(rollout.completion_ids) for rollout in rollouts if key_of(rollout) in stored)
+    ctx.cost["tokens"] = tokens_to_read(unknown(rollouts, stored))
 
 
 if __name__ == "__main__":

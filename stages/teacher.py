@@ -1,6 +1,11 @@
-"""Fetch or make the teacher once and save it as an ordinary model directory."""
+"""Make the teacher an ordinary model directory.
+
+In: a hub name, a directory, a .gguf file or a configuration, as params.yaml has it. Out: work/teacher, or work/base if
+supervised fine-tuning follows.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -9,29 +14,31 @@ from pipeline.checkpoints.pretrained import TeacherParams, load_pretrained
 from pipeline.checkpoints.provenance import source_of
 from pipeline.checkpoints.random_init import make_fresh
 from pipeline.lineage.lineage import teacher_lineage, write_lineage
-from pipeline.runtime.config import section
-from pipeline.runtime.layout import PARAMS
 from pipeline.runtime.resume import whole_directory
-from stages._stage import cost, run
+from stages._stage import StageContext, run, stage
+
+_WHERE = "teacher.model"
 
 
-@click.command(help=__doc__)
-@click.option("--out", type=Path, required=True, help="work/teacher, or where it waits to be tuned.")
-def main(out: Path) -> None:
-    p = section(PARAMS, TeacherParams, "teacher")
-    with cost("teacher"), whole_directory(out) as folder:
-        dtype, where = getattr(torch, p.dtype), "teacher.model"
-        if isinstance(p.model, str):
-            name = p.model
-            model, tokenizer = load_pretrained(name, p.revision, dtype=dtype, where=where)
-        else:
-            name = p.model.name
-            model, tokenizer = make_fresh(p.model, where=where)
-            model = model.to(dtype)
+@stage("teacher", teacher=TeacherParams)
+@click.option("--out", type=Path, required=True, help="work/teacher, or work/base before supervised fine-tuning.")
+def main(_: StageContext, p: Any, out: Path) -> None:
+    """Write the teacher."""
+    with whole_directory(out) as folder:
+        name, model, tokenizer = _load(p.teacher)
         click.echo(f"teacher: write {model.num_parameters():,} parameters")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_lineage(folder, teacher_lineage(source_of(name, p.revision, folder, where=where)))
+        write_lineage(folder, teacher_lineage(source_of(name, p.teacher.revision, folder, where=_WHERE)))
+
+
+def _load(p: TeacherParams) -> tuple[str, Any, Any]:
+    """Return the name, the model and the tokenizer of the teacher."""
+    dtype = getattr(torch, p.dtype)
+    if isinstance(p.model, str):
+        return p.model, *load_pretrained(p.model, p.revision, dtype=dtype, where=_WHERE)
+    model, tokenizer = make_fresh(p.model, where=_WHERE)
+    return p.model.name, model.to(dtype), tokenizer
 
 
 if __name__ == "__main__":

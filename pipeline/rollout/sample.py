@@ -1,67 +1,100 @@
-"""Sample completions into a rollouts file, batch by batch, going on where a killed run stopped."""
+"""Sample the completions of a rollouts file, batch by batch.
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+* A killed run goes on after its last complete batch and ends with the same rollouts, because the batches are fixed
+  before anything is sampled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from pipeline.core.files import read_rollouts
 from pipeline.core.hashing import digest
 from pipeline.core.types import Prompt, Rollout, Source
-from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab
-from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches
+from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab
+from pipeline.rollout.collect import Request, RolloutParams, collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.files import write_rows
 from pipeline.runtime.progress import bar
-from pipeline.runtime.resume import DONE, resumable, whole_directory
+from pipeline.runtime.resume import DONE, whole_directory
 from schemas.rollout import ROLLOUT
 
+ROLLOUTS = "rollouts.parquet"
+"""The name of the finished file among the outputs of `pipeline.runtime.resume.resumable`."""
 
-def sample_rollouts(
-    model: Path,
-    prompts: Sequence[Prompt],
-    p: RolloutParams,
-    *,
-    samples: int,
-    name: str,
-    seed: int,
-    source: Source,
-    out: Path,
-    first: Sequence[Rollout],
-    finish: Callable[[list[Rollout]], list[Rollout]] = list,
-    finish_key: object = None,
-) -> int:
-    """Write `first` and one rollout a prompt and sample, finished, to `out`; returns the tokens sampled.
 
-    `finish` adds to the rollouts what is not sampled; `finish_key` is what it depends on. Without prompts no model is
-    loaded.
+@dataclass(frozen=True, kw_only=True)
+class SamplingJob:
+    """Completions that one model is to write."""
+
+    model: Path
+    """The model directory. It is loaded when it is first needed: never, without prompts."""
+    prompts: Sequence[Prompt]
+    samples: int
+    """Completions per prompt."""
+    source: Source
+    """Who writes: the student or the teacher."""
+    name: str
+    """The beginning of every rollout id, such as `small/r1`."""
+    seed: int
+    params: RolloutParams
+
+    @property
+    def batches(self) -> list[list[Request]]:
+        """The completions in the batches in which they are sampled."""
+        return plan_batches(self.prompts, self.samples, self.params.batch_size, name=self.name)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer in the model directory."""
+        return load_tokenizer(self.model)
+
+    @cached_property
+    def sampler(self) -> HFSampler:
+        """The model."""
+        return HFSampler(
+            self.model,
+            precision=self.params.precision,
+            vocab=shared_vocab(self.tokenizer),
+            eos_ids=eos_ids(self.tokenizer),
+            seed=self.seed,
+        )
+
+    def fingerprint(self) -> str:
+        """Return the digest of everything that the completions depend on."""
+        policy = self.sampler.fingerprint if self.prompts else ""
+        requests = [[(request.sample_id, request.prompt.prompt_ids) for request in batch] for batch in self.batches]
+        return digest(policy, self.seed, asdict(self.params), requests)
+
+
+def sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
+    """Return the completions of a job; those of complete batches are read from `scratch` and not sampled again.
+
+    Raises:
+        DataError: A prompt and its completion can exceed the context of the model.
     """
-    if not prompts:
-        write_rows(out, first, ROLLOUT)
-        return 0
-    tokenizer = load_tokenizer(model)
-    sampler = HFSampler(
-        model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
-    )
-    batches = plan_batches(prompts, samples, p.batch_size, name=name)
-    inputs = digest(
-        sampler.fingerprint,
-        seed,
-        asdict(p),
-        finish_key,
-        [[(one.sample_id, one.prompt.prompt_ids) for one in batch] for batch in batches],
-    )
-    with resumable({"rollouts.parquet": out}, inputs) as scratch:
-        sampled: list[Rollout] = []
-        with bar(f"rollout {name}", sum(map(len, batches)) * p.sampling.max_new_tokens) as meter:
-            for index, batch in enumerate(batches):
-                part = scratch / f"part-{index:05d}.parquet"
-                if not part.is_file():
-                    made = collect_rollouts(batch, sampler, p.sampling, partial(decode, tokenizer), source=source)
-                    write_rows(part, made, ROLLOUT)
-                sampled += read_rollouts(part)
-                meter.update(sum(len(one.completion_ids) for one in sampled) - meter.n)
-            meter.total = meter.n
-        with whole_directory(scratch / DONE) as done:
-            write_rows(done / "rollouts.parquet", [*first, *finish(sampled)], ROLLOUT)
-    return sum(len(one.completion_ids) for one in sampled)
+    rollouts: list[Rollout] = []
+    batches = job.batches
+    with bar(f"rollout {job.name}", sum(map(len, batches)) * job.params.sampling.max_new_tokens) as meter:
+        for index, batch in enumerate(batches):
+            part = scratch / f"part-{index:05d}.parquet"
+            if not part.is_file():
+                text_of = partial(decode, job.tokenizer)
+                sampled = collect_rollouts(batch, job.sampler, job.params.sampling, text_of, source=job.source)
+                write_rows(part, sampled, ROLLOUT)
+            rollouts += read_rollouts(part)
+            meter.update(count_tokens(rollouts) - meter.n)
+        meter.total = meter.n
+    return rollouts
+
+
+def count_tokens(rollouts: Sequence[Rollout]) -> int:
+    """Return the number of completion tokens."""
+    return sum(len(rollout.completion_ids) for rollout in rollouts)
+
+
+def finish_rollouts(scratch: Path, rollouts: Sequence[Rollout]) -> None:
+    """Write the finished rollouts file to the place in `scratch` from which `resumable` publishes it."""
+    with whole_directory(scratch / DONE) as done:
+        write_rows(done / ROLLOUTS, rollouts, ROLLOUT)

@@ -1,29 +1,19 @@
-"""pipeline.rollout.collect and pipeline.rollout.sample: whose completions a round takes, in batches that can be
-made again."""
+"""Which prompts a round takes, and the rollouts made of what a sampler writes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.core.files import read_rollouts
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, reference_rollouts
-from pipeline.metrics.rewards import reward_rollouts
-from pipeline.rollout import sample as stage
-from pipeline.rollout.collect import RolloutParams, collect_rollouts, plan_batches, prompts_of_round, shuffle_prompts
+from pipeline.rollout.collect import collect_rollouts, plan_batches, prompts_of_round, shuffle_prompts
 from pipeline.rollout.replay import replayed_rollouts
-from pipeline.rollout.sample import sample_rollouts
 from pipeline.rollout.sampler import Sampled
-from pipeline.runtime.errors import DataError
 
 SAMPLING = Sampling(
     max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=4, record_tail_samples=0
 )
-PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision="float32", sampling=SAMPLING)
 
 
 def prompt(name: str, length: int = 3) -> Prompt:
@@ -161,78 +151,3 @@ def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
         for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
     ]
     assert found == [[], [10], [0, 10], [0, 10], [10], []]
-
-
-def sample(model: Path, prompts: Sequence[Prompt] = PROMPTS, p: RolloutParams = PARAMS, **finish: Any) -> int:
-    return sample_rollouts(
-        model,
-        prompts,
-        p,
-        samples=1,
-        name="small/r1",
-        seed=0,
-        source="student",
-        out=Path("out/rollouts.parquet"),
-        first=reference_rollouts(PROMPTS[:1]),
-        **finish,
-    )
-
-
-def test_sampling_that_was_interrupted_repeats_no_batch_and_gives_the_same(
-    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    tokens = sample(student_dir)
-    whole = read_rollouts(Path("out/rollouts.parquet"))
-    assert [one.source for one in whole] == ["dataset"] + ["student"] * 9
-    assert tokens == sum(len(one.completion_ids) for one in whole[1:])
-    batches: list[int] = []
-
-    def counting(batch: Any, *rest: Any, **named: Any) -> list[Rollout]:
-        batches.append(len(batch))
-        if len(batches) == 3:
-            raise KeyboardInterrupt
-        return collect_rollouts(batch, *rest, **named)
-
-    monkeypatch.setattr(stage, "collect_rollouts", counting)
-    Path("out/rollouts.parquet").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        sample(student_dir)
-    assert not Path("out/rollouts.parquet").exists()
-    assert sample(student_dir) == tokens
-    assert batches == [2, 2, 2, 2, 2, 1]  # two were kept, the third was made again
-    assert read_rollouts(Path("out/rollouts.parquet")) == whole
-
-
-def test_prompts_beyond_the_context_are_refused_before_anything_is_written(
-    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError) as caught:
-        sample(student_dir, [replace(prompt("long"), prompt_ids=[65] * 507)])
-    assert str(caught.value) == (
-        "sampling: expected at most 512 tokens of prompt and completion (the model's context), got 513; "
-        "lower task.max_prompt_tokens or max_new_tokens"
-    )
-    assert not Path("out").exists()
-
-
-def test_a_reward_is_kept_with_the_rollout_and_belongs_to_its_inputs(
-    student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for weights in ({"length": 0.5}, {"length": 2.0}):
-        sample(
-            student_dir,
-            finish=partial(reward_rollouts, prompts=PROMPTS, weights=weights),
-            finish_key=weights,
-        )
-        reference, *written = read_rollouts(Path("out/rollouts.parquet"))
-        assert reference.reward is None
-        assert [one.reward for one in written] == [weights["length"] * len(one.completion_ids) for one in written]
-
-
-def test_without_prompts_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert sample(tmp_path / "nowhere", []) == 0
-    assert read_rollouts(Path("out/rollouts.parquet")) == reference_rollouts(PROMPTS[:1])
