@@ -1,120 +1,77 @@
-"""Train a student for one round: its scored rollouts and the corpus to work/STUDENT/ROUND/model, and a log."""
+"""Train a student for one round.
 
-from dataclasses import asdict
+In: the round before, the rollouts and the scores of this round, and the fixed corpus with its scores. Out: the model
+and the optimizer in work/STUDENT/ROUND, and logs/STUDENT/ROUND/train.csv.
+"""
+
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.core.files import read_rollouts
-from pipeline.core.hashing import digest, tree_digest
 from pipeline.core.sampling import Sampling, comparable_temperature
-from pipeline.lineage.training_round import describe_round, lineage_before, write_pedigree
-from pipeline.losses.objective import ObjectiveParams, check, temperature_column
+from pipeline.lineage.training_round import lineage_before, write_round
+from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
-from pipeline.runtime.config import lookup, section
-from pipeline.runtime.layout import PARAMS
-from pipeline.runtime.resume import DONE, resumable
-from pipeline.store.segment_reader import Segment
-from pipeline.training.batches import BatchParams, iter_batches, open_pool, plan_steps, planned_tokens
-from pipeline.training.log import read_log
-from pipeline.training.loop import OptimizerParams, checkpoints, open_run, train
-from pipeline.training.mixing import ReplayParams, replay_weight
-from stages._stage import cost, run
-
-CORPUS = Path("work/corpus")
+from pipeline.runtime.resume import resumable
+from pipeline.training.batches import BatchParams
+from pipeline.training.log import Row
+from pipeline.training.mixing import ReplayParams
+from pipeline.training.optimizer import OptimizerParams
+from pipeline.training.round import LOG, MODEL, OPTIMIZER, train_round
+from pipeline.training.run import TrainingData, TrainingRun
+from stages._stage import StageContext, run, stage
 
 
-@click.command(help=__doc__)
+@stage(
+    "{student}-{round_id}-train",
+    seed=int,
+    objective=ObjectiveParams,
+    optimizer=OptimizerParams,
+    batches=BatchParams,
+    replay=ReplayParams,
+    sampling=("rollout.sampling", Sampling),
+    max_staleness=("schedule.max_staleness", float | None),
+    task=("task.name", str),
+    settings=("task.settings", dict[str, object]),
+)
 @click.option("--student", required=True)
 @click.option("--round", "round_id", required=True)
 @click.option("--prev", required=True)
 @click.option("--first-step", type=int, required=True)
 @click.option("--steps", type=int, required=True)
-def main(student: str, round_id: str, prev: str, first_step: int, steps: int) -> None:
-    objective = section(PARAMS, ObjectiveParams, "objective")
-    p, mix = section(PARAMS, OptimizerParams, "optimizer"), section(PARAMS, BatchParams, "batches")
-    seed, home, before = lookup(PARAMS, "seed"), Path(f"work/{student}/{round_id}"), Path(f"work/{student}/{prev}")
-    replay = section(PARAMS, ReplayParams, "replay")
-    limit, sampling = lookup(PARAMS, "schedule", "max_staleness"), section(PARAMS, Sampling, "rollout", "sampling")
-    check(objective)
-    tokenizer = load_tokenizer(before / "model")
-    readable = {"tokenizer": tokenizer_fingerprint(tokenizer)}
-    corpus_segment = Segment.open(CORPUS / "segment", expect=readable)
-    own_segment = Segment.open(home / "segment", expect=readable | {"scorer": corpus_segment.manifest.scorer})
-    own = open_pool(read_rollouts(home / "rollouts.parquet"), own_segment, mix)
-    corpus = open_pool(read_rollouts(CORPUS / "rollouts.parquet"), corpus_segment, mix)
-    column, vocab = temperature_column(objective, own_segment.manifest.temperatures), shared_vocab(tokenizer)
-    lineage = lineage_before(before / "model", own_segment)
-    moments = before / "optimizer.pt" if prev != "init" else None
-    key, span = (seed, student, round_id), range(first_step, first_step + steps)
-    inputs = digest(
-        *[asdict(one) for one in (objective, p, mix, sampling, replay)],
-        limit,
-        key,
-        first_step,
-        steps,
-        tree_digest(before / "model"),
-        tree_digest(moments) if moments else "",
-        own_segment.manifest.segment_id,
-        corpus_segment.manifest.segment_id,
+def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int, steps: int) -> None:
+    """Train; one parameter per option of the command."""
+    before, files = ctx.layout.round(student, prev), ctx.layout.round(student, round_id)
+    tokenizer = load_tokenizer(before.model)
+    training = TrainingRun(
+        student=student,
+        round_id=round_id,
+        steps=range(first_step, first_step + steps),
+        start=before.model,
+        optimizer_state=before.optimizer if prev != "init" else None,
+        objective=p.objective,
+        optimizer=p.optimizer,
+        batches=p.batches,
+        replay=p.replay,
+        seed=p.seed,
+        vocab_size=shared_vocab(tokenizer),
+        behaviour_temperature=comparable_temperature(p.sampling),
+        max_staleness=p.max_staleness,
+        saved_dtype=None,
     )
-    outputs = {
-        "model": home / "model",
-        "optimizer.pt": home / "optimizer.pt",
-        "train.csv": Path(f"logs/{student}/{round_id}/train.csv"),
-    }
+    data = TrainingData.open(training, files, ctx.layout.corpus, tokenizer_fingerprint(tokenizer))
+    lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
 
-    with cost(f"{student}-{round_id}-train") as entry, resumable(outputs, inputs) as scratch:
-        if not (scratch / DONE).is_dir():
-            labels = {"student": student, "round": round_id}
-            model, state, at = open_run(
-                scratch,
-                before / "model",
-                moments,
-                p,
-                labels=labels,
-                first_step=first_step,
-            )
-            again = replay_weight(replay, own.rollouts, own_segment.index["teacher_nll"].to_numpy())
-            planned = plan_steps(own, corpus, mix, key=key, steps=span, replay=again)[at - first_step :]
-            train(
-                model,
-                iter_batches(planned, temperature=objective.temperature, column=column),
-                objective,
-                p,
-                state,
-                vocab=vocab,
-                steps=range(at, span.stop),
-                key=key,
-                scratch=scratch,
-                title=f"train {student} {round_id}",
-                total_tokens=planned_tokens(planned),
-                behaviour_temperature=comparable_temperature(sampling),
-                max_staleness=limit,
-            )
-            last = checkpoints(scratch)[-1]
-            tokenizer.save_pretrained(last / "model")
-            done = describe_round(
-                round_id,
-                first_step,
-                {f"{student}/{round_id}": own_segment, "corpus": corpus_segment},
-                [*own.rollouts, *corpus.rollouts],
-                read_log(last / "train.csv"),
-                task=lookup(PARAMS, "task", "name"),
-                settings=lookup(PARAMS, "task", "settings"),
-                parameters={
-                    "seed": seed,
-                    "objective": asdict(objective),
-                    "optimizer": asdict(p),
-                    "batches": asdict(mix),
-                    "replay": asdict(replay),
-                },
-            )
-            write_pedigree(last / "model", lineage, done)
-            last.rename(scratch / DONE)
-        taken = read_log(scratch / DONE / "train.csv")
-        entry["tokens"] = sum(row["read_tokens"] for row in taken)
-        entry["steps"], entry["steps_not_taken"] = len(taken), steps - len(taken)
+    def finish(model: Path, rows: list[Row]) -> None:
+        tokenizer.save_pretrained(model)
+        write_round(model, lineage, training.describe(data, rows, p.task, p.settings))
+
+    outputs = {MODEL: files.model, OPTIMIZER: files.optimizer, LOG: files.log}
+    with resumable(outputs, training.fingerprint(data)) as scratch:
+        rows = train_round(training, data, scratch, finish)
+    ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
+    ctx.cost["steps"], ctx.cost["steps_not_taken"] = len(rows), steps - len(rows)
 
 
 if __name__ == "__main__":

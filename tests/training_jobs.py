@@ -9,9 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.core.types import Rollout, Scores, reference_rollouts
+from pipeline.losses.batch import Batch
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.rollout.collect import collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
+from pipeline.runtime.progress import bar
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.scoring.scorer import ToScore, TruncationParams
@@ -19,7 +21,9 @@ from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
-from pipeline.training.loop import OptimizerParams, TrainState, checkpoints, open_run, train
+from pipeline.training.loop import TrainState, checkpoints, open_run, train
+from pipeline.training.optimizer import OptimizerParams
+from pipeline.training.run import TrainingRun
 from tests.factories import batch_params, objective_params, prompt, sampling_params, scores_of
 from tests.scores import header
 
@@ -114,6 +118,31 @@ def optimizer(**changes: Any) -> OptimizerParams:
     return OptimizerParams(**(settings | changes))
 
 
+def training_run(start: Path, steps: range, **changes: Any) -> TrainingRun:
+    """Return a round of the student `s` from the model directory `start`; `changes` sets other fields."""
+    settings = {
+        "student": "s",
+        "round_id": "r1",
+        "optimizer_state": None,
+        "objective": OBJECTIVE,
+        "optimizer": optimizer(),
+        "batches": MIX,
+        "replay": None,
+        "seed": KEY[0],
+        "vocab_size": VOCAB,
+        "behaviour_temperature": 1.0,
+        "max_staleness": None,
+        "saved_dtype": None,
+    }
+    return TrainingRun(start=start, steps=steps, **(settings | changes))
+
+
+def take_steps(model: Any, batches: Iterator[list[Batch]], state: TrainState, run: TrainingRun, scratch: Path) -> None:
+    """Train with a progress bar that nobody looks at."""
+    with bar("train", 50) as meter:
+        train(model, batches, state, run, scratch, meter)
+
+
 def share(rollout: Rollout) -> float:
     """Return the share of the rewarded token in a completion."""
     return rollout.completion_ids.count(REWARDED_TOKEN) / len(rollout.completion_ids)
@@ -128,31 +157,18 @@ def train_round(
     student: Path, own: Pool, corpus: Pool, objective: ObjectiveParams, scratch: Path, *, steps: range, **mix: Any
 ) -> tuple[Path, TrainState, dict[str, Tensor]]:
     """Train for one round; return its last checkpoint, its state and log, and the gradients of its last step."""
-    p, gradients = optimizer(max_grad_norm=1e9, save_steps=1000), {}
+    gradients: dict[str, Tensor] = {}
+    p = optimizer(max_grad_norm=1e9, save_steps=1000)
+    run = training_run(student, steps, optimizer=p, objective=objective, batches=replace(MIX, **mix))
     scratch.mkdir()
-    model, state, _ = open_run(scratch, student, None, p, labels={}, first_step=steps.start)
+    model, state = open_run(run, scratch)
 
     def record(*_: Any) -> None:
         gradients.update({name: weight.grad.clone() for name, weight in model.named_parameters()})
 
     state.optimizer.register_step_pre_hook(record)
-    planned = plan_steps(own, corpus, replace(MIX, **mix), key=KEY, steps=steps, replay=0.0)
-    batches: Iterator[Any] = iter_batches(planned, temperature=1.0, column=0)
-    train(
-        model,
-        batches,
-        objective,
-        p,
-        state,
-        vocab=VOCAB,
-        steps=steps,
-        key=KEY,
-        scratch=scratch,
-        title="train",
-        total_tokens=50,
-        behaviour_temperature=1.0,
-        max_staleness=None,
-    )
+    planned = plan_steps(own, corpus, run.batches, key=run.key, steps=steps, replay=0.0)
+    take_steps(model, iter_batches(planned, temperature=1.0, column=0), state, run, scratch)
     return checkpoints(scratch)[-1] / "model", state, gradients
 
 

@@ -1,66 +1,34 @@
-"""stillroom.json and the model card beside a student that has been trained for one round more."""
+"""Write stillroom.json and the model card of a student after a round of training."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from pipeline.core.hashing import digest
-from pipeline.core.types import Rollout
 from pipeline.lineage.lineage import FILE, add_round, read_lineage, teacher_warning, write_lineage
 from pipeline.lineage.model_card import model_card
-from pipeline.lineage.records import Lineage, Round, Scored
+from pipeline.lineage.records import Lineage, Round
 from pipeline.runtime.errors import DataError
-from pipeline.store.segment_reader import Segment
 
 
-def lineage_before(model: Path, segment: Segment) -> Lineage:
-    """The lineage of the checkpoint that a round begins with; says in a line when another teacher scores now."""
+def lineage_before(model: Path, teacher: str) -> Lineage:
+    """Return the lineage of the checkpoint at the beginning of a round.
+
+    Print a warning if the student trained with scores of another teacher before; `teacher` is the fingerprint of the
+    teacher that scores now.
+
+    Raises:
+        DataError: The checkpoint has no lineage.
+    """
     lineage = read_lineage(model)
     if lineage is None:
         raise DataError(model / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force` on its stage")
-    if warning := teacher_warning(lineage, segment.manifest.teacher):
+    if warning := teacher_warning(lineage, teacher):
         click.echo(f"warning: {warning}", err=True)
     return lineage
 
 
-def write_pedigree(model: Path, lineage: Lineage, one: Round) -> None:
-    """What `stillroom lineage` reads, and README.md."""
-    after = add_round(lineage, one)
+def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
+    """Write the lineage after a round beside the weights, for `stillroom lineage`, and the model card README.md."""
+    after = add_round(lineage, trained)
     write_lineage(model, after)
     (model / "README.md").write_text(model_card(after))
-
-
-def describe_round(
-    round_id: str,
-    first_step: int,
-    segments: dict[str, Segment],
-    rollouts: Sequence[Rollout],
-    rows: Sequence[dict[str, int]],
-    *,
-    task: str,
-    settings: dict[str, object],
-    parameters: dict[str, object],
-) -> Round:
-    """One round as its files tell it; `rows` are those of its training log."""
-    manifest = next(iter(segments.values())).manifest
-    data = settings.get("data")
-    return Round(
-        id=round_id,
-        first_step=first_step,
-        steps=len(rows),  # a round that became too stale ends early
-        teacher=manifest.teacher,
-        tokenizer=manifest.tokenizer,
-        scorer=manifest.scorer,
-        task=task,
-        settings=settings,
-        hub_data=isinstance(data, str) and not Path(data).expanduser().exists(),
-        prompts=digest(sorted({(one.prompt_id, tuple(one.prompt_ids)) for one in rollouts})),
-        parameters=parameters,
-        scored=tuple(
-            Scored(name=name, segment=one.manifest.segment_id, positions=one.manifest.positions)
-            for name, one in segments.items()
-        ),
-        tokens=sum(row["tokens"] for row in rows),
-        read_tokens=sum(row["read_tokens"] for row in rows),
-    )

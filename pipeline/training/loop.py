@@ -7,91 +7,50 @@ moments on, and with an average of the weights (`pipeline.training.ema`) the wei
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import transformers
-from annotated_types import Interval
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.serialization import config as serialization
-from transformers.trainer_pt_utils import get_parameter_names
 
 from pipeline.core.hashing import derive_seed
 from pipeline.core.prompt_sharing import tokens_read
-from pipeline.core.types import Precision
 from pipeline.losses.batch import Batch
-from pipeline.losses.objective import ObjectiveParams, batch_loss
-from pipeline.losses.staleness import is_stale, measures
+from pipeline.losses.objective import batch_loss
+from pipeline.losses.staleness import is_stale, staleness_columns
 from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
-from pipeline.runtime.config import AboveZero, Count, Fraction, NonNegative, Positive
-from pipeline.runtime.progress import bar
+from pipeline.runtime.progress import Meter
 from pipeline.runtime.resume import whole_directory
 from pipeline.training import ema as averaging
 from pipeline.training.log import Row, read_log, write_log
-
-_NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]  # transformers.Trainer's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerParams:
-    """AdamW and its schedule; names as in transformers."""
-
-    learning_rate: AboveZero
-    lr_scheduler_type: Literal["constant_with_warmup", "linear", "cosine"]
-    warmup_steps: Count
-    """Steps from 0 to learning_rate."""
-    decay_steps: Positive
-    """Step at which linear and cosine reach 0; fixed here, so that appended rounds do not change earlier ones."""
-    adam_beta1: Fraction
-    adam_beta2: Fraction
-    weight_decay: NonNegative
-    """Of all weights but biases and norms', as in transformers."""
-    max_grad_norm: AboveZero
-    """Gradients are clipped to this norm."""
-    precision: Precision
-    """Of the student's body and of the backward pass through its head (autocast); weights, logits and optimizer stay
-    in float32."""
-    ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] | None
-    """Of a moving average of the weights over the steps, which then is what a round's model is; null: none."""
-    disable_dropout: bool
-    """Train without the model's own dropout and an adapter's, as TRL does. With it the student that learns is not the
-    one that wrote the rollouts, by half a nat a token for T5's rate of .1, which counts as staleness."""
-    gradient_checkpointing: bool
-    """Keep what goes into each layer instead of all that happens in it, and compute the rest again: much less memory,
-    about a third more time, and a prompt is read again for each of its completions."""
-    save_steps: Positive
-    """Steps between checkpoints: what a kill can cost."""
+from pipeline.training.optimizer import OptimizerParams, make_optimizer
+from pipeline.training.run import TrainingRun
 
 
 def train(
-    model: lm.Model,
-    batches: Iterator[list[Batch]],
-    objective: ObjectiveParams,
-    p: OptimizerParams,
-    state: "TrainState",
-    *,
-    vocab: int,
-    steps: range,
-    key: Sequence[object],
-    scratch: Path,
-    title: str,
-    total_tokens: int,
-    behaviour_temperature: float | None,
-    max_staleness: float | None,
+    model: lm.Model, batches: Iterator[list[Batch]], state: "TrainState", run: TrainingRun, scratch: Path, meter: Meter
 ) -> None:
-    """Train for `steps` (global step numbers; `batches` yields one window for each), leaving a checkpoint of the last.
+    """Take the remaining steps of a round, and leave a checkpoint of the last one in `scratch`.
 
-    A step that leaves the rollouts staler than `max_staleness` is the last, whether this run or an earlier one took it.
-    `state` carries the optimizer and the rows logged so far; see `start`. `total_tokens` is for the progress bar.
+    A step that leaves the rollouts staler than `run.max_staleness` is the last of the round, whether this process or an
+    earlier one took it.
+
+    Args:
+        model: The model, which is trained in place.
+        batches: The micro-batches of each remaining step.
+        state: The optimizer, and the log of the steps that were taken already; see `open_run`.
+        run: The settings of the round.
+        scratch: The directory of the round's checkpoints.
+        meter: A progress bar in tokens that the model reads.
     """
-    dtype = lm.resolve_dtype(p.precision)
+    p, dtype = run.optimizer, lm.resolve_dtype(run.optimizer.precision)
     schedule = transformers.get_scheduler(
         p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps
     ).lr_lambdas[0]
@@ -100,23 +59,23 @@ def train(
         lm.disable_dropout(model)
     if p.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    with _same_bits(model.device), bar(title, total_tokens) as meter:
-        for step, window in zip(steps, batches, strict=True):
-            if state.rows and is_stale(state.rows[-1], max_staleness):
+    with _same_bits(model.device):
+        for step, window in zip(run.steps[len(state.rows) :], batches, strict=True):
+            if state.rows and is_stale(state.rows[-1], run.max_staleness):
                 break
-            torch.manual_seed(derive_seed(*key, "step", step))
+            torch.manual_seed(derive_seed(*run.key, "step", step))
             for group in state.optimizer.param_groups:
                 group["lr"] = p.learning_rate * schedule(step + 1)
-            sums = _backward(model, lm.head_of(model, vocab), window, objective, dtype, behaviour_temperature)
+            sums = _backward(model, window, run, dtype)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
                 state.average.update_parameters(model)
-            state.rows.append(state.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
+            state.rows.append(run.labels | _row(step, sums, norm, state.optimizer.param_groups[0]["lr"]))
             meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
-            last = step == steps[-1] or is_stale(state.rows[-1], max_staleness)
+            last = step == run.steps[-1] or is_stale(state.rows[-1], run.max_staleness)
             if last or (step + 1) % p.save_steps == 0:
                 save(scratch, model, state, step + 1)
 
@@ -136,28 +95,21 @@ def _same_bits(device: torch.device) -> Iterator[None]:
         memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def _backward(
-    model: lm.Model,
-    head: Any,
-    window: list[Batch],
-    objective: ObjectiveParams,
-    dtype: torch.dtype,
-    behaviour_temperature: float | None,
-) -> Row:
+def _backward(model: lm.Model, window: list[Batch], run: TrainingRun, dtype: torch.dtype) -> Row:
     """Accumulate the gradient of the window's mean loss; returns sums over its tokens."""
-    tokens = sum(len(batch.token_ids_N) for batch in window)
+    head, behaviour = lm.head_of(model, run.vocab_size), run.behaviour_temperature
+    tokens = sum(len(batch.rows.token_ids_N) for batch in window)
     sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "truncated": 0, "sequences": 0, "read_tokens": 0}
     sums |= {"reward_sum": 0.0, "rewarded": 0}
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
-            loss, metrics = batch_loss(
-                objective, head, hidden_ND, to_torch(batch, model.device), behaviour_temperature=behaviour_temperature
-            )
+            rows = batch.rows.to(model.device)
+            loss, metrics = batch_loss(run.objective, head, hidden_ND, rows, behaviour_temperature=behaviour)
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         sums["loss_sum"] += loss.item()
-        sums["own"] += int(batch.from_student_B.sum())
-        sums["truncated"] += int((batch.from_student_B & ~batch.finished_B).sum())
+        sums["own"] += int(batch.on_policy_B.sum())
+        sums["truncated"] += int((batch.on_policy_B & ~batch.finished_B).sum())
         sums["sequences"] += len(batch.prompt_ids)
         sums["read_tokens"] += tokens_read(batch.prompt_ids, batch.completion_ids)
         sums["reward_sum"] += float(np.nansum(batch.reward_B, dtype=np.float64))
@@ -165,14 +117,6 @@ def _backward(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     return sums
-
-
-def to_torch(batch: Batch, device: torch.device) -> Batch:
-    """The same batch with tensors for arrays."""
-    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    ragged = {"prompt_ids", "completion_ids"}
-    values |= {name: torch.from_numpy(one).to(device) for name, one in values.items() if name not in ragged}
-    return Batch(**values)
 
 
 def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
@@ -185,7 +129,7 @@ def _row(step: int, sums: Row, norm: Tensor, rate: float) -> Row:
         "tokens": sums["tokens"],
         "read_tokens": sums["read_tokens"],
         "own_share": sums["own"] / sums["sequences"],
-        **measures(sums),
+        **staleness_columns(sums),
         "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
         "reward": sums["reward_sum"] / sums["rewarded"] if sums["rewarded"] else None,
         "gain_clipped": sums["clipped_tokens"] / sums["clippable_tokens"] if sums.get("clippable_tokens") else None,
@@ -199,41 +143,31 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None  # of the weights, which is then the model that others see
     rows: list[Row]
-    labels: dict[str, str]  # the first columns of every row: student and round
+    """The log, one row for each step of the round that was taken."""
 
     def published(self, model: lm.Model) -> lm.Model:
         """What is saved of a model in training: its average, if there is one."""
         return model if self.average is None else self.average.module
 
 
-def open_run(
-    scratch: Path,
-    model: Path,
-    moments: Path | None,
-    p: OptimizerParams,
-    *,
-    labels: dict[str, str],
-    first_step: int,
-) -> tuple[lm.Model, "TrainState", int]:
-    """Model, state and the step to go on from: those of the newest checkpoint, or of the round's beginning."""
-    last, base = next(reversed(checkpoints(scratch)), None), adapter.base_of(model)
-    if last is not None:
-        model, moments, first_step = last / "model", last / "optimizer.pt", steps_done(last)
-    loaded = lm.load_model(model, to_train=True, base=base)
-    state = start(loaded, p, previous=moments, labels=labels)
+def open_run(run: TrainingRun, scratch: Path) -> tuple[lm.Model, TrainState]:
+    """Return the model and the state of the newest checkpoint in `scratch`, or of the beginning of the round."""
+    last = next(reversed(checkpoints(scratch)), None)
+    model, optimizer = (last / "model", last / "optimizer.pt") if last else (run.start, run.optimizer_state)
+    loaded = lm.load_model(model, to_train=True, base=adapter.base_of(run.start))
+    state = start(loaded, run.optimizer, previous=optimizer)
     if last is not None:
         state.rows.extend(read_log(last / "train.csv"))
-    return loaded, state, first_step
+    return loaded, state
 
 
-def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels: dict[str, str]) -> TrainState:
-    """AdamW over the model, with the moments of the previous round where there is one.
+def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None) -> TrainState:
+    """Return AdamW over the model, with the moments of the previous round where there is one.
 
-    Where that has an average, `model` comes as that and leaves as the weights that the average is of.
+    Where the previous round averaged its weights, `model` holds the average before the call and the weights that were
+    averaged after it.
     """
-    optimizer = torch.optim.AdamW(
-        _groups(model, p.weight_decay), lr=p.learning_rate, betas=(p.adam_beta1, p.adam_beta2), fused=True
-    )
+    optimizer = make_optimizer(model, p)
     average = None if p.ema_decay is None else averaging.average_of(model, p.ema_decay)
     if previous is not None:
         settings = [{name: group[name] for name in ("betas", "weight_decay")} for group in optimizer.param_groups]
@@ -242,25 +176,15 @@ def start(model: lm.Model, p: OptimizerParams, *, previous: Path | None, labels:
         for group, ours in zip(optimizer.param_groups, settings, strict=True):
             group.update(ours)
         if before["average"] is not None:
-            averaging.restore(model, average, before["average"])
-    return TrainState(optimizer=optimizer, average=average, rows=[], labels=labels)
-
-
-def _groups(model: lm.Model, weight_decay: float) -> list[dict[str, Any]]:
-    """The weights to train, those that decay and those that do not."""
-    names = set(get_parameter_names(model, [torch.nn.LayerNorm], _NO_DECAY))
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            groups[name in names].append(weight)
-    return [{"params": of, "weight_decay": weight_decay if decays else 0.0} for decays, of in groups.items() if of]
+            averaging.restore_average(model, average, before["average"])
+    return TrainState(optimizer=optimizer, average=average, rows=[])
 
 
 def save(scratch: Path, model: lm.Model, state: TrainState, done: int) -> None:
     """Checkpoint after `done` steps, replacing the one before it."""
     with whole_directory(scratch / f"step-{done:08d}") as folder:
         lm.save_model(state.published(model), folder / "model")
-        average = None if state.average is None else averaging.saved(model, state.average)
+        average = None if state.average is None else averaging.average_state(model, state.average)
         with serialization.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]  # a third of the time
             torch.save({"optimizer": state.optimizer.state_dict(), "average": average}, folder / "optimizer.pt")
         write_log(folder / "train.csv", state.rows)
@@ -271,8 +195,3 @@ def save(scratch: Path, model: lm.Model, state: TrainState, done: int) -> None:
 def checkpoints(scratch: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(scratch.glob("step-*"))
-
-
-def steps_done(checkpoint: Path) -> int:
-    """Global steps behind a checkpoint."""
-    return int(checkpoint.name.removeprefix("step-"))

@@ -1,7 +1,7 @@
-"""The data set as a teacher: certain of every token that it wrote, at every temperature.
+"""Supervised fine-tuning (SFT): one-hot teacher distributions for the tokens of references.
 
-A head of one token with all the mass, so that forward KL to this teacher is the cross-entropy. It lets supervised
-fine-tuning take the same pools, batches and objective as distillation without a model that scores.
+SFT uses the pools, batches and objective of distillation. The one-hot teacher stores one top token with all the mass,
+so that forward KL to this teacher is the cross-entropy.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.types import Entries, Rollout, Scores
+from pipeline.core.types import Entries, Ints, Rollout, Scores
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.runtime.config import Positive
@@ -20,18 +20,18 @@ from pipeline.training.optimizer import OptimizerParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneHotTeacher:
-    """A source of scores for `windows`."""
+    """A `ScoreReader` with one-hot distributions, the same at every temperature."""
 
     rollouts: Sequence[Rollout]
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
-        """Of the rollouts in rows [start, stop)."""
-        completions = [one.completion_ids for one in self.rollouts[start:stop]]
-        ids = np.array([token for one in completions for token in one], np.int32)
-        return [Stretch.of(start, _certain_of(ids), np.array([len(one) for one in completions]))]
+        """Return the scores of the rollouts in rows [start, stop)."""
+        completions = [rollout.completion_ids for rollout in self.rollouts[start:stop]]
+        ids = np.array([token for completion in completions for token in completion], np.int32)
+        return [Stretch.of(start, _one_hot(ids), np.array([len(completion) for completion in completions]))]
 
 
-def _certain_of(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Scores:
+def _one_hot(ids: Ints) -> Scores:
     zero_N = np.zeros(len(ids), np.float32)
     top, zero_N1 = Entries(ids=ids, logp=zero_N, counts=np.ones(len(ids), np.int32)), zero_N[:, None]
     return Scores.of_top(top, tail_NH=zero_N1, entropy_NH=zero_N1, token_logp_N=zero_N)
@@ -39,7 +39,7 @@ def _certain_of(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SftParams:
-    """How a model is tuned on the references of all training prompts before it teaches or learns."""
+    """The fine-tuning of a teacher or student on the references of all training prompts, before distillation."""
 
     steps: Positive
     """Optimizer steps."""
@@ -48,11 +48,11 @@ class SftParams:
     micro_batch_size: Positive
     """References in one forward and backward pass."""
     optimizer: OptimizerParams
-    """As the section of that name."""
+    """The same settings as in the section `optimizer`."""
 
     @property
     def batches(self) -> BatchParams:
-        """References only, shuffled as a whole."""
+        """The batches of references only, shuffled as a whole."""
         return BatchParams(
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -64,7 +64,7 @@ class SftParams:
 
 
 def cross_entropy(chunk_tokens: int) -> ObjectiveParams:
-    """-log q of the token itself and nothing else."""
+    """Return the objective that is the cross-entropy -log q of each token."""
     return ObjectiveParams(
         divergence=DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False),
         temperature=1.0,

@@ -48,9 +48,9 @@ def plan(**schedule: int | None) -> None:
 @click.option("--name", required=True, help="Whose parameters: sft.NAME.")
 def sft(model: Path, out: Path, name: str) -> None:
     """Tune MODEL on the references of work/prompts and write it to OUT, with its log beside it in OUT.csv."""
-    from stages.sft import tune
+    from stages.sft import main as stage
 
-    tune(name, model, out, out.with_name(f"{out.name}.csv"))
+    stage.run(name=name, model=model, out=out, log=out.with_name(f"{out.name}.csv"))
 
 
 @commands.command()
@@ -152,14 +152,12 @@ def query(sql: str, as_json: bool) -> None:
 @click.option("--card", "as_card", is_flag=True, help="The model card instead, with what the evaluation measured.")
 def lineage(model: Path, as_json: bool, as_card: bool) -> None:
     """Where MODEL, a model directory, comes from: teacher, data, parameters, rounds, tokens, seconds, code."""
-    from pipeline.lineage.describe import card, tell
+    from pipeline.lineage.describe import describe_card, describe_json, describe_text
 
-    if as_card:
-        click.echo(card(model), nl=False)
-    elif as_json:
-        click.echo(json.dumps(tell(model, to_json=True)))
+    if as_json and not as_card:
+        click.echo(json.dumps(describe_json(model)))
     else:
-        click.echo(tell(model, to_json=False), nl=False)
+        click.echo(describe_card(model) if as_card else describe_text(model), nl=False)
 
 
 @commands.command()

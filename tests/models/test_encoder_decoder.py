@@ -21,7 +21,7 @@ from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
-from pipeline.training.loop import checkpoints, open_run, train
+from pipeline.training.loop import checkpoints, open_run
 from tests import training_jobs
 from tests.scores import header
 
@@ -120,23 +120,12 @@ def test_it_teaches_a_student_cut_from_it(copier: tuple[Path, list[float]], tmp_
     own = scored(written, teacher, tmp_path / "own")
     corpus = scored(reference_rollouts(prompts), teacher, tmp_path / "corpus")
 
-    model, state, _ = open_run(tmp_path / "run", student, None, OPTIMIZER, labels={}, first_step=0)
-    planned = plan_steps(own, corpus, MIX, key=(0,), steps=range(STEPS), replay=0.0)
-    train(
-        model,
-        iter_batches(planned, temperature=1.0, column=0),
-        OBJECTIVE,
-        OPTIMIZER,
-        state,
-        vocab=VOCAB,
-        steps=range(STEPS),
-        key=(0,),
-        scratch=tmp_path / "run",
-        title="train",
-        total_tokens=1,
-        behaviour_temperature=1.0,
-        max_staleness=None,
+    run = training_jobs.training_run(
+        student, range(STEPS), objective=OBJECTIVE, optimizer=OPTIMIZER, batches=MIX, vocab_size=VOCAB
     )
+    model, state = open_run(run, tmp_path / "run")
+    planned = plan_steps(own, corpus, MIX, key=(0,), steps=run.steps, replay=0.0)
+    training_jobs.take_steps(model, iter_batches(planned, temperature=1.0, column=0), state, run, tmp_path / "run")
     losses = [row["loss"] for row in state.rows]
     before, after = copied(student), copied(checkpoints(tmp_path / "run")[0] / "model")
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 3

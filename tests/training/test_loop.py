@@ -16,15 +16,29 @@ from pipeline.core.types import Prompt, Rollout
 from pipeline.evaluation.agreement import compare, join
 from pipeline.evaluation.completions import EvaluationParams, complete
 from pipeline.losses.batch import Batch
-from pipeline.losses.objective import ObjectiveParams
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 from pipeline.training.batches import iter_batches, plan_steps
 from pipeline.training.log import read_log
-from pipeline.training.loop import OptimizerParams, checkpoints, open_run, start, train
+from pipeline.training.loop import checkpoints, open_run, start
+from pipeline.training.optimizer import OptimizerParams
 from tests.factories import lora_params, make_lora_student
-from tests.training_jobs import EOS, KEY, MIX, OBJECTIVE, PROMPTS, VOCAB, Job, make_job, optimizer, scored, written_by
+from tests.training_jobs import (
+    EOS,
+    KEY,
+    MIX,
+    OBJECTIVE,
+    PROMPTS,
+    VOCAB,
+    Job,
+    make_job,
+    optimizer,
+    scored,
+    take_steps,
+    training_run,
+    written_by,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,62 +60,33 @@ def windows(job: Job, steps: range, *, resume_at: int | None = None, micro: int 
     return iter_batches(planned, temperature=1.0, column=0)
 
 
-def fit(
-    model: Any,
-    batches: Iterator[list[Batch]],
-    p: OptimizerParams,
-    state: Any,
-    steps: range,
-    scratch: Path,
-    *,
-    limit: float | None = None,
-    objective: ObjectiveParams = OBJECTIVE,
-    vocab: int = VOCAB,
-) -> None:
-    train(
-        model,
-        batches,
-        objective,
-        p,
-        state,
-        vocab=vocab,
-        steps=steps,
-        key=KEY,
-        scratch=scratch,
-        title="train",
-        total_tokens=50,
-        behaviour_temperature=1.0,
-        max_staleness=limit,
-    )
-
-
-def run(
+def train_from(
     job: Job,
     scratch: Path,
     steps: range,
     p: OptimizerParams,
     *,
     fail_before: int | None = None,
-    limit: float | None = None,
     micro: int = 3,
-    **begin: Any,
+    **changes: Any,
 ) -> Path:
-    """As the stage does: from the newest checkpoint in the scratch to the last step; raises before a step if asked.
+    """Train as a stage does, from the newest checkpoint to the last step, and return the last checkpoint.
 
-    `limit` is `max_staleness`.
+    Raises:
+        KeyboardInterrupt: Before the step `fail_before`.
     """
     scratch.mkdir(exist_ok=True)
-    origin = {"model": job.student, "moments": None} | begin
-    labels = {"student": "s", "round": "r1"}
-    model, state, at = open_run(scratch, **origin, p=p, labels=labels, first_step=steps.start)
+    run = training_run(**({"start": job.student, "steps": steps, "optimizer": p} | changes))
+    model, state = open_run(run, scratch)
 
     def interrupted() -> Iterator[list[Batch]]:
-        for step, window in enumerate(windows(job, steps, resume_at=at, micro=micro), start=at):
+        remaining = steps[len(state.rows) :]
+        for step, window in zip(remaining, windows(job, steps, resume_at=remaining.start, micro=micro), strict=True):
             if step == fail_before:
                 raise KeyboardInterrupt
             yield window
 
-    fit(model, interrupted(), p, state, range(at, steps.stop), scratch, limit=limit)
+    take_steps(model, interrupted(), state, run, scratch)
     (last,) = checkpoints(scratch)
     return last
 
@@ -132,7 +117,7 @@ def gradients(
     """
     p, seen = optimizer(**({"max_grad_norm": 1e9, "disable_dropout": True} | changes)), {}
     model = lm.load_model(job.student, to_train=True)
-    state = start(model, p, previous=None, labels={})
+    state = start(model, p, previous=None)
 
     def record(*_: Any) -> None:
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
@@ -141,7 +126,7 @@ def gradients(
     batches = windows(job, range(1), micro=micro)
     if prompt:
         batches = ([replace(one, prompt_ids=[prompt] * len(one.prompt_ids)) for one in window] for window in batches)
-    fit(model, batches, p, state, range(1), scratch)
+    take_steps(model, batches, state, training_run(job.student, range(1), optimizer=p), scratch)
     return state.rows[0], seen
 
 
@@ -216,8 +201,9 @@ def test_a_checkpointed_adapter_gets_the_gradient_of_a_plain_one(adapted: Job, t
     rows = []
     for keep in (False, True):
         p = optimizer(gradient_checkpointing=keep, max_grad_norm=1e9, disable_dropout=True)
-        model, state, _ = open_run(tmp_path / str(keep), adapted.student, None, p, labels={}, first_step=0)
-        fit(model, windows(adapted, range(1)), p, state, range(1), tmp_path / str(keep))
+        run = training_run(adapted.student, range(1), optimizer=p)
+        model, state = open_run(run, tmp_path / str(keep))
+        take_steps(model, windows(adapted, run.steps), state, run, tmp_path / str(keep))
         rows.append(state.rows[0])
     assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
     assert rows[0]["grad_norm"] > 1e-3
@@ -244,7 +230,7 @@ def test_weights_decay_where_transformers_trainer_lets_them(config: Any) -> None
     sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "d_kv": 4, "bos_token_id": 0, "eos_token_id": 0}
     known = {name: value for name, value in sizes.items() if name in config.to_dict() or name in config.attribute_map}
     model = lm.auto_class(config).from_config(type(config)(**known))
-    decaying, staying = start(model, optimizer(weight_decay=0.3), previous=None, labels={}).optimizer.param_groups
+    decaying, staying = start(model, optimizer(weight_decay=0.3), previous=None).optimizer.param_groups
     assert (decaying["weight_decay"], staying["weight_decay"]) == (0.3, 0.0)
     names = {id(one): name for name, one in model.named_parameters()}
     wanted = set(transformers.Trainer.get_decay_parameter_names(None, model))
@@ -278,7 +264,7 @@ def passed_through(
         written_by(student, 2, tokens=4, record_tail_samples=4, vocab=vocab), teacher, root / "own", vocab=vocab
     )
     model, seen = lm.load_model(student, to_train=True), {}
-    state = start(model, optimizer(max_grad_norm=1e9), previous=None, labels={})
+    state = start(model, optimizer(max_grad_norm=1e9), previous=None)
 
     def record(*_: Any) -> None:
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
@@ -287,7 +273,8 @@ def passed_through(
     planned = plan_steps(own, own, replace(MIX, student_fraction=1.0), key=KEY, steps=range(1), replay=0.0)
     (window,) = iter_batches(planned, temperature=1.0, column=0)
     objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name))
-    fit(model, iter([window]), optimizer(), state, range(1), root, objective=objective, vocab=vocab)
+    run = training_run(student, range(1), objective=objective, vocab_size=vocab)
+    take_steps(model, iter([window]), state, run, root)
     p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", recorded_prompts=0)
     sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
     completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
@@ -320,7 +307,7 @@ def test_what_a_head_has_beyond_the_tokenizer_takes_part_in_nothing(
     for one, other in zip(batches, batches_, strict=True):
         assert other.completion_ids == one.completion_ids
         for field in ("ids_NK", "logp_NK", "tail_sample_ids_NJ", "tail_N", "token_ids_N", "behaviour_logp_N"):
-            assert np.allclose(getattr(other, field), getattr(one, field), rtol=1e-6, atol=1e-6), field
+            assert np.allclose(getattr(other.rows, field), getattr(one.rows, field), rtol=1e-6, atol=1e-6), field
     assert row_["loss"] == pytest.approx(row["loss"], abs=1e-6)
     assert row["loss"] > 0.1
     assert means_ == pytest.approx(means, abs=1e-6)
@@ -336,7 +323,7 @@ def test_what_a_head_has_beyond_the_tokenizer_takes_part_in_nothing(
 
 @pytest.fixture(scope="module")
 def uninterrupted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(job, tmp_path_factory.mktemp("whole") / "scratch", range(4, 10), optimizer())
+    return train_from(job, tmp_path_factory.mktemp("whole") / "scratch", range(4, 10), optimizer())
 
 
 @pytest.mark.parametrize("fail_before", [[4], [5], [6], [7], [8], [9], [5, 7, 9]])
@@ -345,18 +332,19 @@ def test_a_resumed_run_ends_with_the_same_bits(
 ) -> None:
     for step in fail_before:
         with pytest.raises(KeyboardInterrupt):
-            run(job, tmp_path / "scratch", range(4, 10), optimizer(), fail_before=step)
+            train_from(job, tmp_path / "scratch", range(4, 10), optimizer(), fail_before=step)
         expected = [f"step-{step - step % 2:08d}"] if step > 5 else []
         assert [one.name for one in checkpoints(tmp_path / "scratch")] == expected
-    assert contents(run(job, tmp_path / "scratch", range(4, 10), optimizer())) == contents(uninterrupted)
+    assert contents(train_from(job, tmp_path / "scratch", range(4, 10), optimizer())) == contents(uninterrupted)
 
 
 def test_without_dropout_the_author_of_fresh_rollouts_is_not_stale(job: Job, tmp_path: Path) -> None:
     found = []
     for without in (True, False):
         p = optimizer(disable_dropout=without)
-        model, state, _ = open_run(tmp_path / str(without), job.student, None, p, labels={}, first_step=0)
-        fit(model, windows(job, range(1)), p, state, range(1), tmp_path / str(without))
+        run = training_run(job.student, range(1), optimizer=p)
+        model, state = open_run(run, tmp_path / str(without))
+        take_steps(model, windows(job, run.steps), state, run, tmp_path / str(without))
         found.append(state.rows[0]["staleness_kl"])
     assert abs(found[0]) < 1e-6
     assert found[1] > 1e-4
@@ -364,31 +352,16 @@ def test_without_dropout_the_author_of_fresh_rollouts_is_not_stale(job: Job, tmp
 
 def test_dropout_is_on_so_that_the_test_above_means_something(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
     """The same windows with other random numbers give another student."""
-    p = optimizer()
-    model, state, _ = open_run(tmp_path, job.student, None, p, labels={}, first_step=4)
-    steps = range(4, 10)
-    train(
-        model,
-        windows(job, steps),
-        OBJECTIVE,
-        p,
-        state,
-        vocab=VOCAB,
-        steps=steps,
-        key=(1, "s", "r1"),
-        scratch=tmp_path,
-        title="train",
-        total_tokens=50,
-        behaviour_temperature=1.0,
-        max_staleness=None,
-    )
+    run = training_run(job.student, range(4, 10), seed=1)
+    model, state = open_run(run, tmp_path)
+    take_steps(model, windows(job, run.steps), state, run, tmp_path)
     (other,) = checkpoints(tmp_path)
     assert contents(other)[0] != contents(uninterrupted)[0]
 
 
 def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_do(job: Job, tmp_path: Path) -> None:
-    done = contents(run(job, tmp_path / "scratch", range(2), optimizer()))
-    assert contents(run(job, tmp_path / "scratch", range(2), optimizer(), fail_before=0)) == done
+    done = contents(train_from(job, tmp_path / "scratch", range(2), optimizer()))
+    assert contents(train_from(job, tmp_path / "scratch", range(2), optimizer(), fail_before=0)) == done
 
 
 # Early refresh
@@ -401,18 +374,20 @@ def test_a_round_ends_after_the_first_step_beyond_the_limit_and_is_the_same_when
     rows = read_log(uninterrupted / "train.csv")
     limit = (rows[1]["staleness_kl"] + rows[2]["staleness_kl"]) / 2
     assert rows[0]["staleness_kl"] < limit
-    ended = run(job, tmp_path / "whole", range(4, 10), optimizer(), limit=limit)
+    ended = train_from(job, tmp_path / "whole", range(4, 10), optimizer(), max_staleness=limit)
     assert ended.name == "step-00000007"
     assert read_log(ended / "train.csv") == rows[:3]
     for step in (5, 6):
         with pytest.raises(KeyboardInterrupt):
-            run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit, fail_before=step)
+            train_from(job, tmp_path / "killed", range(4, 10), optimizer(), max_staleness=limit, fail_before=step)
     for _ in range(2):
-        assert contents(run(job, tmp_path / "killed", range(4, 10), optimizer(), limit=limit)) == contents(ended)
+        assert contents(
+            train_from(job, tmp_path / "killed", range(4, 10), optimizer(), max_staleness=limit)
+        ) == contents(ended)
 
 
 def test_a_limit_that_nothing_reaches_changes_nothing(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
-    assert contents(run(job, tmp_path, range(4, 10), optimizer(), limit=1e9)) == contents(uninterrupted)
+    assert contents(train_from(job, tmp_path, range(4, 10), optimizer(), max_staleness=1e9)) == contents(uninterrupted)
 
 
 # Adapters
@@ -428,7 +403,7 @@ def adapted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
 def test_training_an_adapter_changes_it_alone(adapted: Job, tmp_path: Path) -> None:
     base = adapted.student.parent.parent / "base" / "model.safetensors"
     before, size = base.read_bytes(), base.stat().st_size
-    last = run(adapted, tmp_path / "scratch", range(6), optimizer())
+    last = train_from(adapted, tmp_path / "scratch", range(6), optimizer())
     assert base.read_bytes() == before
     first, after = (load_file(one / "adapter_model.safetensors") for one in (adapted.student, last / "model"))
     assert first.keys() == after.keys()
@@ -445,10 +420,10 @@ def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(
     adapted: Job, ema_decay: float | None, tmp_path: Path
 ) -> None:
     p = optimizer(ema_decay=ema_decay)
-    whole = contents(run(adapted, tmp_path / "whole", range(4), p))
+    whole = contents(train_from(adapted, tmp_path / "whole", range(4), p))
     with pytest.raises(KeyboardInterrupt):
-        run(adapted, tmp_path / "killed", range(4), p, fail_before=3)
-    assert contents(run(adapted, tmp_path / "killed", range(4), p)) == whole
+        train_from(adapted, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(train_from(adapted, tmp_path / "killed", range(4), p)) == whole
 
 
 # A moving average of the weights
@@ -457,9 +432,10 @@ def test_a_killed_run_of_an_adapter_ends_with_the_same_bits(
 def test_the_model_is_the_average_of_what_it_would_have_been(job: Job, tmp_path: Path) -> None:
     """The weights themselves go their way as without it."""
     steps = [
-        load_file(run(job, tmp_path / str(n), range(n), optimizer()) / "model/model.safetensors") for n in (1, 2, 3)
+        load_file(train_from(job, tmp_path / str(n), range(n), optimizer()) / "model/model.safetensors")
+        for n in (1, 2, 3)
     ]
-    last = run(job, tmp_path / "averaged", range(3), optimizer(ema_decay=0.6))
+    last = train_from(job, tmp_path / "averaged", range(3), optimizer(ema_decay=0.6))
     found, own = load_file(last / "model/model.safetensors"), torch.load(last / "optimizer.pt", weights_only=True)
     for name, one in found.items():
         weighed = sum(share * step[name].double() for share, step in zip((0.36, 0.6, 1.0), steps, strict=True)) / 1.96
@@ -470,10 +446,10 @@ def test_the_model_is_the_average_of_what_it_would_have_been(job: Job, tmp_path:
 
 def test_a_killed_run_with_an_average_ends_with_the_same_bits(job: Job, tmp_path: Path) -> None:
     p = optimizer(ema_decay=0.6)
-    whole = contents(run(job, tmp_path / "whole", range(4), p))
+    whole = contents(train_from(job, tmp_path / "whole", range(4), p))
     with pytest.raises(KeyboardInterrupt):
-        run(job, tmp_path / "killed", range(4), p, fail_before=3)
-    assert contents(run(job, tmp_path / "killed", range(4), p)) == whole
+        train_from(job, tmp_path / "killed", range(4), p, fail_before=3)
+    assert contents(train_from(job, tmp_path / "killed", range(4), p)) == whole
 
 
 # Rounds
@@ -487,8 +463,9 @@ def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(
     p, batches = optimizer(ema_decay=ema_decay), list(windows(job, range(6)))
 
     def part(scratch: Path, model: Path, moments: Path | None, steps: range) -> Path:
-        loaded, state, _ = open_run(scratch, model, moments, p, labels={}, first_step=steps.start)
-        fit(loaded, iter(batches[steps.start : steps.stop]), p, state, steps, scratch)
+        run = training_run(model, steps, optimizer=p, optimizer_state=moments)
+        loaded, state = open_run(run, scratch)
+        take_steps(loaded, iter(batches[steps.start : steps.stop]), state, run, scratch)
         return checkpoints(scratch)[-1]
 
     whole = part(tmp_path / "whole", job.student, None, range(6))
@@ -502,12 +479,13 @@ def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(
 
 
 def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments(job: Job, tmp_path: Path) -> None:
-    before = run(job, tmp_path / "first", range(2), optimizer())
+    before = train_from(job, tmp_path / "first", range(2), optimizer())
     changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
-    state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt", labels={})
+    state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt")
     found = [(group["betas"], group["weight_decay"]) for group in state.optimizer.param_groups]
     assert found == [((0.5, 0.6), 0.3), ((0.5, 0.6), 0.0)]  # norms do not decay
-    after = run(job, tmp_path / "second", range(8, 9), changed, model=before / "model", moments=before / "optimizer.pt")
+    origin = {"start": before / "model", "optimizer_state": before / "optimizer.pt"}
+    after = train_from(job, tmp_path / "second", range(8, 9), changed, **origin)
     assert read_log(after / "train.csv")[0]["learning_rate"] == 5e-3
 
 
@@ -521,8 +499,8 @@ def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments
 )
 def test_the_schedule_follows_the_global_step(job: Job, kind: Any, rates: list[float], tmp_path: Path) -> None:
     p = optimizer(lr_scheduler_type=kind)
-    whole = run(job, tmp_path / "whole", range(10), p)
-    late = run(job, tmp_path / "late", range(7, 9), p)
+    whole = train_from(job, tmp_path / "whole", range(10), p)
+    late = train_from(job, tmp_path / "late", range(7, 9), p)
     logged = [[row["learning_rate"] for row in read_log(one / "train.csv")] for one in (whole, late)]
     assert logged[0] == pytest.approx([1e-2 * one for one in rates], abs=1e-12)
     other = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=p.learning_rate)
@@ -569,7 +547,7 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
     """
     job = make_job(make_model_dir, tmp_path, samples=8, tokens=16, teacher_range=0.1, dropout=0.0)
     p = optimizer(lr_scheduler_type="cosine", decay_steps=200, save_steps=200)
-    trained = run(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
+    trained = train_from(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
         p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", recorded_prompts=0)

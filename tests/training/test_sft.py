@@ -25,7 +25,6 @@ from pipeline.runtime.files import write_rows
 from pipeline.training import round as training_round
 from pipeline.training.batches import Pick, iter_batches, make_pool, plan_steps
 from pipeline.training.log import read_log
-from pipeline.training.loop import to_torch
 from pipeline.training.run import TrainingData
 from pipeline.training.sft import OneHotTeacher, SftParams, cross_entropy
 from schemas.prompt import PROMPT
@@ -46,7 +45,7 @@ def loss_and_gradients(
     tokens, total = sum(len(batch.rows.token_ids_N) for batch in window), 0.0
     for batch in window:
         hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
-        rows = to_torch(batch, model.device)
+        rows = batch.rows.to(model.device)
         loss, _ = batch_loss(objective, lm.head_of(model, VOCAB), hidden_ND, rows, behaviour_temperature=None)
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
