@@ -1,14 +1,11 @@
-"""The teacher's rows at the temperature of the loss, ragged: what every batch of a window would compute anew.
+"""The teacher's rows at the temperature of the loss, as ragged arrays, computed once per window of sequences.
 
-Guarantee: a row is a distribution over head, union and "any other token"; it depends on its own position alone, so that
-neighbours change no bit of it.
-Cost: once for each window that is held, about .25 microseconds a position on one busy core, at 24 entries and draws.
-Laying sequences end to end takes .05 microseconds at 120 positions a sequence: one slice an axis and sequence, then
-copying.
-Not taken: batch by batch (small arrays: the calls cost more than the work), gathering entries by computed indices in
-place of slices (an index of 8 bytes for every entry of 8).
+* A row is a probability distribution over top tokens, student-support tokens and the other-token bucket.
+* A row depends on its own position alone, so that its bits do not depend on neighbouring sequences.
+* Cost: about 0.25 microseconds per position on one busy core at 24 entries and tail samples, and 0.05 microseconds per
+  position for concatenation at 120 positions per sequence.
 
-Array suffixes: see `pipeline.core.types`.
+Array suffixes: see `pipeline.core.types`; N positions, R tail samples of all positions, H temperatures.
 """
 
 import math
@@ -23,22 +20,22 @@ from pipeline.core.types import Entries, Floats, Ints, Scores
 from pipeline.store.ragged import reduced, spread, starts
 from pipeline.store.stretch import Place
 
-_TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability: a tail it rounds to zero is not exactly none
-_SLOTS = 64  # of a position, a power of two, in which the union's tokens leave a mark
+_TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability, for tails that the codec rounded to zero
+_SLOTS = 64  # hash slots per position for student-support tokens; a power of two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemperedRows:
-    """`Scores` at one temperature, normalised: head, union and tail of each position add up to one.
+    """`Scores` at one temperature, normalised: top tokens, student-support tokens and tail of a position sum to 1.
 
-    What runs along one axis lies together, one row a field, so that sequences are cut out and laid end to end at once.
-    Cells have four bytes: int32, or the bits of a float32.
+    Each array holds the fields of one axis as its rows, so that one slice per axis cuts out a sequence. The cells are
+    int32, or the bits of a float32.
     """
 
     top: Ints  # [2, E] token ids, log-probs
     student: Ints  # [2, U] token ids, log-probs
-    tail_samples: Ints  # [3, R] token ids, log-probs, log of each one's weight in the mean over the tail (-inf: none)
-    stats: Ints  # [7, N] the rest, below
+    tail_samples: Ints  # [3, R] token ids, log-probs, log of the weight in the expectation over the tail
+    stats: Ints  # [7, N] the properties below
 
     top_n = property(lambda self: self.stats[0])
     student_n = property(lambda self: self.stats[1])
@@ -50,12 +47,12 @@ class TemperedRows:
 
 
 def at_temperature(scores: Scores, *, temperature: float, column: int) -> TemperedRows:
-    """`column` is the temperature's column in the scores."""
+    """Return scores at a temperature; `column` is the column of this temperature in the scores."""
     assert (scores.top.counts > 0).all(), "a position without top tokens"
     at = _at(scores, temperature, column)
     top, student = at.top, at.student
     tail_N = np.maximum(scores.stats.student_tail_NH[:, column], _TAIL_FLOOR)
-    # one-byte values do not add up to one: make the bucketed row a distribution again
+    # Values that were stored in one byte do not sum to 1, so every row is normalised.
     top_N = reduced(np.add, np.exp(top.logp), top.counts)
     student_N = reduced(np.add, np.exp(student.logp), student.counts)
     total_N = top_N + student_N + tail_N
@@ -70,7 +67,7 @@ def at_temperature(scores: Scores, *, temperature: float, column: int) -> Temper
 
 
 def _stack(*rows: NDArray[Any]) -> Ints:
-    """One row of four-byte cells each."""
+    """Return arrays of four-byte values as the rows of one array."""
     cells = np.empty((len(rows), len(rows[0])), np.int32)
     for cell, row in zip(cells, rows, strict=True):
         cell[:] = row.view(np.int32) if row.dtype == np.float32 else row
@@ -78,18 +75,18 @@ def _stack(*rows: NDArray[Any]) -> Ints:
 
 
 def concatenate_rows(places: Sequence[Place[TemperedRows]]) -> TemperedRows:
-    """The rows of at least one sequence of any stretches, end to end in the given order."""
-    found = [(stretch.scores, stretch.bounds, row - stretch.first) for stretch, row in places]
+    """Return the rows of at least one sequence end to end, in the given order."""
+    sequences = [(stretch.scores, stretch.bounds, row - stretch.first) for stretch, row in places]
 
     def joined(axis: str) -> Ints:
-        spans = [(getattr(rows, axis), ends[axis][at], ends[axis][at + 1]) for rows, ends, at in found]
+        spans = [(getattr(rows, axis), ends[axis][index], ends[axis][index + 1]) for rows, ends, index in sequences]
         return np.concatenate([cells[:, start:stop] for cells, start, stop in spans], axis=1)
 
     return TemperedRows(**{axis: joined(axis) for axis in TemperedRows.__slots__})
 
 
 def _at(scores: Scores, temperature: float, column: int) -> Scores:
-    """The same scores with every log-prob at another temperature."""
+    """Return the scores with every log-prob at another temperature: log p / temperature - lse."""
     if temperature == 1.0:
         return scores
     lse_N = scores.stats.lse_NH[:, column]
@@ -106,9 +103,11 @@ def _at(scores: Scores, temperature: float, column: int) -> Scores:
 
 
 def _tail_samples(scores: Scores, at: Entries, norm_N: Floats) -> tuple[Floats, Floats]:
-    """Log-probs and log-weights of the draws.
+    """Return the log-probs and log-weights [R] of the tail samples.
 
-    A draw counts tail / m, reweighted from temperature 1, and nothing if the union holds its token already.
+    Each of the m samples of a position has the weight tail / m, times the ratio of its probabilities at the temperature
+    and at temperature 1, at which it was drawn. A sample has weight 0 if its token is a student-support token, because
+    the stored entries count it already.
     """
     samples, tail_N = scores.tail_samples, np.maximum(scores.stats.tail_NH[:, 0], _TAIL_FLOOR)
     share_N = np.log(tail_N / np.maximum(samples.counts, 1, dtype=np.float32))
@@ -120,14 +119,13 @@ def _tail_samples(scores: Scores, at: Entries, norm_N: Floats) -> tuple[Floats, 
 
 
 def _in_student(samples: Entries, student: Entries) -> NDArray[np.int64]:
-    """Return the tail samples whose token is a student-support token of its position.
-
-    Only a sample that finds a mark is compared with all student-support tokens of its position.
-    """
+    """Return the indices of the tail samples whose token is a student-support token of the same position."""
+    # Student-support tokens mark the hash slot id % 64 of their position. Only samples in a marked slot are candidates.
     place_N = np.arange(0, _SLOTS * len(student.counts), _SLOTS)
     marked, place_R = np.zeros(len(place_N) * _SLOTS, np.bool_), spread(place_N, samples.counts)
     marked[spread(place_N, student.counts) + (student.ids & _SLOTS - 1)] = True
     candidates = np.flatnonzero(marked[place_R + (samples.ids & _SLOTS - 1)])
+    # Compare each candidate with all student-support tokens of its position.
     owner_R = place_R[candidates] // _SLOTS
     pairs_R = student.counts[owner_R]
     sample_of_pair = spread(candidates, pairs_R)
@@ -137,8 +135,8 @@ def _in_student(samples: Entries, student: Entries) -> NDArray[np.int64]:
     return held
 
 
-def _less(values: Floats, of_N: Floats, counts_N: Ints) -> Floats:
-    """Values less that of their row."""
-    less: Floats = spread(of_N, counts_N)
-    np.subtract(values, less, out=less)
-    return less
+def _less(values: Floats, values_N: Floats, counts_N: Ints) -> Floats:
+    """Return the entries' values minus the value of their position."""
+    difference: Floats = spread(values_N, counts_N)
+    np.subtract(values, difference, out=difference)
+    return difference

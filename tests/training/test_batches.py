@@ -266,7 +266,9 @@ def test_micro_batches_only_cut_the_window(micro: int) -> None:
     assert all(len(window) == math.ceil(8 / micro) for window in cut)
     assert all(len(batch.completion_ids) <= micro for window in cut for batch in window)
     for window, once in zip(cut, whole, strict=True):
-        assert np.concatenate([batch.rows.token_ids_N for batch in window]).tolist() == once[0].token_ids_N.tolist()
+        assert (
+            np.concatenate([batch.rows.token_ids_N for batch in window]).tolist() == once[0].rows.token_ids_N.tolist()
+        )
 
 
 def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
@@ -351,7 +353,7 @@ def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
     reader.hold([3, 2])
     with pytest.raises(KeyError):
         reader.place(0)
-    assert concatenate_rows([reader.place(3), reader.place(2)]).head[0].tolist() == [3, 2]
+    assert concatenate_rows([reader.place(3), reader.place(2)]).top[0].tolist() == [3, 2]
 
 
 def test_rows_far_apart_are_read_apart() -> None:
@@ -568,7 +570,7 @@ def test_sequences_keep_their_rows_in_any_company() -> None:
     together = collated(pairs, temperature=1.0, column=0)
     apart = [collated([one], temperature=1.0, column=0) for one in pairs]
     for name in ("token_ids_N", "behaviour_logp_N", "tail_N", "ids_NK", "logp_NK"):
-        assert np.array_equal(getattr(together, name), np.concatenate([getattr(one, name) for one in apart]))
+        assert np.array_equal(getattr(together.rows, name), np.concatenate([getattr(one.rows, name) for one in apart]))
 
 
 def test_collating_leaves_the_scores_alone() -> None:
