@@ -1,4 +1,4 @@
-"""Completions of the held-out prompts, sampled and greedy, and their scores."""
+"""Sample completions of the held-out prompts, at temperature 1 and greedily, and score them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,54 +13,60 @@ from pipeline.tasks import Judged, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationParams:
-    """What is measured, on how much."""
+    """The size and the precision of an evaluation."""
 
     prompts: Positive
     """Held-out prompts."""
     batch_size: Positive
-    """Prompts completed (sampled and greedily, side by side), and sequences compared, at once."""
+    """Prompts per batch of completions (at temperature 1 and greedily together), and sequences per batch of the
+    comparison."""
     max_new_tokens: Positive
     """Tokens after which a completion is cut."""
     precision: Precision
-    """Of the sampler, and of both models' bodies in the comparison."""
+    """Number format of the sampler, and of the bodies of both models in the comparison."""
     recorded_prompts: Count
-    """Prompts, the first ones, whose completions are recorded token by token for the report."""
+    """The first prompts, so many, have their completions recorded token by token for the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completions:
-    """What a model wrote for the held-out prompts."""
+    """A model's completions of the held-out prompts, in the order of the prompts."""
 
-    sampled: list[Sampled]  # temperature 1
+    sampled: list[Sampled]  # at temperature 1
     greedy: list[Sampled]
 
     @property
     def eos_share(self) -> float:
-        """How many of the sampled end with eos."""
-        return sum(one.finished for one in self.sampled) / len(self.sampled)
+        """The share of the sampled completions that end with an end token."""
+        return sum(completion.finished for completion in self.sampled) / len(self.sampled)
 
     @property
     def tokens(self) -> int:
-        """Tokens written in all."""
-        return sum(len(one.token_ids) for one in [*self.sampled, *self.greedy])
+        """The number of tokens of all completions."""
+        return sum(len(completion.token_ids) for completion in [*self.sampled, *self.greedy])
 
 
 def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *, title: str) -> Completions:
-    """Sampled and greedy completions, in the order of the prompts."""
-    sampled, greedy = (_sampling(p, temperature) for temperature in (1.0, 0.0))
+    """Return sampled and greedy completions of all prompts.
+
+    Raises:
+        DataError: When a prompt and a completion do not fit into the model's context.
+    """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].prompt_ids), index))
-    found: dict[int, tuple[Sampled, Sampled]] = {}
+    pairs: dict[int, tuple[Sampled, Sampled]] = {}
     with bar(title, 2 * p.max_new_tokens * len(prompts)) as meter:
         for start in range(0, len(order), p.batch_size):
             chunk = order[start : start + p.batch_size]
-            ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
-            ways = [sampled] * len(chunk) + [greedy] * len(chunk)
-            made = sampler.sample([prompts[index].prompt_ids for index in chunk] * 2, ids * 2, ways)
-            found.update(zip(chunk, zip(made[: len(chunk)], made[len(chunk) :], strict=True), strict=True))
-            meter.update(sum(len(one.token_ids) for one in made))
+            prompts_ids = [prompts[index].prompt_ids for index in chunk]
+            sample_ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
+            params = [_sampling(p, temperature) for temperature in (1.0, 0.0) for _ in chunk]
+            completions = sampler.sample(prompts_ids * 2, sample_ids * 2, params)
+            sampled, greedy = completions[: len(chunk)], completions[len(chunk) :]
+            pairs.update(zip(chunk, zip(sampled, greedy, strict=True), strict=True))
+            meter.update(sum(len(completion.token_ids) for completion in completions))
         meter.total = meter.n
-    pairs = [found[index] for index in range(len(prompts))]
-    return Completions(sampled=[one for one, _ in pairs], greedy=[one for _, one in pairs])
+    in_order = [pairs[index] for index in range(len(prompts))]
+    return Completions(sampled=[sampled for sampled, _ in in_order], greedy=[greedy for _, greedy in in_order])
 
 
 def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
@@ -77,8 +83,8 @@ def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
 def judge(
     task: Task, prompts: Sequence[Prompt], completions: Sequence[Sampled], decode: Callable[[list[int]], str]
 ) -> list[Judged]:
-    """Each completion and what it is worth, in the order of the prompts."""
-    texts = [decode(one.token_ids) for one in completions]
+    """Return the text and the task's score of each completion, in the order of the prompts."""
+    texts = [decode(completion.token_ids) for completion in completions]
     return [
         Judged(text=text, references=prompt.references, score=task.score(text, prompt.references))
         for prompt, text in zip(prompts, texts, strict=True)

@@ -1,4 +1,4 @@
-"""What is reported about a student, against the same computed densely in float64."""
+"""Reported metrics of a student, compared with dense float64 computations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt
-from pipeline.evaluation.agreement import LIKELIEST, compare, join
+from pipeline.evaluation.agreement import LIKELIEST, ModelPair, compare, concatenate
 from pipeline.evaluation.completions import Completions, EvaluationParams, complete, judge
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
@@ -21,7 +21,7 @@ VOCAB = 260
 P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", recorded_prompts=2)
 
 
-def prompt(name: str, ids: list[int], reference: str = "") -> Prompt:
+def held_out(name: str, ids: list[int], reference: str = "") -> Prompt:
     return Prompt(
         prompt_id=name, split="heldout", prompt_ids=ids, reference_ids=[], prompt_text="", references=[reference]
     )
@@ -31,24 +31,25 @@ def sampled(ids: list[int], *, finished: bool = False) -> Sampled:
     return Sampled(token_ids=ids, logp=[], support_ids=[], tail_sample_ids=[], tail_offset=[], finished=finished)
 
 
-PROMPTS = [prompt("a", [256, 1, 2, 3, 4]), prompt("b", [256]), prompt("c", [256, 9, 9]), prompt("d", [256, 7])]
+PROMPTS = [held_out("a", [256, 1, 2, 3, 4]), held_out("b", [256]), held_out("c", [256, 9, 9]), held_out("d", [256, 7])]
 COMPLETIONS = [sampled([5, 6, 7]), sampled([8]), sampled([257, 257, 0, 1, 2, 257]), sampled([11, 12])]
 
 
 @torch.inference_mode()
 def dense(path: Path, vocab: int) -> NDArray[np.float64]:
-    """Log-probs of all 12 completion positions [N, V], one whole unpadded pass a sequence, in float64."""
+    """Return the log-probs of all 12 completion positions [N, V], from one unpadded pass per sequence in float64."""
     model = lm.load_model(path).double()
     rows = []
-    for one, written in zip(PROMPTS, COMPLETIONS, strict=True):
-        logits_SV = model(input_ids=torch.tensor([one.prompt_ids + written.token_ids])).logits[0]
-        rows.append(logits_SV[len(one.prompt_ids) - 1 : -1, :vocab].log_softmax(-1))
+    for prompt, sample in zip(PROMPTS, COMPLETIONS, strict=True):
+        logits_SV = model(input_ids=torch.tensor([prompt.prompt_ids + sample.token_ids])).logits[0]
+        rows.append(logits_SV[len(prompt.prompt_ids) - 1 : -1, :vocab].log_softmax(-1))
     logp_NV: NDArray[np.float64] = torch.cat(rows).numpy()
     return logp_NV
 
 
 def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int = VOCAB) -> dict[str, float]:
-    return join(compare(student, teacher, PROMPTS, COMPLETIONS, p, vocab=vocab, title="compare")).means()
+    models = ModelPair(student=student, teacher=teacher, vocab_size=vocab)
+    return concatenate(compare(models, PROMPTS, COMPLETIONS, p, title="compare")).means()
 
 
 @pytest.mark.parametrize("vocab", [VOCAB, 258])
@@ -58,34 +59,35 @@ def test_compare_is_the_dense_mean_over_positions(
 ) -> None:
     p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=2)
     logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
-    written = [token for one in COMPLETIONS for token in one.token_ids]
-    assert len(logp_NV) == len(written) == 12
+    tokens = [token for sample in COMPLETIONS for token in sample.token_ids]
+    assert len(logp_NV) == len(tokens) == 12
     assert compared(student_dir, teacher_dir, p, vocab) == pytest.approx(
         {
             "forward_kl": (np.exp(logp_NV) * (logp_NV - logq_NV)).sum(-1).mean(),
             "reverse_kl": (np.exp(logq_NV) * (logq_NV - logp_NV)).sum(-1).mean(),
             "top1_agreement": (logp_NV.argmax(-1) == logq_NV.argmax(-1)).mean(),
-            "teacher_logp": logp_NV[np.arange(12), written].mean(),
+            "teacher_logp": logp_NV[np.arange(12), tokens].mean(),
         },
         rel=1e-4,
     )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir: Path, batch_size: int) -> None:
-    """Completions come back in the order of the prompts, whatever the order in which they were read."""
+def test_every_token_is_compared_at_its_position(student_dir: Path, teacher_dir: Path, batch_size: int) -> None:
+    """Agreements have the order of the prompts, whatever the order in which the models read them."""
     p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=4)
-    compared = compare(student_dir, teacher_dir, PROMPTS, COMPLETIONS, p, vocab=VOCAB, title="compare")
+    models = ModelPair(student=student_dir, teacher=teacher_dir, vocab_size=VOCAB)
+    agreements = compare(models, PROMPTS, COMPLETIONS, p, title="compare")
     rows = [
         row
-        for one, written, at in zip(PROMPTS, COMPLETIONS, compared, strict=True)
-        for row in at.rows(one.prompt_id, written.token_ids, lambda ids: [f"<{i}>" for i in ids])
+        for prompt, sample, agreement in zip(PROMPTS, COMPLETIONS, agreements, strict=True)
+        for row in agreement.rows(prompt.prompt_id, sample.token_ids, lambda ids: [f"<{i}>" for i in ids])
     ]
     logp_NV, logq_NV = (dense(path, VOCAB) for path in (teacher_dir, student_dir))
     assert [(row.prompt_id, row.position, row.token) for row in rows] == [
-        (one.prompt_id, position, f"<{token}>")
-        for one, written in zip(PROMPTS, COMPLETIONS, strict=True)
-        for position, token in enumerate(written.token_ids)
+        (prompt.prompt_id, position, f"<{token}>")
+        for prompt, sample in zip(PROMPTS, COMPLETIONS, strict=True)
+        for position, token in enumerate(sample.token_ids)
     ]
     for row, p_V, q_V in zip(rows, logp_NV, logq_NV, strict=True):
         assert row.forward_kl == pytest.approx((np.exp(p_V) * (p_V - q_V)).sum(), rel=1e-3)
@@ -102,22 +104,22 @@ def test_every_token_is_compared_where_it_stands(student_dir: Path, teacher_dir:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
     p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, recorded_prompts=0)
-    found = compared(teacher_dir, teacher_dir, p)
-    assert found.pop("teacher_logp") < 0
-    assert found == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
+    metrics = compared(teacher_dir, teacher_dir, p)
+    assert metrics.pop("teacher_logp") < 0
+    assert metrics == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
 
 
 def test_swapping_the_models_swaps_the_divergences(student_dir: Path, teacher_dir: Path) -> None:
-    one, other = compared(student_dir, teacher_dir), compared(teacher_dir, student_dir)
-    assert one["forward_kl"] == pytest.approx(other["reverse_kl"], rel=1e-5)
-    assert one["forward_kl"] != pytest.approx(one["reverse_kl"], rel=1e-2)
+    forwards, backwards = compared(student_dir, teacher_dir), compared(teacher_dir, student_dir)
+    assert forwards["forward_kl"] == pytest.approx(backwards["reverse_kl"], rel=1e-5)
+    assert forwards["forward_kl"] != pytest.approx(forwards["reverse_kl"], rel=1e-2)
 
 
 def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) -> None:
-    """Although they are made in order of length: sampled at temperature 1, and greedy."""
+    """Completions are sampled in order of length: at temperature 1, and greedily."""
     sampler = HFSampler(student_dir, precision="float32", vocab=VOCAB, eos_ids=[257], seed=0)
-    found = complete(PROMPTS, sampler, P, title="complete")
-    for temperature, batch in ((1.0, found.sampled), (0.0, found.greedy)):
+    completions = complete(PROMPTS, sampler, P, title="complete")
+    for temperature, batch in ((1.0, completions.sampled), (0.0, completions.greedy)):
         sampling = Sampling(
             max_new_tokens=6,
             temperature=temperature,
@@ -126,18 +128,19 @@ def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) ->
             record_max=0,
             record_tail_samples=0,
         )
-        for one, written in zip(PROMPTS, batch, strict=True):
-            (alone,) = sampler.sample([one.prompt_ids], [f"evaluate/{one.prompt_id}"], sampling)
-            assert written.token_ids == alone.token_ids
-    assert found.tokens == sum(len(one.token_ids) for one in [*found.sampled, *found.greedy])
+        for prompt, sample in zip(PROMPTS, batch, strict=True):
+            (alone,) = sampler.sample([prompt.prompt_ids], [f"evaluate/{prompt.prompt_id}"], sampling)
+            assert sample.token_ids == alone.token_ids
+    samples = [*completions.sampled, *completions.greedy]
+    assert completions.tokens == sum(len(sample.token_ids) for sample in samples)
 
 
-def test_every_greedy_completion_is_scored_once_and_the_sampled_that_end_are_counted() -> None:
-    seen: list[str] = []
+def test_every_greedy_completion_is_scored_once_and_finished_samples_are_counted() -> None:
+    scored: list[str] = []
 
     class Task:
         def score(self, text: str, references: Sequence[str]) -> float:
-            seen.append(text)
+            scored.append(text)
             return float(text in references)
 
     task: Any = Task()
@@ -145,12 +148,12 @@ def test_every_greedy_completion_is_scored_once_and_the_sampled_that_end_are_cou
         sampled=[sampled([1], finished=True), sampled([2]), sampled([3]), sampled([4])],
         greedy=[sampled([120, 120]), sampled([121]), sampled([0], finished=True)],
     )
-    prompts = [prompt("a", [1], "xx"), prompt("b", [1], "y"), prompt("c", [1], "z")]
+    prompts = [held_out("a", [1], "xx"), held_out("b", [1], "y"), held_out("c", [1], "z")]
     judged = judge(task, prompts, completions.greedy, lambda ids: "".join(map(chr, ids)))
-    assert [(one.text, one.references, one.score) for one in judged] == [
+    assert [(answer.text, answer.references, answer.score) for answer in judged] == [
         ("xx", ["xx"], 1.0),
         ("y", ["y"], 1.0),
         ("\0", ["z"], 0.0),
     ]
-    assert seen == ["xx", "y", "\0"]
+    assert scored == ["xx", "y", "\0"]
     assert completions.eos_share == 0.25

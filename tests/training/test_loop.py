@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.core.types import Prompt, Rollout
-from pipeline.evaluation.agreement import compare, join
+from pipeline.evaluation.agreement import ModelPair, compare, concatenate
 from pipeline.evaluation.completions import EvaluationParams, complete
 from pipeline.losses.batch import Batch
 from pipeline.models import language_model as lm
@@ -278,8 +278,9 @@ def passed_through(
     p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", recorded_prompts=0)
     sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
     completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
-    found = compare(student, teacher, PROMPTS[:3], completions, p, vocab=vocab, title="compare")
-    return window, state.rows[0], seen, join(found).means()
+    models = ModelPair(student=student, teacher=teacher, vocab_size=vocab)
+    agreements = compare(models, PROMPTS[:3], completions, p, title="compare")
+    return window, state.rows[0], seen, concatenate(agreements).means()
 
 
 @pytest.mark.parametrize(
@@ -563,7 +564,8 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
             for one in rollouts
         ]
         prompts = [prompt_of(one) for one in rollouts]
-        return join(compare(student, job.teacher, prompts, texts, p, vocab=VOCAB, title="compare")).means()
+        models = ModelPair(student=student, teacher=job.teacher, vocab_size=VOCAB)
+        return concatenate(compare(models, prompts, texts, p, title="compare")).means()
 
     for before, after in (
         [distance(one, job.own.rollouts) for one in (job.student, trained)],
