@@ -1,7 +1,7 @@
-"""The model card, README.md beside every trained student: Hugging Face's front matter, and the lineage in words.
+"""Write the model card of a trained student: Hugging Face's front matter, and the lineage as text.
 
-Guarantee: a function of the lineage (and of the metrics, where they are given), so that DVC finds the same bytes again.
-Only names on the hub stand in the front matter, because the hub refuses others; the text has them all.
+* The card is a function of the lineage and the metrics alone, so that DVC finds the same bytes again.
+* The front matter contains only names that are on the hub, because the hub refuses others. The text has all names.
 """
 
 import json
@@ -12,18 +12,19 @@ from huggingface_hub import EvalResult, ModelCardData
 from pipeline.lineage.lineage import kept_layers
 from pipeline.lineage.records import Lineage, ModelSource
 
-_METRICS = ("forward_kl", "reverse_kl")  # what every student's evaluation has, whatever the task
+_METRICS = ("forward_kl", "reverse_kl")  # the metrics that every evaluation has, whatever the task
 
 
 def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:
-    """The card of a trained student; `metrics` are those of its own evaluation."""
+    """Return the card of a trained student; `metrics` come from its own evaluation."""
     assert lineage.student and lineage.start and lineage.rounds, "only a trained student has a card"
-    return f"---\n{_front_matter(lineage, metrics or {})}\n---\n\n{_text(lineage, metrics or {})}"
+    metrics = metrics or {}
+    return f"---\n{_front_matter(lineage, metrics)}\n---\n\n{_text(lineage, metrics)}"
 
 
 def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
-    name, data = f"{lineage.student}-{last.id}", str(last.settings.get("data"))
+    data = str(last.settings.get("data"))
     results = [
         EvalResult(
             task_type="text-generation",
@@ -43,14 +44,14 @@ def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
         pipeline_tag="text-generation",
         tags=["stillroom", "distillation", "gkd", "on-policy"],
         metrics=list(metrics) or list(_METRICS),
-        model_name=name if results else None,
+        model_name=f"{lineage.student}-{last.id}" if results else None,
         eval_results=results or None,
     ).to_yaml()
 
 
 def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
-    steps = sum(one.steps for one in lineage.rounds)
+    steps, tokens = (sum(getattr(trained, name) for trained in lineage.rounds) for name in ("steps", "tokens"))
     lines = [
         f"# {lineage.student}, round {last.id}",
         "",
@@ -58,10 +59,9 @@ def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
         "feedback (GKD, [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649)) by stillroom.",
         "",
         f"* Begins as {_named(start)}{_changes(lineage)}.",
-        *([f"* A LoRA adapter to it, `{json.dumps(lineage.lora, sort_keys=True)}`."] if lineage.lora else []),
-        f"* Task: {last.task}, `{json.dumps(last.settings, sort_keys=True)}`.",
-        f"* {steps} optimizer steps in {len(lineage.rounds)} rounds; "
-        f"{sum(one.tokens for one in lineage.rounds):,} tokens in the loss.",
+        *([f"* A LoRA adapter to it, `{_json(lineage.lora)}`."] if lineage.lora else []),
+        f"* Task: {last.task}, `{_json(last.settings)}`.",
+        f"* {steps} optimizer steps in {len(lineage.rounds)} rounds; {tokens:,} tokens in the loss.",
         f"* Licence of the model it begins as: {start.license or 'unknown'}.",
     ]
     if lineage.earlier:
@@ -69,12 +69,12 @@ def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     if metrics:
         lines += ["", "Measured on held-out prompts:", "", "| metric | value |", "| --- | ---: |"]
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    lines += ["", "Parameters of the last round:", "", "```json", _json(last.parameters), "```"]
+    lines += ["", "Parameters of the last round:", "", "```json", _json(last.parameters, indent=1), "```"]
     return "\n".join([*lines, "", "`stillroom.json` beside this file has all of it for programs."]) + "\n"
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, indent=1, sort_keys=True)
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, sort_keys=True)
 
 
 def _named(source: ModelSource) -> str:
@@ -82,12 +82,11 @@ def _named(source: ModelSource) -> str:
 
 
 def _relation(lineage: Lineage) -> str:
-    """An adapter to a model that was cut is none to the model on the hub."""
-    whole = not lineage.layers and lineage.config is None
-    return "adapter" if lineage.lora and whole else "finetune"
+    """Return the hub's word for the relation to the base; an adapter to a pruned model does not fit the hub's model."""
+    return "adapter" if lineage.lora and not lineage.layers and lineage.config is None else "finetune"
 
 
 def _changes(lineage: Lineage) -> str:
     if lineage.config is not None:
-        return f" with random weights and `{json.dumps(lineage.config, sort_keys=True)}`"
+        return f" with random weights and `{_json(lineage.config)}`"
     return f" cut to layers {kept_layers(lineage)}" if lineage.layers else ""

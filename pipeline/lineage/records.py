@@ -1,8 +1,8 @@
-"""stillroom.json, beside the weights of every model that the pipeline makes: where it comes from.
+"""The records in stillroom.json, the file beside the weights of every model that the pipeline makes.
 
-Guarantee: a function of the work alone, without time stamps, seconds or paths of a machine, because DVC compares the
-bytes; seconds and the code's version are in work/costs. A student that begins as another run's student carries that
-one's lineage as `earlier`.
+* The file is a function of the work alone, because DVC compares its bytes: it has no time stamps, seconds or paths of
+  a machine. Seconds and the version of the code are in work/costs.
+* A student that begins as the student of another run carries the lineage of that run as `earlier`.
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,24 @@ FORMAT = "stillroom.lineage/2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model that came from outside, as params.yaml names it."""
+    """A model from outside the project, as params.yaml names it."""
 
     model: str
     revision: str | None
-    hub: bool  # `model` is a name on the hub
-    license: str | None  # as its model card or GGUF header says
-    fingerprint: str  # of the directory that was made of it
+    hub: bool
+    """Whether `model` is a name on the hub."""
+    license: str | None
+    """The licence in its model card or GGUF header."""
+    fingerprint: str
+    """Fingerprint of the model directory that was made from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A segment of teacher scores that a round trained on."""
+    """A segment of teacher scores that a round was trained on."""
 
-    name: str  # "corpus" or STUDENT/ROUND
+    name: str
+    """`corpus` or STUDENT/ROUND."""
     segment: str
     positions: int
 
@@ -37,42 +41,57 @@ class Round:
     id: str
     first_step: int
     steps: int
-    teacher: str  # fingerprint of the model that scored
+    teacher: str
+    """Fingerprint of the model that scored."""
     tokenizer: str
     scorer: str
     task: str
-    settings: dict[str, object]  # task.settings
-    hub_data: bool  # `settings.data` is a name on the hub
-    prompts: str  # digest of the prompts' ids and tokens
-    parameters: dict[str, object]  # sections of params.yaml that the stage read
+    settings: dict[str, object]
+    """The section task.settings of params.yaml."""
+    hub_data: bool
+    """Whether `settings.data` is a name on the hub."""
+    prompts: str
+    """Digest of the prompts' ids and tokens."""
+    parameters: dict[str, object]
+    """The sections of params.yaml that the stage read."""
     scored: tuple[Scored, ...]
-    tokens: int  # in the loss
-    read_tokens: int  # that the student read, prompts included
+    tokens: int
+    """Tokens in the loss."""
+    read_tokens: int
+    """Tokens that the student read, prompts included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """One `sft` stage."""
 
-    model: str  # "teacher", or the student
-    before: str  # fingerprints of the directory
+    model: str
+    """`teacher` or the name of the student."""
+    before: str
+    """Fingerprint of the model directory before tuning."""
     after: str
+    """Fingerprint of the model directory after tuning."""
     task: str
-    references: str  # digest of the prompts' and the references' ids
+    references: str
+    """Digest of the ids of the prompts and their references."""
     parameters: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """A student, its teacher, and every round that it was trained for; no student: a teacher."""
+    """A student, its teacher, and every round that it was trained for; without a student, a teacher."""
 
     format: str
     student: str | None
     teacher: ModelSource
     start: ModelSource | None
-    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None  # of the start that were kept; by stack
-    config: dict[str, object] | None  # not null: the start had random weights
+    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
+    """Layers that a pruned student kept, of an encoder-decoder by stack."""
+    config: dict[str, object] | None
+    """Changes to the configuration of a randomly initialised student; None for other students."""
     rounds: tuple[Round, ...]
     earlier: "Lineage | None"
-    tunings: tuple[Tuning, ...] = ()  # of the teacher, then of the student's start
-    lora: dict[str, object] | None = None  # of a student that is an adapter, names as in peft's LoraConfig
+    tunings: tuple[Tuning, ...] = ()
+    """Supervised fine-tuning of the teacher, then of the student's start."""
+    lora: dict[str, object] | None = None
+    """Settings of a student that is an adapter, named as in peft's LoraConfig."""

@@ -1,7 +1,11 @@
 """Print numbers and fingerprints in the same way everywhere."""
 
-SHOWN_DIGITS = 12
-"""Digits of a fingerprint, a segment's name or a commit that people see; enough of them to be told apart."""
+_SHOWN_DIGITS = 12
+
+
+def short(fingerprint: str) -> str:
+    """Return the beginning of a fingerprint, an id or a commit, long enough for people to tell two of them apart."""
+    return fingerprint[:_SHOWN_DIGITS]
 
 
 def number_text(value: float | None, unknown: str = "unknown") -> str:

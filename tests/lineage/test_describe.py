@@ -32,7 +32,7 @@ def test_a_model_outside_its_project_says_what_it_does_not_know() -> None:
     text = as_text(lineage(lineage_round()), {}, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert row.count("unknown") == 3
-    assert "dvc.lock: does not know this directory" in text
+    assert "dvc.lock: no record of this directory" in text
 
 
 def test_an_earlier_run_and_its_teacher_are_told() -> None:

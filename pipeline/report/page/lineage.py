@@ -8,8 +8,8 @@ from pipeline.lineage.lineage import history, last_warning
 from pipeline.lineage.records import Lineage
 from pipeline.report.page.html import Section, section
 from pipeline.report.page.queries import Row
+from pipeline.runtime.display import short
 
-_SHORT = 12  # characters of a fingerprint that people compare
 _FINGERPRINTS, _SETTINGS = ("teacher", "tokenizer", "scorer"), ("engine", "dtype", "codec")
 
 
@@ -36,7 +36,7 @@ def _scorer(segments: Sequence[Row]) -> dict[str, str]:
     """Return the distinct values of what determines the teacher's scores, fingerprints shortened."""
     values = {key: dict.fromkeys(row[key] for row in segments if row[key]) for key in _FINGERPRINTS + _SETTINGS}
     return {
-        key: ", ".join(value[:_SHORT] if key in _FINGERPRINTS else value for value in distinct)
+        key: ", ".join(short(value) if key in _FINGERPRINTS else value for value in distinct)
         for key, distinct in values.items()
         if distinct
     }
