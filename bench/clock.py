@@ -1,4 +1,4 @@
-"""Seconds by two clocks: that on the wall, and that of the processor, which neighbours disturb less."""
+"""Seconds of wall-clock time and of processor time; other work on the machine disturbs the second less."""
 
 import time
 from collections.abc import Callable
@@ -7,17 +7,17 @@ CLOCKS = {"seconds": time.perf_counter, "seconds_of_processor": time.process_tim
 
 
 def now() -> dict[str, float]:
-    """What each clock shows."""
+    """Return the reading of each clock."""
     return {key: clock() for key, clock in CLOCKS.items()}
 
 
 def since(began: dict[str, float]) -> dict[str, float]:
-    """Seconds since then by each clock; the processor's are those of all threads."""
+    """Return the seconds since `began` by each clock; processor time is the sum over all threads."""
     return {key: end - began[key] for key, end in now().items()}
 
 
 def timed(act: Callable[[], object]) -> dict[str, float]:
-    """Seconds that something takes, by each clock."""
+    """Return the seconds that a call of `act` takes, by each clock."""
     began = now()
     act()
     return since(began)

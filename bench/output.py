@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a table on the screen and, where asked for, its rows as JSON."""
+"""The output of every benchmark: a table on the screen, and its rows as JSON on request."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ Row: TypeAlias = dict[str, Any]
 
 
 def show(table: Sequence[Sequence[str]], rows: Sequence[Row], out: Path | None, **about: object) -> None:
-    """Print the table, whose first row is its head; write {"rows": [...]} and what else is said of them to `out`."""
+    """Print a table, whose first row is its header; write {"rows": [...]} with `about` to `out` if it is given."""
     click.echo(markdown_table(table))
     if out is not None:
         write_json(out, rows, **about)
 
 
 def write_json(out: Path, rows: Sequence[Row], **about: object) -> None:
-    """The file, whole at any time: one that is stopped leaves what it had."""
+    """Write the file by rename, so that a benchmark that is stopped leaves the rows that it had."""
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")

@@ -1,6 +1,7 @@
-"""A row of a benchmark in a process of its own: what another left in memory counts for neither its time nor its peak.
+"""Measure one row of a benchmark in a subprocess.
 
-The benchmark's command prints the row as a line of JSON when it is called with `--only NAME`.
+What another row left in memory then counts neither for the time nor for the peak of memory. A benchmark that is called
+with `--only NAME` prints one row as a line of JSON.
 """
 
 import json
@@ -11,23 +12,26 @@ from pathlib import Path
 from typing import Any
 
 
-def measured_apart(module: str, name: str, /, **options: object) -> Any:
-    """What `python -m MODULE --only NAME` with these options prints last."""
-    command = [sys.executable, "-m", module, "--only", name, *words(**options)]
-    found = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+def run_in_subprocess(module: str, name: str, /, **options: object) -> Any:
+    """Run `python -m MODULE --only NAME` with these options, and return the JSON value on its last line."""
+    command = [sys.executable, "-m", module, "--only", name, *option_words(**options)]
+    python_path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": found}
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": python_path}
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def words(**options: object) -> list[str]:
-    """Options of a command as words of its line; None stands for one that is not given."""
-    given = {key.replace("_", "-"): str(value) for key, value in options.items() if value is not None}
-    return [word for key, value in given.items() for word in (f"--{key}", value)]
+def option_words(**options: object) -> list[str]:
+    """Return options as words of a command line; an option whose value is None is left out."""
+    values = {key.replace("_", "-"): str(value) for key, value in options.items() if value is not None}
+    return [word for key, value in values.items() for word in (f"--{key}", value)]
 
 
 def peak_bytes() -> int:
-    """Most resident memory of this process so far (Linux). `ru_maxrss` would not do: it begins with the parent's."""
+    """Return the peak of this process's resident memory so far, on Linux.
+
+    `ru_maxrss` cannot be used, because it starts with the peak of the parent process.
+    """
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024

@@ -1,10 +1,12 @@
-"""A job in a folder of its own: the pipeline's stages, run in this process on another checkout's teacher and prompts.
+"""Run the stages of a job in a folder of its own, on the teacher and the prompts of another checkout.
 
-The stages are those of dvc.yaml, called in their order with its options; what they read and write, the store included,
-lies in the folder. DVC and the start of a process for each stage are missing (about ten seconds a stage on two slow
-cores; docs/decisions.md), so seconds told here are those of the work: loading models, hashing inputs, checkpoints and
-all. Where a peak of memory is wanted each stage has its process (`apart`), as with DVC, and the clock starts when that
-has imported what it needs. Not taken: `dvc repro` in a copy, whose seconds are mostly those of starting Python.
+The stages are those of dvc.yaml, called in this process, in the order of dvc.yaml and with the same options. Everything
+that they read and write is in the folder, the store included.
+
+- Times contain loading models, hashing inputs and checkpoints. They do not contain DVC and the start of a process per
+  stage, which take about ten seconds per stage on two slow cores (docs/decisions/).
+- Where a peak of memory is needed, each stage runs in a subprocess (`run_stage_in_subprocess`), as with DVC. The clock
+  starts when that process has imported what it needs.
 """
 
 import contextlib
@@ -22,12 +24,12 @@ import pyarrow as pa
 import transformers
 
 from bench.clock import now, since
-from bench.subprocess_run import measured_apart, peak_bytes, words
+from bench.subprocess_run import option_words, peak_bytes, run_in_subprocess
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.report.jobs import round_list
 from pipeline.runtime.config import parse
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import COSTS, PARAMS, TEACHER
+from pipeline.runtime.layout import LAYOUT, Layout, RolloutFiles
+from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ScheduleParams, rounds_document
 from stages import evaluate, generate, init, prepare, rollout, score, sft, teacher, train
@@ -47,7 +49,7 @@ _COMMANDS: dict[str, click.Command] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """By one stage."""
+    """The time, tokens and memory of one stage."""
 
     stage: str
     seconds: float
@@ -61,14 +63,17 @@ Run: TypeAlias = Callable[..., Spent]  # of a stage's name, its entry in work/co
 
 @contextlib.contextmanager
 def job(folder: Path, changes: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Stand in `folder`, with the teacher and the prompts of the directory left and its params.yaml, changed; gives the
-    rounds. What the stages print goes to stderr."""
-    home, document = Path.cwd(), merged(read_yaml(PARAMS), changes)
-    (folder / "work").mkdir(parents=True)
+    """Make `folder` the current directory, with the teacher and prompts of the previous one; yield the rounds.
+
+    The parameters are those of the previous directory with `changes`. Stages print to stderr.
+    """
+    home, document = Path.cwd(), merged(read_yaml(LAYOUT.params), changes)
+    work = Layout(folder).work
+    work.mkdir(parents=True)
     for name in ("teacher", "prompts"):
-        (folder / "work" / name).symlink_to(home / "work" / name)
-    write_yaml(folder / PARAMS, document, comment="Of a benchmark.")
-    known = os.environ.get("STILLROOM_STORE")
+        (work / name).symlink_to(Layout(home).work / name)
+    write_yaml(Layout(folder).params, document, comment="Of a benchmark.")
+    store_before = os.environ.get("STILLROOM_STORE")
     os.environ["STILLROOM_STORE"] = str(folder / "store")
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
@@ -76,31 +81,31 @@ def job(folder: Path, changes: Mapping[str, Any]) -> Iterator[list[dict[str, Any
             yield round_list(rounds_document(schedule, document["students"], []))
     finally:
         del os.environ["STILLROOM_STORE"]
-        if known is not None:
-            os.environ["STILLROOM_STORE"] = known
+        if store_before is not None:
+            os.environ["STILLROOM_STORE"] = store_before
 
 
 def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the changes in their places; whatever is no mapping is replaced."""
-    found = dict(document)
+    """Return the document with the changes; nested mappings are merged, and every other value is replaced."""
+    result = dict(document)
     for key, value in changes.items():
-        within = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = merged(found[key], value) if within else value
-    return found
+        within = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if within else value
+    return result
 
 
-def here(stage: str, entry: str, /, **options: object) -> Spent:
-    """A stage in this process."""
+def run_stage_here(stage: str, entry: str, /, **options: object) -> Spent:
+    """Run a stage in this process and return what it took."""
     began = now()
     run_stage(stage, **options)
     spent = since(began)
-    gc.collect()  # a process of its own would leave nothing, and takes no time for it
-    return Spent(stage=stage, **spent, tokens=read_json(COSTS / f"{entry}.json")["tokens"], peak_mb=peak_bytes() / 1e6)
+    gc.collect()  # off the clock: a process of its own would leave nothing behind
+    return Spent(stage=stage, **spent, tokens=read_json(LAYOUT.cost(entry))["tokens"], peak_mb=peak_bytes() / 1e6)
 
 
-def apart(stage: str, entry: str, /, **options: object) -> Spent:
-    """A stage in a process of its own."""
-    return Spent(**measured_apart("bench.end_to_end.job", stage, entry=entry, **options))
+def run_stage_in_subprocess(stage: str, entry: str, /, **options: object) -> Spent:
+    """Run a stage in a subprocess and return what it took."""
+    return Spent(**run_in_subprocess("bench.end_to_end.job", stage, entry=entry, **options))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -108,55 +113,55 @@ def apart(stage: str, entry: str, /, **options: object) -> Spent:
 @click.option("--entry", required=True)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def main(only: str, entry: str, options: tuple[str, ...]) -> None:
-    """One stage, off the clock what libraries import when they are first asked for something."""
-    load_tokenizer(TEACHER)
+    """Run one stage; the imports that libraries delay until their first use are off the clock."""
+    load_tokenizer(LAYOUT.teacher)
     _ = transformers.AutoModelForCausalLM, transformers.get_scheduler, pa.array([""])
-    given = {key.removeprefix("--"): value for key, value in zip(options[::2], options[1::2], strict=True)}
+    values = {key.removeprefix("--"): value for key, value in zip(options[::2], options[1::2], strict=True)}
     with contextlib.redirect_stdout(sys.stderr):
-        spent = here(only, entry, **given)
+        spent = run_stage_here(only, entry, **values)
     click.echo(json.dumps(asdict(spent)))
 
 
-def make_corpus(run: Run = here) -> list[Spent]:
-    """Written, and scored."""
-    return [run("generate", "generate"), _score(Path("work/corpus"), "corpus", run)]
+def make_corpus(run: Run = run_stage_here) -> list[Spent]:
+    """Write the fixed corpus and score it."""
+    return [run("generate", "generate"), _score(LAYOUT.corpus, "corpus", run)]
 
 
-def begin(student: str, run: Run = here) -> Spent:
-    """The student's first checkpoint."""
+def initialise_student(student: str, run: Run = run_stage_here) -> Spent:
+    """Make the student's initial checkpoint."""
     return run("init", f"{student}-init", student=student, to="init")
 
 
-def go_round(student: str, one: Mapping[str, Any], run: Run = here) -> list[Spent]:
-    """One round of the schedule: rollouts, scores, training."""
-    place, name = {"student": student, "round": one["id"], "prev": one["prev"]}, f"{student}-{one['id']}"
-    place["first_step"] = one["first_step"]
+def run_round(student: str, item: Mapping[str, Any], run: Run = run_stage_here) -> list[Spent]:
+    """Run one round of the schedule: rollouts, scores and training."""
+    name = f"{student}-{item['id']}"
+    options = {"student": student, "round": item["id"], "prev": item["prev"], "first_step": item["first_step"]}
     return [
-        run("rollout", f"{name}-rollout", **place),
-        _score(Path(f"work/{student}/{one['id']}"), name, run),
-        run("train", f"{name}-train", **place, steps=one["steps"]),
+        run("rollout", f"{name}-rollout", **options),
+        _score(LAYOUT.round(student, item["id"]), name, run),
+        run("train", f"{name}-train", **options, steps=item["steps"]),
     ]
 
 
-def _score(place: Path, name: str, run: Run) -> Spent:
+def _score(files: RolloutFiles, name: str, run: Run) -> Spent:
     entry = f"{name}-score"
-    return run("score", entry, rollouts=place / "rollouts.parquet", out=place / "segment", name=entry)
+    return run("score", entry, rollouts=files.rollouts, out=files.segment, name=entry)
 
 
 def run_stage(name: str, /, **options: object) -> None:
-    """The command of a stage, in this process and directory."""
-    _COMMANDS[name].main(args=words(**options), prog_name=name, standalone_mode=False)
+    """Run the command of a stage in this process and directory."""
+    _COMMANDS[name].main(args=option_words(**options), prog_name=name, standalone_mode=False)
 
 
 def seconds_of(spent: list[Spent], stage: str | None = None, *, clock: str = "seconds") -> float:
-    """Of one kind of stage, or of all; `clock` is one of `bench.clock`."""
-    found: float = sum(getattr(one, clock) for one in spent if stage in (None, one.stage))
-    return found
+    """Return the seconds of one kind of stage, or of all stages, by one of the clocks of `bench.clock`."""
+    seconds: float = sum(getattr(entry, clock) for entry in spent if stage in (None, entry.stage))
+    return seconds
 
 
 def tokens_of(spent: list[Spent], stage: str) -> int:
-    """Of one kind of stage."""
-    return sum(one.tokens for one in spent if one.stage == stage)
+    """Return the tokens of one kind of stage."""
+    return sum(entry.tokens for entry in spent if entry.stage == stage)
 
 
 if __name__ == "__main__":

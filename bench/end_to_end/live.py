@@ -1,9 +1,9 @@
-"""The loop that this pipeline replaces: teacher and student in memory, the dense forward KL of every step asked anew.
+"""The loop that this pipeline replaces: teacher and student in memory, and the teacher runs in every step.
 
-It takes the steps that `bench.end_to_end.job` takes: the same corpus, the same rounds with rollouts by the same
-sampler, the same choice of sequences, the same optimizer; prompts are read once for all their completions by both
-models. So what differs is that the teacher is there. To its favour its rollouts are written in the rounds' large
-batches and not step by step, and giving the student to the sampler (a directory) is off the clock.
+The loop takes the steps that `bench.end_to_end.job` takes: the same fixed corpus, the same rounds with rollouts by the
+same sampler, the same choice of sequences, the same optimizer and the dense forward KL. Both models read a prompt once
+for all its completions. Two things favour the loop: its rollouts are sampled in the large batches of a round and not
+step by step, and saving the student for the sampler is off the clock.
 """
 
 import time
@@ -28,78 +28,78 @@ from pipeline.runtime.config import lookup, section
 from pipeline.runtime.layout import LAYOUT
 from pipeline.store.segment_reader import Segment
 from pipeline.training.batches import BatchParams, Pick, Pool, make_pool, plan_steps
-from pipeline.training.loop import OptimizerParams, start
+from pipeline.training.checkpoint import make_state
+from pipeline.training.optimizer import OptimizerParams
 
 _FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta=0.5, skew=0.0, normalise=False))
 
 
 @dataclass(slots=True, kw_only=True)
 class Live:
-    """What one student's run came to."""
+    """The time, tokens and losses of one student's run."""
 
     rollout_seconds: float = 0.0
-    train_seconds: float = 0.0  # of the teacher's passes too
+    train_seconds: float = 0.0  # with the teacher's forward passes
     teacher_tokens: int = 0
     trained_tokens: int = 0
     losses: list[float]
 
 
 def run_live(student: str, rounds: Sequence[Mapping[str, Any]], scratch: Path) -> Live:
-    """All rounds, from work/STUDENT/init, in the directory of a job whose corpus is there."""
+    """Train the student for all rounds from work/STUDENT/init, in the directory of a job with a scored corpus."""
     began = time.perf_counter()
     tokenizer, teacher = load_tokenizer(LAYOUT.teacher), lm.load_model(LAYOUT.teacher)
-    model, p = (
-        lm.load_model(LAYOUT.round(student, "init").model, to_train=True),
-        section(LAYOUT.params, OptimizerParams, "optimizer"),
-    )
-    state, found = start(model, p, previous=None, labels={}), Live(losses=[])
+    p = section(LAYOUT.params, OptimizerParams, "optimizer")
+    model = lm.load_model(LAYOUT.round(student, "init").model, to_train=True)
+    state, live = make_state(model, p, previous=None), Live(losses=[])
     schedule = transformers.get_scheduler(
         p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps
     ).lr_lambdas[0]
-    found.train_seconds += time.perf_counter() - began
-    for one in rounds:
+    live.train_seconds += time.perf_counter() - began
+    for item in rounds:
         lm.save_model(model, scratch)
         tokenizer.save_pretrained(scratch)
-        steps = range(one["first_step"], one["first_step"] + one["steps"])
-        rollouts = _written(student, one, scratch, tokenizer, found)
+        steps = range(item["first_step"], item["first_step"] + item["steps"])
+        rollouts = _sample_rollouts(student, item["id"], scratch, tokenizer, live)
         began = time.perf_counter()
-        for step, window in zip(steps, _planned(student, one["id"], rollouts, steps), strict=True):
+        for step, window in zip(steps, _planned(student, item["id"], rollouts, steps), strict=True):
             for group in state.optimizer.param_groups:
                 group["lr"] = p.learning_rate * schedule(step + 1)
-            found.losses.append(_backward(teacher, model.train(), window, shared_vocab(tokenizer), p))
+            live.losses.append(_backward(teacher, model.train(), window, shared_vocab(tokenizer), p))
             torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             read = sum(map(tokens_to_read, window))
-            found.teacher_tokens += read
-            found.trained_tokens += read
-        found.train_seconds += time.perf_counter() - began
-    return found
+            live.teacher_tokens += read
+            live.trained_tokens += read
+        live.train_seconds += time.perf_counter() - began
+    return live
 
 
-def _written(student: str, one: Mapping[str, Any], model: Path, tokenizer: Any, found: Live) -> list[Rollout]:
-    """A round's rollouts, with what they took; without what the store wants to know of the student."""
+def _sample_rollouts(student: str, round_id: str, model: Path, tokenizer: Any, live: Live) -> list[Rollout]:
+    """Return the rollouts of a round and count their seconds; nothing is recorded of the student's distribution."""
     p, seed = section(LAYOUT.params, RolloutParams, "rollout"), lookup(LAYOUT.params, "seed")
     chosen: list[Prompt] = prompts_of_round(
-        read_prompts(LAYOUT.prompts, "train"), p.prompts, turn_of(one["id"]), seed, student
+        read_prompts(LAYOUT.prompts, "train"), p.prompts, turn_of(round_id), seed, student
     )
     if not chosen:
         return []
     sampler = HFSampler(
         model, precision=p.precision, vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=seed
     )
-    plain, made = replace(p.sampling, record_max=0, record_tail_samples=0), list[Rollout]()
+    sampling = replace(p.sampling, record_max=0, record_tail_samples=0)
+    rollouts: list[Rollout] = []
     began = time.perf_counter()
-    for batch in plan_batches(chosen, p.samples_per_prompt, p.batch_size, name=f"{student}/{one['id']}"):
-        made += collect_rollouts(batch, sampler, plain, partial(decode, tokenizer), source="student")
-    found.rollout_seconds += time.perf_counter() - began
-    return made
+    for batch in plan_batches(chosen, p.samples_per_prompt, p.batch_size, name=f"{student}/{round_id}"):
+        rollouts += collect_rollouts(batch, sampler, sampling, partial(decode, tokenizer), source="student")
+    live.rollout_seconds += time.perf_counter() - began
+    return rollouts
 
 
 def _planned(student: str, round_id: str, rollouts: list[Rollout], steps: range) -> Iterator[list[list[Rollout]]]:
-    """The micro-batches of each step, as `stages.train` plans them."""
+    """Yield the micro-batches of each step, as `stages.train` plans them."""
     mix, segment = section(LAYOUT.params, BatchParams, "batches"), Segment.open(LAYOUT.corpus.segment)
-    own: Pool = make_pool(rollouts, segment, mix)  # nobody reads scores from it
+    own: Pool = make_pool(rollouts, segment, mix)  # its scores are never read
     corpus = make_pool(read_rollouts(LAYOUT.corpus.rollouts), segment, mix)
     key = (lookup(LAYOUT.params, "seed"), student, round_id)
     planned: list[list[list[Pick]]] = plan_steps(own, corpus, mix, key=key, steps=steps, replay=0.0)
@@ -110,10 +110,10 @@ def _planned(student: str, round_id: str, rollouts: list[Rollout], steps: range)
 def _backward(
     teacher: lm.Model, model: lm.Model, window: Sequence[Sequence[Rollout]], vocab: int, p: OptimizerParams
 ) -> float:
-    """Accumulate the gradient of the window's mean forward KL; returns the mean."""
-    tokens, total = sum(len(one.completion_ids) for some in window for one in some), 0.0
-    for some in window:
-        texts = [one.prompt_ids for one in some], [one.completion_ids for one in some]
+    """Accumulate the gradient of the mean forward KL of a step's micro-batches, and return the mean."""
+    tokens, total = sum(len(rollout.completion_ids) for rollouts in window for rollout in rollouts), 0.0
+    for rollouts in window:
+        texts = [rollout.prompt_ids for rollout in rollouts], [rollout.completion_ids for rollout in rollouts]
         with lm.autocast(lm.resolve_dtype(p.precision)):
             with torch.no_grad():
                 states_ND = lm.completion_hidden(teacher, *texts)

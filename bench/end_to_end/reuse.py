@@ -1,17 +1,17 @@
-"""What a teacher's scores cost when they are kept: three students of one corpus, beside a loop with a live teacher.
+"""Measure the cost of stored scores: three students of one fixed corpus, beside a loop with a live teacher.
 
     python -m bench.end_to_end.reuse --json FILE
 
-Three students (that of params.yaml, and cuts of it) go through the pipeline's stages one after the other, with one
-store that is empty at first, and through `bench.end_to_end.live`, which takes the same steps with teacher and student
-in memory. The first student goes a third time on fixed data: the same steps on the corpus alone, which is scored by
-then, so that on-policy training is held against it. Steps, rounds and corpus are scaled down together from the default
-job's; its sampling, batches and objective (forward KL here) stay. Run where a finished job's teacher and prompts are
-(work/).
+Three students (the student of params.yaml, and two with fewer layers) go through the pipeline's stages one after the
+other, with one store that is empty at first. The same students go through `bench.end_to_end.live`, which takes the same
+steps with teacher and student in memory. The first student goes a third time on fixed data: the same steps on the
+scored corpus alone, so that on-policy training can be compared with it. Steps, rounds and corpus are scaled down
+together from the default job; its sampling, batches and objective (with forward KL) are kept. Run the benchmark in the
+directory of a finished job, whose teacher and prompts it uses (work/).
 
-All runs in this process: loading models, hashing and checkpoints count for the pipeline, the start of Python and DVC
-do not.
-`teacher_tokens` are those that the teacher read, prompts once for the completions that share a pass.
+- Everything runs in this process: loading models, hashing and checkpoints count for the pipeline, the start of Python
+  and DVC do not.
+- `teacher_tokens` counts the tokens that the teacher reads; a prompt counts once for the completions that share a pass.
 """
 
 import tempfile
@@ -21,20 +21,20 @@ from typing import Any
 
 import click
 
-from bench.end_to_end.job import Spent, begin, go_round, job, make_corpus, merged, seconds_of, tokens_of
+from bench.end_to_end.job import Spent, initialise_student, job, make_corpus, merged, run_round, seconds_of, tokens_of
 from bench.end_to_end.live import Live, run_live
 from bench.output import Row, show
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import read_yaml
 
 _STUDENTS = ("first", "second", "third")
-_SHARES = (1.0, 0.75, 0.5)  # of the layers that params.yaml keeps
+_SHARES = (1.0, 0.75, 0.5)  # of the layers of the student in params.yaml
 
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--steps", default=6, show_default=True, help="Optimizer steps of each student.")
-@click.option("--refresh", default=3, show_default=True, help="Steps between fresh rollouts.")
+@click.option("--refresh", default=3, show_default=True, help="Steps between new rollouts.")
 @click.option("--students", default=3, show_default=True, type=click.IntRange(1, 3))
 def main(out: Path | None, steps: int, refresh: int, students: int) -> None:
     names = _STUDENTS[:students]
@@ -48,11 +48,13 @@ def main(out: Path | None, steps: int, refresh: int, students: int) -> None:
 
 
 def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, refresh: int) -> dict[str, Any]:
-    """What of params.yaml is changed: a job of `steps` that passes as often over its rollouts and its corpus."""
+    """Return the changes of params.yaml for a job of `steps` with as many passes over its rollouts and its corpus."""
     schedule, rollout, corpus = document["schedule"], document["rollout"], document["corpus"]
     prompts = max(1, round(rollout["prompts"] * refresh / schedule["refresh_every"]))
     share = steps / schedule["total_steps"]
-    kept = {name: max(1, round(corpus[name] * share)) for name in ("references", "generations") if corpus[name]}
+    smaller_corpus = {
+        name: max(1, round(corpus[name] * share)) for name in ("references", "generations") if corpus[name]
+    }
     student = document["student"][document["students"][0]]
     return {
         "students": list(names),
@@ -62,7 +64,7 @@ def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, ref
         },
         "schedule": {"total_steps": steps, "refresh_every": refresh, "max_staleness": None},
         "rollout": {"prompts": prompts},
-        "corpus": kept,
+        "corpus": smaller_corpus,
         "replay": {"rounds": 0},
         "objective": {
             "divergence": {"name": "forward_kl"},
@@ -75,39 +77,41 @@ def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, ref
 
 
 def thinned(layers: Any, share: float) -> Any:
-    """A share of a list of layers, first and last among them; a student that is not cut stays as it is."""
+    """Return a share of a list of layers with its first and last; a student with all layers is left unchanged."""
     if not isinstance(layers, list) or len(layers) < 2:
         return layers
     count = max(2, round(len(layers) * share))
-    return [layers[round(place * (len(layers) - 1) / (count - 1))] for place in range(count)]
+    return [layers[round(index * (len(layers) - 1) / (count - 1))] for index in range(count)]
 
 
 def measured(folder: Path, changes: Mapping[str, Any], names: Sequence[str]) -> list[Row]:
-    """Corpus, then each student through the pipeline, then each with a live teacher."""
+    """Return rows of the corpus, of each student in the pipeline, and of each student with a live teacher."""
     with job(folder, changes) as rounds:
         corpus = make_corpus()
         for name in names:
-            begin(name)
-        ours = {name: [spent for one in rounds for spent in go_round(name, one)] for name in names}
+            initialise_student(name)
+        ours = {name: [spent for item in rounds for spent in run_round(name, item)] for name in names}
         live = {name: run_live(name, rounds, folder / "live") for name in names}
     return [
         pipeline_row("pipeline: corpus, once", corpus),
         *(pipeline_row(f"pipeline: {name} student", spent) for name, spent in ours.items()),
-        *(live_row(f"live teacher: {name} student", found) for name, found in live.items()),
+        *(live_row(f"live teacher: {name} student", run) for name, run in live.items()),
     ]
 
 
 def on_fixed_data(folder: Path, changes: Mapping[str, Any], name: str) -> Row:
-    """The steps of a student on the corpus alone, in one round; the corpus is off the clock."""
+    """Return the row of a student that trains on the corpus alone, in one round; the corpus is off the clock."""
     once = {"schedule": {"refresh_every": changes["schedule"]["total_steps"]}}
     with job(folder, merged(changes, once)) as rounds:
         make_corpus()
-        begin(name)
-        return pipeline_row(f"fixed data: {name} student", [s for one in rounds for s in go_round(name, one)])
+        initialise_student(name)
+        return pipeline_row(
+            f"fixed data: {name} student", [spent for item in rounds for spent in run_round(name, item)]
+        )
 
 
 def pipeline_row(name: str, spent: list[Spent]) -> Row:
-    """Seconds by stage, and tokens."""
+    """Return a row of the pipeline with its seconds by stage and its tokens."""
     return {
         "name": name,
         "teacher_tokens": tokens_of(spent, "score"),
@@ -120,42 +124,42 @@ def pipeline_row(name: str, spent: list[Spent]) -> Row:
     }
 
 
-def live_row(name: str, found: Live) -> Row:
-    """The same of a loop that scores while it trains."""
+def live_row(name: str, live: Live) -> Row:
+    """Return a row of the live loop, which scores while it trains."""
     return {
         "name": name,
-        "teacher_tokens": found.teacher_tokens,
+        "teacher_tokens": live.teacher_tokens,
         "teacher_written_tokens": 0,
-        "trained_tokens": found.trained_tokens,
-        "seconds": found.rollout_seconds + found.train_seconds,
-        "rollout_seconds": found.rollout_seconds,
+        "trained_tokens": live.trained_tokens,
+        "seconds": live.rollout_seconds + live.train_seconds,
+        "rollout_seconds": live.rollout_seconds,
         "score_seconds": 0.0,
-        "train_seconds": found.train_seconds,
+        "train_seconds": live.train_seconds,
     }
 
 
 def compared(rows: Sequence[Row]) -> None:
-    """Add to each student's row what it takes of the live teacher's, and to the first's what it takes of fixed data."""
+    """Add each student's ratios to the live teacher's row, and the first student's ratio to the row of fixed data."""
     by_name = {row["name"]: row for row in rows}
     for row in rows:
-        kind, _, whose = row["name"].partition(": ")
-        live = by_name.get(f"live teacher: {whose}")
+        kind, _, student = row["name"].partition(": ")
+        live = by_name.get(f"live teacher: {student}")
         if kind == "pipeline" and live is not None:
             row["of_live_teacher_tokens"] = row["teacher_tokens"] / live["teacher_tokens"]
             row["of_live_seconds"] = row["seconds"] / live["seconds"]
-        fixed = by_name.get(f"fixed data: {whose}")
+        fixed = by_name.get(f"fixed data: {student}")
         if kind == "pipeline" and fixed is not None:
             row["of_fixed_seconds"] = row["seconds"] / fixed["seconds"]
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows to read."""
+    """Return the table to print."""
     keys = ("seconds", "rollout_seconds", "score_seconds", "train_seconds")
-    found = [["run", "teacher tokens", "seconds", "rollouts", "scores", "training", "of live", "of fixed"]]
+    lines = [["run", "teacher tokens", "seconds", "rollouts", "scores", "training", "of live", "of fixed"]]
     for row in rows:
         shares = [f"{row[key]:.2f}" if key in row else "" for key in ("of_live_seconds", "of_fixed_seconds")]
-        found.append([row["name"], f"{row['teacher_tokens']:,}", *(f"{row[key]:.1f}" for key in keys), *shares])
-    return found
+        lines.append([row["name"], f"{row['teacher_tokens']:,}", *(f"{row[key]:.1f}" for key in keys), *shares])
+    return lines
 
 
 if __name__ == "__main__":

@@ -30,20 +30,24 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from bench.clock import CLOCKS, now
 from bench.end_to_end.trl_gkd import gkd_of_trl, has_trl
 from bench.output import Row, show
-from bench.store.segments import nameless, synthetic_scores
-from bench.subprocess_run import measured_apart, peak_bytes
+from bench.store.segments import placeholder_header, synthetic_scores
+from bench.subprocess_run import peak_bytes, run_in_subprocess
 from pipeline.core.types import Rollout
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models import language_model as lm
 from pipeline.models.forward import padded
 from pipeline.runtime.config import parse
+from pipeline.runtime.progress import bar
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.store.ragged import split_scores
 from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
-from pipeline.training.loop import OptimizerParams, start, train
+from pipeline.training.checkpoint import make_state
+from pipeline.training.loop import train
+from pipeline.training.optimizer import OptimizerParams
+from pipeline.training.run import TrainingRun
 
 _PARAMS = Path(__file__).parents[2] / "params.yaml"
 _RATIOS = {"seconds": "of_cross_entropy", "seconds_of_processor": "of_cross_entropy_of_processor"}
@@ -96,7 +100,7 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
     if only is not None:
         click.echo(json.dumps(_measured(only, shape)))
         return
-    rows = [measured_apart("bench.loss.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
+    rows = [run_in_subprocess("bench.loss.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
     plain = next(row for row in rows if row["name"] == "cross-entropy")
     rows = [row | {ratio: row[key] / plain[key] for key, ratio in _RATIOS.items()} for row in rows]
     table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
@@ -122,7 +126,23 @@ def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
     planned = _planned(shape, folder)
     model, ends = _model(shape, shape.layers), list[Times]()
     objective, p = _settings(shape)
-    state = start(model, p, previous=None, labels={})
+    run = TrainingRun(
+        student="student",
+        round_id="r1",
+        steps=range(len(planned) + 1),
+        start=folder,
+        optimizer_state=None,
+        objective=objective,
+        optimizer=p,
+        batches=_batches(shape),
+        replay=None,
+        seed=0,
+        vocab_size=shape.vocab,
+        behaviour_temperature=None,
+        max_staleness=None,
+        saved_dtype=None,
+    )
+    state = make_state(model, p, previous=None)
     state.optimizer.register_step_post_hook(lambda *_: ends.append(now()))
 
     def batches() -> Iterator[Any]:
@@ -130,21 +150,8 @@ def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
         raise _EnoughError
 
     try:
-        train(
-            model,
-            batches(),
-            objective,
-            p,
-            state,
-            vocab=shape.vocab,
-            steps=range(len(planned) + 1),
-            key=(0,),
-            scratch=folder,
-            title="step",
-            total_tokens=0,
-            behaviour_temperature=None,
-            max_staleness=None,
-        )
+        with bar("step", None) as meter:
+            train(model, batches(), state, run, folder, meter)
     except _EnoughError:
         return ends
     raise AssertionError("the loop went on after the last batch")
@@ -183,7 +190,7 @@ def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
     """Steps on padded batches of whole sequences; the times at which they ended."""
     _, p = _settings(shape)
     model, dtype = _model(shape, shape.layers).train(), lm.resolve_dtype(p.precision)
-    optimizer, ends = start(model, p, previous=None, labels={}).optimizer, list[Times]()
+    optimizer, ends = make_state(model, p, previous=None).optimizer, list[Times]()
     for ids_BS, mask_BS, labels_BS in _laid_out(_planned(shape, folder)):
         with lm.autocast(dtype):
             value = loss(model, ids_BS, mask_BS, labels_BS)
@@ -215,6 +222,11 @@ def _settings(shape: Shape) -> tuple[ObjectiveParams, OptimizerParams]:
     return objective, parse(OptimizerParams, optimizer, where="optimizer")
 
 
+def _batches(shape: Shape) -> BatchParams:
+    sizes = {"batch_size": shape.batch, "micro_batch_size": shape.batch, "student_fraction": 1.0}
+    return parse(BatchParams, read_yaml(_PARAMS)["batches"] | sizes, where="batches")
+
+
 def _model(shape: Shape, layers: int) -> Any:
     config = LlamaConfig(
         vocab_size=shape.vocab,
@@ -235,13 +247,11 @@ def _model(shape: Shape, layers: int) -> Any:
 
 def _planned(shape: Shape, folder: Path) -> list[list[list[Pick]]]:
     """The picks of one step more than is measured, from a segment on disk; every sequence occurs once."""
-    rollouts, document = _rollouts(shape), read_yaml(_PARAMS)["batches"]
+    rollouts, p = _rollouts(shape), _batches(shape)
     rng, lengths = np.random.default_rng(1), [len(one.completion_ids) for one in rollouts]
     parts = split_scores(synthetic_scores(rng, sum(lengths), shape.vocab), np.array(lengths))
     sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
-    write_segment(folder / "segment", sequences, nameless("sqrt8", shape.vocab), rng.permutation(shape.vocab))
-    sizes = {"batch_size": shape.batch, "micro_batch_size": shape.batch, "student_fraction": 1.0}
-    p = parse(BatchParams, document | sizes, where="batches")
+    write_segment(folder / "segment", sequences, placeholder_header("sqrt8", shape.vocab), rng.permutation(shape.vocab))
     segment = Segment.open(folder / "segment")
     own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
     return plan_steps(own, corpus, p, key=(0,), steps=range(shape.steps + 1), replay=0.0)
@@ -263,9 +273,6 @@ def _rollouts(shape: Shape) -> list[Rollout]:
                 prompt_ids=prompt,
                 completion_ids=completion,
                 behaviour_logp=[-1.0] * len(completion),
-                support_ids=[],
-                tail_sample_ids=[],
-                tail_offset=[],
                 finished=False,
                 text="",
             )

@@ -1,18 +1,20 @@
-"""The sampler against transformers' `generate()` at equal output, on the default job's prompts, several samples each.
+"""Compare the sampler with transformers' `generate()` at equal output, on the default job's prompts.
 
     python -m bench.rollout.sampler --json FILE
 
-The teacher of the last run writes, because its completions end early. Greedy: both sides must write the same tokens, or
-the run fails. Sampled: ours ends when it ends, then `generate()` writes the same batch, every row asked for as many
-tokens as ours wrote in the longest (its rows cannot end apart), and only the tokens that ours wrote count for either.
-Both sides take turns at each batch, in float32 unless told otherwise, and the best of each side's times counts, so that
-neither pays for the first touch of memory or for a neighbour.
-Not taken: equal lengths by banning eos, which hides what early ends are worth.
+The teacher of the last run samples, because its completions finish early; each prompt has several samples.
+
+- Greedy: both sides must write the same tokens, or the benchmark fails.
+- Sampled: this pipeline's completions end where they end. Then `generate()` writes the same batch, with as many tokens
+  in every row as the longest completion has, because its rows cannot end separately. Only the tokens of this pipeline's
+  completions count for either side.
+- Both sides take turns at each batch, in float32 by default, and the best time of each side counts, so that neither
+  pays for the first use of memory or for other work.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -32,13 +34,26 @@ from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.config import section
 from pipeline.runtime.layout import LAYOUT
 
-Batches = list[tuple[list[list[int]], list[str]]]  # prompts, sample ids
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """The two sides of a comparison and the batches that both sample."""
+
+    sampler: HFSampler
+    model: Any
+    """The same model, for `generate()`."""
+
+    batches: list[tuple[list[list[int]], list[str]]]
+    """Token ids of the prompts and the sample ids of each batch."""
+
+    ends: Sequence[int]
+    """Token ids that end a completion."""
 
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--prompts", default=10, show_default=True)
-@click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
+@click.option("--repeats", default=3, show_default=True, help="The best of this many times counts.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", show_default=True)
 def main(out: Path | None, prompts: int, repeats: int, precision: str) -> None:
     p, kind = section(LAYOUT.params, RolloutParams, "rollout"), cast(Precision, precision)
@@ -48,40 +63,40 @@ def main(out: Path | None, prompts: int, repeats: int, precision: str) -> None:
     model = lm.load_model(LAYOUT.teacher, dtype=lm.resolve_dtype(kind))
     chosen = read_prompts(LAYOUT.prompts, "train")[:prompts]
     planned = plan_batches(chosen, p.samples_per_prompt, p.batch_size, name="bench")
-    batches = [([one.prompt.prompt_ids for one in some], [one.sample_id for one in some]) for some in planned]
+    batches = [([slot.prompt.prompt_ids for slot in batch], [slot.sample_id for slot in batch]) for batch in planned]
+    contest = Contest(sampler=sampler, model=model, batches=batches, ends=ends)
     rows = [
-        *_pair("greedy", sampler, model, batches, replace(p.sampling, temperature=0.0), ends, repeats),
-        *_pair("sampled", sampler, model, batches, replace(p.sampling, temperature=1.0, top_p=1.0), ends, repeats),
+        *_compare("greedy", contest, replace(p.sampling, temperature=0.0), repeats),
+        *_compare("sampled", contest, replace(p.sampling, temperature=1.0, top_p=1.0), repeats),
     ]
     table = [["name", "tokens", "seconds", "tokens/s", "of generate()"]]
     table += [
         [
-            one["name"],
-            f"{one['tokens']:,}",
-            f"{one['seconds']:.2f}",
-            f"{one['tokens_per_s']:,.0f}",
-            f"{one['gain']:.2f}",
+            row["name"],
+            f"{row['tokens']:,}",
+            f"{row['seconds']:.2f}",
+            f"{row['tokens_per_s']:,.0f}",
+            f"{row['gain']:.2f}",
         ]
-        for one in rows
+        for row in rows
     ]
     show(table, rows, out, precision=precision, samples_per_prompt=p.samples_per_prompt)
 
 
-def _pair(
-    name: str, sampler: HFSampler, model: Any, batches: Batches, way: Sampling, ends: Sequence[int], repeats: int
-) -> list[Row]:
+def _compare(name: str, contest: Contest, sampling: Sampling, repeats: int) -> list[Row]:
+    """Return a row of `generate()` and a row of the sampler with this kind of sampling."""
     tokens, own_seconds, their_seconds = 0, 0.0, 0.0
-    for prompts, ids in batches:
+    for prompts, ids in contest.batches:
         own, their = [], []
         for _ in range(repeats):
-            ours, seconds = _timed(partial(sampler.sample, prompts, ids, way))
+            ours, seconds = _timed(partial(contest.sampler.sample, prompts, ids, sampling))
             own.append(seconds)
-            theirs, seconds = _timed(partial(_generate, model, prompts, ours, way, ends))
+            theirs, seconds = _timed(partial(_generate, contest, prompts, ours, sampling))
             their.append(seconds)
-            if way.temperature == 0:
-                for one, other in zip(ours, theirs, strict=True):
-                    assert one.token_ids == other[: len(one.token_ids)], "the two sides write different tokens"
-        tokens += sum(len(one.token_ids) for one in ours)
+            if sampling.temperature == 0:
+                for sampled, token_ids in zip(ours, theirs, strict=True):
+                    assert sampled.token_ids == token_ids[: len(sampled.token_ids)], "the two sides write other tokens"
+        tokens += sum(len(sampled.token_ids) for sampled in ours)
         own_seconds, their_seconds = own_seconds + min(own), their_seconds + min(their)
     return [
         {"name": f"{name}: {side}", "tokens": tokens, "seconds": seconds}
@@ -92,24 +107,24 @@ def _pair(
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     started = time.perf_counter()
-    made = work()
-    return made, time.perf_counter() - started
+    result = work()
+    return result, time.perf_counter() - started
 
 
 @torch.inference_mode()
 def _generate(
-    model: Any, prompts: list[list[int]], ours: Sequence[Sampled], way: Sampling, ends: Sequence[int]
+    contest: Contest, prompts: list[list[int]], ours: Sequence[Sampled], sampling: Sampling
 ) -> list[list[int]]:
-    """New tokens of each row: greedy until its end, or as many as the longest of ours has."""
-    width = max(map(len, prompts))
-    ids_BP = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=model.device)
-    mask_BP = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=model.device)
-    longest = max(len(one.token_ids) for one in ours)
-    lengths = {"max_new_tokens": way.max_new_tokens, "eos_token_id": list(ends), "do_sample": False}
-    if way.temperature > 0:
-        lengths = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": True, "top_k": 0}
-    made: list[list[int]] = model.generate(input_ids=ids_BP, attention_mask=mask_BP, **lengths)[:, width:].tolist()
-    return made
+    """Return the new tokens of each row: greedy until its end, or as many as the longest of `ours` has."""
+    model, width = contest.model, max(map(len, prompts))
+    ids_BP = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts], device=model.device)
+    mask_BP = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
+    longest = max(len(sampled.token_ids) for sampled in ours)
+    options = {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": [*contest.ends], "do_sample": False}
+    if sampling.temperature > 0:
+        options = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": True, "top_k": 0}
+    outputs: list[list[int]] = model.generate(input_ids=ids_BP, attention_mask=mask_BP, **options)[:, width:].tolist()
+    return outputs
 
 
 if __name__ == "__main__":

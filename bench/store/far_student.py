@@ -1,14 +1,18 @@
-"""Students that start far from their teacher, trained on what is stored of it: seeds x divergences x supports.
+"""Train students that start far from their teacher on stored scores: seeds x divergences x configurations of the store.
 
-    python -m bench.store.far_student --seeds 3 --json FILE    # hours: about a minute a run and processor
-    python -m bench.store.far_student --divergence jsd --support "union, G" --support "dense, live" --json FILE
+    python -m bench.store.far_student --seeds 3 --json FILE    # hours: about a minute per run and processor
+    python -m bench.store.far_student --divergence jsd --configuration "student support, tail mean" \
+        --configuration "dense, live" --json FILE
 
-The student of `bench.store.populations` that writes garbage (thirteen evenly spread layers) learns on its own rollouts
-for GSM8K, sampled anew every `--refresh` steps, and is then measured densely on held-out rollouts of its own. Sampler,
-truncation, codec, collation and loss are the pipeline's. "dense" sees the teacher's whole distribution on the same
-rollouts, which is what a live teacher would say. The last three are rules that others use and this pipeline does not
-offer. Every run of a seed begins with the same rollouts, scored once. The file has each run as soon as it is over; the
-same command goes on from there. Needs a run of the default job (its teacher) and GSM8K under STILLROOM_DATA.
+The pruned student of `bench.store.populations` learns on its own rollouts for GSM8K, which it samples anew every
+`--refresh` steps. It is then measured densely on its own completions of held-out prompts. Sampler, truncation, codec,
+collation and loss are the pipeline's. The configuration "dense, live" has the teacher's whole distribution on the same
+rollouts, as a live teacher would give it. The last three configurations are rules of other projects, which this
+pipeline does not offer.
+
+- Every run of a seed starts with the same rollouts, scored once.
+- The file has each run as soon as it ends; the same command continues from there.
+- The benchmark needs a run of the default job (its teacher) and GSM8K under STILLROOM_DATA.
 """
 
 import json
@@ -29,8 +33,8 @@ from torch import Tensor
 from bench.output import Row, show, write_json
 from bench.store.populations import load_prompts, make_student
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Prompt, Rollout
-from pipeline.losses.batch import Batch
+from pipeline.core.types import Prompt, Rollout, TokenSequence
+from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, Divergence, DivergenceParams
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models import language_model as lm
@@ -42,15 +46,15 @@ from pipeline.runtime.config import section
 from pipeline.runtime.layout import LAYOUT
 from pipeline.scoring.hf_scorer import draw_seed
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.codecs import CODECS
 from pipeline.store.ragged import join_scores
 from pipeline.tasks.templates import TemplateParams
 from pipeline.training.collate import collate_scores
-from pipeline.training.loop import to_torch
 
-Rule = Callable[[Divergence, Tensor, Tensor, Batch], Tensor]  # student's logits [N, V], teacher's log-probs -> nats [N]
+# From the divergence, the student's logits [N, V], the teacher's log-probs [N, V] and the stored rows to nats [N].
+Rule = Callable[[Divergence, Tensor, Tensor, TeacherRows], Tensor]
 
 _OBJECTIVES = {
     name: ObjectiveParams(
@@ -66,26 +70,30 @@ _OBJECTIVES = {
     )
     for name in ("forward_kl", "reverse_kl", "jsd")
 }
-_MEASURED = {name: DIVERGENCES[name](one.divergence) for name, one in _OBJECTIVES.items()}
-_BEFORE = {"name": "before", "divergence": "", "support": ""}
-_QUESTION = TemplateParams(text="{question}", chat=False, system=None)  # short: most of the time goes into prompts
-_POSITIONS = 128  # whose dense distributions exist at once
+_MEASURED = {name: DIVERGENCES[name](objective.divergence) for name, objective in _OBJECTIVES.items()}
+_BEFORE = {"name": "before", "divergence": "", "configuration": ""}
+_QUESTION = TemplateParams(text="{question}", chat=False, system=None)  # short, because prompts take most of the time
+_POSITIONS = 128  # positions whose dense distributions exist at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """What is stored, and the rule that makes a loss of it."""
+class Configuration:
+    """What is stored of scores, and the tail estimator or rule that computes the loss from it."""
 
     name: str
     divergences: Sequence[str]
-    support: str  # objective.tail_estimator, or a name in RULES
-    union: bool
-    kept: TruncationParams
+    estimator: str
+    """A value of `objective.tail_estimator`, or a name in RULES."""
+
+    student_support: bool
+    """Whether student-support tokens and tail samples of the sampler are stored."""
+
+    truncation: TruncationParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Rollouts for some steps, and the teacher's hidden states [T, D] of each."""
+    """The rollouts of several steps, and the teacher's hidden states [T, D] of each."""
 
     rollouts: list[Rollout]
     teacher: list[Tensor]
@@ -93,10 +101,10 @@ class Texts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What all runs have in common."""
+    """The models, prompts and sizes that all runs have in common."""
 
     teacher: lm.Model
-    tokenizer: Tokenizer  # the students' as well
+    tokenizer: Tokenizer
     train: list[Prompt]
     heldout: list[Prompt]
     scratch: Path
@@ -109,8 +117,8 @@ class Setting:
     learning_rate: float
 
 
-def _stored(logits_NV: Tensor, batch: Batch) -> Tensor:
-    """log q of the stored tokens."""
+def _stored_logq(logits_NV: Tensor, batch: TeacherRows) -> Tensor:
+    """Return the student's log-probs [N, K] of the stored tokens."""
     padding_NK = torch.isneginf(batch.logp_NK)
     return logits_NV.log_softmax(-1).gather(-1, batch.ids_NK.long()).masked_fill(padding_NK, -torch.inf)
 
@@ -118,44 +126,55 @@ def _stored(logits_NV: Tensor, batch: Batch) -> Tensor:
 RULES: dict[str, Rule] = {
     "dense": lambda divergence, logits, logp, _: divergence(logp, logits.log_softmax(-1)),
     "renormalise": lambda divergence, logits, _, batch: divergence(
-        batch.logp_NK.log_softmax(-1), _stored(logits, batch)
+        batch.logp_NK.log_softmax(-1), _stored_logq(logits, batch)
     ),
     "conditional": lambda divergence, logits, _, batch: divergence(
-        batch.logp_NK.log_softmax(-1), _stored(logits, batch).log_softmax(-1)
+        batch.logp_NK.log_softmax(-1), _stored_logq(logits, batch).log_softmax(-1)
     ),
-    "truncate": lambda divergence, logits, _, batch: divergence(batch.logp_NK, _stored(logits, batch)),
+    "truncate": lambda divergence, logits, _, batch: divergence(batch.logp_NK, _stored_logq(logits, batch)),
 }
 
 
-def ways(kept: TruncationParams) -> list[Way]:
-    """`kept` is that of params.yaml."""
-    every = tuple(_OBJECTIVES)
-    plain = replace(kept, samples_per_tail=0.0)
-    larger = replace(plain, threshold=0.0, max_entries=256)
+def configurations(truncation: TruncationParams) -> list[Configuration]:
+    """Return the configurations, some of them with the truncation of params.yaml."""
+    no_samples = replace(truncation, samples_per_tail=0.0)
+    larger = replace(no_samples, threshold=0.0, max_entries=256)
 
-    def way(name: str, support: str, kept: TruncationParams = plain, *, union: bool = False, of: Any = every) -> Way:
-        return Way(name=name, divergences=of, support=support, union=union, kept=kept)
+    def configuration(
+        name: str,
+        estimator: str,
+        truncation: TruncationParams = no_samples,
+        *,
+        supported: bool = False,
+        of: Sequence[str] = tuple(_OBJECTIVES),
+    ) -> Configuration:
+        return Configuration(
+            name=name, divergences=of, estimator=estimator, student_support=supported, truncation=truncation
+        )
 
     return [
-        way("dense, live", "dense"),
-        way("bucket", "bucket"),
-        way("larger bucket, top-256", "bucket", larger),
-        way("union, bucket", "bucket", union=True),
-        way("tail draws", "tail_samples", kept, of=("forward_kl",)),
-        way("union, tail draws", "tail_samples", kept, union=True, of=("forward_kl",)),
-        way("union, G", "tail_mean", union=True, of=("reverse_kl", "jsd")),
-        way("union, residual", "residual", union=True),
-        way("sampled (k1)", "sampled", of=("reverse_kl",)),
-        way("renormalise", "renormalise"),
-        way("conditional", "conditional"),
-        way("truncate", "truncate", of=("reverse_kl",)),
+        configuration("dense, live", "dense"),
+        configuration("bucket", "bucket"),
+        configuration("larger bucket, top-256", "bucket", larger),
+        configuration("student support, bucket", "bucket", supported=True),
+        configuration("tail samples", "tail_samples", truncation, of=("forward_kl",)),
+        configuration("student support, tail samples", "tail_samples", truncation, supported=True, of=("forward_kl",)),
+        configuration("student support, tail mean", "tail_mean", supported=True, of=("reverse_kl", "jsd")),
+        configuration("student support, residual", "residual", supported=True),
+        configuration("sampled (k1)", "sampled", of=("reverse_kl",)),
+        configuration("renormalise", "renormalise"),
+        configuration("conditional", "conditional"),
+        configuration("truncate", "truncate", of=("reverse_kl",)),
     ]
 
 
-def write(setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: str, seed: int, union: bool) -> Texts:
-    """Rollouts of the student in this directory, completions of a prompt side by side, and the teacher's states.
+def write_texts(
+    setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: str, seed: int, student_support: bool
+) -> Texts:
+    """Return rollouts of a student, with the completions of a prompt next to each other, and the teacher's states.
 
-    `union`: the sampler says which tokens the student finds likely, and draws from the others.
+    Args:
+        student_support: Record the tokens that the student finds likely, and samples of its tail.
     """
     vocab, ends = shared_vocab(setting.tokenizer), eos_ids(setting.tokenizer)
     sampler = HFSampler(student, precision="auto", vocab=vocab, eos_ids=ends, seed=seed)
@@ -164,8 +183,8 @@ def write(setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: s
         temperature=1.0,
         top_p=1.0,
         record_threshold=0.005,
-        record_max=64 if union else 0,
-        record_tail_samples=16 if union else 0,
+        record_max=64 if student_support else 0,
+        record_tail_samples=16 if student_support else 0,
     )
     rollouts: list[Rollout] = []
     for batch in plan_batches(prompts, setting.samples, 64, name=name):
@@ -174,75 +193,89 @@ def write(setting: Setting, student: Path, prompts: Sequence[Prompt], *, name: s
         )
     states: list[Tensor] = []
     with torch.no_grad():
-        for some in cut(rollouts, setting.batch):
-            states += torch.split(hidden(setting.teacher, some), [len(one.completion_ids) for one in some])
+        for part in split(rollouts, setting.batch):
+            lengths = [len(rollout.completion_ids) for rollout in part]
+            states += torch.split(hidden(setting.teacher, part), lengths)
     return Texts(rollouts=rollouts, teacher=states)
 
 
-def cut(rollouts: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Stretches of a size."""
-    return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+def split(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Return consecutive parts of this size."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def hidden(model: lm.Model, rollouts: Sequence[Rollout]) -> Tensor:
-    """Hidden states [N, D] of all completion positions."""
+    """Return the hidden states [N, D] of all completion positions."""
     with lm.autocast(lm.resolve_dtype("auto")):
         states_ND: Tensor = lm.completion_hidden(
-            model, [one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts]
+            model, [rollout.prompt_ids for rollout in rollouts], [rollout.completion_ids for rollout in rollouts]
         )
     return states_ND.float()
 
 
 @torch.no_grad()
-def stored(way: Way, rollouts: Sequence[Rollout], states: Sequence[Tensor], head: Head, codec: str) -> Batch:
-    """What a reader of the store would put into a batch."""
+def stored(
+    configuration: Configuration, rollouts: Sequence[Rollout], states: Sequence[Tensor], head: Head, codec: str
+) -> TeacherRows:
+    """Return the rows of a batch as a reader of the store has them after truncation and codec."""
     parts = []
-    for one, teacher_TD in zip(rollouts, states, strict=True):
-        known = one if way.union else replace(one, support_ids=[], tail_sample_ids=[], tail_offset=[])
-        asked = ToScore(
-            prompt_ids=one.prompt_ids,
-            completion_ids=one.completion_ids,
-            support_ids=known.support_ids,
-            tail_sample_ids=known.tail_sample_ids,
-            tail_offset=known.tail_offset,
+    for rollout, teacher_TD in zip(rollouts, states, strict=True):
+        bare = replace(rollout, support_ids=[], tail_sample_ids=[], tail_offset=[])
+        recorded = rollout if configuration.student_support else bare
+        to_score = TokenSequence(
+            prompt_ids=rollout.prompt_ids,
+            completion_ids=rollout.completion_ids,
+            support_ids=recorded.support_ids,
+            tail_sample_ids=recorded.tail_sample_ids,
+            tail_offset=recorded.tail_offset,
         )
-        parts.append(truncate(head(teacher_TD), asked, way.kept, seed=draw_seed(asked)))
+        parts.append(truncate(head(teacher_TD), to_score, configuration.truncation, seed=draw_seed(to_score)))
     ranks = np.arange(len(head.weight_VD))
     scores = CODECS[codec].decode(CODECS[codec].encode(join_scores(parts, 1), ranks), ranks)
-    return to_torch(collate_scores(rollouts, scores, temperature=1.0, column=0), torch.device("cpu"))
+    return collate_scores(rollouts, scores, temperature=1.0, column=0).rows.to(torch.device("cpu"))
 
 
 def step_loss(
-    way: Way, name: str, heads: tuple[Head, Head], hidden_ND: Tensor, teacher_ND: Tensor, batch: Batch
+    configuration: Configuration,
+    name: str,
+    heads: tuple[Head, Head],
+    hidden_ND: Tensor,
+    teacher_ND: Tensor,
+    batch: TeacherRows,
 ) -> Tensor:
-    """Sum over positions."""
+    """Return the sum over positions of the divergence `name`, in nats."""
     teacher_head, head = heads
-    if way.support not in RULES:
-        p = replace(_OBJECTIVES[name], tail_estimator=way.support)  # type: ignore[arg-type]
+    if configuration.estimator not in RULES:
+        p = replace(_OBJECTIVES[name], tail_estimator=configuration.estimator)  # type: ignore[arg-type]
         return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
     logp_NV = teacher_head(teacher_ND).log_softmax(-1)
-    return RULES[way.support](_MEASURED[name], head(hidden_ND), logp_NV, batch).sum()
+    return RULES[configuration.estimator](_MEASURED[name], head(hidden_ND), logp_NV, batch).sum()
 
 
-def run(setting: Setting, way: Way, name: str, start: Path, first: Texts, *, seed: int) -> Path:
-    """The directory of the trained student."""
+def run(setting: Setting, configuration: Configuration, name: str, start: Path, first: Texts, *, seed: int) -> Path:
+    """Train with the divergence `name`, and return the directory of the trained student."""
     model = lm.load_model(start, to_train=True)
     vocab = shared_vocab(setting.tokenizer)
     heads = lm.head_of(setting.teacher, vocab), lm.head_of(model, vocab)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
-    out, texts, spent = setting.scratch / "trained", first, 0
+    out, texts, used = setting.scratch / "trained", first, 0
     for step in range(setting.steps):
         if step and step % setting.refresh == 0:
             model.save_pretrained(out)
-            texts, spent = write_round(setting, out, step // setting.refresh, seed=seed, union=way.union), 0
-        places = slice(spent, spent + setting.batch)
-        spent += setting.batch
-        rollouts, states = texts.rollouts[places], texts.teacher[places]
-        batch = stored(way, rollouts, states, heads[0], setting.codec)
+            texts, used = (
+                write_round(
+                    setting, out, step // setting.refresh, seed=seed, student_support=configuration.student_support
+                ),
+                0,
+            )
+        rows = slice(used, used + setting.batch)
+        used += setting.batch
+        rollouts, states = texts.rollouts[rows], texts.teacher[rows]
+        batch = stored(configuration, rollouts, states, heads[0], setting.codec)
         model.train()
-        loss = step_loss(way, name, heads, hidden(model, rollouts), torch.cat(list(states)), batch)
+        loss = step_loss(configuration, name, heads, hidden(model, rollouts), torch.cat(list(states)), batch)
         (loss / len(batch.token_ids_N)).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -251,80 +284,87 @@ def run(setting: Setting, way: Way, name: str, start: Path, first: Texts, *, see
     return out
 
 
-def write_round(setting: Setting, student: Path, number: int, *, seed: int, union: bool) -> Texts:
-    """As many rollouts as the steps up to the next refresh take, in a shuffled order of prompts."""
-    wanted = setting.refresh * setting.batch // setting.samples
+def write_round(setting: Setting, student: Path, number: int, *, seed: int, student_support: bool) -> Texts:
+    """Return the rollouts of the steps up to the next refresh, in a shuffled order of prompts."""
+    count = setting.refresh * setting.batch // setting.samples
     order = np.random.default_rng((seed, number)).permutation(len(setting.train))
-    prompts = [setting.train[one] for one in order[:wanted]]
-    texts = write(setting, student, prompts, name=f"round{number}", seed=seed, union=union)
-    shuffled = np.random.default_rng((seed, number, 1)).permutation(len(cut(texts.rollouts, setting.samples)))
-    groups = [range(int(one) * setting.samples, (int(one) + 1) * setting.samples) for one in shuffled]
+    prompts = [setting.train[index] for index in order[:count]]
+    texts = write_texts(setting, student, prompts, name=f"round{number}", seed=seed, student_support=student_support)
+    shuffled = np.random.default_rng((seed, number, 1)).permutation(len(split(texts.rollouts, setting.samples)))
+    groups = [range(int(group) * setting.samples, (int(group) + 1) * setting.samples) for group in shuffled]
     rows = [row for group in groups for row in group]
     return Texts(rollouts=[texts.rollouts[row] for row in rows], teacher=[texts.teacher[row] for row in rows])
 
 
 @torch.no_grad()
 def measure(setting: Setting, student: Path, *, seed: int) -> Row:
-    """Dense divergences, nats a token, on held-out rollouts of its own."""
-    texts = write(setting, student, setting.heldout, name="heldout", seed=seed, union=False)
+    """Return the dense divergences on the student's own completions of held-out prompts, in nats per token."""
+    texts = write_texts(setting, student, setting.heldout, name="heldout", seed=seed, student_support=False)
     model = lm.load_model(student)
     vocab = shared_vocab(setting.tokenizer)
     teacher_head, head = lm.head_of(setting.teacher, vocab), lm.head_of(model, vocab)
     sums, positions = dict.fromkeys(_MEASURED, 0.0), 0
-    for rollouts, states in zip(cut(texts.rollouts, setting.batch), cut(texts.teacher, setting.batch), strict=True):
+    for rollouts, states in zip(split(texts.rollouts, setting.batch), split(texts.teacher, setting.batch), strict=True):
         p_ND, q_ND = torch.cat(list(states)), hidden(model, rollouts)
         positions += len(p_ND)
-        for some_p, some_q in zip(torch.split(p_ND, _POSITIONS), torch.split(q_ND, _POSITIONS), strict=True):
-            logp_NV, logq_NV = teacher_head(some_p).log_softmax(-1), head(some_q).log_softmax(-1)
+        for teacher_ND, student_ND in zip(torch.split(p_ND, _POSITIONS), torch.split(q_ND, _POSITIONS), strict=True):
+            logp_NV, logq_NV = teacher_head(teacher_ND).log_softmax(-1), head(student_ND).log_softmax(-1)
             for name, divergence in _MEASURED.items():
                 sums[name] += divergence(logp_NV, logq_NV).sum().item()
     return {name: value / positions for name, value in sums.items()}
 
 
-def runs(setting: Setting, chosen: Sequence[Way], names: Sequence[str], seeds: int, done: set[Any]) -> Iterator[Row]:
-    """One row a seed, divergence and way, but for those done; the first of each seed is the student before training."""
+def runs(
+    setting: Setting, chosen: Sequence[Configuration], names: Sequence[str], seeds: int, done: set[Any]
+) -> Iterator[Row]:
+    """Yield one row per seed, divergence and configuration that is not done yet; first, the student before training."""
     start = setting.scratch / "start"
     make_student("pruned", LAYOUT.teacher, start)
-    planned = [(name, way) for name in names for way in chosen if name in way.divergences]
+    planned = [(name, configuration) for name in names for configuration in chosen if name in configuration.divergences]
     for seed in range(seeds):
         first: Texts | None = None
-        for name, way in [("", None), *planned]:
-            row: Row = (
-                {"name": f"{name}: {way.name}", "divergence": name, "support": way.name} if way else dict(_BEFORE)
-            )
+        for name, configuration in [("", None), *planned]:
+            row: Row = dict(_BEFORE)
+            if configuration is not None:
+                title = f"{name}: {configuration.name}"
+                row = {"name": title, "divergence": name, "configuration": configuration.name}
             if (seed, row["name"]) in done:
                 continue
             began = time.monotonic()
-            first = first or write_round(setting, start, 0, seed=seed, union=True)
-            trained = run(setting, way, name, start, first, seed=seed) if way else start
+            first = first or write_round(setting, start, 0, seed=seed, student_support=True)
+            trained = run(setting, configuration, name, start, first, seed=seed) if configuration else start
             yield row | {"seed": seed} | measure(setting, trained, seed=seed) | {"seconds": time.monotonic() - began}
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:
-    """One row a name: means over seeds, and the range of the divergence that was minimised."""
-    found = []
+    """Return one row per name: means over seeds, and the range of the divergence that was minimised."""
+    means = []
     for name in dict.fromkeys(row["name"] for row in rows):
         same = [row for row in rows if row["name"] == name]
-        row: Row = {key: same[0][key] for key in ("name", "divergence", "support")} | {"seeds": len(same)}
-        row |= {one: mean(each[one] for each in same) for one in _MEASURED}
-        own = [each[row["divergence"] or "forward_kl"] for each in same]
-        found.append(row | {"range": max(own) - min(own)})
-    return found
+        row: Row = {key: same[0][key] for key in ("name", "divergence", "configuration")} | {"seeds": len(same)}
+        row |= {key: mean(run[key] for run in same) for key in _MEASURED}
+        own = [run[row["divergence"] or "forward_kl"] for run in same]
+        means.append(row | {"range": max(own) - min(own)})
+    return means
 
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--steps", default=10, show_default=True, help="Optimizer steps of a run.")
-@click.option("--refresh", default=5, show_default=True, help="Steps between fresh rollouts.")
+@click.option("--refresh", default=5, show_default=True, help="Steps between new rollouts.")
 @click.option("--batch", default=8, show_default=True, help="Rollouts of a step, a multiple of --samples.")
-@click.option("--samples", default=8, show_default=True, help="Rollouts of a prompt.")
-@click.option("--tokens", default=12, show_default=True, help="Of a rollout, at most.")
-@click.option("--heldout", default=4, show_default=True, help="Prompts on which a student is measured.")
-@click.option("--prompt-tokens", default=40, show_default=True, help="Of a prompt, at most.")
+@click.option("--samples", default=8, show_default=True, help="Rollouts per prompt.")
+@click.option("--tokens", default=12, show_default=True, help="Largest number of tokens of a rollout.")
+@click.option("--heldout", default=4, show_default=True, help="Held-out prompts on which a student is measured.")
+@click.option("--prompt-tokens", default=40, show_default=True, help="Largest number of tokens of a prompt.")
 @click.option("--learning-rate", default=3e-4, show_default=True)
-@click.option("--divergence", "names", multiple=True, type=click.Choice(list(_OBJECTIVES)), help="These alone.")
-@click.option("--support", "chosen", multiple=True, help="These alone, by their names in the table.")
+@click.option(
+    "--divergence", "names", multiple=True, type=click.Choice(list(_OBJECTIVES)), help="These divergences alone."
+)
+@click.option(
+    "--configuration", "chosen", multiple=True, help="These configurations alone, by their names in the table."
+)
 def main(
     out: Path | None,
     seeds: int,
@@ -340,9 +380,9 @@ def main(
     needed = sizes["refresh"] * sizes["batch"] // sizes["samples"]
     data = Path(os.environ.get("STILLROOM_DATA", "../shared/data"))
     prompts = load_prompts(LAYOUT.teacher, data, 4 * needed + heldout, longest=prompt_tokens, template=_QUESTION)
-    possible = [one for one in ways(p.truncation) if not chosen or one.name in chosen]
+    possible = [entry for entry in configurations(p.truncation) if not chosen or entry.name in chosen]
     about: Row = sizes | {"heldout": heldout, "prompt_tokens": prompt_tokens}
-    found = earlier(out, about)
+    results = earlier(out, about)
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
             teacher=lm.load_model(LAYOUT.teacher),
@@ -353,31 +393,37 @@ def main(
             codec=p.codec,
             **sizes,
         )
-        done = {(row["seed"], row["name"]) for row in found}
+        done = {(row["seed"], row["name"]) for row in results}
         for row in runs(setting, possible, names or tuple(_OBJECTIVES), seeds, done):
-            found.append(row)
+            results.append(row)
             click.echo(f"seed {row['seed']}, {row['name']}: {numbers(row)}; {row['seconds']:.0f} s", err=True)
             if out is not None:
-                write_json(out, averaged(found), about=about, runs=found)
-    rows = averaged(found)
+                write_json(out, averaged(results), about=about, runs=results)
+    rows = averaged(results)
     table = [["run", *_MEASURED, "range over seeds"]]
-    table += [[one["name"], *(f"{one[key]:.3f}" for key in (*_MEASURED, "range"))] for one in rows]
-    show(table, rows, out, about=about, runs=found)
+    table += [[row["name"], *(f"{row[key]:.3f}" for key in (*_MEASURED, "range"))] for row in rows]
+    show(table, rows, out, about=about, runs=results)
 
 
 def earlier(out: Path | None, about: Row) -> list[Row]:
-    """The runs that the file already has; of another size they are an error."""
+    """Return the runs that the file already has.
+
+    Raises:
+        click.UsageError: If the file has runs of another size.
+    """
     if out is None or not out.exists():
         return []
-    there = json.loads(out.read_text())
-    if there["about"] != about:
-        raise click.UsageError(f"--json: {out} is of a run with {there['about']}, and not {about}; name another file")
-    runs: list[Row] = there["runs"]
+    contents = json.loads(out.read_text())
+    if contents["about"] != about:
+        raise click.UsageError(
+            f"--json: {out} is of a run with {contents['about']}, and not {about}; name another file"
+        )
+    runs: list[Row] = contents["runs"]
     return runs
 
 
 def numbers(row: Row) -> str:
-    """The measured divergences of a run."""
+    """Return the measured divergences of a run as text."""
     return ", ".join(f"{name} {row[name]:.3f}" for name in _MEASURED)
 
 

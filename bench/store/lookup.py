@@ -1,10 +1,10 @@
-"""What a plan costs: `find_known` over a synthetic store of a million sequences, beside a join on both hex keys.
+"""Measure the cost of a look-up: `find_known` over a synthetic store of a million sequences, beside a join on hex keys.
 
     python -m bench.store.lookup --json FILE
 
-The store holds indexes alone, random keys, written as `pipeline.store.segment_reader` writes them. Half of the wanted
-keys are known. Cold means that the kernel was told to forget the indexes before. CPU time is the figure that neighbours
-on the machine disturb least. A minute in all.
+The store has indexes alone, with random keys, written as `pipeline.store.segment_writer` writes them. Half of the keys
+of a look-up are in the store. A cold measurement starts after the kernel was asked to drop the indexes from its page
+cache. Processor time is the figure that other work on the machine disturbs least. The benchmark takes a minute.
 """
 
 import os
@@ -31,17 +31,17 @@ from schemas.segment import INDEX, INDEXES
 _SCORER = "5c" * 16
 _HEX_KEYS = """
     SELECT sequence_key, support_key, min({'file': filename, 'row': file_row_number}) AS place
-    FROM read_parquet(?, filename = true, file_row_number = true) JOIN wanted USING (sequence_key, support_key)
+    FROM read_parquet(?, filename = true, file_row_number = true) JOIN queried USING (sequence_key, support_key)
     WHERE scorer = ? GROUP BY sequence_key, support_key ORDER BY place
 """
 
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
-@click.option("--sequences", default=1_000_000, show_default=True, help="In the store.")
-@click.option("--segments", default=50, show_default=True, help="Over which they are spread evenly.")
-@click.option("--wanted", "counts", multiple=True, default=(1_000, 100_000), show_default=True, help="Keys of a plan.")
-@click.option("--repeats", default=5, show_default=True, help="Of each measurement.")
+@click.option("--sequences", default=1_000_000, show_default=True, help="Sequences in the store.")
+@click.option("--segments", default=50, show_default=True, help="Segments over which the sequences are spread evenly.")
+@click.option("--keys", "counts", multiple=True, default=(1_000, 100_000), show_default=True, help="Keys of a look-up.")
+@click.option("--repeats", default=5, show_default=True, help="Repeats of each measurement.")
 def main(out: Path | None, sequences: int, segments: int, counts: tuple[int, ...], repeats: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -49,24 +49,24 @@ def main(out: Path | None, sequences: int, segments: int, counts: tuple[int, ...
         keys = [key for segment in range(segments) for key in _write(store, segment, sequences // segments)]
         rows = []
         for count in counts:
-            wanted = _wanted(keys, count)
+            queried = _half_known(keys, count)
             for used in sorted({1, len(cores)}):
                 os.sched_setaffinity(0, cores[:used])  # DuckDB starts as many threads as there are cores to run on
                 where = f"{count:,} keys, {used} core" + "s" * (used > 1)
-                plan = partial(find_known, store, _SCORER, wanted)
+                look_up = partial(find_known, store, _SCORER, queried)
                 rows += [
-                    _timed(f"find_known, {where}", repeats, plan),
-                    _timed(f"find_known, {where}, cold", repeats, plan, forget=store),
-                    _timed(f"both hex keys, {where}", repeats, partial(_join_hex_keys, store, wanted)),
+                    _timed(f"find_known, {where}", repeats, look_up),
+                    _timed(f"find_known, {where}, cold", repeats, look_up, forget=store),
+                    _timed(f"both hex keys, {where}", repeats, partial(_join_hex_keys, store, queried)),
                 ]
     columns = {"seconds": "median ms", "least_seconds": "least ms", "seconds_of_processor": "CPU ms"}
     table = [["name", *columns.values()]]
-    table += [[one["name"], *(f"{one[column] * 1e3:,.0f}" for column in columns)] for one in rows]
+    table += [[row["name"], *(f"{row[column] * 1e3:,.0f}" for column in columns)] for row in rows]
     show(table, rows, out, sequences=sequences, segments=segments)
 
 
 def _write(store: Path, segment: int, count: int) -> list[Key]:
-    """The index of one segment, and its keys."""
+    """Write the index of one segment, and return its keys."""
     generator = np.random.default_rng(segment)
     digits = generator.bytes(64 * count).hex()
     keys = [(digits[start : start + 64], digits[start + 64 : start + 128]) for start in range(0, 128 * count, 128)]
@@ -93,37 +93,38 @@ def _write(store: Path, segment: int, count: int) -> list[Key]:
     return keys
 
 
-def _wanted(keys: Sequence[Key], count: int) -> list[Key]:
-    """Keys out of the store, and as many that it does not have."""
+def _half_known(keys: Sequence[Key], count: int) -> list[Key]:
+    """Return keys of the store, and as many keys that the store does not have."""
     generator = np.random.default_rng(0)
     known = [keys[index] for index in generator.choice(len(keys), count // 2, replace=False)]
     return known + [(support, sequence) for sequence, support in known]
 
 
-def _join_hex_keys(store: Path, wanted: Sequence[Key]) -> None:
-    table = pa.table({"sequence_key": [one for one, _ in wanted], "support_key": [one for _, one in wanted]})
+def _join_hex_keys(store: Path, queried: Sequence[Key]) -> None:
+    sequence_keys, support_keys = ([key[part] for key in queried] for part in (0, 1))
+    table = pa.table({"sequence_key": sequence_keys, "support_key": support_keys})
     with duckdb.connect() as connection:
-        connection.register("wanted", table)
+        connection.register("queried", table)
         connection.execute(_HEX_KEYS, [visible_files(store, INDEXES), _SCORER]).fetchall()
 
 
 def _timed(name: str, repeats: int, work: Callable[[], object], *, forget: Path | None = None) -> Row:
-    """Median and least of `repeats` runs after one that is not counted, and the median of their CPU time."""
+    """Return the median and the least of `repeats` times after a warm-up, and the median of their processor time."""
     work()
-    taken = []
+    times = []
     for _ in range(repeats):
         if forget is not None:
             _forget(forget)
-        taken.append(timed(work))
-    row: Row = {"name": name, "least_seconds": min(one["seconds"] for one in taken)}
-    return row | {key: statistics.median(one[key] for one in taken) for key in CLOCKS}
+        times.append(timed(work))
+    row: Row = {"name": name, "least_seconds": min(time["seconds"] for time in times)}
+    return row | {key: statistics.median(time[key] for time in times) for key in CLOCKS}
 
 
 def _forget(store: Path) -> None:
     """Ask the kernel to drop the indexes from its page cache."""
     for file in visible_files(store, INDEXES):
         descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)  # pages that are not written yet would stay
+        os.fsync(descriptor)  # dirty pages would stay in the cache
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 

@@ -1,12 +1,12 @@
-"""Three students and the texts on which `bench.store.bytes` looks at them, from the teacher of the last run and GSM8K.
+"""Three students and the texts on which `bench.store.bytes` compares them with the teacher of the last run.
 
 near     the teacher with noise on the weights of its layers
 far      the teacher without one of its layers
-pruned   thirteen evenly spread layers of the teacher: it writes garbage, on which the teacher is flat
+pruned   thirteen evenly spread layers of the teacher, which write garbage with a flat teacher distribution
 
-The near and the far student are looked at on ground truth and on their own rollouts, half and half, the pruned one on
-its own rollouts alone. The ground truth, which has no author, carries the student's likely tokens and draws as if it
-had: a way to store scores may use them or not.
+For the near and the far student, half of the texts are their own completions for GSM8K and half are references; for the
+pruned student, all are its own completions. References were not sampled from a model, so the student's likely tokens
+and tail samples are added to them here: a configuration of the store may use them or not.
 """
 
 import itertools
@@ -42,12 +42,14 @@ _SAMPLING = Sampling(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Population:
-    """Texts with N positions, and what teacher and student predict them from."""
+    """Texts with N positions, and the hidden states and LM heads from which teacher and student predict them."""
 
     student: str
     rollouts: list[Rollout]
-    teacher_ND: Tensor  # hidden states
-    rounded_ND: Tensor  # the teacher's, the products of its body in bfloat16
+    teacher_ND: Tensor
+    rounded_ND: Tensor
+    """Hidden states of the teacher with the matrix products of its layers in bfloat16."""
+
     student_ND: Tensor
     teacher_head: Head
     student_head: Head
@@ -61,7 +63,7 @@ _TEMPLATE = TemplateParams(
 def load_prompts(
     teacher: Path, data: Path, count: int, *, longest: int = 160, template: TemplateParams = _TEMPLATE
 ) -> list[Prompt]:
-    """Training prompts of GSM8K."""
+    """Return training prompts of GSM8K."""
     settings: dict[str, object] = {
         "data": str(data / "gsm8k"),
         "config": None,
@@ -78,15 +80,13 @@ def load_prompts(
 
 
 def make_student(name: str, teacher: Path, out: Path) -> None:
-    """A model directory of the student."""
+    """Write the model directory of a student."""
     model = lm.load_model(teacher)
     if name == "near":
         _disturb(model)
     else:
-        layers = (
-            _PRUNED if name == "pruned" else [one for one in range(len(model.base_model.layers)) if one != _DROPPED]
-        )
-        model = keep_layers(model, tuple(layers), where=name)
+        all_but_one = (layer for layer in range(len(model.base_model.layers)) if layer != _DROPPED)
+        model = keep_layers(model, _PRUNED if name == "pruned" else tuple(all_but_one), where=name)
     model.save_pretrained(out)
     load_tokenizer(teacher).save_pretrained(out)
 
@@ -100,7 +100,7 @@ def _disturb(model: lm.Model) -> None:
 
 
 def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
-    """Own rollouts, each beside the ground truth of another prompt."""
+    """Return the student's own completions, each followed by the reference of another prompt."""
     tokenizer = load_tokenizer(student)
     sampler = HFSampler(student, precision="auto", vocab=shared_vocab(tokenizer), eos_ids=eos_ids(tokenizer), seed=0)
     half = len(prompts) if name == "pruned" else len(prompts) // 2
@@ -108,53 +108,55 @@ def write_texts(name: str, student: Path, prompts: Sequence[Prompt]) -> list[Rol
     for batch in plan_batches(prompts[:half], 1, 32, name=name):
         own += collect_rollouts(batch, sampler, _SAMPLING, lambda ids: decode(tokenizer, ids), source="student")
     references = reference_rollouts(prompts[half:])
-    return [one for pair in itertools.zip_longest(own, references) for one in pair if one is not None]
+    return [rollout for pair in itertools.zip_longest(own, references) for rollout in pair if rollout is not None]
 
 
 @torch.no_grad()
-def with_likely_tokens(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tensor) -> list[Rollout]:
-    """The ground truth with what the student finds likely there, and its draws from the rest."""
-    spans = torch.split(hidden_ND, [len(one.completion_ids) for one in rollouts])
+def with_student_support(rollouts: Sequence[Rollout], head: Head, hidden_ND: Tensor) -> list[Rollout]:
+    """Return the rollouts with the student's likely tokens and tail samples at the positions of references."""
+    spans = torch.split(hidden_ND, [len(rollout.completion_ids) for rollout in rollouts])
     return [
-        one if one.source == "student" else _as_written(one, head(hidden_TD))
-        for one, hidden_TD in zip(rollouts, spans, strict=True)
+        rollout if rollout.source == "student" else _as_sampled(rollout, head(hidden_TD))
+        for rollout, hidden_TD in zip(rollouts, spans, strict=True)
     ]
 
 
-def _as_written(rollout: Rollout, logits_TV: Tensor) -> Rollout:
+def _as_sampled(rollout: Rollout, logits_TV: Tensor) -> Rollout:
     q_TV = logits_TV.softmax(-1)
-    named = tokens_above_threshold(q_TV, _SAMPLING)
-    uniform_T = np.random.Generator(np.random.Philox(derive_seed(rollout.rollout_id))).random(len(named))
-    tail_sample_ids, tail_offset = sample_tail_tokens(logits_TV, q_TV, named, uniform_T, _SAMPLING)
-    return replace(rollout, support_ids=named, tail_sample_ids=tail_sample_ids, tail_offset=tail_offset)
+    likely = tokens_above_threshold(q_TV, _SAMPLING)
+    uniform_T = np.random.Generator(np.random.Philox(derive_seed(rollout.rollout_id))).random(len(likely))
+    tail_sample_ids, tail_offset = sample_tail_tokens(logits_TV, q_TV, likely, uniform_T, _SAMPLING)
+    return replace(rollout, support_ids=likely, tail_sample_ids=tail_sample_ids, tail_offset=tail_offset)
 
 
 @torch.no_grad()
 def hidden(model: lm.Model, rollouts: Sequence[Rollout]) -> Tensor:
-    """Hidden states [N, D] of all completion positions, end to end."""
-    return torch.cat([lm.completion_hidden(model, [one.prompt_ids], [one.completion_ids]) for one in rollouts])
+    """Return the hidden states [N, D] of all completion positions."""
+    return torch.cat(
+        [lm.completion_hidden(model, [rollout.prompt_ids], [rollout.completion_ids]) for rollout in rollouts]
+    )
 
 
 @contextmanager
 def rounding(model: lm.Model) -> Iterator[None]:
-    """The products of the model's body as bfloat16 has them: operands and results rounded, sums in float32.
+    """Make the matrix products of the layers as bfloat16 has them: operands and results rounded, sums in float32.
 
-    The same numbers on any machine, and at the speed of float32: bfloat16 on a CPU that lacks it takes seven times as
-    long.
+    This gives the same numbers on any machine, at the speed of float32. bfloat16 itself takes seven times as long on a
+    CPU that lacks it.
     """
-    layers = [one for one in model.base_model.modules() if isinstance(one, torch.nn.Linear)]
-    exact = [one.weight.data for one in layers]
-    hooks = [one.register_forward_pre_hook(lambda _, given: (_rounded(given[0]),)) for one in layers]
-    hooks += [one.register_forward_hook(lambda _, __, found: _rounded(found)) for one in layers]
+    linears = [module for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)]
+    exact = [linear.weight.data for linear in linears]
+    hooks = [linear.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]),)) for linear in linears]
+    hooks += [linear.register_forward_hook(lambda _, __, output: _rounded(output)) for linear in linears]
     try:
-        for one in layers:
-            one.weight.data = _rounded(one.weight.data)
+        for linear in linears:
+            linear.weight.data = _rounded(linear.weight.data)
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for one, weight in zip(layers, exact, strict=True):
-            one.weight.data = weight
+        for linear, weight in zip(linears, exact, strict=True):
+            linear.weight.data = weight
 
 
 def _rounded(numbers: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ def _rounded(numbers: Tensor) -> Tensor:
 
 
 def populations(teacher: Path, prompts: Sequence[Prompt], scratch: Path) -> Iterator[Population]:
-    """One population a student; two models are in memory at once."""
+    """Yield one population per student; two models are in memory at once."""
     vocab = shared_vocab(load_tokenizer(teacher))
     scorer = lm.load_model(teacher)
     for name in STUDENTS:
@@ -174,7 +176,7 @@ def populations(teacher: Path, prompts: Sequence[Prompt], scratch: Path) -> Iter
             rounded_ND = hidden(scorer, texts)
         yield Population(
             student=name,
-            rollouts=with_likely_tokens(texts, student_head, student_ND),
+            rollouts=with_student_support(texts, student_head, student_ND),
             teacher_ND=hidden(scorer, texts),
             rounded_ND=rounded_ND,
             student_ND=student_ND,

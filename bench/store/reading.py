@@ -1,13 +1,16 @@
-"""How fast scores come back from a segment on one core: decoded, as padded batches, and one sequence at a time.
+"""Measure how fast scores are read from a segment on one core: decoded, as padded batches, and one sequence at a time.
 
     python -m bench.store.reading --json FILE
 
-The segment is synthetic and lies in the page cache: 4,200 sequences of 40-200 positions, V = 49152. `near` has entries
-as the default support has of a student near its teacher, on average 10 of the head, 2.7 of the union and .4 draws a
-position, `wide` 18, 3 and 3; spread as unevenly as a teacher's, and padded to the widest position of a batch
-(`widest`). Seconds are those of the processor, the best of five, so that a neighbour's work counts little. `zarrs`
-reads the chunks where it is installed, else `pipeline.store.zarr_payload` itself; the first column says so. What is
-done once for all rollouts, however many passes over them follow, has a row of its own.
+The segment is synthetic and in the page cache: 4,200 sequences of 40 to 200 positions, with a vocabulary of 49,152.
+
+- `near` has as many entries as the default truncation stores for a student near its teacher: on average 10 top tokens,
+  2.7 student-support tokens and 0.4 tail samples per position. `wide` has 18, 3 and 3. Entries are spread as unevenly
+  as a teacher's, and padded to the widest position of a batch (`widest`).
+- Seconds are processor time, the best of five, so that other work counts little.
+- `zarrs` reads the chunks where it is installed, otherwise `pipeline.store.zarr_payload` itself; the first column names
+  the reader.
+- Work that is done once per segment, however many passes follow, has a row of its own.
 """
 
 import importlib.util
@@ -24,14 +27,13 @@ import zarr
 
 from bench.clock import timed
 from bench.output import Row, show
-from bench.store.segments import NEAR, WIDE, Widths, nameless, synthetic_scores
+from bench.store.segments import NEAR, WIDE, Widths, placeholder_header, synthetic_scores
 from pipeline.core.types import Rollout
 from pipeline.store.ragged import split_scores
 from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps
-from pipeline.training.loop import to_torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 
@@ -53,15 +55,15 @@ def main(out: Path | None, sequences: int, window: int) -> None:
     table = [["reader", "entries", "name", "widest", "positions", "seconds", "positions/s"]]
     table += [
         [
-            one["reader"],
-            one["entries"],
-            one["name"],
-            str(one.get("widest", "")),
-            f"{one['positions']:,}",
-            f"{one['seconds']:.2f}",
-            f"{one['positions_per_s']:,.0f}",
+            row["reader"],
+            row["entries"],
+            row["name"],
+            str(row.get("widest", "")),
+            f"{row['positions']:,}",
+            f"{row['seconds']:.2f}",
+            f"{row['positions_per_s']:,.0f}",
         ]
-        for one in rows
+        for row in rows
     ]
     show(table, rows, out)
 
@@ -86,24 +88,26 @@ def _measure(rollouts: Sequence[Rollout], segment: Segment, window: int) -> list
         )
         own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
         planned = plan_steps(own, corpus, p, key=(0,), steps=range(len(segment) // size), replay=0.0)
-        seen: list[tuple[int, int]] = []
+        shapes: list[tuple[int, int]] = []
 
-        def collate(planned: list[list[list[Pick]]] = planned, seen: list[tuple[int, int]] = seen) -> None:
-            seen.clear()
+        def collate(planned: list[list[list[Pick]]] = planned, shapes: list[tuple[int, int]] = shapes) -> None:
+            shapes.clear()
             for (batch,) in iter_batches(planned, temperature=1.0, column=0):
-                seen.append(tuple(to_torch(batch, torch.device("cpu")).ids_NK.shape))
+                shapes.append(tuple(batch.rows.to(torch.device("cpu")).ids_NK.shape))
 
         row = _timed(f"... in batches of {size}, as tensors", positions, collate)
-        rows.append(row | {"widest": max(width for _, width in seen)})
-    rows.append(_timed("once: a pool opened", positions, lambda: open_pool(rollouts, segment, p)))
-    some = np.random.default_rng(0).permutation(len(segment))[:50].tolist()
-    few = sum(len(rollouts[row].completion_ids) for row in some)
-    rows.append(_timed("one sequence at a time", few, lambda: [segment.read(row, row + 1) for row in some]))
+        rows.append(row | {"widest": max(width for _, width in shapes)})
+    rows.append(_timed("once: the pool is opened", positions, lambda: open_pool(rollouts, segment, p)))
+    sample = np.random.default_rng(0).permutation(len(segment))[:50].tolist()
+    sampled_positions = sum(len(rollouts[row].completion_ids) for row in sample)
+    rows.append(
+        _timed("one sequence at a time", sampled_positions, lambda: [segment.read(row, row + 1) for row in sample])
+    )
     return rows
 
 
 def _timed(name: str, positions: int, act: Callable[[], object]) -> Row:
-    """The best of five, in seconds of the processor."""
+    """Return a row with the best of five times, in seconds of processor time."""
     seconds = min(timed(act)["seconds_of_processor"] for _ in range(5))
     reader = "own" if importlib.util.find_spec("zarrs") is None else "zarrs"
     rate = round(positions / seconds)
@@ -118,24 +122,21 @@ def _write(path: Path, count: int, widths: Widths) -> list[Rollout]:
     scores, tokens = synthetic_scores(rng, positions, VOCAB, widths), rng.integers(0, VOCAB, positions)
     rollouts = [
         Rollout(
-            rollout_id=str(at),
-            prompt_id=str(at // 4),
+            rollout_id=str(index),
+            prompt_id=str(index // 4),
             source="student",
             policy="",
-            prompt_ids=[at // 4] * 60,
+            prompt_ids=[index // 4] * 60,
             completion_ids=completion.tolist(),
             behaviour_logp=[-1.0] * len(completion),
-            support_ids=[],
-            tail_sample_ids=[],
-            tail_offset=[],
             finished=False,
             text="",
         )
-        for at, completion in enumerate(np.split(tokens, cut_B))
+        for index, completion in enumerate(np.split(tokens, cut_B))
     ]
     parts = split_scores(scores, lengths_B)
-    sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
-    write_segment(path, sequences, nameless("sqrt8", VOCAB), rng.permutation(VOCAB))
+    sequences = [ScoredSequence(rollout=rollout, scores=part) for rollout, part in zip(rollouts, parts, strict=True)]
+    write_segment(path, sequences, placeholder_header("sqrt8", VOCAB), rng.permutation(VOCAB))
     return rollouts
 
 

@@ -25,12 +25,12 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_the_error_is_that_of_a_mean_with_the_variances_of_all_groups() -> None:
+def test_the_error_of_a_mean_pools_the_variances_of_all_groups() -> None:
     assert methods.pooled_error([[1.0, 3.0], [5.0, 9.0]]) == pytest.approx((((2 + 8) / 2) / 2) ** 0.5)
     assert methods.pooled_error([[1.0], [2.0]]) is None
 
 
-def test_the_table_has_a_row_a_way_between_teacher_and_error() -> None:
+def test_the_table_has_a_row_per_configuration_between_teacher_and_error() -> None:
     table = methods.table(ROWS, ["exact_match", "forward_kl"], {"exact_match": 0.9})
     assert table[1:] == [
         ["teacher", "90.0%", ""],
@@ -40,9 +40,9 @@ def test_the_table_has_a_row_a_way_between_teacher_and_error() -> None:
     ]
 
 
-def test_every_way_has_a_method_and_a_directory_of_its_own() -> None:
-    assert len({one.folder for one in methods.WAYS}) == len(methods.WAYS)
-    assert {one.method for one in methods.WAYS} <= {path.stem for path in (ROOT / METHODS).glob("*.yaml")}
+def test_every_configuration_has_a_method_and_a_directory_of_its_own() -> None:
+    assert len({entry.folder for entry in methods.CONFIGURATIONS}) == len(methods.CONFIGURATIONS)
+    assert {entry.method for entry in methods.CONFIGURATIONS} <= {path.stem for path in (ROOT / METHODS).glob("*.yaml")}
 
 
 def test_the_picture_is_the_same_for_the_same_rows() -> None:
@@ -53,7 +53,7 @@ def test_the_picture_is_the_same_for_the_same_rows() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What all ways share, from the preset at a tiny size."""
+    """The directory of a project with everything that all configurations share, from the preset at a tiny size."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
     shutil.copytree(ROOT / "presets", "presets")
@@ -83,14 +83,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("default")
-def test_ways_share_their_start_and_differ_in_what_they_learn_from(project: Path) -> None:
+def test_configurations_share_the_initial_student_and_differ_in_their_data(project: Path) -> None:
     names = ["SFT", "on-policy, forward KL"]
     words = ["--seeds", "1", "--json", "rows.json", *(word for name in names for word in ("--only", name))]
     done = CliRunner().invoke(methods.main, words, catch_exceptions=False)
     assert done.exit_code == 0
     rows = json.loads((project / "rows.json").read_text())["rows"]
-    assert [one["name"] for one in rows] == ["before", *names]
-    assert [one["scored_positions"] > 0 for one in rows] == [False, False, True]
+    assert [row["name"] for row in rows] == ["before", *names]
+    assert [row["scored_positions"] > 0 for row in rows] == [False, False, True]
     tuned, own = (project / "runs" / name / "work/small" for name in ("sft-0", "on-policy-forward-kl-0"))
     assert (tuned / "init").resolve() == (own / "init").resolve()
     assert (tuned / "r2/model/model.safetensors").read_bytes() != (own / "r2/model/model.safetensors").read_bytes()

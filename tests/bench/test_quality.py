@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from bench.end_to_end.job import apart, begin, here, job
-from bench.end_to_end.quality import Setting, against_trl, averaged, changed, check_way, error_of_ratio, main, measured
+from bench.end_to_end.job import initialise_student, job, run_stage_here, run_stage_in_subprocess
+from bench.end_to_end.quality import against_trl, averaged, changed, error_of_ratio, main, measured, parse_configuration
+from bench.end_to_end.setting import Setting
 from bench.end_to_end.trl_gkd import has_trl
 from bench.subprocess_run import peak_bytes
 from pipeline.core.files import read_prompts
@@ -35,8 +36,8 @@ TINY = Setting(
 )
 
 
-def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path) -> None:
-    first, last = measured("1x1x2", TINY, 0, run=here)
+def test_a_row_has_the_divergence_of_the_student_and_its_cost(small_job: Path) -> None:
+    first, last = measured("1x1x2", TINY, 0, run=run_stage_here)
     assert (first["step"], last["step"]) == (1, 2)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
@@ -48,10 +49,10 @@ def test_a_row_tells_how_near_the_student_came_and_at_what_cost(small_job: Path)
     assert Path.cwd() == small_job
 
 
-def test_a_stage_apart_has_a_process_of_its_own(small_job: Path) -> None:
+def test_a_stage_in_a_subprocess_has_its_own_peak_of_memory(small_job: Path) -> None:
     changes = changed(TINY, 0)
-    with job(small_job / "apart", changes):
-        spent = begin("measured", apart)
+    with job(small_job / "job", changes):
+        spent = initialise_student("measured", run_stage_in_subprocess)
         assert Path("work/measured/init/model/model.safetensors").is_file()
     assert spent.stage == "init"
     assert spent.seconds_of_processor > 0
@@ -63,7 +64,7 @@ def test_the_error_is_how_far_samples_of_prompts_differ() -> None:
     length = rng.integers(1, 9, size=(3000, 120)).astype(float)
     over = length * rng.exponential(size=length.shape)
     means = over.sum(1) / length.sum(1)
-    errors = [error_of_ratio(np.stack([one, tokens], -1)) for one, tokens in zip(over, length, strict=True)]
+    errors = [error_of_ratio(np.stack([sums, tokens], -1)) for sums, tokens in zip(over, length, strict=True)]
     assert np.mean(errors) == pytest.approx(means.std(), rel=0.05)
 
 
@@ -76,14 +77,14 @@ def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert last["forward_kl"] < first["forward_kl"]
-    one, *_ = measured("trl", replace(constant, steps=4, schedule="linear"), 0)
-    assert one["forward_kl"] != first["forward_kl"]
+    row, *_ = measured("trl", replace(constant, steps=4, schedule="linear"), 0)
+    assert row["forward_kl"] != first["forward_kl"]
 
 
-def test_more_held_out_prompts_than_there_are_is_a_mistake(small_job: Path) -> None:
-    there = len(read_prompts(Layout(small_job).prompts, "heldout"))
-    with pytest.raises(click.UsageError, match=f"at most the {there} of .*, got {there + 1}"):
-        next(measured("1x1x2", replace(TINY, heldout=there + 1), 0))
+def test_more_held_out_prompts_than_the_job_has_are_refused(small_job: Path) -> None:
+    available = len(read_prompts(Layout(small_job).prompts, "heldout"))
+    with pytest.raises(click.UsageError, match=f"at most the {available} of .*, got {available + 1}"):
+        next(measured("1x1x2", replace(TINY, heldout=available + 1), 0))
 
 
 def test_linear_goes_down_to_the_last_step_of_ours() -> None:
@@ -95,29 +96,39 @@ def test_linear_goes_down_to_the_last_step_of_ours() -> None:
 
 def test_larger_entries_are_those_of_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    (told,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "max_entries" in text)
-    larger, as_set = (changed(replace(TINY, entries=one), 0) for one in ("larger", "as-set"))
+    (documented,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "max_entries" in text)
+    larger, as_set = (changed(replace(TINY, entries=entries), 0) for entries in ("larger", "as-set"))
     scale = larger["objective"].pop("tail_samples_scale")
-    assert YAML(typ="safe").load(told) == {"scoring": larger["scoring"], "objective": {"tail_samples_scale": scale}}
+    assert YAML(typ="safe").load(documented) == {
+        "scoring": larger["scoring"],
+        "objective": {"tail_samples_scale": scale},
+    }
     assert as_set["scoring"] == {"truncation": {}}
     assert as_set["objective"] == larger["objective"]
 
 
-@pytest.mark.parametrize("way", ["3x1x2", "2x0x2", "2x1", "2x1x", "x", "1x4x2", "1x1x3"])
-def test_ways_that_do_not_fit_are_refused(way: str) -> None:
-    with pytest.raises(click.UsageError, match="--way"):
-        check_way(way, TINY)
+@pytest.mark.parametrize("configuration", ["3x1x2", "2x0x2", "2x1", "2x1x", "x", "1x4x2", "1x1x3"])
+def test_configurations_that_do_not_fit_are_refused(configuration: str) -> None:
+    with pytest.raises(click.UsageError, match="--configuration"):
+        parse_configuration(configuration, TINY)
 
 
 def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> object:
-        if asked:  # a benchmark that is stopped leaves the rows it had
-            assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(asked)
-        asked.append(command)
-        way, seed = command[4], int(command[6])
-        row = {"way": way, "step": 1, "seed": seed, "forward_kl": 1.0 + seed, "error": 0.1, "reverse_kl": 2}
+        if commands:  # a benchmark that is stopped leaves the rows it had
+            assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(commands)
+        commands.append(command)
+        configuration, seed = command[4], int(command[6])
+        row = {
+            "configuration": configuration,
+            "step": 1,
+            "seed": seed,
+            "forward_kl": 1.0 + seed,
+            "error": 0.1,
+            "reverse_kl": 2,
+        }
         row |= {"seconds": 2.0, "seconds_of_processor": 1.0, "teacher_tokens": 4, "peak_mb": 9.0}
         return SimpleNamespace(stdout="train: done\n" + json.dumps([row]))
 
@@ -128,9 +139,9 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
         "1",
         "--measure",
         "1",
-        "--way",
+        "--configuration",
         "1x1x2",
-        "--way",
+        "--configuration",
         "1x2x2",
         "--seeds",
         "2",
@@ -140,20 +151,20 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    names = [f"refresh every 1, passes {passes}, 2 of a prompt: step 1" for passes in (1, 2)]
+    names = [f"refresh every 1, passes {passes}, 2 per prompt: step 1" for passes in (1, 2)]
     assert [row["name"] for row in rows] == names
     assert (rows[0]["forward_kl"], rows[0]["range"], rows[0]["seeds"]) == (1.5, 1.0, 2)
     assert rows[0]["error"] == pytest.approx(0.1 / 2**0.5)
-    assert [(command[4], command[6]) for command in asked] == [
-        (way, seed) for way in ("1x1x2", "1x2x2") for seed in "01"
+    assert [(command[4], command[6]) for command in commands] == [
+        (configuration, seed) for configuration in ("1x1x2", "1x2x2") for seed in "01"
     ]
     assert "trl is not installed: no row for it" in done.output
 
 
-def test_ours_is_held_against_trls_last_measurement() -> None:
-    def row(way: str, step: int, seconds: float, kl: float) -> dict[str, Any]:
-        known = {
-            "way": way,
+def test_rows_are_compared_with_trls_last_measurement() -> None:
+    def row(configuration: str, step: int, seconds: float, kl: float) -> dict[str, Any]:
+        fields = {
+            "configuration": configuration,
             "step": step,
             "seed": 0,
             "seconds": seconds,
@@ -161,7 +172,7 @@ def test_ours_is_held_against_trls_last_measurement() -> None:
             "teacher_tokens": int(seconds),
             "peak_mb": seconds,
         }
-        return known | {"forward_kl": kl, "error": 0.1, "reverse_kl": kl}
+        return fields | {"forward_kl": kl, "error": 0.1, "reverse_kl": kl}
 
     runs = [row("trl", 4, 50, 1.5), row("trl", 8, 100, 1.2), row("4x1x2", 4, 20, 1.3), row("4x1x2", 8, 40, 1.1)]
     near, far = against_trl(averaged([*runs, row("8x2x2", 8, 30, 1.4)]))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.end_to_end.job import begin, go_round, job, make_corpus, merged
+from bench.end_to_end.job import initialise_student, job, make_corpus, merged, run_round
 from bench.end_to_end.live import run_live
 from bench.end_to_end.reuse import main, scaled, thinned
 from pipeline.training.log import read_log
@@ -38,8 +38,8 @@ def test_a_live_teacher_takes_the_pipelines_steps(small_job: Path) -> None:
     whole = {"scoring": {"truncation": {"threshold": 0.0, "max_entries": 260}}, "students": ["small"]}
     with job(small_job / "job", merged(scaled(PARAMS, ["small"], steps=2, refresh=2), whole)) as rounds:
         make_corpus()
-        begin("small")
-        go_round("small", rounds[0])
+        initialise_student("small")
+        run_round("small", rounds[0])
         live = run_live("small", rounds, small_job / "live")
         logged = read_log(Path("logs/small/r1/train.csv"))
     assert live.trained_tokens == sum(row["read_tokens"] for row in logged)
@@ -55,5 +55,5 @@ def test_cuts_keep_the_ends(layers: Any, share: float, kept: Any) -> None:
 
 def test_a_smaller_job_passes_as_often_over_its_data() -> None:
     document = merged(PARAMS, {"schedule": {"total_steps": 30, "refresh_every": 10}, "rollout": {"prompts": 10}})
-    found = scaled(merged(document, {"corpus": {"references": 20, "generations": 10}}), ["small"], steps=6, refresh=5)
-    assert (found["rollout"]["prompts"], found["corpus"]) == (5, {"references": 4, "generations": 2})
+    changes = scaled(merged(document, {"corpus": {"references": 20, "generations": 10}}), ["small"], steps=6, refresh=5)
+    assert (changes["rollout"]["prompts"], changes["corpus"]) == (5, {"references": 4, "generations": 2})

@@ -1,4 +1,4 @@
-"""bench.end_to_end.reward at a tiny size: what its ways share, and what alone differs."""
+"""bench.end_to_end.reward at a tiny size: what its configurations share, and that only alpha differs."""
 
 import json
 import shutil
@@ -14,12 +14,12 @@ from pipeline.runtime.yaml_files import read_yaml, write_yaml
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"tuning": 1, "steps": 1, "refresh": 1, "prompts": 2, "samples": 2, "seeds": 1}
-ALONE, REWARDED = reward.WAYS[0], reward.WAYS[1]
+ALONE, REWARDED = reward.CONFIGURATIONS[0], reward.CONFIGURATIONS[1]
 
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Of both ways, from the preset that the benchmark names, with few problems."""
+    """The rows of both configurations, from the preset that the benchmark names, with few problems."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
     shutil.copytree(ROOT / "presets", "presets")
@@ -38,33 +38,33 @@ def test_the_teacher_has_the_students_size_and_tuning(tmp_path: Path, monkeypatc
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(reward, "run_stage", lambda stage, /, **_: called.append(stage))
     monkeypatch.setattr(reward, "make_corpus", lambda: called.append("corpus"))
-    for _ in range(2):  # the second finds it there
-        reward.make_peer(tmp_path / "project", read_yaml(Path("presets/arithmetic-tiny.yaml")), 7)
+    for _ in range(2):  # the second call finds the project
+        reward.make_equal_teacher(tmp_path / "project", read_yaml(Path("presets/arithmetic-tiny.yaml")), 7)
     assert called == ["teacher", "prepare", "sft", "corpus", "evaluate"]
-    found = read_yaml(tmp_path / "project/params.yaml")
-    config = found["teacher"]["model"]["config"]
-    assert config | found["student"]["small"]["config"] == config
+    params = read_yaml(tmp_path / "project/params.yaml")
+    config = params["teacher"]["model"]["config"]
+    assert config | params["student"]["small"]["config"] == config
     assert config["hidden_size"] == 96
-    assert found["sft"]["teacher"] == found["sft"]["small"]
-    assert found["sft"]["small"]["steps"] == found["sft"]["small"]["optimizer"]["decay_steps"] == 7
+    assert params["sft"]["teacher"] == params["sft"]["small"]
+    assert params["sft"]["small"]["steps"] == params["sft"]["small"]["optimizer"]["decay_steps"] == 7
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_ways_differ_in_alpha_alone_and_the_teacher_in_weights(rows: list[dict[str, Any]]) -> None:
-    assert [one["name"] for one in rows] == ["before", *(one.name for one in reward.WAYS)]
-    homes = [Path("reward-runs") / f"{one.folder}-0" for one in (ALONE, REWARDED)]
-    alone, rewarded = (read_yaml(one / "params.yaml") for one in homes)
+def test_configurations_differ_in_alpha_alone_and_the_teacher_in_weights(rows: list[dict[str, Any]]) -> None:
+    assert [row["name"] for row in rows] == ["before", *(entry.name for entry in reward.CONFIGURATIONS)]
+    homes = [Path("reward-runs") / f"{entry.folder}-0" for entry in (ALONE, REWARDED)]
+    alone, rewarded = (read_yaml(home / "params.yaml") for home in homes)
     assert alone["objective"].pop("alpha") == 1
     assert rewarded["objective"].pop("alpha") < 1
     assert alone == rewarded
     assert alone["reward"] == {"exact_match": 1.0}
-    assert len({(one / "work/small/init").resolve() for one in homes}) == 1
-    assert [one["training_reward"] for one in rows] == [0.0, 0.0, 0.0]  # of a student that knows nothing
-    models = [homes[0] / "work" / one for one in ("teacher", "small/init/model")]
-    configs = [read_json(one / "config.json") for one in models]
+    assert len({(home / "work/small/init").resolve() for home in homes}) == 1
+    assert [row["training_reward"] for row in rows] == [0.0, 0.0, 0.0]  # of a student that knows nothing
+    models = [homes[0] / "work" / name for name in ("teacher", "small/init/model")]
+    configs = [read_json(model / "config.json") for model in models]
     assert configs[0] == configs[1]
-    weights = [(one / "model.safetensors").read_bytes() for one in models]
+    weights = [(model / "model.safetensors").read_bytes() for model in models]
     assert weights[0] != weights[1]
 
 
@@ -79,7 +79,8 @@ def test_the_training_reward_is_the_last_rounds_and_before_training_the_firsts(t
         comment="Of a test.",
     )
     before, after = (
-        reward.trained({"name": name, "seed": 0}, [REWARDED], tmp_path) for name in ("before", REWARDED.name)
+        reward.add_training_reward({"name": name, "seed": 0}, [REWARDED], tmp_path)
+        for name in ("before", REWARDED.name)
     )
     assert before["training_reward"] == 0.5
     assert after["training_reward"] == pytest.approx(0.6)

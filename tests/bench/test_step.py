@@ -32,10 +32,10 @@ def test_both_steps_read_the_same_sequences(tmp_path: Path) -> None:
     batches = list(_laid_out(planned))
     for step, (ids_BS, mask_BS, labels_BS) in zip(planned, batches, strict=True):
         rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
-        assert int((labels_BS != -100).sum()) == sum(len(one.completion_ids) for one in rollouts)
-        for ids, mask, labels, one in zip(ids_BS, mask_BS, labels_BS, rollouts, strict=True):
-            assert ids[mask == 1].tolist() == one.prompt_ids + one.completion_ids
-            assert labels[labels != -100].tolist() == one.completion_ids
+        assert int((labels_BS != -100).sum()) == sum(len(rollout.completion_ids) for rollout in rollouts)
+        for ids, mask, labels, rollout in zip(ids_BS, mask_BS, labels_BS, rollouts, strict=True):
+            assert ids[mask == 1].tolist() == rollout.prompt_ids + rollout.completion_ids
+            assert labels[labels != -100].tolist() == rollout.completion_ids
     taken = [pool.rollouts[row].rollout_id for step in planned for picks in step for pool, row in picks]
     assert len(set(taken)) == len(taken) == 12
 
@@ -50,21 +50,21 @@ def test_a_row_takes_every_step_but_the_first(name: str) -> None:
 
 
 def test_rows_are_measured_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> object:
-        asked.append(command)
+        commands.append(command)
         return SimpleNamespace(stdout="train: done\n" + json.dumps(_measured(command[4], TINY)) + "\n")
 
     monkeypatch.setattr("bench.subprocess_run.subprocess.run", run)
     monkeypatch.setattr("bench.loss.step.has_trl", lambda: False)
     sizes = [word for key in TINY.__slots__ for word in (f"--{key.replace('_', '-')}", str(getattr(TINY, key)))]
     done = CliRunner().invoke(main, [*sizes, "--json", str(tmp_path / "step.json")], catch_exceptions=False)
-    said = json.loads((tmp_path / "step.json").read_text())
-    assert [row["name"] for row in said["rows"]] == ["cross-entropy", "stillroom"]
-    assert said["rows"][0]["of_cross_entropy"] == said["rows"][0]["of_cross_entropy_of_processor"] == 1
-    assert said["shape"]["vocab"] == 400
-    assert [command[1:5] for command in asked] == [
-        ["-m", "bench.loss.step", "--only", row["name"]] for row in said["rows"]
+    output = json.loads((tmp_path / "step.json").read_text())
+    assert [row["name"] for row in output["rows"]] == ["cross-entropy", "stillroom"]
+    assert output["rows"][0]["of_cross_entropy"] == output["rows"][0]["of_cross_entropy_of_processor"] == 1
+    assert output["shape"]["vocab"] == 400
+    assert [command[1:5] for command in commands] == [
+        ["-m", "bench.loss.step", "--only", row["name"]] for row in output["rows"]
     ]
     assert "trl is not installed: no row for its step" in done.output
