@@ -3,6 +3,8 @@
 import ast
 import functools
 import graphlib
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,15 +160,11 @@ def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
 
 
 def test_params_are_the_sections_a_stage_reads() -> None:
-    """The string arguments of `section(PARAMS, Class, *keys)` and `lookup(PARAMS, *keys)` are the stage's params."""
+    """Compare the keywords of `@stage`, read from the command, with the stage's params in dvc.yaml."""
     for name in CHECKED:
-        read = set()
-        for node in ast.walk(ast.parse((ROOT / MODULES[module_of(STAGES[name])]).read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"section", "lookup"}:
-                keys = node.args[2:] if node.func.id == "section" else node.args[1:]
-                read.add(".".join(key.value if isinstance(key, ast.Constant) else "${item}" for key in keys))
-        listed = {key.replace("${key}", "${item}") for key in STAGES[name].get("params", []) if isinstance(key, str)}
-        assert read == listed, name
+        command = importlib.import_module(module_of(STAGES[name])).main
+        keys = {re.sub(r"\{\w+\}", "${key}", key) for key in command.sections.values()}
+        assert keys == set(STAGES[name].get("params", [])), name
 
 
 @pytest.mark.parametrize(

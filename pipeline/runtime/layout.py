@@ -90,11 +90,3 @@ LAYOUT = Layout(Path())
 def store_root() -> Path:
     """Return the directory of the store, which checkouts may share and no stage depends on."""
     return Path(os.environ.get("STILLROOM_STORE", ".store"))
-
-
-PARAMS = LAYOUT.params
-TEACHER = LAYOUT.teacher
-PROMPTS = LAYOUT.prompts
-RANKS = LAYOUT.ranks
-COSTS = LAYOUT.costs
-EVALUATIONS = LAYOUT.evaluations
