@@ -1,4 +1,4 @@
-"""`stillroom compare`: several runs in one page, each out of a directory or a revision."""
+"""`stillroom compare`: one page about several runs, each read from a directory, a file or a revision."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,15 @@ _REMEDY = "name a checkout, a metrics.json, or a revision or experiment of this 
 
 
 def write_comparison(runs: Sequence[str], out: Path) -> int:
-    """The page of these runs, by the names they were asked for; returns its size in bytes."""
+    """Write the page about runs, and return its size in bytes.
+
+    Args:
+        runs: Names that `read_run` accepts; the page shows each run under this name.
+        out: The file to write.
+
+    Raises:
+        DataError: A name is no run.
+    """
     page = comparison_page({name: read_run(name) for name in runs})
     with replacing(out) as temporary:
         temporary.write_text(page)
@@ -23,19 +31,27 @@ def write_comparison(runs: Sequence[str], out: Path) -> int:
 
 
 def read_run(name: str) -> dict[str, Any]:
-    """metrics.json of a directory, of itself, or of what Git and DVC know by this name."""
+    """Return metrics.json of a run.
+
+    Args:
+        name: A directory with a run, a JSON file, or a revision or experiment that Git and DVC know.
+
+    Raises:
+        DataError: The name is none of these, or the file has other content.
+    """
     path = Path(name)
     if path.is_dir():
         path /= METRICS
-    metrics = read_json(path) if path.exists() or path.name.endswith(".json") else _of_revision(name)
-    missing = [one for one in _PARTS if not isinstance(metrics, dict) or one not in metrics]
+    metrics = read_json(path) if path.exists() or path.name.endswith(".json") else _read_revision(name)
+    missing = [part for part in _PARTS if not isinstance(metrics, dict) or part not in metrics]
     if missing:
-        raise DataError(name, expected=f"metrics with {missing[0]}", got="none", remedy="run `make repro` there")
+        remedy = "run `make repro` in that checkout"
+        raise DataError(name, expected=f"metrics with {missing[0]}", got="none", remedy=remedy)
     return dict(metrics)
 
 
-def _of_revision(name: str) -> Any:
-    """DVC gives a file of another revision without checking it out; it says in many ways that it cannot."""
+def _read_revision(name: str) -> Any:
+    """Read metrics.json of a revision through DVC, without checking it out; DVC fails with many exceptions."""
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError

@@ -1,4 +1,4 @@
-"""What a run comes to: metrics.json, the few figures of it that DVC's tables show, curves, and the table printed."""
+"""Summary of a run: metrics.json, its key figures for DVC's tables, curves for `dvc plots`, and the printed table."""
 
 import csv
 import math
@@ -18,17 +18,23 @@ def summarise(
     costs: Mapping[str, Metrics],
     last_steps: Mapping[str, int],
 ) -> dict[str, Any]:
-    """metrics.json. `headline` is the task's metric that stands for the others; `students` maps a name to (checkpoint,
-    metrics) pairs, `init` first; `costs` is by stage instance.
+    """Return the content of metrics.json.
 
-    Divergences are nats per token; bytes_per_position counts the payload of every segment, metadata included. A round
-    has the step it ends with (`last_steps`), how many of its steps `schedule.max_staleness` cut off, and the positions
-    that the teacher has scored for this student by then, whether now or earlier: those of the corpus and of its
-    rollouts.
+    Divergences are in nats per token. `bytes_per_position` counts the payload of every segment, metadata included. A
+    round contains the step at its end, how many of its steps `schedule.max_staleness` skipped, and the number of
+    positions of the fixed corpus and of the student's rollouts so far that have teacher scores, computed in this run
+    or earlier.
+
+    Args:
+        headline: Name of the task's main metric.
+        teacher: The teacher's metrics.
+        students: Name -> pairs of checkpoint and metrics, `init` first.
+        costs: Costs by the name of the stage.
+        last_steps: Round -> the optimizer step at its end.
     """
-    scored = [one for one in costs.values() if "positions" in one]
+    scored = [cost for cost in costs.values() if "positions" in cost]
     positions, reused, payload_bytes = (
-        sum(one[name] for one in scored) for name in ("positions", "positions_reused", "payload_bytes")
+        sum(cost[key] for cost in scored) for key in ("positions", "positions_reused", "payload_bytes")
     )
     return {
         "headline": headline,
@@ -54,8 +60,13 @@ def summarise(
 
 
 def _tokens(costs: Mapping[str, Metrics], stage: str) -> int:
-    """Tokens that the models of one kind of stage read."""
-    return sum(one["tokens"] for name, one in costs.items() if name.rpartition("-")[2] == stage)
+    """Return the number of tokens that models read in one kind of stage."""
+    return sum(cost["tokens"] for name, cost in costs.items() if _kind(name) == stage)
+
+
+def _kind(name: str) -> str:
+    """Return `score` for `small-r1-score`."""
+    return name.rpartition("-")[2]
 
 
 def _rounds(
@@ -74,16 +85,19 @@ def _rounds(
 
 
 def key_figures(metrics: Metrics) -> dict[str, Any]:
-    """metrics.json in about ten numbers, which is what fits a row of `dvc exp show`: how every student ended."""
-    ends = {"teacher": metrics["teacher"]} | {name: one["after"] for name, one in metrics["students"].items()}
-    seconds = sum(one["seconds"] for one in metrics["cost"].values())
+    """Return the final figures of metrics.json, about ten numbers, which fit a row of `dvc exp show`."""
+    ends = {"teacher": metrics["teacher"]} | {name: student["after"] for name, student in metrics["students"].items()}
     return {name: {key: float(f"{value:.4g}") for key, value in end.items()} for name, end in ends.items()} | {
-        "costs": {"seconds": round(seconds), "scored_positions": metrics["store"]["positions"]}
+        "costs": {"seconds": round(_seconds(metrics)), "scored_positions": metrics["store"]["positions"]}
     }
 
 
+def _seconds(metrics: Metrics) -> float:
+    return sum(stage["seconds"] for stage in metrics["cost"].values())
+
+
 def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
-    """Measure -> student -> step -> value, of every number that a round's checkpoint has."""
+    """Return measure -> student -> step -> value, for every measure of the checkpoints."""
     curves: dict[str, dict[str, dict[int, float]]] = {}
     for name, student in metrics["students"].items():
         for row in [{"step": 0} | student["before"], *student["rounds"]]:
@@ -94,60 +108,65 @@ def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def best_round(rounds: Sequence[tuple[str, Metrics]]) -> dict[str, Any] | None:
-    """The round with the smallest forward KL on held-out prompts, the first of equals; None without a finite one."""
-    measured = [(id_, metrics["forward_kl"]) for id_, metrics in rounds if math.isfinite(metrics["forward_kl"])]
-    if not measured:
+    """Return the first round with the smallest forward KL on held-out prompts, or None if no forward KL is finite."""
+    finite = [(metrics["forward_kl"], id_) for id_, metrics in rounds if math.isfinite(metrics["forward_kl"])]
+    if not finite:
         return None
-    id_, distance = min(measured, key=lambda one: one[1])
+    distance, id_ = min(finite, key=lambda pair: pair[0])
     return {"round": id_, "forward_kl": distance}
 
 
 def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
-    """Runs, tokens and seconds of every kind of stage."""
+    """Return runs, tokens and seconds of every kind of stage."""
     stages: dict[str, dict[str, Any]] = {}
-    for name, one in costs.items():
-        total = stages.setdefault(name.rpartition("-")[2], {"runs": 0, "tokens": 0, "seconds": 0.0})
+    for name, cost in costs.items():
+        total = stages.setdefault(_kind(name), {"runs": 0, "tokens": 0, "seconds": 0.0})
         total["runs"] += 1
-        total["tokens"] += one["tokens"]
-        total["seconds"] = round(total["seconds"] + one["seconds"], 3)
+        total["tokens"] += cost["tokens"]
+        total["seconds"] = round(total["seconds"] + cost["seconds"], 3)
     return stages
 
 
 def render_table(metrics: Metrics) -> str:
-    """Markdown: models by quality, stages by cost, and the store in a line."""
+    """Return Markdown: models by quality, stages by cost, and a line about the store."""
     keys = _measured(metrics)
     models = [("teacher", metrics["teacher"])]
-    for name, one in metrics["students"].items():
-        rounds = [(f"{name}, {row['id']}", row) for row in one["rounds"]]
-        models += [(f"{name}, before", one["before"]), *rounds]
+    for name, student in metrics["students"].items():
+        rounds = [(f"{name}, {row['id']}", row) for row in student["rounds"]]
+        models += [(f"{name}, before", student["before"]), *rounds]
     quality = [["model", *(measure(key).title for key in keys)]]
     quality += [[label, *(measure(key).show(row.get(key)) for key in keys)] for label, row in models]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
-    for stage, one in metrics["cost"].items():
-        rate = one["tokens"] / one["seconds"] if one["seconds"] else 0.0
-        cost.append([stage, f"{one['runs']}", f"{one['tokens']:,}", f"{one['seconds']:.1f}", f"{rate:,.0f}"])
-    store, seconds = metrics["store"], sum(one["seconds"] for one in metrics["cost"].values())
+    for name, stage in metrics["cost"].items():
+        rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
+        cost.append([name, f"{stage['runs']}", f"{stage['tokens']:,}", f"{stage['seconds']:.1f}", f"{rate:,.0f}"])
+    store = metrics["store"]
     lines = [
         markdown_table(quality),
         "",
         markdown_table(cost),
         "",
-        f"{seconds:.0f} s in all. Store: {store['positions']:,} positions, "
-        f"{store['bytes_per_position']:.1f} bytes each; {store['reused_share']:.1%} of the scores came from the store.",
+        f"{_seconds(metrics):.0f} s in all stages. Store: {store['positions']:,} positions, "
+        f"{store['bytes_per_position']:.1f} bytes each; cache hits: {store['reused_share']:.1%} of the positions.",
         "KL in nats per token on each model's own held-out rollouts (dense, temperature 1).",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _measured(metrics: Metrics) -> list[str]:
-    """The measures that any model has: known ones in their usual order, then the others."""
+    """Return the measures of any model: listed ones in the order of MEASURES, then all others."""
     models = [metrics["teacher"], *(student["before"] for student in metrics["students"].values())]
-    found = dict.fromkeys(key for model in models for key in model)
-    return [key for key in MEASURES if key in found] + [key for key in found if key not in MEASURES]
+    keys = dict.fromkeys(key for model in models for key in model)
+    return [key for key in MEASURES if key in keys] + [key for key in keys if key not in MEASURES]
 
 
 def write_curves(file: TextIO, curves: Mapping[str, Mapping[int, Any]]) -> None:
-    """One row a step, one column a student, for `dvc plots`; an empty cell where a student has no value."""
+    """Write a CSV for `dvc plots`: a row per step, a column per student, an empty cell where a student has no value.
+
+    Args:
+        file: The open file.
+        curves: Student -> step -> value.
+    """
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["step", *curves])
     for step in sorted(set().union(*curves.values())):

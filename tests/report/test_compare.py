@@ -1,4 +1,4 @@
-"""pipeline.report.compare: runs out of directories, files and revisions, in one page."""
+"""pipeline.report.compare: runs from directories, files and revisions, in one page."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def test_a_run_is_a_directory_or_its_file(tmp_path: Path) -> None:
     assert read_run(str(tmp_path)) == read_run(str(path)) == metrics()
 
 
-def test_the_page_has_every_run_by_the_name_it_was_asked_for(tmp_path: Path) -> None:
+def test_the_page_has_every_run_under_the_name_of_its_argument(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("one", "two")]
     for closeness, name in enumerate(names, 1):
         write_metrics(Path(name), closeness)
@@ -34,7 +34,7 @@ def test_the_page_has_every_run_by_the_name_it_was_asked_for(tmp_path: Path) -> 
     assert all(f"<h3>{name} small</h3>" in html for name in names)
 
 
-def test_what_is_no_run_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_no_run_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.json").write_text("{}")
     for name, message in (
@@ -50,7 +50,7 @@ def test_what_is_no_run_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_revision_is_read_without_checking_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `dvc exp run` leaves it: the file in DVC's cache, its hash in a commit, and git ignores the rest."""
+    """After `dvc exp run` the file is in DVC's cache and its hash in a commit, and Git ignores the file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     write_metrics(tmp_path)

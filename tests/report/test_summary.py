@@ -1,4 +1,4 @@
-"""pipeline.report.summary: what a run comes to, from measurements and costs."""
+"""pipeline.report.summary: the summary of a run, from measurements and costs."""
 
 import io
 import math
@@ -60,14 +60,14 @@ def test_metrics_hold_before_after_and_every_round() -> None:
         ([], None),
     ],
 )
-def test_the_best_round_is_the_first_of_the_closest_to_the_teacher(distances: list[float], best: str | None) -> None:
-    found = best_round([(f"r{index}", quality(one)) for index, one in enumerate(distances, 1)])
-    assert (found and found["round"]) == best
-    if found:
-        assert found["forward_kl"] == min(one for one in distances if math.isfinite(one))
+def test_the_best_round_is_the_first_with_the_smallest_forward_kl(distances: list[float], best: str | None) -> None:
+    row = best_round([(f"r{index}", quality(distance)) for index, distance in enumerate(distances, 1)])
+    assert (row and row["round"]) == best
+    if row:
+        assert row["forward_kl"] == min(distance for distance in distances if math.isfinite(distance))
 
 
-def test_the_stores_figures_are_weighted_by_positions() -> None:
+def test_the_figures_of_the_store_are_weighted_by_positions() -> None:
     assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)["store"] == {
         "positions": 200,
         "payload_bytes": 4000,
@@ -104,8 +104,8 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
         "| score   |      2 |      100 |       5.0 |         20 |",
         "| train   |      1 |      500 |       0.0 |          0 |",
     ]
-    assert rest[0].startswith("6 s in all. ")
-    assert "Store: 200 positions, 20.0 bytes each; 12.5% of the scores came from the store." in rest[0]
+    assert rest[0].startswith("6 s in all stages. ")
+    assert "Store: 200 positions, 20.0 bytes each; cache hits: 12.5% of the positions." in rest[0]
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
@@ -114,7 +114,7 @@ def test_the_column_follows_the_tasks_metric() -> None:
     assert "ROUGE-L" not in table
 
 
-def test_a_metric_that_nobody_foresaw_has_a_column_by_its_name() -> None:
+def test_an_unlisted_metric_has_a_column_under_its_own_name() -> None:
     table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}))
     assert table.splitlines()[:3] == [
         "| model   |   wit and style |",
@@ -138,13 +138,13 @@ def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:
     assert key_figures(summarise("x", {"x": 0.123456}, {}, {}, {}))["teacher"] == {"x": 0.1235}
 
 
-def test_quality_begins_with_the_first_checkpoint_and_knows_every_measure() -> None:
+def test_curves_begin_with_the_first_checkpoint_and_contain_every_measure() -> None:
     curves = quality_curves(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
     assert set(curves) == set(quality(1))
     assert curves["forward_kl"] == {"small": {0: 7, 10: 3, 20: 1}}
 
 
-def test_curves_have_one_row_a_step_and_leave_out_what_a_student_did_not_do() -> None:
+def test_curves_have_one_row_per_step_and_empty_cells_where_a_student_has_no_value() -> None:
     file = io.StringIO()
     write_curves(file, {"a": {1: 3.0, 2: 2.5}, "b": {2: 4.0}})
     assert file.getvalue().splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]

@@ -1,4 +1,4 @@
-"""Views over what exists, empty or not: their columns, and their figures on a run small enough to add up by hand."""
+"""Views with and without files: their columns, and their figures on a run small enough to add up by hand."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def _rollout(name: str, logp: Sequence[float], source: Source = "student") -> Ro
 
 
 def _write_index(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """An index whose rows have these values, and nothing of interest in the other columns."""
+    """Write an index whose rows have these values, and defaults in all other columns."""
     plain: dict[str, Any] = {"string": "", "int64": 0, "int32": 1, "float": 0.5, "bool": True}
     blank = {field.name: plain.get(str(field.type), b"k" * 16) for field in INDEX}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,10 @@ def _key(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> duckdb.DuckDBPyConnection:
-    """A student with one round, a corpus, what they cost, and a store of two segments; awkward characters in paths."""
+    """Return the views of a student with one round, a corpus, their costs and a store of two segments.
+
+    Paths contain awkward characters.
+    """
     work, store = tmp_path / "it's a.work", tmp_path / "store"
     student = [_rollout("a", [-1.0, -2.0]), _rollout("b", [-0.5, -0.5, -0.5]), _rollout("c", [-1.0])]
     write_rows(work / "small/r1/rollouts.parquet", student, ROLLOUT)
@@ -123,7 +126,7 @@ def test_views_without_files_are_empty_and_have_their_columns(tmp_path: Path) ->
 def test_types_are_the_same_with_and_without_files(run: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     empty = connect(tmp_path / "a", tmp_path / "b", tmp_path / "c")
     for name in VIEWS:
-        described = [_rows(one, f"SELECT column_name, column_type FROM (DESCRIBE {name})") for one in (run, empty)]
+        described = [_rows(views, f"SELECT column_name, column_type FROM (DESCRIBE {name})") for views in (run, empty)]
         assert described[0] == described[1], name
 
 
@@ -143,28 +146,28 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
     )
 
 
-def test_staleness_of_a_round_is_that_of_its_tokens(tmp_path: Path) -> None:
-    """With what max_staleness cut off; greedy sampling (round r2) has nothing to compare with."""
+def test_staleness_of_a_round_is_weighted_by_tokens(tmp_path: Path) -> None:
+    """The steps that max_staleness skipped are counted; greedy sampling (round r2) has no staleness."""
     rows = [
         {"student": "x", "round": "r1", "step": step, "loss": 1.0, "compared_tokens": tokens, "staleness_kl": kl}
         | {"effective_share": 1 - kl, "clipped_share": kl, "truncated_share": 0.5}
         for step, tokens, kl in ((1, 30, 0.0), (2, 10, 0.4))
     ]
     bare = [{"student": "x", "round": "r2", "step": 5, "loss": 1.0, "compared_tokens": 0, "truncated_share": 1.0}]
-    for id_, some, missing in (("r1", rows, 2), ("r2", bare, 0)):
+    for id_, log, missing in (("r1", rows, 2), ("r2", bare, 0)):
         (tmp_path / "logs/x" / id_).mkdir(parents=True)
-        write_log(tmp_path / "logs/x" / id_ / "train.csv", some)
-        entry = {"tokens": 1, "seconds": 1.0, "steps": len(some), "steps_not_taken": missing}
+        write_log(tmp_path / "logs/x" / id_ / "train.csv", log)
+        entry = {"tokens": 1, "seconds": 1.0, "steps": len(log), "steps_not_taken": missing}
         write_json(tmp_path / f"work/costs/x-{id_}-train.json", entry)
     write_json(tmp_path / "work/costs/x-r1-score.json", {"tokens": 1, "seconds": 1.0})
-    found = _rows(connect(tmp_path / "work", tmp_path / "logs", tmp_path), "SELECT * FROM staleness ORDER BY round")
-    assert found == [
+    rounds = _rows(connect(tmp_path / "work", tmp_path / "logs", tmp_path), "SELECT * FROM staleness ORDER BY round")
+    assert rounds == [
         ("x", "r1", 2, 2, 40, pytest.approx(0.1), 0.4, pytest.approx(0.9), pytest.approx(0.1), 0.5),
         ("x", "r2", 1, 0, 0, None, None, None, None, 1.0),
     ]
 
 
-def test_unfinished_segments_are_not_seen(tmp_path: Path) -> None:
+def test_unfinished_segments_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "segments/.tmp-1-aaaaaaaa-host").mkdir(parents=True)
     (tmp_path / "segments/.tmp-1-aaaaaaaa-host/index.parquet").write_bytes(b"half")
     connection = connect(tmp_path, tmp_path, tmp_path)
@@ -172,13 +175,13 @@ def test_unfinished_segments_are_not_seen(tmp_path: Path) -> None:
     assert _rows(connection, "SELECT count(*) FROM scores") == [(0,)]
 
 
-def test_student_and_round_are_where_a_file_lies(run: duckdb.DuckDBPyConnection) -> None:
+def test_student_and_round_are_the_directories_of_a_file(run: duckdb.DuckDBPyConnection) -> None:
     places = [("", "corpus"), ("small", "r1")]
     for name in ("rollouts", "scores"):
         assert _rows(run, f"SELECT DISTINCT student, round FROM {name} ORDER BY ALL") == places
 
 
-def test_tokens_are_those_of_a_students_checkpoint(tmp_path: Path) -> None:
+def test_tokens_have_the_student_and_the_checkpoint_of_their_file(tmp_path: Path) -> None:
     token = TokenComparison(
         prompt_id="p",
         position=3,
@@ -218,7 +221,7 @@ def test_tails_are_weighted_by_positions(tmp_path: Path) -> None:
     ]
 
 
-def test_disagreement_is_what_the_student_finds_likelier_than_the_teacher(run: duckdb.DuckDBPyConnection) -> None:
+def test_disagreement_compares_the_log_probs_of_student_and_teacher(run: duckdb.DuckDBPyConnection) -> None:
     assert _rows(run, "SELECT * FROM disagreement ORDER BY gap DESC") == [
         ("small", "r1", "pa", "a", 2, -1.5, -4.0, 2.5, 0.5),
         ("small", "r1", "pb", "b", 3, -0.5, -0.25, -0.25, 0.5),
@@ -260,13 +263,13 @@ def test_duplicates(run: duckdb.DuckDBPyConnection) -> None:
     ]
 
 
-def test_rows_are_fit_for_json(run: duckdb.DuckDBPyConnection) -> None:
+def test_rows_can_be_written_as_json(run: duckdb.DuckDBPyConnection) -> None:
     for name in VIEWS:
         assert json.dumps(_rows(run, f"SELECT * FROM {name}"), default=str)
 
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT * FROM nothing", "SELECT 1 +", "SELECT 'a'::INT"])
-def test_a_mistake_in_sql_is_one_line(tmp_path: Path, sql: str) -> None:
+def test_an_error_in_sql_is_one_line(tmp_path: Path, sql: str) -> None:
     connection = connect(tmp_path, tmp_path, tmp_path)
     with pytest.raises(UserError, match="query: expected SQL that DuckDB runs") as caught:
         query(connection, sql)

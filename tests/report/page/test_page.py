@@ -53,14 +53,14 @@ def test_a_page_has_every_section_and_a_chart_for_every_place() -> None:
     assert len(html.encode()) < 3_000_000
 
 
-def test_measures_and_columns_that_nobody_foresaw_show_by_name() -> None:
+def test_unlisted_measures_and_columns_appear_under_their_own_names() -> None:
     html = page()
     assert {"step-wisdom_of_crowds", "training-new_measure", "training-reward"} <= chart_places(html)
     assert "wisdom of crowds" in html
     assert "new measure" in html
 
 
-def test_what_a_run_does_not_have_leaves_no_section() -> None:
+def test_a_section_without_content_is_left_out() -> None:
     views = dataclasses.replace(
         view_rows(), training=[], rounds=[], costs=[], tails=[], segments=[], tokens=[], prompts={}
     )
@@ -72,7 +72,7 @@ def test_what_a_run_does_not_have_leaves_no_section() -> None:
     assert 'id="tokens"' not in page(views=dataclasses.replace(view_rows(), tokens=[]))
 
 
-def test_the_lineage_of_every_student_is_told() -> None:
+def test_the_page_contains_the_lineage_of_every_student() -> None:
     body = origins(lineages(("small", "tiny")), costs(), view_rows().segments, "seed: 0").body
     assert re.findall("<h3>(.*?)</h3>", body) == ["small", "tiny", "The teacher's scores"]
     for fact in ("teacher-prin", "tokenizer-p", "gsm8k: data openai/gsm8k, config main", "layers 0, 2"):
@@ -96,7 +96,7 @@ def specs_of(section: Section) -> dict[str, Any]:
     return {chart.name: chart.spec for chart in section.charts}
 
 
-def test_rounds_tell_the_steps_that_were_not_taken_and_how_stale_they_ended() -> None:
+def test_the_table_of_rounds_has_skipped_steps_and_the_staleness_at_the_end() -> None:
     section = trained((), None)
     body, specs = section.body, specs_of(section)
     assert "10 of 10" in body
@@ -121,7 +121,7 @@ def test_numbers_that_are_none_are_neither_drawn_nor_averaged() -> None:
     assert [(point["x"], point["y"]) for point in points] == [(0, 1.0), (2, 3.0)]
 
 
-def test_texts_of_others_stay_text() -> None:
+def test_texts_from_outside_stay_text() -> None:
     html = page()
     assert NASTY not in html
     assert (
@@ -132,7 +132,7 @@ def test_texts_of_others_stay_text() -> None:
     assert str(escape(NASTY)) in html
 
 
-def test_data_cannot_close_its_element_and_is_json_whatever_the_numbers() -> None:
+def test_data_cannot_close_its_element_and_is_json_for_all_numbers() -> None:
     value = {"a": [float("nan"), float("inf"), 1.5, NASTY, (1, None)]}
     html = page(views=dataclasses.replace(view_rows(), prompts={"networkx.case0": {"prompt_text": value}}))
     (text,) = re.findall('<script type="application/json" id="cases">(.*?)</script>', html, re.DOTALL)
@@ -140,7 +140,7 @@ def test_data_cannot_close_its_element_and_is_json_whatever_the_numbers() -> Non
     assert json.loads(text)[0]["prompt"] == {"a": [None, None, 1.5, NASTY, [1, None]]}
 
 
-def test_a_card_says_how_much_of_the_way_is_done() -> None:
+def test_a_card_contains_the_progress_towards_the_teacher() -> None:
     body = quality.headline(quality.students_of({"": metrics()})).body
     assert "<strong>1.001</strong><small>before 2.120 · nats per token</small>" in body
     assert "53% of the way to the teacher" in body
@@ -148,7 +148,7 @@ def test_a_card_says_how_much_of_the_way_is_done() -> None:
     assert body.count('class="progress"') == 5  # the teacher has no value of the sixth measure
 
 
-def test_students_stand_side_by_side_and_one_alone_does_not() -> None:
+def test_several_students_are_side_by_side_and_a_single_one_is_not() -> None:
     students = quality.students_of({"": metrics(("small", "tiny"))})
     body = quality.side_by_side(students).body
     assert '<th scope="col">small</th><th scope="col">tiny</th><th scope="col">teacher</th>' in body
@@ -175,7 +175,7 @@ def test_long_logs_are_means_of_consecutive_steps() -> None:
     assert thinned(rows[:4], 4) == rows[:4]
 
 
-def test_the_heat_map_keeps_first_and_last_checkpoint_side_by_side() -> None:
+def test_the_heat_map_has_the_first_and_the_last_checkpoint_side_by_side() -> None:
     views = view_rows()
     cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
     assert [case["id"] for case in cases] == [f"networkx.case{n}" for n in range(6)]
@@ -188,7 +188,7 @@ def test_the_heat_map_keeps_first_and_last_checkpoint_side_by_side() -> None:
     assert set(only[0]["sides"]) == {"before", "after"}
 
 
-def test_cases_beyond_the_limit_stay_out_and_are_told() -> None:
+def test_cases_beyond_the_limit_are_left_out_and_counted() -> None:
     views = view_rows()
     cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
     limit = len(to_json(cases[0])) + len(to_json(cases[1]))
@@ -205,7 +205,7 @@ def test_several_series_have_a_legend_and_one_has_none() -> None:
     assert bars([{"group": "g", "series": "a", "y": 1.0}], Axis("s"))["encoding"]["color"]["legend"] is None
 
 
-def test_bars_are_stacked_by_what_is_most_in_all() -> None:
+def test_bars_are_stacked_with_the_largest_total_first() -> None:
     rows = [
         {"group": g, "series": s, "y": y} for g, s, y in (("a", "few", 5.0), ("a", "many", 4.0), ("b", "many", 3.0))
     ]
@@ -214,7 +214,7 @@ def test_bars_are_stacked_by_what_is_most_in_all() -> None:
     assert [point["rank"] for point in spec["data"]["values"]] == [1, 0, 0]
 
 
-def test_the_ledger_says_what_came_from_the_store() -> None:
+def test_the_ledger_reports_cache_hits() -> None:
     body = ledger([row for row in view_rows().costs if row["stage"] in ("score", "prepare")]).body
     assert '<th scope="row">score</th><td>4</td><td>126.0</td><td>16,000</td><td>127</td>' in body
     assert "<td>469,448</td><td>1,400 of 5,656</td>" in body
@@ -230,11 +230,11 @@ def test_a_comparison_names_every_run_and_student() -> None:
     assert "exp<1>" not in html
 
 
-def test_a_metric_of_sampled_completions_is_written_like_that_of_greedy_ones() -> None:
+def test_a_metric_of_sampled_completions_has_the_format_of_its_greedy_variant() -> None:
     assert (measure("sampled_bleu").title, measure("sampled_bleu").show(2)) == ("BLEU, sampled", "2.0")
 
 
 @pytest.mark.parametrize(("key", "shown"), [("forward_kl", "1.500"), ("eos_share", "150.0%"), ("new_one", "1.5")])
-def test_a_measure_knows_how_it_is_written(key: str, shown: str) -> None:
+def test_a_measure_has_its_own_format(key: str, shown: str) -> None:
     assert measure(key).show(1.5) == shown
     assert measure(key).show(None) == ""

@@ -1,4 +1,4 @@
-"""The page in a real browser without a network: what is drawn, what moves, and whether everybody can read it."""
+"""The page in a real browser without a network: charts, keyboard and touch, and contrast for readers."""
 
 import shutil
 from collections.abc import Iterator
@@ -37,17 +37,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(
     browser: Browser, path: Path, *, width: int = 1200, scheme: Any = "light", touch: bool = False
 ) -> tuple[Page, list[str]]:
-    """The page, and whatever it asked for or complained about."""
+    """Open the page and return it with the list of its requests and messages, which grows."""
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, has_touch=touch, is_mobile=touch
     )
     context.set_default_timeout(120_000)
-    tab, told = context.new_page(), []
-    tab.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: told.append(f"error: {error}"))
-    tab.on("request", lambda request: told.append(request.url) if request.url != path.as_uri() else None)
+    tab, messages = context.new_page(), []
+    tab.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: messages.append(f"error: {error}"))
+    tab.on("request", lambda request: messages.append(request.url) if request.url != path.as_uri() else None)
     tab.goto(path.as_uri())
-    return tab, told
+    return tab, messages
 
 
 def draw_all(tab: Page) -> None:
@@ -61,30 +61,30 @@ def draw_all(tab: Page) -> None:
 def test_every_chart_is_drawn_without_network_complaint_or_sideways_scrolling(
     browser: Browser, report: Path, width: int, scheme: str
 ) -> None:
-    tab, told = opened(browser, report, width=width, scheme=scheme)
+    tab, messages = opened(browser, report, width=width, scheme=scheme)
     draw_all(tab)
     assert tab.locator(".chart").count() > 15
     charts = tab.locator(".chart")
     bare = charts.filter(has_not=tab.locator(".mark-line, .mark-rect, .mark-symbol"))
     assert bare.count() == 0
-    assert told == []
+    assert messages == []
     assert tab.evaluate("window.broken") is None
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     rights = charts.locator("svg").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
     assert max(rights) <= width
 
 
-def test_a_chart_tells_its_values_by_keyboard(browser: Browser, report: Path) -> None:
-    tab, told = opened(browser, report)
+def test_the_keyboard_shows_the_values_of_a_chart(browser: Browser, report: Path) -> None:
+    tab, messages = opened(browser, report)
     chart = tab.locator("#step-forward_kl")
-    words, here = tab.locator("#step-forward_kl + output"), chart.locator(".current")
+    output, current = tab.locator("#step-forward_kl + output"), chart.locator(".current")
     chart.scroll_into_view_if_needed()
     tab.wait_for_selector("#step-forward_kl[data-drawn]")
     tab.locator("nav a").last.focus()
     tab.keyboard.press("Tab")
     while tab.evaluate("document.activeElement.id") != "step-forward_kl":  # it can be reached, and is no trap
         tab.keyboard.press("Tab")
-    assert words.inner_text() == ""
+    assert output.inner_text() == ""
     for key, value in (
         ("ArrowRight", "small, optimizer steps 0, forward KL 2.120"),
         ("ArrowRight", "small, optimizer steps 10, forward KL 1.651"),
@@ -95,11 +95,11 @@ def test_a_chart_tells_its_values_by_keyboard(browser: Browser, report: Path) ->
         ("Home", "small, optimizer steps 0, forward KL 2.120"),
     ):
         tab.keyboard.press(key)
-        assert words.inner_text() == value
-        assert here.count() == 1
+        assert output.inner_text() == value
+        assert current.count() == 1
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.id") == "step-reverse_kl"
-    assert told == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("name", ["costs-by-round", "store-tail", "training-loss"])
@@ -120,7 +120,7 @@ def test_every_kind_of_chart_has_values_for_the_keyboard(browser: Browser, repor
 def test_a_phone_shows_both_distributions_of_a_tapped_token_and_the_value_of_a_tapped_point(
     browser: Browser, report: Path
 ) -> None:
-    tab, told = opened(browser, report, width=390, touch=True)
+    tab, messages = opened(browser, report, width=390, touch=True)
     detail = tab.locator("#heat-detail")
     tab.locator(".tokens").first.locator("span").nth(2).tap()
     assert detail.locator("table").count() == 2
@@ -140,11 +140,11 @@ def test_a_phone_shows_both_distributions_of_a_tapped_token_and_the_value_of_a_t
     tab.locator("#step-forward_kl .mark-symbol.role-mark path").nth(1).tap()
     assert tab.locator("#step-forward_kl + output").inner_text() == "small, optimizer steps 10, forward KL 1.651"
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    assert told == []
+    assert messages == []
 
 
 def test_a_token_shows_both_distributions_when_hovered_and_by_keyboard(browser: Browser, report: Path) -> None:
-    tab, told = opened(browser, report)
+    tab, messages = opened(browser, report)
     detail = tab.locator("#heat-detail")
     assert not detail.is_visible()
     first = tab.locator(".tokens").first
@@ -165,10 +165,10 @@ def test_a_token_shows_both_distributions_when_hovered_and_by_keyboard(browser: 
     assert tab.evaluate("[...document.querySelectorAll('.tokens')].indexOf(document.activeElement)") == 1
     tab.keyboard.press("Escape")
     assert not detail.is_visible()
-    assert told == []
+    assert messages == []
 
 
-def test_cases_are_sorted_by_what_is_asked_and_measured_by_either_divergence(browser: Browser, report: Path) -> None:
+def test_cases_follow_the_chosen_order_and_divergence(browser: Browser, report: Path) -> None:
     tab, _ = opened(browser, report)
     names = [f"networkx.case{n}" for n in range(6)]
     assert tab.evaluate(CASES) == [names[n] for n in (5, 4, 3, 1, 2, 0)]  # one bad token lifts the second
@@ -188,27 +188,27 @@ def test_cases_are_sorted_by_what_is_asked_and_measured_by_either_divergence(bro
 
 def luminance(colour: tuple[float, ...]) -> float:
     """WCAG 2's relative luminance of an sRGB colour of 0 to 255."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in colour)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(ink: tuple[float, ...], ground: tuple[float, ...]) -> float:
+    light, dark = sorted((luminance(ink), luminance(ground)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
-def rgb(words: str) -> tuple[float, ...]:
+def rgb(css: str) -> tuple[float, ...]:
     """The numbers of rgb(r, g, b), with the alpha if there is one."""
-    return tuple(float(one) for one in words[words.index("(") + 1 : -1].replace(",", " ").replace("/", " ").split())
+    return tuple(float(value) for value in css[css.index("(") + 1 : -1].replace(",", " ").replace("/", " ").split())
 
 
-def test_the_contrast_measure_knows_black_and_white() -> None:
+def test_contrast_of_known_colours() -> None:
     assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
     assert contrast(rgb("rgb(119, 119, 119)"), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_and_lines_stand_out_from_what_is_behind_them(browser: Browser, report: Path, scheme: str) -> None:
+def test_texts_and_lines_have_enough_contrast(browser: Browser, report: Path, scheme: str) -> None:
     tab, _ = opened(browser, report, scheme=scheme)
     draw_all(tab)
     style = "one => { const s = getComputedStyle(one); return [s.color, s.backgroundColor] }"
@@ -227,19 +227,19 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(browser: Browser, re
     lines = set(tab.locator(".chart .mark-line path").evaluate_all(strokes)) - {"none"}
     assert len(lines) == 2
     assert fills
-    assert all(contrast(rgb(one), ground) >= 4.5 for one in fills)
-    assert all(contrast(rgb(one), ground) >= 3 for one in lines)
+    assert all(contrast(rgb(fill), ground) >= 4.5 for fill in fills)
+    assert all(contrast(rgb(line), ground) >= 3 for line in lines)
 
 
 def test_a_comparison_is_drawn_too(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "compare.html"
     path.write_text(comparison_page({"main": metrics(), "other": metrics(closeness=2.0)}))
-    tab, told = opened(browser, path)
+    tab, messages = opened(browser, path)
     draw_all(tab)
-    assert told == []
+    assert messages == []
 
 
-def test_what_dvc_plots_is_drawn_without_a_network(browser: Browser, tmp_path: Path) -> None:
+def test_plots_of_dvc_are_drawn_without_a_network(browser: Browser, tmp_path: Path) -> None:
     from dvc_render import VegaRenderer
     from dvc_render.html import render_html
 
@@ -250,6 +250,8 @@ def test_what_dvc_plots_is_drawn_without_a_network(browser: Browser, tmp_path: P
     template = tmp_path / "template.html"
     template.write_text(dvc_template())
     path = Path(render_html([plot], tmp_path / "index.html", template))
-    tab, told = opened(browser, path)
+    tab, messages = opened(browser, path)
     tab.wait_for_selector("#loss svg, #loss canvas")
-    assert [one for one in told if not one.startswith("warning: ")] == []  # it warns of DVC's older Vega-Lite
+    assert [
+        message for message in messages if not message.startswith("warning: ")
+    ] == []  # it warns of DVC's older Vega-Lite
