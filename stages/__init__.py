@@ -1,11 +1,15 @@
-"""One click command a DVC stage: open files, call one step, close. No logic lives here.
+"""One module per DVC stage: it opens files, calls one step of `pipeline`, and writes the result.
 
-Four things happen at import. Three must come before torch does anything; docs/decisions.md has the measurements.
-OpenMP threads that wait spin for microseconds, not milliseconds, so that a busy neighbour costs its share and no more.
-MKL's threads share a product out by columns: by rows, its way with few of them, each would go through all weights.
-And freed memory stays with the process: glibc otherwise returns every large tensor to the kernel and asks for zeroed
-pages again, a fifth of a training step. The fourth comes before tqdm: bars of libraries stay out of a log, in which
-carriage returns would make one long line of them. What a stage does `pipeline.runtime.progress` tells there.
+Importing this package sets the environment of the process. The first three settings must precede the import of torch;
+decisions 010 and 038 in docs/decisions/ have the measurements.
+
+* Waiting OpenMP threads spin for microseconds instead of milliseconds, so that a stage loses little time to a busy
+  neighbour.
+* MKL divides a matrix product among its threads by columns. By rows, each thread would read all weights.
+* Freed memory stays in the process. By default, glibc returns every large tensor to the kernel and asks for zeroed
+  pages again, which takes a fifth of a training step.
+* Libraries draw no progress bars into a log, where the carriage returns would make one long line of them. Stages report
+  their progress through `pipeline.runtime.progress`.
 """
 
 import contextlib
@@ -13,13 +17,15 @@ import ctypes
 import os
 import sys
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-os.environ.setdefault("MKL_NUM_STRIPES", str(os.cpu_count()))  # columns alone, when at least half the threads
+# As many stripes as processors: MKL then divides by columns alone if it has at least half as many threads.
+os.environ.setdefault("MKL_NUM_STRIPES", str(os.cpu_count()))
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_DISABLE", "1")
-with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
+# Another C library than glibc has nothing to set.
+with contextlib.suppress(OSError, AttributeError):
     _libc = ctypes.CDLL("libc.so.6")
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     _libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -11,6 +11,7 @@ class RolloutFiles:
     """Rollouts and their teacher scores: those of one round, or the fixed corpus."""
 
     def __init__(self, directory: Path) -> None:
+        """Name the files in `directory`."""
         self.directory = directory
         self.rollouts = directory / "rollouts.parquet"
         self.segment = directory / "segment"
@@ -21,6 +22,7 @@ class RoundFiles(RolloutFiles):
     """The files of one round of a student. The start of a student (`init`) has a model only."""
 
     def __init__(self, directory: Path, log: Path) -> None:
+        """Name the files in `directory`, and the log."""
         super().__init__(directory)
         self.model = directory / "model"
         self.optimizer = directory / "optimizer.pt"
@@ -32,6 +34,7 @@ class Layout:
     """The paths of the project in one directory."""
 
     def __init__(self, root: Path) -> None:
+        """Name the files of the project in `root`."""
         self.root = root
         self.params = root / "params.yaml"
         self.rounds = root / "rounds.yaml"

@@ -1,4 +1,4 @@
-"""The teacher at work/teacher as a stage asks it, and the store that remembers what it said."""
+"""Score rollouts with the teacher of the project, and remember the scores in the store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,35 +24,45 @@ from pipeline.store.store import Location, Store
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTeacher:
-    """Scores of rollouts; the teacher is loaded when it is first asked, and stays."""
+    """The teacher in work/teacher behind the store at STILLROOM_STORE.
+
+    The model is loaded when it is needed for the first time, and stays loaded.
+    """
 
     p: ScoringParams
     header: SegmentHeader
+    """The description of its scores in every segment."""
     store: Store
 
     @classmethod
     def open(cls, p: ScoringParams) -> "CachedTeacher":
-        """Of work/teacher and STILLROOM_STORE."""
+        """Return the teacher and the store of the project, without loading the model."""
         return cls(p=p, header=_header(p), store=Store(root=store_root()))
 
     def find(self, rollouts: Sequence[Rollout]) -> list[Location]:
-        """Where the store has their scores."""
-        return find_known(self.store.root, self.header.scorer, [key_of(one) for one in rollouts])
+        """Return the locations of these rollouts' scores in the store, as far as it has them."""
+        return find_known(self.store.root, self.header.scorer, [key_of(rollout) for rollout in rollouts])
 
-    def score(self, rollouts: Sequence[Rollout], known: Mapping[Key, Scores], *, title: str) -> list[ScoredSequence]:
-        """All of them with their scores; those not in `known` are asked for, and go into the store."""
+    def score(self, rollouts: Sequence[Rollout], stored: Mapping[Key, Scores], *, title: str) -> list[ScoredSequence]:
+        """Return every rollout with its scores.
+
+        Args:
+            rollouts: Prompts and completions.
+            stored: Scores from the store. The model scores the rollouts that have none, and the store gets the scores.
+            title: The title of the progress bar.
+        """
         publish = partial(self.store.publish, header=self.header, token_of_rank=self.token_of_rank)
-        return score_rollouts(rollouts, known, lambda: self.teacher, publish, self.p, title=title)
+        return score_rollouts(rollouts, stored, lambda: self.scorer, publish, self.p, title=title)
 
     @cached_property
     def token_of_rank(self) -> NDArray[Any]:
-        """[V] Of work/prompts."""
+        """The token ids by frequency [V], from work/prompts."""
         ranks: NDArray[Any] = np.load(LAYOUT.ranks)
         return ranks
 
     @cached_property
-    def teacher(self) -> HFScorer:
-        """The model itself."""
+    def scorer(self) -> HFScorer:
+        """The model."""
         return HFScorer(
             LAYOUT.teacher,
             precision=self.p.precision,
