@@ -1,9 +1,9 @@
-"""`stillroom init`: params.yaml for the user's own teacher, student and data, checked before anything is written.
+"""Write params.yaml for the user's own teacher, student and data: the command `stillroom init`.
 
-Guarantee: every other line of the params.yaml that it starts from stays, comments too, and the result passes
-`check_params`. What it decides by looking: the task, splits and columns, by the data; the lengths, by the data's first
-cases and the models' positions; chat or plain text, by the tokenizer.
-Cost: the tokenizers and configurations of both models and the data; no weights. Memory is arithmetic, not measured.
+* Every other line of params.yaml stays, comments included, and the result passes `check_params`.
+* It infers the task, the splits and the columns from the data; the lengths from the first cases and from the context
+  limits of the models; and whether to use a chat template from the tokenizer.
+* It loads the data, the tokenizers and the configurations of both models, and no weights. Memory is calculated.
 """
 
 import copy
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoConfig
@@ -29,97 +29,128 @@ from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError, ModelError
 from pipeline.runtime.files import replacing
 from pipeline.runtime.layout import LAYOUT
-from pipeline.runtime.yaml_files import edit_yaml, read_yaml
+from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, parse_yaml, read_yaml
 from pipeline.tasks.prompts import PromptParams, find_cases
 from pipeline.tasks.templates import render_template
 from pipeline.workspace.dataset_detection import choose, find_rows, first_row, question
-from pipeline.workspace.presets import PRESETS, require_unchanged
+from pipeline.workspace.presets import DEFAULT, PRESETS, require_unchanged
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
 
-_LOOKED_AT = 200  # cases that tell the lengths
-_LONGEST = 1024
-_TRAIN_BYTES = 16  # a parameter: weight, gradient and two moments in float32
-_COMMENTS = {
-    "seed": "Every knob of the pipeline; nothing has a default in the code. docs/parameters.md says more.",
-    "task": "What is learnt; docs/parameters.md has every task's settings.",
-    "teacher": "Hub name, local directory, .gguf file, or package:MODULE/FILE.gguf.",
-}
+_INSPECTED_CASES = 200
+"""The number of cases that decide the lengths."""
+_MAX_LENGTH = 1024
+"""The largest length of prompts and of completions that is proposed, in tokens."""
+_BYTES_PER_TRAINED_PARAMETER = 16
+"""A weight, its gradient and two moments in float32."""
+_OWN_DATA = ("docstrings", "arithmetic-tiny")
+"""Presets whose task needs no data of the user."""
+_TOP = """# yaml-language-server: $schema=schemas/params.schema.json
+# Every parameter of the pipeline; no parameter has a default in the code. docs/parameters.md explains each of them.
+"""
+
+Layers: TypeAlias = tuple[int, ...] | dict[str, tuple[int, ...]]
+Changes: TypeAlias = dict[tuple[str, ...], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRequest:
-    """What the command line names."""
+    """The options of the command line."""
 
     teacher: str
     student: str
+    """A model, or `teacher`: half of the teacher's layers."""
     data: str | None
     task: str | None
     config: str | None
     train_split: str | None
     heldout_split: str | None
-    columns: Mapping[str, str]  # field of task.settings to column
+    columns: Mapping[str, str]
+    """The column of each field of `task.settings` that the user names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProposedParams:
-    """What to change in params.yaml, and what was found out."""
+def write_params(request: InitRequest, out: Path, *, force: bool) -> list[str]:
+    """Write parameters that start from params.yaml to `out`, and rounds.yaml if `out` is params.yaml itself.
 
-    changes: dict[tuple[str, ...], Any]
-    comments: dict[str, str]
-    told: list[str]
+    Returns:
+        What was inferred, line by line.
+
+    Raises:
+        UserError: The models or the data do not fit, or `out` would lose edits and `force` is false.
+    """
+    if not force and out == LAYOUT.params:
+        require_unchanged()
+    elif not force and out.exists():
+        raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")
+    presets = [path for path in (PRESETS / f"{name}.yaml" for name in _OWN_DATA) if path.exists()]
+    tasks = [parse_yaml(path, overlay_yaml(DEFAULT, path).encode())["task"] for path in presets]
+    changes, findings = propose_params(request, read_yaml(LAYOUT.params), {task["name"]: task for task in tasks})
+    text = edit_yaml(LAYOUT.params, changes, top=_TOP)
+    with replacing(out) as temporary:
+        temporary.write_text(text)
+        check_params(temporary)
+    if out == LAYOUT.params:
+        follow_params()
+    return findings
 
 
 def propose_params(
-    wish: InitRequest, document: Mapping[str, Any], ready: Mapping[str, Mapping[str, Any]]
-) -> ProposedParams:
-    """Look at models and data; a UserError says what does not fit.
+    request: InitRequest, document: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
+) -> tuple[Changes, list[str]]:
+    """Inspect the models and the data.
 
-    `document` is the params.yaml to start from, `ready` the section `task` of tasks that need no data.
+    Args:
+        request: The options of the command line.
+        document: The parameters to start from.
+        tasks: The section `task` of each task that needs no data.
+
+    Returns:
+        The parameters to change, and what was inferred, line by line.
+
+    Raises:
+        UserError: Something does not fit.
     """
-    tokenizer = _tokenizer(wish.teacher, "--teacher")
-    cut = wish.student == "teacher"
-    if not cut:
-        require_same_tokenizer(tokenizer, _tokenizer(wish.student, "--student"), (wish.teacher, wish.student))
-    teacher = _skeleton(wish.teacher, "--teacher")
-    layers = _half(teacher) if cut else None
-    student = _cut(teacher, layers) if layers else _skeleton(wish.student, "--student")
-    task, told = _task(wish, tokenizer, ready)
+    half = request.student == "teacher"
+    tokenizer = _tokenizer(request.teacher, "--teacher")
+    if not half:
+        require_same_tokenizer(tokenizer, _tokenizer(request.student, "--student"), (request.teacher, request.student))
+    teacher = _skeleton(request.teacher, "--teacher")
+    layers = _half(teacher) if half else None
+    student = _skeleton(request.student, "--student") if layers is None else _cut(teacher, layers)
+    task, findings = _task(request, tokenizer, tasks)
     prompt, completion = _lengths(task, tokenizer, [teacher, student])
-    told += [
-        f"{name}: {one.num_parameters():,} parameters" for name, one in (("teacher", teacher), ("student", student))
-    ]
-    told += [f"prompts of at most {prompt} tokens, completions of {completion}, by the first {_LOOKED_AT} cases"]
     sizes = {"teacher": teacher.num_parameters(), "student": student.num_parameters()}
-    told += _memory(sizes, document["scoring"]["precision"], document["evaluation"]["precision"])
-    told += (
-        ["the student is half of the teacher; `python -m bench.end_to_end.layers` finds better layers"] if cut else []
-    )
-    start = {"model": wish.student, "revision": None, "layers": layers, "config": None, "lora": None}
-    changes: dict[tuple[str, ...], Any] = {
-        ("teacher", "model"): wish.teacher,
+    findings += [f"{name}: {size:,} parameters" for name, size in sizes.items()]
+    first_cases = f"by the first {_INSPECTED_CASES} cases"
+    findings += [f"prompts of at most {prompt} tokens, completions of at most {completion}, {first_cases}"]
+    findings += _memory(sizes, document["scoring"]["precision"], document["evaluation"]["precision"])
+    if half:
+        findings += ["the student is half of the teacher; `python -m bench.end_to_end.layers` finds better layers"]
+    start = {"model": request.student, "revision": None, "layers": layers, "config": None, "lora": None}
+    changes: Changes = {
+        ("teacher", "model"): request.teacher,
         ("teacher", "revision"): None,
         ("students",): ["student"],
         ("student",): {"student": start},
-        ("sft",): {name: one for name, one in document["sft"].items() if name == "teacher"},
+        ("sft",): {name: tuning for name, tuning in document["sft"].items() if name == "teacher"},
         **{("task", key): value for key, value in task.items()},
         ("task", "max_prompt_tokens"): prompt,
         ("rollout", "sampling", "max_new_tokens"): completion,
         ("evaluation", "max_new_tokens"): completion,
     }
-    return ProposedParams(changes=changes, comments=_COMMENTS, told=told)
+    return changes, findings
 
 
 def _tokenizer(model: str, where: str) -> Tokenizer:
-    place, options = locate(model, where)
-    return load_tokenizer(place, **options)
+    path, options = locate(model, where)
+    return load_tokenizer(path, **options)
 
 
 def _skeleton(model: str, where: str) -> Any:
-    """The model without its weights, from its configuration alone."""
-    place, options = locate(model, where)
+    """Return a model without its weights, made from its configuration alone."""
+    path, options = locate(model, where)
     try:
-        config = AutoConfig.from_pretrained(place, **options)
+        config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         got = " ".join(str(error).split())[:160]
         raise ModelError(where, expected="a model", got=got, remedy="check the name and the network") from error
@@ -127,112 +158,80 @@ def _skeleton(model: str, where: str) -> Any:
         return auto_class(config).from_config(config)
 
 
-def _half(teacher: Any) -> list[int] | dict[str, list[int]]:
-    """Half of the layers of every stack, the first and the last among them."""
-    sides = {side: _spread(_depth(stack)) for side, stack in stacks(teacher).items()}
-    return sides if len(sides) > 1 else sides["decoder"]
+def _half(teacher: Any) -> Layers:
+    """Return half of the layers of every stack, with the first and the last layer."""
+    layers = {side: _spread(_depth(stack)) for side, stack in stacks(teacher).items()}
+    return layers if len(layers) > 1 else layers["decoder"]
 
 
 def _depth(stack: Any) -> int:
-    return max(len(one) for one in stack.children() if isinstance(one, torch.nn.ModuleList))
+    return max(len(child) for child in stack.children() if isinstance(child, torch.nn.ModuleList))
 
 
-def _spread(layers: int) -> list[int]:
+def _spread(layers: int) -> tuple[int, ...]:
     count = max(2, math.ceil(layers / 2))
-    return sorted({round(index * (layers - 1) / (count - 1)) for index in range(count)})
+    return tuple(sorted({round(index * (layers - 1) / (count - 1)) for index in range(count)}))
 
 
-def _cut(teacher: Any, layers: list[int] | dict[str, list[int]]) -> Any:
-    chosen = tuple(layers) if isinstance(layers, list) else {side: tuple(one) for side, one in layers.items()}
-    return keep_layers(copy.deepcopy(teacher), chosen, where="--student")
+def _cut(teacher: Any, layers: Layers) -> Any:
+    return keep_layers(copy.deepcopy(teacher), layers, where="--student")
 
 
 def _task(
-    wish: InitRequest, tokenizer: Tokenizer, ready: Mapping[str, Mapping[str, Any]]
+    request: InitRequest, tokenizer: Tokenizer, tasks: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The section `task`, and what was seen."""
+    """Return the section `task`, and what was inferred, line by line."""
     chat = bool(tokenizer.chat_template)
-    asked = f"asked {'in the chat template' if chat else 'as plain text: no chat template'}"
-    if wish.data is None:
-        if wish.task is None or wish.task not in ready:
-            remedy = f"add --data, or --task with one of: {', '.join(ready) or 'none, in this directory'}"
+    prompts = f"prompts {'in the chat template' if chat else 'as plain text: the tokenizer has no chat template'}"
+    if request.data is None:
+        if request.task is None or request.task not in tasks:
+            remedy = f"add --data, or --task with one of: {', '.join(tasks) or 'none, in this directory'}"
             raise DataError("--data", expected="a data set", got="none", remedy=remedy)
-        found = dict(ready[wish.task])
-        return found | {"template": found["template"] | {"chat": chat}}, [f"task {wish.task}", asked]
-    rows = find_rows(wish.data, wish.config, wish.train_split, wish.heldout_split)
-    name, columns = choose(wish.data, wish.task, wish.columns, first_row(rows, wish.columns.values()))
+        task = dict(tasks[request.task])
+        return task | {"template": task["template"] | {"chat": chat}}, [f"task {request.task}", prompts]
+    rows = find_rows(request.data, request.config, request.train_split, request.heldout_split)
+    row = first_row(rows, request.columns.values())
+    name, columns = choose(request.data, request.task, request.columns, row)
     text = None if chat and columns.get("messages_column") else question(name, columns)
     template = {"text": text if chat or text is None else f"{text}\n\n", "chat": chat, "system": None}
-    shown = ", ".join(f"{key}={value}" for key, value in columns.items() if value)
-    told = [f"task {name}: {shown}", f"splits: {rows['train_split']}, held out {rows['heldout_split']}", asked]
-    found = {"name": name, "train": 2000, "heldout": 200, "max_prompt_tokens": _LONGEST, "template": template}
-    return found | {"settings": rows | columns}, told
+    task = {"name": name, "train": 2000, "heldout": 200, "max_prompt_tokens": _MAX_LENGTH, "template": template}
+    task_line = f"task {name}: {', '.join(f'{field}={column}' for field, column in columns.items() if column)}"
+    splits_line = f"splits: {rows['train_split']}, held out {rows['heldout_split']}"
+    return task | {"settings": rows | columns}, [task_line, splits_line, prompts]
 
 
 def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any]) -> tuple[int, int]:
-    """Tokens that 95 % of the first prompts and references stay under, in steps of 16, as far as the models go."""
+    """Return lengths for 95 % of the first prompts and references, in steps of 16 tokens, within the models' limits."""
     p = parse(PromptParams, dict(task), where="task")
-    cases = list(islice(find_cases(p), _LOOKED_AT))
-    prompt = _most([len(render(tokenizer, render_template(p.template, one))[1]) for one in cases])
-    answer = _most([len(completion_ids(tokenizer, one.references[0])) for one in cases])
-    for room in (context(one.config) for one in models):
-        answer = min(answer, room.limit // 2)
-        prompt = min(prompt, room.prompt_limit(answer))
-    return prompt, answer
+    cases = list(islice(find_cases(p), _INSPECTED_CASES))
+    prompt = _quantile([len(render(tokenizer, render_template(p.template, case))[1]) for case in cases])
+    completion = _quantile([len(completion_ids(tokenizer, case.references[0])) for case in cases])
+    for limits in (context(model.config) for model in models):
+        completion = min(completion, limits.limit // 2)
+        prompt = min(prompt, limits.prompt_limit(completion))
+    return prompt, completion
 
 
-def _most(lengths: Sequence[int]) -> int:
+def _quantile(lengths: Sequence[int]) -> int:
     covered = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
-    return min(_LONGEST, 16 * math.ceil(covered / 16))
+    return min(_MAX_LENGTH, 16 * math.ceil(covered / 16))
 
 
 def _memory(sizes: Mapping[str, int], scoring: Precision, evaluation: Precision) -> list[str]:
-    """Weights alone, against what the device has; activations come on top."""
-    needed = {
+    """Return lines that compare the weights with the memory of the device; activations come on top."""
+    needs = {
         "scoring": sizes["teacher"] * lm.resolve_dtype(scoring).itemsize,
-        "training": sizes["student"] * _TRAIN_BYTES,
+        "training": sizes["student"] * _BYTES_PER_TRAINED_PARAMETER,
         "evaluation": sum(sizes.values()) * lm.resolve_dtype(evaluation).itemsize,
     }
-    has = _device_bytes()
-    shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needed.items())
-    told = [f"memory for weights: {shown} (training with gradients and optimizer); the device has {has / 1e9:.1f} GB"]
-    told += ["warning: the student is larger than its teacher"] if sizes["student"] > sizes["teacher"] else []
-    return told + [f"warning: {name} does not fit the device" for name, size in needed.items() if size > has]
+    memory = _device_bytes()
+    amounts = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needs.items())
+    lines = [f"memory for weights: {amounts} (training with gradients and optimizer); device: {memory / 1e9:.1f} GB"]
+    lines += ["warning: the student is larger than its teacher"] if sizes["student"] > sizes["teacher"] else []
+    return lines + [f"warning: {name} does not fit the device" for name, size in needs.items() if size > memory]
 
 
 def _device_bytes() -> int:
     if lm.device().type == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-_NEED_NO_DATA = ("docstrings", "arithmetic-tiny")  # presets whose task has its data with it
-
-
-def write_params(wish: InitRequest, out: Path, *, force: bool) -> list[str]:
-    """Write `out` from params.yaml, and rounds.yaml where it is params.yaml itself; returns what was found out."""
-    if not force:
-        _spare(out)
-    ready = {
-        read_yaml(one)["task"]["name"]: read_yaml(one)["task"] for one in map(_preset, _NEED_NO_DATA) if one.exists()
-    }
-    beginning = propose_params(wish, read_yaml(LAYOUT.params), ready)
-    text = edit_yaml(LAYOUT.params, beginning.changes, beginning.comments)
-    with replacing(out) as temporary:
-        temporary.write_text(text)
-        check_params(temporary)
-    if out == LAYOUT.params:
-        follow_params()
-    return beginning.told
-
-
-def _spare(out: Path) -> None:
-    """A DataError where something would be lost: another file, or a params.yaml that is no preset."""
-    if out == LAYOUT.params:
-        require_unchanged()
-    elif out.exists():
-        raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")
-
-
-def _preset(name: str) -> Path:
-    return PRESETS / f"{name}.yaml"

@@ -1,12 +1,14 @@
-"""presets/: every file is whole and sound, the command chooses one, and each runs to its end at a tiny size."""
+"""presets/: every overlay gives valid parameters, the command chooses one, and each runs to its end at a tiny size."""
 
 import importlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import networkx as nx
 import pytest
 from click.testing import CliRunner
@@ -15,14 +17,15 @@ from ruamel.yaml import YAML
 
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import DataError, ParameterError
-from pipeline.runtime.yaml_files import read_yaml
-from pipeline.workspace.presets import combined
+from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
+from pipeline.workspace.parameter_reference import parameter_schema
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
 from pipeline.workspace.validation import check_params
 from stages.cli.main import commands
 
 ROOT = Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+DEFAULT = ROOT / "presets/default.yaml"
+NAMES = sorted({path.stem for path in (ROOT / "presets").glob("*.yaml")} - {"default"})
 METHODS = sorted(path.stem for path in (ROOT / "presets/methods").glob("*.yaml"))
 TINY: dict[tuple[str, ...], Any] = {
     ("schedule", "total_steps"): 2,
@@ -56,17 +59,52 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_default_parameters_are_a_preset() -> None:
-    assert (ROOT / "presets/docstrings.yaml").read_text() == (ROOT / "params.yaml").read_text()
+def text_of(name: str, method: str | None = None) -> str:
+    methods = [ROOT / f"presets/methods/{method}.yaml"] if method else []
+    return overlay_yaml(DEFAULT, ROOT / f"presets/{name}.yaml", *methods)
+
+
+def parameters_of(name: str, method: str | None = None) -> dict[str, Any]:
+    text = text_of(name, method)
+    return deepcopy(parse_yaml(Path(f"{name}-{method}"), text.encode()))
+
+
+def test_the_committed_parameters_are_the_default_preset() -> None:
+    """If they are not, run `stillroom preset docstrings --force`."""
+    assert (ROOT / "params.yaml").read_text() == text_of("docstrings")
+    assert read_yaml(ROOT / "params.yaml") == read_yaml(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_is_sound_and_says_what_it_is(name: str) -> None:
-    path = ROOT / "presets" / f"{name}.yaml"
+def test_a_preset_is_valid_and_has_a_title(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text_of(name))
     check_params(path)
-    assert list(read_yaml(path)) == list(read_yaml(ROOT / "params.yaml"))
-    if name != "docstrings":
-        assert path.read_text().startswith(f"# Preset `{name}`: ")
+    jsonschema.validate(read_yaml(path), parameter_schema())
+    assert list(read_yaml(path)) == list(read_yaml(DEFAULT))
+    first, second = path.read_text().splitlines()[:2]
+    assert first == "# yaml-language-server: $schema=schemas/params.schema.json"
+    assert second.startswith(f"# Preset `{name}`: ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_holds_only_what_differs(name: str) -> None:
+    def leaves(value: Any, base: Any) -> Iterator[tuple[Any, Any]]:
+        if isinstance(value, dict) and isinstance(base, dict) and value.keys() <= base.keys():
+            for key in value:
+                yield from leaves(value[key], base[key])
+        else:
+            yield value, base
+
+    overlay = read_yaml(ROOT / f"presets/{name}.yaml")
+    assert [value for value, base in leaves(overlay, read_yaml(DEFAULT)) if value == base] == []
+
+
+def test_a_changed_value_loses_the_comment_about_the_old_one() -> None:
+    assert "found by `python -m bench.end_to_end.layers`" in text_of("gsm8k")
+    assert "found by `python -m bench.end_to_end.layers`" not in text_of("gsm8k-qwen2.5")
+    assert "model: Qwen/Qwen2.5-1.5B-Instruct  # or a local directory\n" in text_of("gsm8k-qwen2.5")
+    assert "\n\n  " not in text_of("instructions")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,14 +118,14 @@ def chosen(*args: str) -> Any:
 
 def test_choosing_writes_parameters_and_rounds(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
-    assert (project / "params.yaml").read_text() == (project / "presets/gsm8k.yaml").read_text()
+    assert (project / "params.yaml").read_text() == text_of("gsm8k")
     assert next(iter(read_yaml(project / "rounds.yaml")["rounds"].values()))["prev"] == "init"
     assert chosen("docstrings").exit_code == 0  # nothing of one's own is lost
-    assert (project / "params.yaml").read_text() == (project / "presets/docstrings.yaml").read_text()
+    assert (project / "params.yaml").read_text() == text_of("docstrings")
 
 
 def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
-    mine = (project / "presets/gsm8k.yaml").read_text().replace("seed: 0", "seed: 7")
+    mine = text_of("gsm8k").replace("seed: 0", "seed: 7")
     (project / "params.yaml").write_text(mine)
     refused = chosen("instructions").exception
     assert isinstance(refused, DataError)
@@ -105,7 +143,7 @@ def test_rounds_of_ones_own_are_kept_unless_forced(project: Path) -> None:
     (project / "rounds.yaml").write_text(mine)
     assert str(chosen("docstrings").exception).startswith("rounds.yaml: expected the rounds of a preset, got others")
     assert (project / "rounds.yaml").read_text() == mine
-    assert (project / "params.yaml").read_text() == (project / "presets/gsm8k.yaml").read_text()
+    assert (project / "params.yaml").read_text() == text_of("gsm8k")
     assert chosen("docstrings", "--force").exit_code == 0
     assert (project / "rounds.yaml").read_text() != mine
 
@@ -114,7 +152,9 @@ def test_without_a_name_the_presets_are_listed(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
     lines = chosen().output.splitlines()
     assert [line.split()[0] for line in lines if line[0] != "*"] == [name for name in NAMES if name != "gsm8k"]
-    assert [line for line in lines if line[0] == "*"] == [line for line in lines if "worked answers to school" in line]
+    assert [line for line in lines if line[0] == "*"] == [
+        line for line in lines if "worked answers to grade-school" in line
+    ]
     assert all(len(line.split()) > 3 for line in lines)
 
 
@@ -128,15 +168,15 @@ def test_an_unknown_preset_lists_those_that_exist(project: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["arithmetic-tiny", "docstrings", "translation-t5"])
 def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: str) -> None:
-    text = combined(project / f"presets/{name}.yaml", project / f"presets/methods/{method}.yaml")
+    text = text_of(name, method)
     (project / "params.yaml").write_text(text)
     check_params(project / "params.yaml")
-    wanted = read_yaml(project / f"presets/{name}.yaml")
+    wanted = parameters_of(name)
     for section_, keys in read_yaml(project / f"presets/methods/{method}.yaml").items():
         assert keys.keys() <= wanted[section_].keys()
         wanted[section_] |= keys
     assert read_yaml(project / "params.yaml") == wanted
-    assert text.startswith("# ")
+    assert text.splitlines()[1].startswith(f"# Method `{method}`: ")
 
 
 def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
@@ -234,7 +274,7 @@ def test_a_preset_runs_to_its_end_at_a_tiny_size(
 ) -> None:
     monkeypatch.setenv("STILLROOM_STORE", "store")
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", "site")
-    document = read_yaml(Path(f"presets/{name}.yaml"))
+    document = parameters_of(name)
     shrink(name, document, make_model_dir, make_t5_dir)
     YAML(typ="safe").dump(document, Path("params.yaml"))
     schedule = section(Path("params.yaml"), ScheduleParams, "schedule")
