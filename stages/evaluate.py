@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.core.files import read_prompts
-from pipeline.evaluation.agreement import TokenComparison, compare, join
+from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate
 from pipeline.evaluation.completions import EvaluationParams, complete, judge
 from pipeline.metrics.rewards import mean_reward
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
@@ -48,10 +48,9 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
 
     rows: list[TokenComparison] = []
     if name != "teacher":
-        agreements = compare(
-            model, ctx.layout.teacher, prompts, completions.sampled, p.evaluation, vocab=vocab, title=f"compare {name}"
-        )
-        metrics |= join(agreements).means()
+        models = ModelPair(student=model, teacher=ctx.layout.teacher, vocab_size=vocab)
+        agreements = compare(models, prompts, completions.sampled, p.evaluation, title=f"compare {name}")
+        metrics |= concatenate(agreements).means()
         recorded = list(zip(prompts, completions.sampled, agreements, strict=True))[: p.evaluation.recorded_prompts]
         for prompt, sample, agreement in recorded:
             rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
