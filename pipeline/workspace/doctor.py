@@ -1,8 +1,8 @@
-"""`stillroom doctor`: is this set-up able to run the pipeline, and what mends what is not.
+"""Check that this set-up can run the pipeline, and name the fix for what is wrong (`stillroom doctor`).
 
-Guarantee: nothing is changed; every finding that is not well says what to do. A check that cannot be made is a finding,
-too. Cost: some seconds, most of them for importing torch and asking dvc which links the disk can make.
-Not taken: `dvc doctor`, which prints versions and judges nothing.
+* Nothing is changed.
+* Every finding that is not `well` has a remedy; a check that cannot be made is a finding, too.
+* Cost: some seconds, most of them for importing torch and for `dvc doctor`, which tries out links on the disk.
 """
 
 import importlib.metadata
@@ -18,75 +18,88 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pipeline.checkpoints.pretrained import locate
-from pipeline.runtime.config import lookup, section
+from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.layout import Layout
 from pipeline.runtime.process import alive
 from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
-from pipeline.workspace.schedule import ScheduleParams, check_rounds
+from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.validation import check_params
 
 State: TypeAlias = Literal["well", "note", "wrong"]
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)")
-_LITTLE_BYTES = 5 << 30  # where the job's size is unknown; the default job leaves 3 GB
-_SPARE_BYTES = 1 << 30  # for the store, the report, and what is written before it takes a file's place
-_SHOWN = 4
+_DEFAULT_BYTES = 5 << 30  # free space where the size of the job is unknown; the default job leaves 3 GB
+_SPARE_BYTES = 1 << 30  # free space for the store, the report, and files that are written before they replace others
+_LISTED = 4  # packages that a message lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one check came to."""
+    """The result of one check."""
 
     check: str
     state: State
-    found: str
-    remedy: str = ""
+    message: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What is looked at."""
+    """The directories that are checked."""
 
     root: Path
     store: Path
 
+    @property
+    def layout(self) -> Layout:
+        """The paths of the project."""
+        return Layout(self.root)
+
+
+Result: TypeAlias = tuple[State, str, str]  # state, message, remedy
+
 
 def examine(setup: Setup) -> Iterator[Finding]:
-    """Every check's findings, in order."""
+    """Yield the finding of every check, in order."""
     for name, check in _CHECKS.items():
         try:
-            yield check(setup)
+            state, message, remedy = check(setup)
         except UserError as error:
-            yield Finding(check=name, state="wrong", found=str(error), remedy="as it says")
+            state, message, remedy = "wrong", str(error), "see the message"
+        yield Finding(check=name, state=state, message=message, remedy=remedy)
 
 
-def _well(check: str, found: str) -> Finding:
-    return Finding(check=check, state="well", found=found)
+def _well(message: str) -> Result:
+    return "well", message, ""
 
 
-def _python(_: Setup) -> Finding:
-    found = f"{sys.version_info.major}.{sys.version_info.minor} at {sys.prefix}"
+def _python(_: Setup) -> Result:
+    message = f"{sys.version_info.major}.{sys.version_info.minor} at {sys.prefix}"
     if sys.version_info[:2] != (3, 11):
-        return Finding(check="python", state="wrong", found=found, remedy="`make setup` with Python 3.11")
-    command = shutil.which("python")  # dvc.yaml's commands begin with it
+        return "wrong", message, "`make setup` with Python 3.11"
+    # The commands in dvc.yaml begin with `python`.
+    command = shutil.which("python")
     if command is None or Path(command).parent != Path(sys.executable).parent:
-        got = f"{found}; `python` is {command or 'no command'}"
-        return Finding(check="python", state="wrong", found=got, remedy="activate the environment, or use `make repro`")
-    return _well("python", found)
+        message += f"; `python` is {command or 'no command'}"
+        return "wrong", message, "activate the environment, or use `make repro`"
+    return _well(message)
 
 
-def _packages(setup: Setup) -> Finding:
+def _packages(setup: Setup) -> Result:
     path = setup.root / "requirements/lock.txt"
     if not path.is_file():
-        return Finding(check="packages", state="wrong", found=f"no {path}", remedy="run in the project's root")
+        return "wrong", f"no {path}", "run in the project's root"
     lines = map(_LOCKED.match, path.read_text().splitlines())
-    wanted = {line[1]: line[2] for line in lines if line}
-    other = [f"{name} {_version(name)} for {one}" for name, one in wanted.items() if _version(name) != one]
+    locked = {line[1]: line[2] for line in lines if line}
+    installed = {name: _version(name) for name in locked}
+    other = [
+        f"{name} {installed[name]} for {version}" for name, version in locked.items() if installed[name] != version
+    ]
     if not other:
-        return _well("packages", f"{len(wanted)} as locked")
-    shown = ", ".join(other[:_SHOWN]) + (", ..." if len(other) > _SHOWN else "")
-    found = f"{len(other)} of {len(wanted)} are not as locked: {shown}"
-    return Finding(check="packages", state="wrong", found=found, remedy="run `make setup`")
+        return _well(f"{len(locked)} as locked")
+    listed = ", ".join(other[:_LISTED]) + (", ..." if len(other) > _LISTED else "")
+    return "wrong", f"{len(other)} of {len(locked)} are not as locked: {listed}", "run `make setup`"
 
 
 def _version(name: str) -> str | None:
@@ -96,74 +109,66 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device(_: Setup) -> Finding:
-    import torch  # seconds; the other checks need none of it
+def _device(_: Setup) -> Result:
+    import torch  # takes seconds, and the other checks do not need it
 
     from pipeline.models.language_model import device, resolve_dtype
 
     where, dtype = device(), str(resolve_dtype("auto")).removeprefix("torch.")
     name = torch.cuda.get_device_name() if where.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return _well("device", f"{where.type} ({name}); precision auto is {dtype}")
+    return _well(f"{where.type} ({name}); precision auto is {dtype}")
 
 
-def _memory(_: Setup) -> Finding:
+def _memory(_: Setup) -> Result:
     free, total = (os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9 for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
-    return _well("memory", f"{total:.1f} GB, of which {free:.1f} are neither used nor cache")
+    return _well(f"{total:.1f} GB, of which {free:.1f} are neither used nor cache")
 
 
-def _disk(setup: Setup) -> Finding:
-    free = {place: shutil.disk_usage(_existing(place)).free for place in (setup.root.resolve(), setup.store.resolve())}
-    found = ", ".join(f"{size / 1e9:.1f} GB free at {place}" for place, size in free.items())
-    here, store = free.values()
-    rest = _rest_bytes(setup)
-    needed = _LITTLE_BYTES if rest is None else rest + _SPARE_BYTES
-    job = "unknown until its models are here" if rest is None else f"at most {rest / 1e9:.1f} GB"
-    found += f"; the rounds that are left take {job}"
-    if here < needed or store < _SPARE_BYTES:
-        remedy = (
-            f"free {max(needed - here, _SPARE_BYTES - store) / 1e9:.1f} GB: `dvc gc --workspace`, `stillroom store gc`"
-        )
-        return Finding(check="disk", state="wrong", found=found, remedy=remedy)
-    return _well("disk", found)
-
-
-def _rest_bytes(setup: Setup) -> int | None:
+def _disk(setup: Setup) -> Result:
+    free = {path: shutil.disk_usage(_existing(path)).free for path in (setup.root.resolve(), setup.store.resolve())}
+    project, store = free.values()
     try:
-        return rest_bytes(setup.root)
-    except (UserError, LookupError, TypeError):  # parameters that other checks judge
-        return None
+        rest = rest_bytes(setup.root)
+    except (UserError, LookupError, TypeError):  # other checks report wrong parameters
+        rest = None
+    needed = _DEFAULT_BYTES if rest is None else rest + _SPARE_BYTES
+    job = "unknown until its models are here" if rest is None else f"at most {rest / 1e9:.1f} GB"
+    places = ", ".join(f"{size / 1e9:.1f} GB free at {path}" for path, size in free.items())
+    message, missing = f"{places}; the rounds that are left take {job}", max(needed - project, _SPARE_BYTES - store)
+    if missing > 0:
+        return "wrong", message, f"free {missing / 1e9:.1f} GB: `dvc gc --workspace`, `stillroom store gc`"
+    return _well(message)
 
 
 def _existing(path: Path) -> Path:
-    return next(one for one in (path, *path.parents) if one.exists())
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
-def _git(setup: Setup) -> Finding:
-    done = _run(setup, "git", "rev-parse", "--short", "HEAD")
-    if done is None:
+def _git(setup: Setup) -> Result:
+    commit = _run(setup, "git", "rev-parse", "--short", "HEAD")
+    if commit is None:
         remedy = "`git init` and commit, for `dvc exp` and `stillroom lineage`; or `dvc config core.no_scm true`"
-        return Finding(check="git", state="note", found="no repository with a commit", remedy=remedy)
-    return _well("git", f"at {done.strip()}")
+        return "note", "no repository with a commit", remedy
+    return _well(f"at {commit.strip()}")
 
 
-def _dvc(setup: Setup) -> Finding:
+def _dvc(setup: Setup) -> Result:
     if not (setup.root / ".dvc").is_dir() or not (setup.root / "dvc.yaml").is_file():
-        return Finding(
-            check="dvc", state="wrong", found="no DVC project", remedy="run in the project's root, or `dvc init`"
-        )
+        return "wrong", "no DVC project", "run in the project's root, or `dvc init`"
     lock = setup.root / "dvc.lock"
     if lock.is_file() and not lock.read_text().strip():
-        remedy = "`rm dvc.lock` (`make repro` does it); the run cache has what it said"
-        return Finding(check="dvc", state="wrong", found="dvc.lock is empty: dvc was killed", remedy=remedy)
-    told = _run(setup, sys.executable, "-m", "dvc", "doctor")
-    if told is None:
-        return Finding(check="dvc", state="wrong", found="`dvc doctor` fails", remedy="see what it says")
-    links = re.search(r"^Cache types: (.*)$", told, re.MULTILINE)
-    if links and not {"reflink", "hardlink"} & set(links[1].split(", ")) and "<http" not in links[1]:
+        remedy = "`rm dvc.lock` (`make repro` does it); the run cache has its content"
+        return "wrong", "dvc.lock is empty: dvc was killed", remedy
+    report = _run(setup, sys.executable, "-m", "dvc", "doctor")
+    if report is None:
+        return "wrong", "`dvc doctor` fails", "run it and see its message"
+    line = re.search(r"^Cache types: (.*)$", report, re.MULTILINE)
+    if line is None or "<http" in line[1]:
+        return _well("links to the cache: no cache yet")
+    if not {"reflink", "hardlink"} & set(line[1].split(", ")):
         remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
-        found = f"links to the cache: {links[1]}; every output is copied"
-        return Finding(check="dvc", state="note", found=found, remedy=remedy)
-    return _well("dvc", f"links to the cache: {links[1] if links and '<http' not in links[1] else 'no cache yet'}")
+        return "note", f"links to the cache: {line[1]}; every output is copied", remedy
+    return _well(f"links to the cache: {line[1]}")
 
 
 def _run(setup: Setup, *command: str) -> str | None:
@@ -173,72 +178,58 @@ def _run(setup: Setup, *command: str) -> str | None:
         return None
 
 
-def _running(setup: Setup) -> Finding:
+def _locks(setup: Setup) -> Result:
     path = setup.root / ".dvc/tmp/rwlock"
     try:
-        held = _holders(json.loads(path.read_text() or "{}")) if path.is_file() else set()
+        holders = _holders(json.loads(path.read_text() or "{}")) if path.is_file() else set()
     except (ValueError, TypeError, LookupError):
-        return Finding(
-            check="locks", state="wrong", found=f"{path} is damaged", remedy=f"`rm {path}` while no dvc runs"
-        )
-    if living := sorted(one for one in held if alive(one)):
-        remedy = "wait for it; two `dvc repro` in one checkout fight"
-        return Finding(check="locks", state="note", found=f"process {living[0]} is at work here", remedy=remedy)
-    return _well("locks", f"{len(held)} left by dead processes, which dvc ignores" if held else "none")
+        return "wrong", f"{path} is damaged", f"`rm {path}` while no dvc runs"
+    if living := sorted(pid for pid in holders if alive(pid)):
+        remedy = "wait for it; two `dvc repro` in one checkout disturb each other"
+        return "note", f"process {living[0]} is at work here", remedy
+    return _well(f"{len(holders)} left by dead processes, which dvc ignores" if holders else "none")
 
 
-def _holders(value: Any) -> set[int]:
-    """Process ids in dvc's file of locks: {path: {"read": [...], "write": {...}}}."""
-    infos = [
-        one
-        for entry in value.values()
-        for kind in entry.values()
-        for one in (kind if isinstance(kind, list) else [kind])
-    ]
-    return {int(one["pid"]) for one in infos if one}
+def _holders(locks: Any) -> set[int]:
+    """Return the process ids in dvc's file of locks: {path: {"read": [...], "write": {...}}}."""
+    kinds = [kind for entry in locks.values() for kind in entry.values()]
+    return {int(info["pid"]) for kind in kinds for info in (kind if isinstance(kind, list) else [kind]) if info}
 
 
-def _params(setup: Setup) -> Finding:
-    check_params(setup.root / "params.yaml")
-    return _well("params.yaml", "sound")
+def _params(setup: Setup) -> Result:
+    check_params(setup.layout.params)
+    return _well("sound")
 
 
-def _rounds(setup: Setup) -> Finding:
-    params = setup.root / "params.yaml"
-    schedule = section(params, ScheduleParams, "schedule")
-    check_rounds(setup.root / "rounds.yaml", schedule, lookup(params, "students"), lookup(params, "sft"))
-    return _well("rounds.yaml", "in step with params.yaml")
+def _rounds(setup: Setup) -> Result:
+    check_rounds(setup.layout.rounds, *read_schedule(setup.layout.params))
+    return _well("matches params.yaml")
 
 
-def _teacher(setup: Setup) -> Finding:
-    name = lookup(setup.root / "params.yaml", "teacher", "model")
-    place, options = locate(name, "teacher.model")
-    if options or (setup.root / place).is_dir():
-        return _well("teacher", f"{name} is here")
-    where = (
-        "HF_HUB_OFFLINE is set: only the hub's cache is asked"
-        if os.environ.get("HF_HUB_OFFLINE")
-        else "the hub is asked"
-    )
-    return _well("teacher", f"{name}: no directory; {where}")
+def _teacher(setup: Setup) -> Result:
+    name = lookup(setup.layout.params, "teacher", "model")
+    path, options = locate(name, "teacher.model")
+    if options or (setup.root / path).is_dir():
+        return _well(f"{name} is here")
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    source = "HF_HUB_OFFLINE is set: it must be in the hub's cache" if offline else "it is loaded from the hub"
+    return _well(f"{name}: no directory; {source}")
 
 
-def _store(setup: Setup) -> Finding:
+def _store(setup: Setup) -> Result:
     parent = _existing(setup.store.resolve())
     if not os.access(parent, os.W_OK):
-        return Finding(
-            check="store", state="wrong", found=f"{parent} cannot be written", remedy="chmod it, or set STILLROOM_STORE"
-        )
+        return "wrong", f"{parent} cannot be written", "chmod it, or set STILLROOM_STORE"
     whole, damaged = list_segments(segments(setup.store))
     if damaged:
-        found = f"{len(damaged)} of {len(whole) + len(damaged)} segments are damaged: {damaged[0]}"
-        return Finding(check="store", state="wrong", found=found, remedy="run `stillroom store repair`")
-    left = len(list(setup.store.glob("*/.tmp-*")))
-    unfinished = f", {left} unfinished writes, which the next score stage sweeps" if left else ""
-    return _well("store", f"{len(whole)} segments, manifests whole{unfinished} at {setup.store}")
+        message = f"{len(damaged)} of {len(whole) + len(damaged)} segments are damaged: {damaged[0]}"
+        return "wrong", message, "run `stillroom store repair`"
+    unfinished = len(list(setup.store.glob("*/.tmp-*")))
+    note = f", {unfinished} unfinished writes, which the next score stage removes" if unfinished else ""
+    return _well(f"{len(whole)} segments, manifests whole{note} at {setup.store}")
 
 
-_CHECKS: dict[str, Callable[[Setup], Finding]] = {
+_CHECKS: dict[str, Callable[[Setup], Result]] = {
     "python": _python,
     "packages": _packages,
     "device": _device,
@@ -246,7 +237,7 @@ _CHECKS: dict[str, Callable[[Setup], Finding]] = {
     "disk": _disk,
     "git": _git,
     "dvc": _dvc,
-    "locks": _running,
+    "locks": _locks,
     "params.yaml": _params,
     "rounds.yaml": _rounds,
     "teacher": _teacher,

@@ -161,24 +161,20 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
 
 
 @commands.command()
-@click.option("--json", "as_json", is_flag=True, help="One object a check, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="One object per check, for scripts.")
 def doctor(as_json: bool) -> None:
-    """Check the set-up and say what mends it; exit code 1 where something is wrong."""
+    """Check the set-up and print how to fix it; exit with code 1 if something is wrong."""
     from pipeline.workspace.doctor import Setup, examine
 
-    findings = examine(Setup(root=Path(), store=store_root()))
+    findings = []
+    for finding in examine(Setup(root=Path(), store=store_root())):
+        findings.append(finding)
+        if not as_json:  # immediately, because some checks take seconds
+            remedy = f"\n       -> {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{finding.state:5}  {finding.check:11}  {finding.message}{remedy}")
     if as_json:
-        told = [asdict(one) for one in findings]
-        click.echo(json.dumps(told))
-        states = {one["state"] for one in told}
-    else:
-        states = set()
-        for one in findings:
-            states.add(one.state)
-            click.echo(
-                f"{one.state:5}  {one.check:11}  {one.found}" + (f"\n       -> {one.remedy}" if one.remedy else "")
-            )
-    if "wrong" in states:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    if any(finding.state == "wrong" for finding in findings):
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""`stillroom doctor`: each thing that can be wrong is found, with a remedy."""
+"""pipeline.workspace.doctor: every mistake in a set-up is found and has a remedy."""
 
 import json
 import os
@@ -42,16 +42,16 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     return Setup(root=tmp_path, store=tmp_path / ".store")
 
 
-def found(setup: Setup) -> dict[str, Finding]:
-    return {one.check: one for one in examine(setup)}
+def findings_of(setup: Setup) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(setup)}
 
 
 def test_a_sound_project_has_nothing_wrong(setup: Setup) -> None:
-    findings = found(setup)
+    findings = findings_of(setup)
     assert list(findings) == list(checkup._CHECKS)
-    assert {name: one.found for name, one in findings.items() if one.state == "wrong"} == {}
-    assert all(one.remedy for one in findings.values() if one.state != "well")
-    assert findings["store"].found.startswith("2 segments")
+    assert {name: finding.message for name, finding in findings.items() if finding.state == "wrong"} == {}
+    assert all(finding.remedy for finding in findings.values() if finding.state != "well")
+    assert findings["store"].message.startswith("2 segments")
 
 
 def _edit(name: str, old: str, new: str) -> Change:
@@ -68,7 +68,7 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "change", "told"),
+    ("check", "change", "message"),
     [
         ("packages", _edit("requirements/lock.txt", "numpy==", "numpy==9"), "1 of .* not as locked: numpy .* for 9"),
         ("packages", _edit("requirements/lock.txt", "numpy==", "nunumpy=="), "nunumpy None for "),
@@ -93,30 +93,30 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_found(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, check: str, change: Change, told: str
+def test_each_mistake_is_found(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, check: str, change: Change, message: str
 ) -> None:
     change(setup.root, monkeypatch)
-    finding = found(setup)[check]
+    finding = findings_of(setup)[check]
     assert (finding.state, bool(finding.remedy)) == ("wrong", True)
-    assert re.search(told, finding.found), finding.found
+    assert re.search(message, finding.message), finding.message
 
 
-def test_locks_of_the_living_and_of_the_dead(setup: Setup) -> None:
+def test_locks_of_living_and_dead_processes(setup: Setup) -> None:
     def lock(pid: int) -> Finding:
         entry = {"work/teacher": {"write": {"pid": pid, "cmd": "dvc repro"}}, "a": {"read": [{"pid": pid, "cmd": ""}]}}
         (setup.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
-        return found(setup)["locks"]
+        return findings_of(setup)["locks"]
 
     assert (lock(os.getpid()).state, lock(2**22 + 1).state) == ("note", "well")
 
 
 def test_a_cache_that_can_only_copy_is_noted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup, "_run", lambda setup, *command: "Cache types: symlink\n")
-    assert found(setup)["dvc"].state == "note"
+    assert findings_of(setup)["dvc"].state == "note"
 
 
-def test_the_command_says_it_and_fails_where_something_is_wrong(
+def test_the_command_prints_findings_and_fails_if_something_is_wrong(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def doctor(*args: str) -> int:
@@ -127,7 +127,7 @@ def test_the_command_says_it_and_fails_where_something_is_wrong(
     monkeypatch.chdir(setup.root)
     monkeypatch.setenv("STILLROOM_STORE", str(setup.store))
     assert doctor("--json") == 0
-    assert {one["state"] for one in json.loads(capsys.readouterr().out)} <= {"well", "note"}
+    assert {finding["state"] for finding in json.loads(capsys.readouterr().out)} <= {"well", "note"}
     (setup.root / "dvc.lock").touch()
     assert doctor() == 1
     out = capsys.readouterr().out
