@@ -93,7 +93,8 @@ def key_figures(metrics: Metrics) -> dict[str, Any]:
 
 
 def _seconds(metrics: Metrics) -> float:
-    return sum(stage["seconds"] for stage in metrics["cost"].values())
+    seconds: float = sum(stage["seconds"] for stage in metrics["cost"].values())
+    return seconds
 
 
 def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
