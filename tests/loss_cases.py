@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Rollout, Scores, TokenSequence
 from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models.head import Head
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.ragged import join_scores
 from pipeline.training.collate import collate_scores
@@ -66,7 +66,7 @@ def pair(
         finished=False,
         text="",
     )
-    asked = ToScore(
+    asked = TokenSequence(
         prompt_ids=[0],
         completion_ids=tokens,
         support_ids=list(support_ids),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.core.types import Rollout, Scores, reference_rollouts
+from pipeline.core.types import Rollout, Scores, TokenSequence, reference_rollouts
 from pipeline.losses.batch import Batch
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.rollout.collect import collect_rollouts, plan_batches
@@ -16,12 +16,13 @@ from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.progress import bar
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
-from pipeline.training.loop import TrainState, checkpoints, open_run, train
+from pipeline.training.checkpoint import TrainState, checkpoints, open_run
+from pipeline.training.loop import train
 from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.run import TrainingRun
 from tests.factories import batch_params, objective_params, prompt, sampling_params, scores_of
@@ -184,7 +185,7 @@ class CountingTeacher:
         self.loaded += 1
         return self
 
-    def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+    def score(self, sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
         self.scored += [sequence.completion_ids for sequence in sequences]
         on_tokens(sum(len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences))
         return [scores_of(sequence.completion_ids) for sequence in sequences]

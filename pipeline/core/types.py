@@ -1,16 +1,16 @@
-"""The nouns, and the notation of every array in this project.
+"""The records that every step of the pipeline shares, and the notation of its arrays.
 
-Shape suffixes: B sequences, P prompt tokens, T completion tokens, N completion positions of many sequences laid end
-to end, K stored entries of a position, J draws of a position, H temperatures, C = K + 1 outcomes (the stored
-tokens and "any other token"), V vocabulary, D hidden width. Ragged data lie flat beside their counts: E head
-entries, U union entries, R draws. Log-probabilities are natural (nats).
+Shape suffixes: B sequences, P prompt tokens, T completion tokens, N completion positions of many sequences laid end to
+end, K stored entries of a position, J tail samples of a position, H temperatures, C = K + 1 outcomes (the stored tokens
+and the other-token bucket), V vocabulary, D hidden width. Ragged data are flat arrays beside their counts: E top tokens,
+U student-support tokens, R tail samples. Log-probs are natural logarithms (nats).
 
-Everything is aligned with the completion: row t of any score is the teacher's distribution *of* completion token t,
-given the prompt and the tokens before t. Only `lm` shifts or pads.
+Rows are aligned with the completion: row t of any score is the teacher's distribution of completion token t, given the
+prompt and the tokens before t. Only `pipeline.models` shifts or pads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,37 +24,46 @@ Ints: TypeAlias = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One case of a task: the prompt as token ids, and what the data set answers."""
+    """One case of a task: a prompt as token ids, and the data set's answers."""
 
     prompt_id: str
     split: Literal["train", "heldout"]
     prompt_ids: list[int]
     reference_ids: list[int]  # of the first reference; ends with eos
     prompt_text: str
-    references: list[str]  # every right answer, at least one
+    references: list[str]  # every correct answer, at least one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """A prompt with one completion of it: from the student, fresh or replayed (an earlier round's), the data set or
-    the teacher."""
+class Recorded:
+    """What a sampler recorded of its own distribution at T completion tokens; empty lists where nothing was recorded."""
+
+    support_ids: list[list[int]] = field(default_factory=list)  # [T] tokens above `rollout.sampling.record_threshold`
+    tail_sample_ids: list[list[int]] = field(default_factory=list)  # [T] samples from all other tokens
+    tail_offset: list[float] = field(default_factory=list)  # [T] nats: mean log-prob of those tokens less the samples'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSequence(Recorded):
+    """A prompt with one completion, as token ids: everything that the teacher's scores depend on."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout(TokenSequence):
+    """A completion of a prompt with its origin: a student of this or an earlier round, the data set or the teacher."""
 
     rollout_id: str
     prompt_id: str
-    source: Source
-    policy: str  # fingerprint of the model that wrote it, "" for the data set
-    prompt_ids: list[int]
-    completion_ids: list[int]
+    source: Source  # "replay": a student of an earlier round
+    policy: str  # fingerprint of the model that sampled the completion, "" for the data set
     behaviour_logp: list[float]  # [T] log-prob of each token under the sampler; [] for the data set
-    support_ids: list[list[int]]  # [T] lists: tokens to which the author gave q > t_q; [] unless a student wrote it
-    tail_sample_ids: list[list[int]]  # [T] lists: the author's draws from all other tokens; [] as above
-    tail_offset: list[
-        float
-    ]  # [T] nats: the mean log-prob, under the author, of all other tokens less that of the draws
     finished: bool  # the completion ends with eos
-    text: str  # for people: derived from completion_ids, never tokenised again
-    step: int = 0  # optimizer steps after which its student stood, by the schedule; 0 for the others
-    reward: float | None = None  # what the completion is worth; None unless a student wrote it and rewards are given
+    text: str  # for readers: decoded from completion_ids, never tokenised again
+    step: int = 0  # optimizer steps of the student at the beginning of the round, by the schedule; 0 for other sources
+    reward: float | None = None  # of the completion; None unless a student sampled it and the job has rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +128,7 @@ class Scores:
 
 
 def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
-    """The data set's own completions, cut nowhere; they have no behaviour log-probs."""
+    """Return the data set's own completions in full; they have no behaviour log-probs."""
     return [
         Rollout(
             rollout_id=f"dataset/{prompt.prompt_id}",
@@ -129,9 +138,6 @@ def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
             prompt_ids=prompt.prompt_ids,
             completion_ids=prompt.reference_ids,
             behaviour_logp=[],
-            support_ids=[],
-            tail_sample_ids=[],
-            tail_offset=[],
             finished=True,
             text=prompt.references[0],
         )

@@ -92,7 +92,7 @@ class HFSampler:
 
 
 def _no_tokens() -> Sampled:
-    return Sampled(token_ids=[], logp=[], support_ids=[], tail_sample_ids=[], tail_offset=[], finished=False)
+    return Sampled(token_ids=[], logp=[], finished=False)
 
 
 def _append_tokens(

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.core.sampling import Sampling
+from pipeline.core.types import Recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
+class Sampled(Recorded):
     """One sampled completion of T tokens."""
 
     token_ids: list[int]
     logp: list[float]  # [T] nats, under the distribution that was sampled from
-    support_ids: list[list[int]]  # [T] lists: tokens above `record_threshold`, the likeliest first
-    tail_sample_ids: list[list[int]]  # [T] lists: samples from all other tokens
-    tail_offset: list[float]  # [T] nats, as in core.types.Rollout
     finished: bool  # the last token is an end token
 
 

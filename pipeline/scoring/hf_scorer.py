@@ -14,10 +14,10 @@ import torch
 
 from pipeline.core.hashing import derive_seed, digest
 from pipeline.core.prompt_sharing import distinct_prompts
-from pipeline.core.types import Precision, Scores
+from pipeline.core.types import Precision, Scores, TokenSequence
 from pipeline.models import language_model as lm
 from pipeline.models.context import context_of
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 
 _VERSION = 5  # raise it when the numbers of a score change
@@ -43,7 +43,7 @@ class HFScorer:
         self._prefix: lm.PromptCache | None = None  # of those prompts
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+    def score(self, sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
         """One `Scores` a sequence, in order; tells `on_tokens` how many tokens the teacher read for each batch.
 
         Prompts that batches in a row share are read once.
@@ -62,7 +62,7 @@ class HFScorer:
                 on_tokens(sum(len(one.completion_ids) for one in batch))
         return scores
 
-    def _truncated(self, prefix: lm.PromptCache, rows: list[int], batch: Sequence[ToScore]) -> list[Scores]:
+    def _truncated(self, prefix: lm.PromptCache, rows: list[int], batch: Sequence[TokenSequence]) -> list[Scores]:
         completions = [one.completion_ids for one in batch]
         hidden_ND = lm.forward_completions(self._model, prefix, rows, completions, multiple=self._multiple)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
@@ -72,7 +72,7 @@ class HFScorer:
         ]
 
 
-def draw_seed(one: ToScore) -> int:
+def draw_seed(one: TokenSequence) -> int:
     """Seeds the tail draws of a sequence by its content."""
     return derive_seed("tail draws", one.prompt_ids, one.completion_ids)
 

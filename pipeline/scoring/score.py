@@ -14,7 +14,7 @@ from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Precision, Rollout, Scores
 from pipeline.runtime.config import Positive
 from pipeline.runtime.progress import bar
-from pipeline.scoring.scorer import Scorer, ToScore, TruncationParams
+from pipeline.scoring.scorer import Scorer, TruncationParams
 from pipeline.store.keys import Key, key_of, unknown
 from pipeline.store.records import ScoredSequence
 
@@ -52,7 +52,7 @@ def score_rollouts(
         with bar(title, tokens_to_read(missing)) as meter, _in_background(publish) as publish_next:
             for start in range(0, len(missing), p.flush_every):
                 part = missing[start : start + p.flush_every]
-                scored = scorer.score([_to_score(one) for one in part], meter.update)
+                scored = scorer.score(part, meter.update)
                 fresh = [ScoredSequence(rollout=one, scores=rows) for one, rows in zip(part, scored, strict=True)]
                 publish_next(fresh)
                 scores.update({key_of(one.rollout): one.scores for one in fresh})
@@ -76,13 +76,3 @@ def _in_background(
         yield submit
         if running is not None:
             running.result()
-
-
-def _to_score(rollout: Rollout) -> ToScore:
-    return ToScore(
-        prompt_ids=rollout.prompt_ids,
-        completion_ids=rollout.completion_ids,
-        support_ids=rollout.support_ids,
-        tail_sample_ids=rollout.tail_sample_ids,
-        tail_offset=rollout.tail_offset,
-    )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Scores, TokenSequence
 from pipeline.runtime.config import AboveZero, Fraction, NonNegative, Positive
 
 
@@ -33,19 +33,8 @@ class TruncationParams:
 class Scorer(Protocol):
     """Scores completions under the teacher."""
 
-    def score(self, sequences: Sequence["ToScore"], on_tokens: Callable[[int], object]) -> list[Scores]:
+    def score(self, sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
         """The teacher's truncated distributions, one `Scores` a sequence, T rows each; `on_tokens` hears progress.
 
         Sequences of one prompt that follow each other may cost that prompt once.
         """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToScore:
-    """A completion to score, the tokens its author found likely, and its draws from the others; `records.Rollout`."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    support_ids: list[list[int]]
-    tail_sample_ids: list[list[int]]
-    tail_offset: list[float]

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Entries, PositionStats, Scores
+from pipeline.core.types import Entries, PositionStats, Scores, TokenSequence
 from pipeline.models.categorical import expectation, inverse_cdf
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 
 _MAX_DRAWS = 255  # draw_n is one byte
 
 Cells: TypeAlias = tuple[Tensor, Tensor]  # positions, ascending, and token ids
 
 
-def truncate(logits_TV: Tensor, one: ToScore, p: TruncationParams, *, seed: int) -> Scores:
+def truncate(logits_TV: Tensor, one: TokenSequence, p: TruncationParams, *, seed: int) -> Scores:
     """Scores of one completion of T tokens from fp32 logits [T, V]."""
     logp_TV = logits_TV.log_softmax(-1)
     p_TV = logp_TV.exp()
@@ -108,7 +108,7 @@ def _tempered(logp_TV: Tensor, head: Cells, union: Cells, temperature: float) ->
     return tail_T, p_TV.sum(-1), lse_T, entropy_T
 
 
-def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: ToScore) -> Tensor:
+def _tail_g(logp_TV: Tensor, stored_TV: Tensor, one: TokenSequence) -> Tensor:
     """G [T]: mean log-prob of those of the author's draws that are not stored, plus its offset; NaN without any.
 
     The offset has mean 0 over the draws, and tokens that the author finds likelier so mostly does the teacher: it takes

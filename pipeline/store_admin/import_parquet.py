@@ -87,9 +87,6 @@ def _scored(row: PlainRow, origin: ImportedTeacher) -> ScoredSequence:
         prompt_ids=row.prompt_ids,
         completion_ids=row.completion_ids,
         behaviour_logp=[],
-        support_ids=[],
-        tail_sample_ids=[],
-        tail_offset=[],
         finished=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
         text="",
     )

@@ -23,13 +23,13 @@ import numpy as np
 
 from pipeline.core.hashing import derive_seed
 from pipeline.core.prompt_sharing import tokens_read
-from pipeline.core.types import Floats, Scores
+from pipeline.core.types import Floats, Scores, TokenSequence
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import StoreError
 from pipeline.runtime.layout import LAYOUT, store_root
 from pipeline.runtime.progress import bar
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.scorer import Scorer, ToScore
+from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.manifest import read_manifest
 from pipeline.store.segment_reader import Segment
@@ -58,7 +58,7 @@ ROUNDING = {
 class SampledSequence:
     """One stored sequence to score again."""
 
-    to_score: ToScore
+    to_score: TokenSequence
     stored: Scores
     sqrt_p: float  # the codec's bounds
     log_p: float
@@ -105,12 +105,10 @@ def _drawn(segment: Segment, row: int) -> SampledSequence:
     prompt_ids, completion_ids = segment.tokens(row)
     heads = np.split(stored.top.ids, np.cumsum(stored.top.counts)[:-1])
     return SampledSequence(
-        to_score=ToScore(
+        to_score=TokenSequence(
             prompt_ids=prompt_ids,
             completion_ids=completion_ids,
             support_ids=[one.tolist() for one in heads],
-            tail_sample_ids=[],
-            tail_offset=[],
         ),
         stored=stored,
         sqrt_p=segment.manifest.error_bounds["sqrt_p"],
@@ -185,7 +183,7 @@ def rescore(count: int) -> tuple[RescoreResult, int]:
         )
     sequences = [one.to_score for one in drawn]
     tokens = tokens_read([one.prompt_ids for one in sequences], [one.completion_ids for one in sequences])
-    teacher = oracle.teacher
+    teacher = oracle.scorer
     with redirect_stdout(sys.stderr), bar("rescore", tokens) as meter:
         agreement = compare(drawn, teacher, meter.update, ROUNDING[oracle.header.dtype])
     return agreement, len(paths) - len(ours)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from pipeline.core.hashing import model_fingerprint
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Precision, Scores
+from pipeline.core.types import Precision, Scores, TokenSequence
 from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, untie_head
 from pipeline.rollout.hf_sampler import HFSampler, nucleus, sample_next_token, sample_tail_tokens
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.errors import DataError, ModelError
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 from tests.scores import arrays_of
 
 VOCAB = 260
@@ -318,12 +318,12 @@ def support(**changes: Any) -> TruncationParams:
     return TruncationParams(**(settings | changes))
 
 
-def to_score() -> list[ToScore]:
+def to_score() -> list[TokenSequence]:
     rng = np.random.default_rng(0)
     completions = [rng.integers(0, VOCAB, length).tolist() for length in (7, 1, 12, 3, 7)]
     completions[0][2:4] = [257, 257]  # pad and eos, inside
     return [
-        ToScore(
+        TokenSequence(
             prompt_ids=prompt,
             completion_ids=ids,
             support_ids=[[1, 2, 3]] * len(ids),
@@ -335,7 +335,7 @@ def to_score() -> list[ToScore]:
 
 
 def score(
-    engine: str, path: Path, sequences: Sequence[ToScore], *, batch_size: int = 1, precision: Precision = "float32"
+    engine: str, path: Path, sequences: Sequence[TokenSequence], *, batch_size: int = 1, precision: Precision = "float32"
 ) -> list[Scores]:
     made = SCORERS[engine](path, precision=precision, vocab=VOCAB, truncation=support(), batch_size=batch_size)
     return made.score(sequences, lambda count: None)
@@ -441,7 +441,7 @@ def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None
 
 @every_scorer
 def test_scorer_refuses_what_does_not_fit(engine: str, teacher_dir: Path) -> None:
-    long = ToScore(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_sample_ids=[], tail_offset=[])
+    long = TokenSequence(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_sample_ids=[], tail_offset=[])
     with pytest.raises(DataError, match="scoring: expected at most 512 tokens"):
         score(engine, teacher_dir, [long])
     with pytest.raises(ModelError, match="expected a head of at least 261 tokens"):

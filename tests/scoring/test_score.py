@@ -8,9 +8,8 @@ from threading import Semaphore
 import pytest
 
 from pipeline.core.prompt_sharing import tokens_to_read
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Rollout, Scores, TokenSequence
 from pipeline.scoring.score import score_rollouts
-from pipeline.scoring.scorer import ToScore
 from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
 from tests.factories import rollout, scores_of, scoring_params
@@ -101,7 +100,7 @@ def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
     ahead: list[int] = []  # parts that were not published when the next was asked for
     score = teacher.score
 
-    def watched(sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+    def watched(sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
         ahead.append(len(ahead) - len(teacher.published))
         if len(ahead) > 1:
             asked.release()
@@ -135,7 +134,7 @@ def test_what_was_scored_is_published_when_the_teacher_fails_afterwards() -> Non
     teacher = CountingTeacher()
     score = teacher.score
 
-    def fails_later(sequences: Sequence[ToScore], on_tokens: Callable[[int], object]) -> list[Scores]:
+    def fails_later(sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
         if teacher.scored:
             raise RuntimeError("teacher")
         return score(sequences, on_tokens)

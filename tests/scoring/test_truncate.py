@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.types import Entries, Scores
+from pipeline.core.types import Entries, Scores, TokenSequence
 from pipeline.scoring import truncate as topk
-from pipeline.scoring.scorer import ToScore, TruncationParams
+from pipeline.scoring.scorer import TruncationParams
 
 VOCAB = 50
 
@@ -40,7 +40,7 @@ def truncate(
     tail_offset: Sequence[float] = (),
 ) -> Scores:
     """Of a completion without a prompt."""
-    one = ToScore(
+    one = TokenSequence(
         prompt_ids=[],
         completion_ids=completion_ids,
         support_ids=support_ids,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.hashing import model_fingerprint
+from pipeline.core.types import TokenSequence
 from pipeline.rollout.collect import RolloutParams
 from pipeline.runtime.config import section
 from pipeline.runtime.files import write_json, write_rows
@@ -20,7 +21,6 @@ from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams
-from pipeline.scoring.scorer import ToScore
 from pipeline.store.codecs import CODECS, stored_fingerprint
 from pipeline.store.records import ScoredSequence, SegmentHeader
 from pipeline.store.segment_writer import write_segment
@@ -54,7 +54,7 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     rollouts = [rollout(f"r{length}", list(range(length))) for length in (5, 9, 12)]
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
     asked = [
-        ToScore(
+        TokenSequence(
             prompt_ids=one.prompt_ids,
             completion_ids=one.completion_ids,
             support_ids=[],

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import Scores
+from pipeline.core.types import Scores, TokenSequence
 from pipeline.scoring.hf_scorer import HFScorer
-from pipeline.scoring.scorer import Scorer, ToScore, TruncationParams
+from pipeline.scoring.scorer import Scorer, TruncationParams
 from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, draw
 from tests.factories import rollout
-from tests.scores import head_only, header
+from tests.scores import head_only, header, with_stats
 
 VOCAB = 260
 SUPPORT = TruncationParams(threshold=0.005, max_entries=64, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
@@ -35,7 +35,7 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
         rollout(f"r{i}", generator.integers(0, VOCAB, length).tolist()) for i, length in enumerate((9, 1, 14, 6, 11, 0))
     ]
     asked = [
-        ToScore(
+        TokenSequence(
             prompt_ids=one.prompt_ids,
             completion_ids=one.completion_ids,
             support_ids=[],
@@ -100,7 +100,7 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
 
 def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path) -> None:
     drawn = draw(segments(store.root), 10)
-    wrong = [replace(one, stored=replace(one.stored, tail_NH=one.stored.stats.tail_NH + 0.5)) for one in drawn]
+    wrong = [replace(one, stored=with_stats(one.stored, tail_NH=one.stored.stats.tail_NH + 0.5)) for one in drawn]
     found = compared(wrong, engine(teacher_dir))
     assert found.excess == 0
     assert not found.holds
