@@ -1,4 +1,4 @@
-"""AdamW: its parameters, and the weights that it decays."""
+"""The optimizer: AdamW, its parameters, and the weights that decay."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from pipeline.core.types import Precision
 from pipeline.models.language_model import Model
 from pipeline.runtime.config import AboveZero, Count, Fraction, NonNegative, Positive
 
-# The names of weights that do not decay, as in transformers.Trainer.
+# Patterns of the names of weights that do not decay, as in transformers.Trainer.
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
@@ -23,28 +23,30 @@ class OptimizerParams:
     learning_rate: AboveZero
     lr_scheduler_type: Literal["constant_with_warmup", "linear", "cosine"]
     warmup_steps: Count
-    """Steps from 0 to learning_rate."""
+    """Steps in which the learning rate rises from 0 to `learning_rate`."""
     decay_steps: Positive
-    """Step at which linear and cosine reach 0; fixed here, so that appended rounds do not change earlier ones."""
+    """Global step at which linear and cosine reach 0. It is independent of the number of rounds, so appended rounds do
+    not change earlier ones."""
     adam_beta1: Fraction
     adam_beta2: Fraction
     weight_decay: NonNegative
-    """Of all weights but biases and norms', as in transformers."""
+    """Decay of all weights except biases and weights of norms, as in transformers."""
     max_grad_norm: AboveZero
-    """Gradients are clipped to this norm."""
+    """Maximum norm of the gradient; larger gradients are scaled down to it."""
     precision: Precision
-    """Of the student's body and of the backward pass through its head (autocast); weights, logits and optimizer stay
-    in float32."""
+    """Precision (autocast) of the student's layers and of the backward pass through the LM head; weights, logits and
+    optimizer stay in float32."""
     ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] | None
-    """Of a moving average of the weights over the steps, which then is what a round's model is; null: none."""
+    """Decay of a moving average of the weights over steps, which is then the model of the round; null: no average."""
     disable_dropout: bool
-    """Train without the model's own dropout and an adapter's, as TRL does. With it the student that learns is not the
-    one that wrote the rollouts, by half a nat a token for T5's rate of .1, which counts as staleness."""
+    """Train without the dropout of the model and of an adapter, as TRL does. With dropout, the student that is trained
+    differs from the student that sampled the rollouts, which counts as staleness: 0.5 nats per token for T5's rate of
+    0.1."""
     gradient_checkpointing: bool
-    """Keep what goes into each layer instead of all that happens in it, and compute the rest again: much less memory,
-    about a third more time, and a prompt is read again for each of its completions."""
+    """Store only the inputs of layers, and compute activations again in the backward pass: much less memory and about
+    a third more time. A prompt is then processed once for each of its completions."""
     save_steps: Positive
-    """Steps between checkpoints: what a kill can cost."""
+    """Steps between checkpoints, which is how many steps a killed process can lose."""
 
 
 def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:
@@ -54,10 +56,14 @@ def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:
 
 
 def _groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
-    """The weights to train, those that decay and those that do not."""
-    names = set(get_parameter_names(model, [torch.nn.LayerNorm], _NO_DECAY))
+    """Return the weights to train in two groups: those that decay, and those that do not."""
+    decaying = set(get_parameter_names(model, [torch.nn.LayerNorm], _NO_DECAY))
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            groups[name in names].append(weight)
-    return [{"params": of, "weight_decay": weight_decay if decays else 0.0} for decays, of in groups.items() if of]
+            groups[name in decaying].append(weight)
+    return [
+        {"params": weights, "weight_decay": weight_decay if decays else 0.0}
+        for decays, weights in groups.items()
+        if weights
+    ]

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pipeline.models import language_model as lm
 from pipeline.runtime.progress import bar
-from pipeline.runtime.resume import DONE, whole_directory
+from pipeline.runtime.atomic import whole_directory
+from pipeline.runtime.resume import DONE
 from pipeline.training.batches import iter_batches, planned_tokens
+from pipeline.training.checkpoint import checkpoints, open_run
 from pipeline.training.log import Row, read_log
-from pipeline.training.loop import checkpoints, open_run, train
+from pipeline.training.loop import train
 from pipeline.training.run import TrainingData, TrainingRun
 
 MODEL, CONVERTED_MODEL, OPTIMIZER, LOG = "model", "converted", "optimizer.pt", "train.csv"

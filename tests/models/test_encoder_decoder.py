@@ -21,7 +21,7 @@ from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps
-from pipeline.training.loop import checkpoints, open_run
+from pipeline.training.checkpoint import checkpoints, open_run
 from tests import training_jobs
 from tests.scores import header
 

@@ -20,8 +20,8 @@ from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 from pipeline.training.batches import iter_batches, plan_steps
+from pipeline.training.checkpoint import checkpoints, make_state, open_run
 from pipeline.training.log import read_log
-from pipeline.training.loop import checkpoints, open_run, start
 from pipeline.training.optimizer import OptimizerParams
 from tests.factories import lora_params, make_lora_student
 from tests.training_jobs import (
@@ -117,7 +117,7 @@ def gradients(
     """
     p, seen = optimizer(**({"max_grad_norm": 1e9, "disable_dropout": True} | changes)), {}
     model = lm.load_model(job.student, to_train=True)
-    state = start(model, p, previous=None)
+    state = make_state(model, p, previous=None)
 
     def record(*_: Any) -> None:
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
@@ -230,7 +230,7 @@ def test_weights_decay_where_transformers_trainer_lets_them(config: Any) -> None
     sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "d_kv": 4, "bos_token_id": 0, "eos_token_id": 0}
     known = {name: value for name, value in sizes.items() if name in config.to_dict() or name in config.attribute_map}
     model = lm.auto_class(config).from_config(type(config)(**known))
-    decaying, staying = start(model, optimizer(weight_decay=0.3), previous=None).optimizer.param_groups
+    decaying, staying = make_state(model, optimizer(weight_decay=0.3), previous=None).optimizer.param_groups
     assert (decaying["weight_decay"], staying["weight_decay"]) == (0.3, 0.0)
     names = {id(one): name for name, one in model.named_parameters()}
     wanted = set(transformers.Trainer.get_decay_parameter_names(None, model))
@@ -264,7 +264,7 @@ def passed_through(
         written_by(student, 2, tokens=4, record_tail_samples=4, vocab=vocab), teacher, root / "own", vocab=vocab
     )
     model, seen = lm.load_model(student, to_train=True), {}
-    state = start(model, optimizer(max_grad_norm=1e9), previous=None)
+    state = make_state(model, optimizer(max_grad_norm=1e9), previous=None)
 
     def record(*_: Any) -> None:
         seen.update({name: one.grad.clone() for name, one in model.named_parameters()})
@@ -482,7 +482,7 @@ def test_two_rounds_are_one_run_as_far_as_the_optimizer_can_tell(
 def test_a_new_round_takes_its_own_settings_and_not_those_saved_with_the_moments(job: Job, tmp_path: Path) -> None:
     before = train_from(job, tmp_path / "first", range(2), optimizer())
     changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
-    state = start(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt")
+    state = make_state(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt")
     found = [(group["betas"], group["weight_decay"]) for group in state.optimizer.param_groups]
     assert found == [((0.5, 0.6), 0.3), ((0.5, 0.6), 0.0)]  # norms do not decay
     origin = {"start": before / "model", "optimizer_state": before / "optimizer.pt"}

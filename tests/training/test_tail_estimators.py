@@ -1,4 +1,4 @@
-"""Rollouts, scores, a segment and training with every support, none of which falls back on the bucket unseen."""
+"""Training with every tail estimator, from rollouts to scores to a segment; no estimator silently falls back on the bucket."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ HALF: dict[str, Any] = {"student_fraction": 0.5}
 
 @dataclass(frozen=True)
 class Start:
-    """A student, and what it wrote and the corpus, scored with each codec."""
+    """A student, its rollouts and the fixed corpus, both scored with each codec."""
 
     student: Path
     own: dict[str, Pool]
@@ -41,7 +41,7 @@ def start(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 
 def trained(start: Start, scratch: Path, *, codec: str, **changes: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The log of two steps, and the student's weights."""
+    """Return the log of two steps, and the weights of the trained student."""
     name = changes.pop("divergence", "forward_kl")
     objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name), **changes)
     own, corpus = start.own[codec], start.corpus[codec]
@@ -77,7 +77,7 @@ def batches(start: Start, codec: str, **mix: Any) -> list[Batch]:
     ],
     ids=lambda one: one if isinstance(one, str) else "-".join(str(each) for each in one.values()),
 )
-def test_every_support_trains_and_none_is_the_bucket_nor_is_a_term_without_effect(
+def test_every_tail_estimator_trains_and_differs_from_the_bucket(
     start: Start, codec: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     rows, weights = trained(start, tmp_path / "found", codec=codec, **changes)
@@ -96,35 +96,37 @@ def test_every_support_trains_and_none_is_the_bucket_nor_is_a_term_without_effec
         assert rows[0]["reward"] > 0
 
 
-def test_what_a_support_needs_reaches_the_batches(start: Start) -> None:
-    """G in the student's rows alone, unless all four draws are stored; draws in both, where a tail is large."""
-    found = batches(start, "sqrt8", micro_batch_size=MIX.batch_size)
-    assert not all(batch.rows.on_policy_N.all() for batch in found)
-    for batch in found:
-        tail_N = np.asarray(batch.rows.tail_N)
-        assert np.isfinite(batch.rows.tail_mean_N[batch.rows.on_policy_N & (tail_N > 0.05)]).mean() > 0.7
-        assert np.isnan(batch.rows.tail_mean_N[~batch.rows.on_policy_N]).all()
-        assert batch.rows.has_tail_samples_N[tail_N > 0.05].mean() > 0.9
-        assert np.isfinite(batch.rows.sampling_logp_N[batch.rows.on_policy_N]).all()
-    assert not np.array_equal(
-        batches(start, "rskd")[0].tail_sample_logp_NJ, batches(start, "sqrt8")[0].tail_sample_logp_NJ
-    )
+def test_batches_contain_what_tail_estimators_need(start: Start) -> None:
+    """Tail means belong to on-policy rows only; tail samples belong to all rows with a large tail.
+
+    A row has no tail mean if all four of the sampling policy's tail tokens are stored.
+    """
+    every_rows = [batch.rows for batch in batches(start, "sqrt8", micro_batch_size=MIX.batch_size)]
+    assert not all(rows.on_policy_N.all() for rows in every_rows)
+    for rows in every_rows:
+        large_N = np.asarray(rows.tail_N) > 0.05
+        assert np.isfinite(rows.tail_mean_N[rows.on_policy_N & large_N]).mean() > 0.7
+        assert np.isnan(rows.tail_mean_N[~rows.on_policy_N]).all()
+        assert rows.has_tail_samples_N[large_N].mean() > 0.9
+        assert np.isfinite(rows.sampling_logp_N[rows.on_policy_N]).all()
+    rskd, sqrt8 = (batches(start, codec)[0].rows for codec in ("rskd", "sqrt8"))
+    assert not np.array_equal(rskd.tail_sample_logp_NJ, sqrt8.tail_sample_logp_NJ)
 
 
-def test_g_is_used_at_every_position_of_the_students_that_has_one(
+def test_the_tail_mean_is_used_at_every_on_policy_position_that_has_one(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted in the loss itself, on the first step, at which the student is the author."""
+    """The loss of the first step, in which the student is the sampling policy, counts the positions."""
     gaps: list[Any] = []
     inner = tail_estimators._excess_mean
 
-    def watched(of: Any, ratio_N: Any, gap_N: Any) -> Any:
+    def watched(function: Any, ratio_N: Any, gap_N: Any) -> Any:
         gaps.append(gap_N)
-        return inner(of, ratio_N, gap_N)
+        return inner(function, ratio_N, gap_N)
 
     monkeypatch.setattr(tail_estimators, "_excess_mean", watched)
     trained(start, tmp_path / "found", codec="sqrt8", tail_estimator="tail_mean", divergence="jsd", chunk_tokens=10_000)
-    first = batches(start, "sqrt8")[0]
+    rows = batches(start, "sqrt8")[0].rows
     used_N = gaps[0].numpy() != 0
-    assert np.array_equal(used_N, np.asarray(first.rows.on_policy_N) & np.isfinite(first.rows.tail_mean_N))
+    assert np.array_equal(used_N, np.asarray(rows.on_policy_N) & np.isfinite(rows.tail_mean_N))
     assert used_N.sum() > len(used_N) / 4
