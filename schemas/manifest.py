@@ -21,54 +21,59 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """How far what a reader decodes is from what the teacher said, over some of the positions."""
+    """The difference between the teacher's scores and what a reader decodes, over a sample of the positions.
 
-    positions: int  # compared; 0 in a checkout's segment, which must not depend on what came from the store
-    sqrt_p_max: float  # error of the root of a probability, entries and masses alike
+    All fields are 0 in a checkout's segment (work/**/segment). Its scores may come from the store, where rounding
+    them a second time changes nothing, so a measured error would depend on whether the store had them. The errors of
+    the first rounding are in the manifests of the store's segments.
+    """
+
+    positions: int  # that were compared
+    sqrt_p_max: float  # error of the square root of a probability; entries and masses alike
     sqrt_p_mean: float
-    log_p_max: float  # nats, of those with p >= 0.001
-    forward_kl: float  # mean nats from the row as it was, head, union and any other token, to the row as it is read
+    log_p_max: float  # nats, of probabilities of at least 0.001
+    forward_kl: float  # nats per position, from the teacher's row to the decoded row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """Who scored what, how it is packed, how much there is, and the files that hold it."""
+class SegmentHeader:
+    """What all sequences of a segment have in common: who scored them, and how the scores are packed."""
 
-    format: str  # `schemas.segment.FORMAT` of the writer
     scorer: str  # fingerprint of teacher, scoring parameters and codec
-    teacher: str
-    tokenizer: str
+    teacher: str  # fingerprint of the model
+    tokenizer: str  # fingerprint
     template: str  # fingerprint of the chat template, "" where there is none
     engine: str
     dtype: str  # of the teacher's body
     vocab_size: int
     temperatures: tuple[float, ...]  # the first is 1
-    scoring: dict[str, Any]
+    scoring: dict[str, Any]  # the other parameters behind `scorer`, for readers
     codec: str
     codec_config: dict[str, Any]
-    error_bounds: dict[str, Any]  # what the codec promises, by quantity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(SegmentHeader):
+    """Who scored what, how it is packed, how much there is, and the files that hold it."""
+
+    format: str  # `schemas.segment.FORMAT` of the writer
+    error_bounds: dict[str, Any]  # what the codec guarantees, by quantity
     measured: Measured
-    ranks: str  # blake2b of the file of ranks, wherever it lies
+    ranks: str  # blake2b of the file of ranks, wherever it is stored
     sequences: int
     positions: int
-    head_entries: int
-    draws: int
-    union_entries: int
+    head_entries: int  # top tokens of all positions
+    draws: int  # tail samples, as they are stored
+    union_entries: int  # student-support tokens
     files: dict[str, FileEntry]  # by path relative to the segment; all but the manifest
 
     @property
     def segment_id(self) -> str:
-        """32 hex digits that depend on everything in the segment and on nothing else."""
-        text = json.dumps(self._fields(), sort_keys=True, separators=(",", ":"))
+        """The id: 32 hex digits that depend on everything in the segment and on nothing else."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
-        """Values that `json` can write; the segment id is among them."""
-        return self._fields() | {"segment_id": self.segment_id}
-
-    def _fields(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"temperatures": list(self.temperatures)}
-
     def to_text(self) -> str:
-        """The one spelling of manifest.json."""
-        return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
+        """Return the contents of manifest.json; the segment id is among the fields."""
+        fields = dataclasses.asdict(self) | {"segment_id": self.segment_id}
+        return json.dumps(fields, indent=1, sort_keys=True) + "\n"

@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.core.types import Entries, Scores
 from pipeline.store.codecs import CODECS, config_of
 from pipeline.store.ragged import join_scores
-from pipeline.store.records import SegmentHeader
 from pipeline.store.stretch import Stretch
+from schemas.manifest import SegmentHeader
 
 
 def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.types import Entries, Scores
 from pipeline.store.codecs import CODECS, config_of
-from pipeline.store.records import SegmentHeader
+from schemas.manifest import SegmentHeader
 
 
 def placeholder_header(codec: str, vocab: int) -> SegmentHeader:

@@ -18,8 +18,9 @@ from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
 from pipeline.store.keys import Key, key_of
 from pipeline.store.lookup import find_known
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Location, Store
+from schemas.manifest import SegmentHeader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,16 @@ class CachedTeacher:
         )
 
 
+def scorer_of(teacher: str, p: ScoringParams) -> str:
+    """Return the fingerprint of the scores that the teacher of this fingerprint gets in the store."""
+    scorer = scorer_fingerprint(teacher, precision=p.precision, truncation=p.truncation)
+    return stored_fingerprint(scorer, CODECS[p.codec])
+
+
 def _header(p: ScoringParams) -> SegmentHeader:
     tokenizer, teacher = load_tokenizer(LAYOUT.teacher), model_fingerprint(LAYOUT.teacher)
-    codec = CODECS[p.codec]
     return SegmentHeader(
-        scorer=stored_fingerprint(scorer_fingerprint(teacher, precision=p.precision, truncation=p.truncation), codec),
+        scorer=scorer_of(teacher, p),
         teacher=teacher,
         tokenizer=tokenizer_fingerprint(tokenizer),
         template=template_fingerprint(tokenizer),
@@ -86,5 +92,5 @@ def _header(p: ScoringParams) -> SegmentHeader:
         temperatures=p.truncation.temperatures,
         scoring={"support": p.truncation.identity()},
         codec=p.codec,
-        codec_config=config_of(codec),
+        codec_config=config_of(CODECS[p.codec]),
     )

@@ -15,17 +15,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import file_digest
+from pipeline.runtime.atomic import sync, sync_directories
 from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.codecs.base import STORED_NAMES
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.index import index_table
 from pipeline.store.manifest import RANKS_FILE, decode_manifest
-from pipeline.store.publish import publish_segment, sync, sync_directories, temporary_directory
+from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.ragged import join_scores
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.zarr_payload import write_payload
-from schemas.manifest import FileEntry, Manifest, Measured
+from schemas.manifest import FileEntry, Manifest, Measured, SegmentHeader
 from schemas.segment import FORMAT, RANKS, TOKENS
 
 _ZSTD_LEVEL = 19

@@ -23,9 +23,10 @@ from pipeline.core.token_ranks import rank_by_count
 from pipeline.core.types import Entries, Rollout, Scores
 from pipeline.runtime.errors import DataError
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.parquet_rows import PlainRow, read_entry_ids, read_rows
+from schemas.manifest import SegmentHeader
 
 _ROUNDING = 0.01  # by which probabilities kept in half precision may add up to more than 1
 

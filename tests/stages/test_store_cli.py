@@ -22,10 +22,11 @@ from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams
 from pipeline.store.codecs import CODECS, stored_fingerprint
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
+from schemas.manifest import SegmentHeader
 from schemas.rollout import ROLLOUT
 from stages import _stage as command
 from stages._stage import run

@@ -29,11 +29,11 @@ from pipeline.store import zarr_payload as payload_module
 from pipeline.store.codecs import CODECS, ErrorBounds, config_of
 from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.keys import sequence_key, support_key
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Location, Store
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, SegmentHeader
 from schemas.segment import INDEX
 from tests.factories import rollout
 from tests.scores import arrays_of, entries

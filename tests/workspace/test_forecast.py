@@ -13,7 +13,7 @@ from pipeline.core.types import Prompt, Rollout
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
-from pipeline.store.records import ScoredSequence, SegmentHeader
+from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments, summarise_segment
 from pipeline.workspace.forecast import (
@@ -25,6 +25,7 @@ from pipeline.workspace.forecast import (
     store_sizes,
     teacher_rate,
 )
+from schemas.manifest import SegmentHeader
 from tests.factories import rollout, scores_of
 from tests.scores import header as segment_header
 
