@@ -1,0 +1,1 @@
+"""The `stillroom` command: thin commands over the packages of pipeline/."""

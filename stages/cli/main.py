@@ -1,4 +1,7 @@
-"""The `stillroom` command: what is not a stage. Stages are `python -m stages.NAME` and are run by dvc."""
+"""The `stillroom` command. Its subcommands are no stages; DVC runs the stages as `python -m stages.NAME`.
+
+The commands import what they need when they run, so that `--help` and quick commands do not load torch.
+"""
 
 import json
 from dataclasses import asdict
@@ -14,27 +17,27 @@ from stages.cli.model import best, merge
 from stages.cli.store import store
 
 
-@click.group(help="Distil a language model from a teacher that is loaded once.")
+@click.group()
 def commands() -> None:
-    pass
+    """Distil a language model from a teacher that is loaded once."""
 
 
-for one in (best, merge, store):
-    commands.add_command(one)
+for command in (best, merge, store):
+    commands.add_command(command)
 
 
 @commands.command()
-@click.option("--total-steps", type=click.IntRange(1), help="Change it in params.yaml first.")
-@click.option("--refresh-every", type=click.IntRange(1), help="Change it in params.yaml first.")
+@click.option("--total-steps", type=click.IntRange(1), help="First write this value to params.yaml.")
+@click.option("--refresh-every", type=click.IntRange(1), help="First write this value to params.yaml.")
 def plan(**schedule: int | None) -> None:
-    """Write rounds.yaml from params.yaml: schedule, students and sft."""
+    """Write rounds.yaml from the sections schedule, students and sft of params.yaml."""
+    from pipeline.runtime.atomic import replacing
     from pipeline.runtime.config import section
-    from pipeline.runtime.files import replacing
     from pipeline.runtime.yaml_files import edit_yaml
     from pipeline.workspace.schedule import ScheduleParams, follow_params
 
-    section(LAYOUT.params, ScheduleParams, "schedule")  # its mistakes first
-    changes: dict[tuple[str, ...], int] = {("schedule", key): n for key, n in schedule.items() if n is not None}
+    section(LAYOUT.params, ScheduleParams, "schedule")  # reports mistakes before anything is written
+    changes: dict[tuple[str, ...], int] = {("schedule", key): steps for key, steps in schedule.items() if steps}
     if changes:
         text = edit_yaml(LAYOUT.params, changes)
         with replacing(LAYOUT.params) as temporary:
@@ -45,9 +48,9 @@ def plan(**schedule: int | None) -> None:
 @commands.command()
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--name", required=True, help="Whose parameters: sft.NAME.")
+@click.option("--name", required=True, help="Use the parameters of sft.NAME.")
 def sft(model: Path, out: Path, name: str) -> None:
-    """Tune MODEL on the references of work/prompts and write it to OUT, with its log beside it in OUT.csv."""
+    """Fine-tune MODEL on the references in work/prompts, and write the model to OUT and the log to OUT.csv."""
     from stages.sft import main as stage
 
     stage.run(name=name, model=model, out=out, log=out.with_name(f"{out.name}.csv"))
@@ -55,10 +58,12 @@ def sft(model: Path, out: Path, name: str) -> None:
 
 @commands.command()
 @click.argument("name", required=False)
-@click.option("--method", help="Of presets/methods: sft, supervised, sequence-level, mixed or on-policy.")
-@click.option("--force", is_flag=True, help="Also over a params.yaml or rounds.yaml that was changed by hand.")
+@click.option(
+    "--method", help="Also apply presets/methods/METHOD.yaml: sft, supervised, sequence-level, mixed or on-policy."
+)
+@click.option("--force", is_flag=True, help="Overwrite a params.yaml or rounds.yaml that was changed by hand.")
 def preset(name: str | None, method: str | None, force: bool) -> None:
-    """Write params.yaml and rounds.yaml from presets/NAME.yaml; without NAME list what there is (* is params.yaml)."""
+    """Write params.yaml and rounds.yaml from presets/NAME.yaml; without NAME, list them (* is the present one)."""
     from pipeline.workspace.presets import choose, listing
 
     if name is None:
@@ -71,29 +76,37 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 
 @commands.command()
 @click.option("--teacher", required=True, help="Hub name, directory or .gguf file.")
-@click.option("--student", required=True, help="The same, or `teacher`: half of the teacher's layers.")
+@click.option(
+    "--student", required=True, help="Hub name, directory or .gguf file; `teacher` for half of the teacher's layers."
+)
 @click.option("--data", help="Hub name, directory or file; the tasks docstrings and arithmetic need none.")
-@click.option("--task", help="Default: what the columns are for.")
-@click.option("--config", help="Of the data on the hub.")
-@click.option("--train-split", help="Default: train, or the only one.")
-@click.option("--heldout-split", help="Default: test, validation, valid, val or dev, or the last tenth of train.")
-@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
+@click.option("--task", help="Default: the task that the columns of the data fit.")
+@click.option("--config", help="Configuration of a data set on the hub.")
+@click.option("--train-split", help="Default: train, or the only split.")
+@click.option("--heldout-split", help="Default: test, validation, valid, val or dev, else the last tenth of train.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="Column of a field, such as answer_column=solution; repeatable.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=LAYOUT.params, show_default=True)
-@click.option("--force", is_flag=True, help="Also over changes of your own.")
-def init(columns: tuple[str, ...], out: Path, force: bool, **wish: Any) -> None:
+@click.option("--force", is_flag=True, help="Overwrite your own changes.")
+def init(columns: tuple[str, ...], out: Path, force: bool, **choices: Any) -> None:
     """Write params.yaml for your own models and data, after checking that they fit together."""
     from pipeline.workspace.quickstart import InitRequest, write_params
 
-    named = dict(one.split("=", 1) for one in columns if "=" in one)
-    for line in write_params(InitRequest(columns=named, **wish), out, force=force):
+    named = dict(column.split("=", 1) for column in columns if "=" in column)
+    for line in write_params(InitRequest(columns=named, **choices), out, force=force):
         click.echo(line)
     click.echo(f"wrote {out}; next: `stillroom doctor`, then `make repro`")
 
 
 @commands.command()
-@click.option("--json", "as_json", is_flag=True, help="Every stage, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print every stage, for scripts.")
 def status(as_json: bool) -> None:
-    """How far the schedule is, and what the rest takes; also while `dvc repro` runs."""
+    """Print how far the schedule is and what the rest of it takes; this works while `dvc repro` runs."""
     from pipeline.workspace.status import as_text, read_status, to_json
 
     jobs, left = read_status()
@@ -103,7 +116,7 @@ def status(as_json: bool) -> None:
 @commands.command()
 @click.option("--schema", is_flag=True, help="Print the JSON schema of params.yaml for editors instead.")
 def parameters(schema: bool) -> None:
-    """Print the page of all parameters: docs/parameters.md."""
+    """Print the page about all parameters, docs/parameters.md."""
     from pipeline.workspace.parameter_reference import page, parameter_schema
 
     click.echo(json.dumps(parameter_schema(), indent=1) if schema else page(LAYOUT.params).rstrip("\n"))
@@ -111,7 +124,7 @@ def parameters(schema: bool) -> None:
 
 @commands.command()
 def table() -> None:
-    """Print the table of the last run."""
+    """Print the result table of the last run."""
     path = LAYOUT.report / "table.md"
     if not path.is_file():
         raise DataError(path, expected="the table of a run", got="nothing", remedy="run `make repro`")
@@ -124,7 +137,7 @@ def table() -> None:
     "--out", type=click.Path(path_type=Path, dir_okay=False), default="report/compare.html", show_default=True
 )
 def compare(runs: tuple[str, ...], out: Path) -> None:
-    """Write one page about several runs: checkouts, metrics.json files, revisions, experiments of `dvc exp`."""
+    """Write one page about several runs: checkouts, metrics.json files, revisions, or experiments of `dvc exp`."""
     from pipeline.report.compare import write_comparison
 
     size = write_comparison(runs, out)
@@ -133,9 +146,9 @@ def compare(runs: tuple[str, ...], out: Path) -> None:
 
 @commands.command()
 @click.argument("sql")
-@click.option("--json", "as_json", is_flag=True, help="One object a row, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object per row, for scripts.")
 def query(sql: str, as_json: bool) -> None:
-    """Ask DuckDB over the files of a run and the store, such as "select * from runs"; docs/commands.md lists views."""
+    """Run SQL on the files of a run and the store, such as "select * from runs"; docs/commands.md lists the views."""
     from pipeline.report import views
     from pipeline.runtime.markdown import markdown_table
 
@@ -143,15 +156,17 @@ def query(sql: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
     else:
-        click.echo(markdown_table([columns, *([str(one) for one in row] for row in rows)]))
+        click.echo(markdown_table([columns, *([str(value) for value in row] for row in rows)]))
 
 
 @commands.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="All of it, for scripts.")
-@click.option("--card", "as_card", is_flag=True, help="The model card instead, with what the evaluation measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it, for scripts.")
+@click.option(
+    "--card", "as_card", is_flag=True, help="Print the model card with the metrics of the evaluation instead."
+)
 def lineage(model: Path, as_json: bool, as_card: bool) -> None:
-    """Where MODEL, a model directory, comes from: teacher, data, parameters, rounds, tokens, seconds, code."""
+    """Print where the model directory MODEL comes from: teacher, data, parameters, rounds, tokens, seconds, code."""
     from pipeline.lineage.describe import describe_card, describe_json, describe_text
 
     if as_json and not as_card:
@@ -161,7 +176,7 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
 
 
 @commands.command()
-@click.option("--json", "as_json", is_flag=True, help="One object per check, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object per check, for scripts.")
 def doctor(as_json: bool) -> None:
     """Check the set-up and print how to fix it; exit with code 1 if something is wrong."""
     from pipeline.workspace.doctor import Setup, examine
@@ -179,7 +194,7 @@ def doctor(as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point of the `stillroom` command."""
+    """Run the `stillroom` command."""
     run(commands)
 
 

@@ -1,4 +1,4 @@
-"""`stillroom merge` and `stillroom best`: the student that a run ends with, as one directory and by its quality."""
+"""The commands `stillroom merge` and `stillroom best`, which hand out the student that a run trained."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from pipeline.runtime.layout import LAYOUT
 @click.argument("model", type=Path)
 @click.argument("out", type=Path)
 def merge(model: Path, out: Path) -> None:
-    """Write MODEL, an adapter in a student's round, with its base to OUT as one ordinary model directory (float32)."""
+    """Merge MODEL, the adapter of a LoRA student, with its base and write the ordinary float32 model to OUT."""
     from pipeline.models.language_model import load_model, save_model
     from pipeline.models.tokenizer import load_tokenizer
-    from pipeline.runtime.resume import whole_directory
+    from pipeline.runtime.atomic import whole_directory
 
     if out.exists():
         raise DataError(out, expected="no such file or directory yet", got="one", remedy="name another, or remove it")
@@ -28,15 +28,15 @@ def merge(model: Path, out: Path) -> None:
 @click.command()
 @click.argument("student")
 def best(student: str) -> None:
-    """Print the directory of the round of STUDENT that has the smallest forward KL on held-out prompts."""
+    """Print the model directory of STUDENT with the smallest forward KL to the teacher on held-out prompts."""
     from pipeline.report.summary import best_round
     from pipeline.runtime.files import read_json
     from pipeline.runtime.rounds import round_list
     from pipeline.runtime.yaml_files import read_yaml
 
     rounds = [item["id"] for item in round_list(read_yaml(LAYOUT.rounds))]
-    measured = [(id_, read_json(LAYOUT.evaluations / f"{student}-{id_}.json")["metrics"]) for id_ in rounds]
-    found = best_round(measured)
-    if found is None:
+    measured = [(id_, read_json(LAYOUT.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in rounds]
+    closest = best_round(measured)
+    if closest is None:
         raise DataError(LAYOUT.evaluations, expected="a finite forward KL", got="none", remedy="see logs/")
-    click.echo(LAYOUT.round(student, found["round"]).model)
+    click.echo(LAYOUT.round(student, closest["round"]).model)

@@ -1,7 +1,7 @@
-"""`stillroom store`: look after the teacher's scores at STILLROOM_STORE."""
+"""The commands of `stillroom store`, for the store of teacher scores at STILLROOM_STORE."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from pipeline.runtime.display import number_text, short
 from pipeline.runtime.layout import LAYOUT, store_root
-
-_NAME = 12  # digits of an id that people see
+from pipeline.runtime.markdown import markdown_table
 
 
 @click.group()
@@ -19,48 +19,48 @@ def store() -> None:
     """Look after the store of teacher scores (STILLROOM_STORE, default .store)."""
 
 
-@store.command()
-@click.option("--json", "as_json", is_flag=True, help="One object a segment, for scripts.")
-def ls(as_json: bool) -> None:
-    """List the segments, from their manifests; exit code 1 where a manifest is damaged, which is told and left out."""
+def _print(records: Sequence[Any], as_json: bool, print_table: Callable[[Sequence[Any]], None]) -> None:
+    """Print dataclasses as JSON or as a table, then the damaged segments of the store; fail if there are any."""
     from pipeline.store_admin.integrity import list_segments, segments
 
-    found, damaged = list_segments(segments(store_root()))
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found]))
+        click.echo(json.dumps([asdict(record) for record in records]))
     else:
-        _list(found)
-    _tell_damage(damaged)
-
-
-def _tell_damage(damaged: Sequence[Exception]) -> None:
-    """What is wrong with segments that a command went past, and exit code 1 where there are some."""
+        print_table(records)
+    _, damaged = list_segments(segments(store_root()))
     for error in damaged:
         click.echo(f"error: {error}", err=True)
     if damaged:
         raise SystemExit(1)
 
 
-def _list(found: Sequence[Any]) -> None:
-    from pipeline.runtime.markdown import markdown_table
+@store.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one object per segment, for scripts.")
+def ls(as_json: bool) -> None:
+    """List the segments by their manifests.
 
+    Damaged manifests are reported and left out; the exit code is then 1.
+    """
+    from pipeline.store_admin.integrity import list_segments, segments
+
+    _print(list_segments(segments(store_root()))[0], as_json, _print_segments)
+
+
+def _print_segments(summaries: Sequence[Any]) -> None:
     rows = [["segment", "written", "teacher", "codec", "sequences", "positions", "bytes", "B/position"]]
-    rows += [
-        [
-            *(one.segment[:_NAME], one.written, one.teacher[:_NAME], one.codec),
-            *(f"{one.sequences:,}", f"{one.positions:,}", f"{one.bytes:,}", f"{one.bytes_per_position:.1f}"),
-        ]
-        for one in found
-    ]
+    for summary in summaries:
+        names = [short(summary.segment), summary.written, short(summary.teacher), summary.codec]
+        numbers = [f"{number:,}" for number in (summary.sequences, summary.positions, summary.bytes)]
+        rows.append([*names, *numbers, f"{summary.bytes_per_position:.1f}"])
     click.echo(markdown_table(rows))
-    positions, size = sum(one.positions for one in found), sum(one.bytes for one in found)
-    click.echo(f"{len(found)} segments, {positions:,} positions, {size:,} bytes at {store_root()}")
+    positions, size = (sum(getattr(summary, name) for summary in summaries) for name in ("positions", "bytes"))
+    click.echo(f"{len(summaries)} segments, {positions:,} positions, {size:,} bytes at {store_root()}")
 
 
 @store.command()
 @click.argument("segment")
 def show(segment: str) -> None:
-    """Print a segment's manifest; the beginning of its id is enough."""
+    """Print the manifest of SEGMENT; the beginning of its id is enough."""
     from pipeline.store.manifest import read_manifest
     from pipeline.store_admin.integrity import find_segment
 
@@ -68,141 +68,128 @@ def show(segment: str) -> None:
 
 
 @store.command()
-@click.option("--json", "as_json", is_flag=True, help="One object a damaged segment, or the agreement, for scripts.")
-@click.option("--rescore", "count", metavar="N", type=click.IntRange(1), help="Ask work/teacher about N sequences too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object per damaged segment, or the agreement.")
+@click.option("--rescore", "count", metavar="N", type=click.IntRange(1), help="Also run work/teacher on N sequences.")
 def verify(as_json: bool, count: int | None) -> None:
-    """Read every byte and compare it with the manifests; exit code 1 where something is damaged.
+    """Read every byte and compare it with the manifests; the exit code is 1 if something is damaged.
 
-    With --rescore also compare N sequences, the same ones each time, with what work/teacher says now; exit code 1
-    where they differ by more than the codec's bounds and the engine's rounding.
+    With --rescore also compare the scores of N sequences, always the same ones, with new scores of work/teacher. The
+    exit code is 1 if they differ by more than the codec's bounds and the engine's rounding.
     """
     damages = _damages()
-    if as_json and (damages or not count):
-        click.echo(json.dumps([_told(one) for one in damages]))
-    elif not as_json:
-        _say(damages)
+    if not as_json:
+        _print_damages(damages)
+    elif damages or not count:
+        fields = [(damage.segment, str(damage.error), damage.rollouts) for damage in damages]
+        click.echo(json.dumps([dict(zip(("segment", "error", "rollouts"), values, strict=True)) for values in fields]))
     if damages or (count and not _agrees(count, as_json)):
         raise SystemExit(1)
 
 
 @store.command()
 def repair() -> None:
-    """Move what is damaged to STORE/quarantine and say what has to be scored again."""
+    """Move damaged segments to STORE/quarantine and print what the teacher has to score again."""
     from pipeline.store_admin.integrity import quarantine
 
     damages = _damages()
-    _say(damages)
-    for one in damages:
-        click.echo(f"moved to {quarantine(store_root(), one)}")
+    _print_damages(damages)
+    for damage in damages:
+        click.echo(f"moved to {quarantine(store_root(), damage)}")
     if damages:
-        click.echo("the next stage that misses these scores asks the teacher again: `make repro`")
+        click.echo("the teacher scores these sequences again when a stage needs them: `make repro`")
 
 
 @store.command()
-@click.option("--work", "works", type=Path, multiple=True, help="Work directory of a checkout in use; several times.")
-@click.option("--force", is_flag=True, help="Delete; without it nothing is touched.")
+@click.option("--work", "works", type=Path, multiple=True, help="Work directory of a checkout in use; repeatable.")
+@click.option("--force", is_flag=True, help="Delete the segments. Without it, only list them.")
 def gc(works: tuple[Path, ...], force: bool) -> None:
-    """Drop segments whose scores none of the checkouts has in use (default: only the one here).
+    """List or delete the segments with scores that no checkout uses (default: only the checkout in this directory).
 
-    One whose manifest is damaged is told and left for `stillroom store repair`; exit code 1.
+    Segments with a damaged manifest are reported and left for `stillroom store repair`; the exit code is then 1.
     """
-    from pipeline.store_admin.integrity import collect, collectable, list_segments, segments
+    from pipeline.store_admin.integrity import collect, collectable, list_segments
 
-    found, _ = list_segments(collectable(store_root(), works or (LAYOUT.work,)))
-    for one in found:
-        click.echo(one.segment)
-    size = sum(one.bytes for one in found)
-    click.echo(f"{len(found)} segments, {size:,} bytes" + (" deleted" if force else ": --force deletes them"))
+    unused, _ = list_segments(collectable(store_root(), works or (LAYOUT.work,)))
     if force:
-        collect([store_root() / "segments" / one.segment for one in found])
-    _tell_damage(list_segments(segments(store_root()))[1])
+        collect([store_root() / "segments" / summary.segment for summary in unused])
+    _print(unused, False, lambda summaries: _print_unused(summaries, "deleted" if force else "--force deletes them"))
+
+
+def _print_unused(summaries: Sequence[Any], outcome: str) -> None:
+    for summary in summaries:
+        click.echo(summary.segment)
+    click.echo(f"{len(summaries)} segments, {sum(summary.bytes for summary in summaries):,} bytes: {outcome}")
 
 
 @store.command("import")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--tokenizer", type=Path, help="Parquet: model directory with the tokenizer of the ids.")
-@click.option("--teacher", help="Parquet: the teacher's name, by which its scores are told apart.")
-@click.option("--prompt-tokens", type=click.IntRange(1), help="Parquet with input_ids but no labels: prompt length.")
-@click.option("--json", "as_json", is_flag=True, help="The counts, for scripts.")
+@click.option("--tokenizer", type=Path, help="For Parquet: model directory with the tokenizer of the token ids.")
+@click.option("--teacher", help="For Parquet: a name for the teacher that computed the scores.")
+@click.option("--prompt-tokens", type=click.IntRange(1), help="For Parquet without labels: length of each prompt.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON, for scripts.")
 def import_(as_json: bool, source: Path, **origin: Any) -> None:
-    """Take scores from SOURCE: segments, or Parquet.
+    """Copy scores from SOURCE into the store.
 
-    A directory with segments (a checkout, its work directory, a store): each is verified and copied unless the store
-    has all its scores; exit code 1 where one is damaged.
+    SOURCE is a directory with segments (a checkout, its work directory, or a store) or Parquet. Segments are verified
+    and copied unless the store has all their scores; the exit code is 1 if one is damaged.
 
-    Otherwise a Parquet file or a directory of them, as `stillroom store export` writes them or as raw top-k in
-    DistillKit's columns: input_ids, token_ids, top_values (natural log-probs). DistillKit's sampler writes no split
-    between prompt and completion: labels, where there are any, are negative at the prompt, else --prompt-tokens says.
+    Parquet is a file, or a directory of files, that `stillroom store export` wrote, or raw top-k in DistillKit's
+    columns: input_ids, token_ids, top_values (natural log-probs). DistillKit's sampler does not separate prompt and
+    completion: the labels of prompt tokens are negative, and without labels --prompt-tokens is needed.
     """
     from pipeline.store_admin.import_scores import take_parquet, take_segments
     from pipeline.store_admin.import_segments import find_sealed
 
     paths = find_sealed(source)
     counts = take_segments(paths) if paths else take_parquet(source, **origin)
-    if as_json:
-        click.echo(json.dumps(counts))
-    else:
-        click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()) + f" into {store_root()}")
+    text = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    click.echo(json.dumps(counts) if as_json else f"{text} into {store_root()}")
     if counts.get("damaged"):
         raise SystemExit(1)
 
 
 @store.command()
 @click.argument("out", type=Path)
-@click.option("--segment", "names", multiple=True, help="Only this one; the beginning of its id is enough.")
-@click.option("--json", "as_json", is_flag=True, help="The files, for scripts.")
+@click.option("--segment", "names", multiple=True, help="Export only this segment; the beginning of its id is enough.")
+@click.option("--json", "as_json", is_flag=True, help="Print the files as JSON, for scripts.")
 def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Write scores to OUT as plain Parquet, one file a segment, one row a sequence; `import` reads it."""
+    """Write scores to OUT as plain Parquet: one file per segment, one row per sequence. `import` reads them."""
     from pipeline.store_admin.export_parquet import export_segment
     from pipeline.store_admin.integrity import find_segment, segments
 
     paths = [find_segment(store_root(), name) for name in names] or segments(store_root())
-    files = [str(export_segment(one, out)) for one in tqdm(paths, desc="export", unit="segment", leave=False)]
+    files = [str(export_segment(path, out)) for path in tqdm(paths, desc="export", unit="segment", leave=False)]
     click.echo(json.dumps(files) if as_json else f"{len(files)} segments to {out}")
 
 
 @store.command()
-@click.option("--json", "as_json", is_flag=True, help="One object a score stage, for scripts.")
-@click.option(
-    "--sample", metavar="N", type=click.IntRange(1), help="Have N sequences of each written round scored first."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one object per score stage, for scripts.")
+@click.option("--sample", metavar="N", type=click.IntRange(1), help="First score N sequences of each written round.")
 def forecast(as_json: bool, sample: int | None) -> None:
-    """What the schedule still asks of the teacher: positions, bytes, seconds, and what they rest on.
+    """Estimate what the teacher still has to score: positions, bytes and seconds, each with its basis.
 
-    With --sample the bytes of rollouts that are written rest on N of their own sequences, which the teacher scores now
-    and the score stage finds in the store.
+    With --sample, the teacher first scores N sequences of each written rollouts file. The estimate of its bytes then
+    rests on these sequences, and the score stage finds them in the store.
 
-    Segments whose manifest is damaged are told and not counted on; exit code 1.
+    Segments with a damaged manifest are reported and do not count; the exit code is then 1.
     """
-    from pipeline.store_admin.integrity import list_segments, segments
     from pipeline.workspace.forecast_inputs import forecast_schedule, score_sample
 
     if sample is not None:
         score_sample(sample)
-    found = forecast_schedule()
-    if as_json:
-        click.echo(json.dumps([asdict(one) for one in found]))
-    else:
-        _list_needs(found)
-    _tell_damage(list_segments(segments(store_root()))[1])
+    _print(forecast_schedule(), as_json, _print_estimates)
 
 
-def _list_needs(found: Sequence[Any]) -> None:
-    from pipeline.runtime.markdown import markdown_table
-
-    rows = [["score stage", "positions", "known", "bytes", "seconds"]]
-    rows += [
-        [one.name, f"{one.positions:,}", f"{one.known:,}", _figure(one.bytes), _figure(one.seconds)] for one in found
-    ]
-    columns = [[getattr(one, name) for one in found] for name in ("positions", "known", "bytes", "seconds")]
-    totals = [None if None in column else sum(column) for column in columns]
-    click.echo(markdown_table([*rows, ["in all", *map(_figure, totals)]]))
-    for one in found:
-        click.echo(f"{one.name}: {one.basis}")
-
-
-def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.0f}"
+def _print_estimates(estimates: Sequence[Any]) -> None:
+    columns = ("positions", "known", "bytes", "seconds")
+    values = [[getattr(estimate, column) for column in columns] for estimate in estimates]
+    totals = [None if None in column else sum(column) for column in zip(*values, strict=True)]
+    rows = [("score stage", *columns)]
+    for name, numbers in zip([*(estimate.name for estimate in estimates), "in all"], [*values, totals], strict=True):
+        rows.append((name, *map(number_text, numbers)))
+    click.echo(markdown_table(rows))
+    for estimate in estimates:
+        click.echo(f"{estimate.name}: {estimate.basis}")
 
 
 def _damages() -> list[Any]:
@@ -210,33 +197,29 @@ def _damages() -> list[Any]:
 
     paths = segments(store_root())
     checked = tqdm(verify_segments(paths), total=len(paths), desc="verify", unit="segment", leave=False)
-    return [one for one in checked if one is not None]
+    return [damage for damage in checked if damage is not None]
 
 
-def _say(damages: Sequence[Any]) -> None:
-    for one in damages:
-        lost = "its index is gone" if one.rollouts is None else f"{len(one.rollouts)} sequences"
-        click.echo(f"{one.error} ({lost})")
+def _print_damages(damages: Sequence[Any]) -> None:
+    for damage in damages:
+        lost = "its index is gone" if damage.rollouts is None else f"{len(damage.rollouts)} sequences"
+        click.echo(f"{damage.error} ({lost})")
     click.echo(f"{len(damages)} damaged segments at {store_root()}")
-
-
-def _told(damage: Any) -> dict[str, Any]:
-    return {"segment": damage.segment, "error": str(damage.error), "rollouts": damage.rollouts}
 
 
 def _agrees(count: int, as_json: bool) -> bool:
     from pipeline.store_admin.rescore import MIN_P, rescore
 
-    found, unchecked = rescore(count)
+    result, unchecked = rescore(count)
     if as_json:
-        click.echo(json.dumps(asdict(found) | {"holds": found.holds, "unchecked_segments": unchecked}))
-        return found.holds
+        click.echo(json.dumps(asdict(result) | {"holds": result.holds, "unchecked_segments": unchecked}))
+        return result.holds
     click.echo(
-        f"{found.sequences} sequences, {found.positions:,} positions, {found.entries:,} entries of p >= {MIN_P:g}: "
-        f"log-probs differ by {found.largest:.4f} nats at most and {found.mean:.4f} on average; beyond the codec's "
-        f"bounds and {found.allowance:g} nats for the engine's rounding by {found.excess:.4f}"
+        f"{result.sequences} sequences, {result.positions:,} positions, {result.entries:,} entries of p >= {MIN_P:g}: "
+        f"log-probs differ by {result.largest:.4f} nats at most and {result.mean:.4f} on average; beyond the codec's "
+        f"bounds and {result.allowance:g} nats for the engine's rounding by {result.excess:.4f}"
     )
-    click.echo(f"forward KL {found.mean_kl:.6f} nats, of which {found.allowed_kl:.6f} are explained")
+    click.echo(f"forward KL {result.mean_kl:.6f} nats, of which {result.allowed_kl:.6f} are explained")
     click.echo(f"{unchecked} segments not compared: another teacher or configuration wrote them")
-    click.echo("the teacher agrees" if found.holds else "the teacher DISAGREES: was it the teacher that wrote them?")
-    return found.holds
+    click.echo("the teacher agrees" if result.holds else "the teacher DISAGREES: was it the teacher that wrote them?")
+    return result.holds
