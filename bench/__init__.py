@@ -1,1 +1,1 @@
-"""Measurements, side by side with the alternative in one run. Each prints a table; none is a test."""
+"""Benchmarks: each compares alternatives in one run and prints a table."""

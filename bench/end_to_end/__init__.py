@@ -1,0 +1,1 @@
+"""Benchmarks of whole jobs: cost, quality, and methods of distillation."""

@@ -34,6 +34,7 @@ _FORWARD_KL = DIVERGENCES["forward_kl"](DivergenceParams(name="forward_kl", beta
 @click.option("--sequences", default=5, show_default=True, help="Completions to measure on, the shortest first.")
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 def main(keep: int, sequences: int, out: Path | None) -> None:
+    """Run the benchmark and print its table."""
     rollouts = [rollout for rollout in read_rollouts(LAYOUT.corpus.rollouts) if rollout.source == "teacher"]
     rollouts.sort(key=lambda rollout: len(rollout.prompt_ids) + len(rollout.completion_ids))
     pruned = PrunedModel(LAYOUT.teacher, rollouts[:sequences], vocab=shared_vocab(load_tokenizer(LAYOUT.teacher)))
@@ -58,6 +59,7 @@ class PrunedModel:
     """A model with some of its layers, compared with the whole model on given completions."""
 
     def __init__(self, path: Path, rollouts: Sequence[Rollout], *, vocab: int) -> None:
+        """Load the model and compute its log-probs at every completion position."""
         self._texts = [rollout.prompt_ids for rollout in rollouts], [rollout.completion_ids for rollout in rollouts]
         self._model: Any = lm.load_model(path)
         self._head = lm.head_of(self._model, vocab)

@@ -80,6 +80,7 @@ CONFIGURATIONS = [
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--svg", type=Path, help="Write the picture of the rows here.")
 def main(seeds: int, only: tuple[str, ...], runs: Path, out: Path | None, svg: Path | None) -> None:
+    """Run the benchmark and print its table."""
     os.environ["STILLROOM_STORE"] = str(store_root().resolve())
     configurations = [entry for entry in CONFIGURATIONS if not only or entry.name in only]
     rows = [row for seed in range(seeds) for row in run_seed(configurations, seed, runs.resolve())]

@@ -114,6 +114,7 @@ _DECODED = 64  # the largest number of completions that are sampled at once
 def main(
     out: Path | None, configurations: Sequence[str], seeds: int, only: str | None, seed: int, **sizes: Any
 ) -> None:
+    """Run the benchmark and print its table."""
     setting = Setting(**sizes)
     if only is not None:
         click.echo(json.dumps(list(measured(only, setting, seed))))

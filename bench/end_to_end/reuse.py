@@ -37,6 +37,7 @@ _SHARES = (1.0, 0.75, 0.5)  # of the layers of the student in params.yaml
 @click.option("--refresh", default=3, show_default=True, help="Steps between new rollouts.")
 @click.option("--students", default=3, show_default=True, type=click.IntRange(1, 3))
 def main(out: Path | None, steps: int, refresh: int, students: int) -> None:
+    """Run the benchmark and print its table."""
     names = _STUDENTS[:students]
     changes = scaled(read_yaml(LAYOUT.params), names, steps=steps, refresh=refresh)
     with tempfile.TemporaryDirectory() as folder:

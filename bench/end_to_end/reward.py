@@ -63,6 +63,7 @@ _SETTING: dict[str, Any] = {
 @click.option("--runs", type=Path, default=Path("reward-runs"), show_default=True, help="Directory of the runs.")
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 def main(seeds: int, only: tuple[str, ...], tuning: int, runs: Path, out: Path | None, **sizes: Any) -> None:
+    """Run the benchmark and print its table."""
     os.environ["STILLROOM_STORE"] = str(store_root().resolve())
     runs = runs.resolve()
     configurations = [entry for entry in CONFIGURATIONS if not only or entry.name in only]

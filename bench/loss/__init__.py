@@ -1,0 +1,1 @@
+"""Benchmarks of the loss and of a training step."""

@@ -68,6 +68,7 @@ def main(
     chosen: tuple[str, ...],
     only: str | None,
 ) -> None:
+    """Run the benchmark and print its table."""
     if only is not None:
         click.echo(json.dumps(_measured(only, _parsed(shapes[0]), dtypes[0], repeats)))
         return

@@ -96,6 +96,7 @@ class _EnoughError(Exception):
 @click.option("--precision", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True)
 @click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
 def main(out: Path | None, only: str | None, **sizes: Any) -> None:
+    """Run the benchmark and print its table."""
     shape = Shape(**sizes)
     if only is not None:
         click.echo(json.dumps(_measured(only, shape)))

@@ -46,6 +46,7 @@ _TURNS = 3
 @click.option("--prompts", default=32, show_default=True)
 @click.option("--tokens", default=32, show_default=True, help="New tokens of each completion.")
 def main(out: Path | None, prompts: int, tokens: int) -> None:
+    """Run the benchmark and print its table."""
     chosen = sorted(read_prompts(LAYOUT.prompts, "train")[:prompts], key=lambda prompt: len(prompt.prompt_ids))
     vocab = shared_vocab(load_tokenizer(LAYOUT.teacher))
     rows = [*_sampling([prompt.prompt_ids for prompt in chosen], vocab, tokens), *_scoring(chosen, vocab)]

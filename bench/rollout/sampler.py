@@ -56,6 +56,7 @@ class Contest:
 @click.option("--repeats", default=3, show_default=True, help="The best of this many times counts.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="float32", show_default=True)
 def main(out: Path | None, prompts: int, repeats: int, precision: str) -> None:
+    """Run the benchmark and print its table."""
     p, kind = section(LAYOUT.params, RolloutParams, "rollout"), cast(Precision, precision)
     tokenizer = load_tokenizer(LAYOUT.teacher)
     ends = eos_ids(tokenizer)

@@ -1,0 +1,1 @@
+"""Benchmarks of the score store: bytes, fidelity, reading and look-up."""

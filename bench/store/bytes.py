@@ -259,6 +259,7 @@ def _gradients(name: str, loss: Loss, texts: Population, batch: TeacherRows, pos
 @click.option("--json", "out", type=Path, help="Write the rows here as well.")
 @click.option("--prompts", default=40, show_default=True, help="Prompts of each student's texts.")
 def main(out: Path | None, prompts: int) -> None:
+    """Run the benchmark and print its table."""
     p = section(LAYOUT.params, ScoringParams, "scoring")
     texts = load_prompts(LAYOUT.teacher, Path(os.environ.get("STILLROOM_DATA", "../shared/data")), prompts)
     ranks = rank_tokens(texts, shared_vocab(load_tokenizer(LAYOUT.teacher)))

@@ -173,8 +173,7 @@ def write_texts(
 ) -> Texts:
     """Return rollouts of a student, with the completions of a prompt next to each other, and the teacher's states.
 
-    Args:
-        student_support: Record the tokens that the student finds likely, and samples of its tail.
+    With `student_support`, the sampler records the tokens that the student finds likely, and samples of its tail.
     """
     vocab, ends = shared_vocab(setting.tokenizer), eos_ids(setting.tokenizer)
     sampler = HFSampler(student, precision="auto", vocab=vocab, eos_ids=ends, seed=seed)
@@ -374,6 +373,7 @@ def main(
     chosen: tuple[str, ...],
     **sizes: Any,
 ) -> None:
+    """Run the benchmark and print its table."""
     if sizes["batch"] % sizes["samples"]:
         raise click.UsageError(f"--batch: expected a multiple of --samples {sizes['samples']}, got {sizes['batch']}")
     p = section(LAYOUT.params, ScoringParams, "scoring")

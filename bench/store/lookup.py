@@ -43,6 +43,7 @@ _HEX_KEYS = """
 @click.option("--keys", "counts", multiple=True, default=(1_000, 100_000), show_default=True, help="Keys of a look-up.")
 @click.option("--repeats", default=5, show_default=True, help="Repeats of each measurement.")
 def main(out: Path | None, sequences: int, segments: int, counts: tuple[int, ...], repeats: int) -> None:
+    """Run the benchmark and print its table."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)

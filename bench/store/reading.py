@@ -45,6 +45,7 @@ VOCAB = 49152
 @click.option("--sequences", default=4200, show_default=True)
 @click.option("--window", default=1024, show_default=True, help="Sequences decoded together.")
 def main(out: Path | None, sequences: int, window: int) -> None:
+    """Run the benchmark and print its table."""
     torch.set_num_threads(1)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
