@@ -19,8 +19,8 @@ from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import FILE, read_lineage, write_lineage
 from pipeline.lineage.records import Lineage
 from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
+from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.resume import whole_directory
 from stages._stage import StageContext, run, stage
 
 

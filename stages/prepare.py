@@ -10,7 +10,8 @@ import click
 import numpy as np
 
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab
-from pipeline.runtime.files import replacing, write_rows
+from pipeline.runtime.atomic import replacing
+from pipeline.runtime.files import write_rows
 from pipeline.tasks.prompts import PromptParams, find_cases, rank_tokens, render_prompts
 from schemas.prompt import PROMPT
 from stages._stage import StageContext, run, stage

@@ -14,7 +14,7 @@ from pipeline.checkpoints.pretrained import TeacherParams, load_pretrained
 from pipeline.checkpoints.provenance import source_of
 from pipeline.checkpoints.random_init import make_fresh
 from pipeline.lineage.lineage import teacher_lineage, write_lineage
-from pipeline.runtime.resume import whole_directory
+from pipeline.runtime.atomic import whole_directory
 from stages._stage import StageContext, run, stage
 
 _WHERE = "teacher.model"

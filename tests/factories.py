@@ -15,7 +15,7 @@ from pipeline.losses.objective import ObjectiveParams
 from pipeline.models import language_model as lm
 from pipeline.models.lora import LoraParams
 from pipeline.models.tokenizer import load_tokenizer
-from pipeline.runtime.resume import whole_directory
+from pipeline.runtime.atomic import whole_directory
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.records import ScoredSequence

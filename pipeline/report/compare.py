@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.page.page import comparison_page
+from pipeline.runtime.atomic import replacing
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.files import read_json, replacing
+from pipeline.runtime.files import read_json
 
 METRICS = "report/metrics.json"
 _PARTS = ("teacher", "students", "store", "cost")

@@ -18,7 +18,8 @@ from pipeline.report.page.page import RunPage, run_page
 from pipeline.report.page.queries import query_views
 from pipeline.report.summary import key_figures, quality_curves, render_table, summarise, write_curves
 from pipeline.report.views import connect, query
-from pipeline.runtime.files import read_json, replacing, write_json
+from pipeline.runtime.atomic import replacing
+from pipeline.runtime.files import read_json, write_json
 from pipeline.runtime.layout import Layout
 from pipeline.runtime.progress import bar
 from pipeline.runtime.rounds import cost_names, round_list

@@ -15,9 +15,10 @@ from pipeline.core.types import Prompt, Rollout, Source
 from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.collect import Request, RolloutParams, collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
+from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.files import write_rows
 from pipeline.runtime.progress import bar
-from pipeline.runtime.resume import DONE, whole_directory
+from pipeline.runtime.resume import DONE
 from schemas.rollout import ROLLOUT
 
 ROLLOUTS = "rollouts.parquet"

@@ -1,40 +1,29 @@
-"""Parquet and JSON files: read them against a schema, write them whole or not at all."""
+"""Read Parquet and JSON files against a schema, and write them whole or not at all."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.runtime.atomic import replacing
 from pipeline.runtime.errors import DataError
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for killed in path.parent.glob(f".tmp-{path.name}-*"):
-        killed.unlink(missing_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Sorted keys, two spaces, newline: equal values give equal bytes."""
+    """Write a value as JSON with sorted keys, so that equal values give equal bytes."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; a DataError when it is missing or damaged."""
+    """Return the value in a JSON file.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -44,7 +33,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> int:
-    """Write records, whose attributes are the columns of `schema`, as Parquet; returns their number, which may be 0."""
+    """Write records as a Parquet file with the columns of `schema`, which are attributes of each record.
+
+    Returns:
+        The number of records, which may be 0.
+    """
     rows = [{name: getattr(record, name) for name in schema.names} for record in records]
     table = pa.Table.from_pylist(rows, schema=schema)
     with replacing(path) as temporary:
@@ -53,17 +46,23 @@ def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> int:
 
 
 def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, after checking that it was written in `schema`, by name, version and columns."""
+    """Return the rows of a Parquet file.
+
+    Raises:
+        DataError: The file is missing or damaged, or its schema has another name, version or columns.
+    """
     if not path.is_file():
         raise DataError(path, expected="a Parquet file", got="nothing", remedy="run `make repro`")
     try:
         table = pq.ParquetFile(path).read()  # read_table imports pandas, half a second
     except pa.ArrowInvalid as error:
-        first = str(error).splitlines()[0]
-        raise DataError(path, expected="a Parquet file", got=first, remedy="delete it and run `make repro`") from error
-    wanted, found = _description(schema), _description(table.schema)
-    if found != wanted:
-        raise DataError(path, expected=wanted, got=found, remedy="delete it and run `make repro`")
+        problem = str(error).splitlines()[0]
+        raise DataError(
+            path, expected="a Parquet file", got=problem, remedy="delete it and run `make repro`"
+        ) from error
+    expected, got = _description(schema), _description(table.schema)
+    if got != expected:
+        raise DataError(path, expected=expected, got=got, remedy="delete it and run `make repro`")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -74,17 +73,14 @@ def _description(schema: pa.Schema) -> str:
 
 
 def visible_files(root: Path, pattern: str) -> list[str]:
-    """Files that hold something, without those of unfinished writes; sorted."""
-    visible = (
-        path
-        for path in sorted(root.glob(pattern))
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    return [str(path) for path in visible if _holds_something(path)]
+    """Return the non-empty files that match a pattern, sorted, without hidden ones such as unfinished writes."""
+    paths = sorted(root.glob(pattern))
+    hidden = [any(part.startswith(".") for part in path.relative_to(root).parts) for path in paths]
+    return [str(path) for path, is_hidden in zip(paths, hidden, strict=True) if not is_hidden and _has_content(path)]
 
 
-def _holds_something(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
-    except FileNotFoundError:  # removed since the directory was listed
+    except FileNotFoundError:  # another process removed the file after the listing
         return False

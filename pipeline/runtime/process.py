@@ -1,4 +1,4 @@
-"""Processes: whether they live, and that a stage ends with its parent."""
+"""End a stage with its parent, and find out whether a process lives."""
 
 import ctypes
 import os
@@ -14,21 +14,25 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent or _is_orphan():  # it died between the two calls, or while this process imported
+    # The parent may have died between the two calls, or while this process imported modules.
+    if os.getppid() != parent or _is_orphan():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_orphan() -> bool:
-    """True when the parent is whoever inherits orphans: who leads no session was born into its parent's."""
+    """Return whether the original parent is dead, in which case another process has inherited this one.
+
+    A process that leads no session was born in the session of its parent, so a parent in another session is not its own.
+    """
     return os.getsid(0) not in {os.getpid(), os.getsid(os.getppid())}
 
 
 def alive(pid: int) -> bool:
-    """True when this machine has such a process."""
+    """Return whether this machine has a process with this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # a process of another user
         return True
     return True

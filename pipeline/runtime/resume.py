@@ -1,19 +1,20 @@
-"""Work that survives being killed: a scratch directory keyed by the inputs, published by rename.
+"""Make work survive a kill: a scratch directory that is keyed by the inputs, and outputs that appear by a rename.
 
-A stage works in .scratch/<output>/<fingerprint>/ and moves its outputs into place when all are complete. Killed at any
-point, the next run with the same inputs finds its scratch and goes on; with other inputs the old scratch is swept. A
-lock on the scratch keeps two processes from making one output. DVC's `persist: true` is the alternative not taken: it
-reuses stale parts after a parameter change and disables the run cache.
+* A stage works in .scratch/OUTPUT/FINGERPRINT/ and moves its outputs into place when all are complete.
+* After a kill, the next run with the same inputs continues there. A run with other inputs removes it.
+* A lock on the scratch directory keeps two processes from making one output.
+
+docs/decisions/ explains why DVC's `persist: true` does not do the same.
 """
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.runtime.atomic import publish
 from pipeline.runtime.errors import UserError
 
 ROOT = Path(".scratch")
@@ -22,10 +23,18 @@ DONE = "done"
 
 @contextmanager
 def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
-    """Yield the scratch directory of these outputs; when the block ends well, publish scratch/done/<name> to each.
+    """Yield a scratch directory, and publish the outputs if the block ends without an error.
 
-    The block makes scratch/done in one rename, so it is complete or absent; it may be there at once, when the last
-    attempt was killed before publishing. When the block fails, what it completed stays for the next attempt.
+    The block makes the directory `done` in the scratch directory by one rename, so `done` is complete or absent. It
+    exists from the start if the last attempt was killed before publishing. If the block fails, what it completed stays
+    for the next attempt.
+
+    Args:
+        outputs: The place of each file or directory of `done`, by its name in `done`.
+        fingerprint: A digest of all inputs of the work.
+
+    Raises:
+        UserError: Another process makes the same outputs.
     """
     paths = hashlib.sha256("\n".join(sorted(map(str, outputs.values()))).encode()).hexdigest()
     home = ROOT / f"{'-'.join(next(iter(outputs.values())).parts[-3:])}-{paths[:8]}"
@@ -37,35 +46,12 @@ def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
         scratch = home / fingerprint
         done = scratch / DONE
         if done.is_dir() and not all((done / name).exists() for name in outputs):
-            shutil.rmtree(scratch)  # killed while publishing: dvc has removed what was in place already
+            shutil.rmtree(scratch)  # the last attempt was killed while publishing, and dvc removed what was in place
         scratch.mkdir(exist_ok=True)
         yield scratch
         for name, output in outputs.items():
             publish(done / name, output)
         shutil.rmtree(scratch)
-
-
-def publish(made: Path, output: Path) -> None:
-    """Move a file or directory to its place, replacing what is there. Both must be on one file system."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir() and not output.is_symlink():
-        shutil.rmtree(output)
-    os.replace(made, output)
-
-
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place when the block ends well, and is removed when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    for killed in path.parent.glob(f".tmp-{path.name}-*"):
-        shutil.rmtree(killed, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

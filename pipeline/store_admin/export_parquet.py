@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.runtime.files import replacing
+from pipeline.runtime.atomic import replacing
 from pipeline.store.ragged import join_scores
 from pipeline.store.segment_reader import Segment
 from pipeline.store_admin.parquet_layout import PLAIN

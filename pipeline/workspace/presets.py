@@ -11,8 +11,8 @@
 import re
 from pathlib import Path
 
+from pipeline.runtime.atomic import replacing
 from pipeline.runtime.errors import DataError, ParameterError
-from pipeline.runtime.files import replacing
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
 from pipeline.workspace.schedule import follow_params, rounds_of

@@ -25,9 +25,9 @@ from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, stacks
 from pipeline.models.context import context
 from pipeline.models.tokenizer import Tokenizer, completion_ids, load_tokenizer, render, require_same_tokenizer
+from pipeline.runtime.atomic import replacing
 from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError, ModelError
-from pipeline.runtime.files import replacing
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, parse_yaml, read_yaml
 from pipeline.tasks.prompts import PromptParams, find_cases
