@@ -5,22 +5,18 @@ tokenizer. The checkpoint of a student with `lora` is an adapter, and work/STUDE
 it; for other students work/STUDENT/base holds one line of text.
 """
 
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
 from pipeline.checkpoints.pretrained import load_pretrained
-from pipeline.checkpoints.provenance import earlier_lineage, source_of
+from pipeline.checkpoints.provenance import student_lineage
 from pipeline.checkpoints.student import NewStudent, StudentParams, start_student
 from pipeline.core.hashing import derive_seed
-from pipeline.lineage.lineage import FILE, read_lineage, write_lineage
-from pipeline.lineage.records import Lineage
+from pipeline.lineage.lineage import write_lineage
 from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
 from pipeline.runtime.atomic import whole_directory
-from pipeline.runtime.errors import DataError
 from stages._stage import StageContext, run, stage
 
 
@@ -37,27 +33,9 @@ def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
         require_same_tokenizer(load_tokenizer(teacher), tokenizer, (str(teacher), p.student.model))
         model = start_student(p.student, loaded, seed=seed, where=where)
         NewStudent(model=model, tokenizer=tokenizer, params=p.student, seed=seed, where=where).save(base, folder)
-        write_lineage(folder, _lineage(student, p.student, teacher, folder, where=f"{where}.model"))
+        write_lineage(folder, student_lineage(student, p.student, teacher, folder, where=f"{where}.model"))
     total, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
     click.echo(f"student {student}: {total:,} parameters, {trained:,} to train")
-
-
-def _lineage(student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str) -> Lineage:
-    """Return the lineage of a student: the teacher's, and where the student starts."""
-    lineage = read_lineage(teacher)
-    if lineage is None:
-        raise DataError(teacher / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force teacher`")
-    from_teacher = p.model == "teacher"
-    name, revision = (lineage.teacher.model, lineage.teacher.revision) if from_teacher else (p.model, p.revision)
-    return replace(
-        lineage,
-        student=student,
-        start=source_of(name, revision, checkpoint, where=where),
-        layers=p.layers,
-        config=p.config,
-        lora=asdict(p.lora) if p.lora else None,
-        earlier=None if p.config is not None or from_teacher else earlier_lineage(name, revision, where=where),
-    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
 from pipeline.checkpoints.onnx_t5 import is_export, load_export
-from pipeline.checkpoints.random_init import FreshParams
+from pipeline.checkpoints.random_init import FreshParams, make_fresh
 from pipeline.models.architectures import auto_class
 from pipeline.models.tokenizer import load_tokenizer, load_tokenizer_file
 from pipeline.runtime.errors import ModelError
@@ -38,6 +38,24 @@ class TeacherParams:
     """Branch, tag or commit of a hub model; null is its default branch."""
     dtype: Literal["bfloat16", "float32"]
     """Number format of the weights on disk."""
+
+
+def load_teacher(p: TeacherParams, *, where: str) -> tuple[str, Any, Any]:
+    """Return the name, the model and the tokenizer of a teacher.
+
+    Args:
+        p: The teacher's section of params.yaml.
+        where: The parameter that names the model, for messages.
+
+    Raises:
+        ModelError: When the model or its tokenizer cannot be loaded.
+        ParameterError: When the configuration of a randomly initialised teacher makes no model.
+    """
+    dtype = getattr(torch, p.dtype)
+    if isinstance(p.model, str):
+        return p.model, *load_pretrained(p.model, p.revision, dtype=dtype, where=where)
+    model, tokenizer = make_fresh(p.model, where=where)
+    return p.model.name, model.to(dtype), tokenizer
 
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:

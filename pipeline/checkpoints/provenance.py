@@ -6,6 +6,7 @@
 
 import re
 import struct
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from transformers.utils import cached_file
 
 from pipeline.checkpoints.pretrained import locate
 from pipeline.checkpoints.random_init import FRESH
+from pipeline.checkpoints.student import StudentParams
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import FILE, read_lineage
 from pipeline.lineage.records import Lineage, ModelSource
+from pipeline.runtime.errors import DataError
 
 _README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in the front matter
 _GGUF_KEY = b"general.license"
@@ -45,6 +48,36 @@ def source_of(model: str, revision: str | None, directory: Path, *, where: str) 
         hub=not options and not Path(source).is_dir(),
         license=_license(source, options, revision),
         fingerprint=fingerprint,
+    )
+
+
+def student_lineage(student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str) -> Lineage:
+    """Return the lineage of a student before its first round: the teacher's, and the model that the student starts as.
+
+    Args:
+        student: The name of the student.
+        p: The student's section of params.yaml.
+        teacher: The model directory of the teacher.
+        checkpoint: The student's first checkpoint.
+        where: The parameter that names the student's model, for messages.
+
+    Raises:
+        DataError: When the teacher has no lineage.
+        ModelError: When `p.model` names a package or a file that does not exist.
+    """
+    lineage = read_lineage(teacher)
+    if lineage is None:
+        raise DataError(teacher / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force teacher`")
+    from_teacher = p.model == "teacher"
+    name, revision = (lineage.teacher.model, lineage.teacher.revision) if from_teacher else (p.model, p.revision)
+    return replace(
+        lineage,
+        student=student,
+        start=source_of(name, revision, checkpoint, where=where),
+        layers=p.layers,
+        config=p.config,
+        lora=asdict(p.lora) if p.lora else None,
+        earlier=None if p.config is not None or from_teacher else earlier_lineage(name, revision, where=where),
     )
 
 
