@@ -1,14 +1,16 @@
-"""The loss over hidden states and the head's weights: seconds and extra memory, beside the three bare matrix products.
+"""Time and memory of the loss over hidden states and the head's weights, relative to the three bare matrix products.
 
     python -m bench.loss.loss --json FILE
 
-Forward and backward pass, gradients of hidden states and weights included, on random states and random teacher rows
-with 64 entries and 8 draws. Each row runs in a process of its own, set up as a stage is. Seconds are those of the
-clock and of the processor (all threads); beside other work only the latter mean anything, and of them the ratio to the
-products, which take turns with the loss in its own process. Extra memory is the rise of the peak, on a CPU with Linux
-only. `trl` and `liger-kernel` are measured where they are installed
-(`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR). Where a processor has no bfloat16, the
-bare products in it take minutes, in every row: `--dtype float32` alone is soon done.
+* A measurement is a forward and a backward pass, with gradients of hidden states and weights, on random states and
+  random teacher rows with 64 entries and 8 tail samples per position.
+* Each row runs in a subprocess of its own, with the settings of a stage.
+* Seconds are wall-clock time and processor time (all threads). On a busy machine only processor time is meaningful, and
+  best as the ratio to the matrix products, which alternate with the loss in the same process.
+* Extra memory is the rise of the peak of resident memory, on a CPU under Linux.
+* `trl` and `liger-kernel` are measured where they are installed
+  (`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR).
+* On a processor without bfloat16 the bare products in bfloat16 take minutes in every row; `--dtype float32` is faster.
 """
 
 import ctypes
@@ -33,7 +35,7 @@ from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models import language_model as lm
 from pipeline.models.head import Head
 
-_ENTRIES, _DRAWS = 64, 8
+_ENTRIES, _TAIL_SAMPLES = 64, 8
 _Name: TypeAlias = Literal["forward_kl", "reverse_kl"]
 _RATIOS = {"seconds": "of_matmuls", "seconds_of_processor": "of_matmuls_of_processor"}
 
@@ -46,7 +48,7 @@ _RATIOS = {"seconds": "of_matmuls", "seconds_of_processor": "of_matmuls_of_proce
     multiple=True,
     default=["2048x576x49152", "2048x960x49152"],
     show_default=True,
-    help="Tokens x width x vocabulary; more than one may be given.",
+    help="Tokens x width x vocabulary; may be repeated.",
 )
 @click.option(
     "--dtype",
@@ -55,11 +57,11 @@ _RATIOS = {"seconds": "of_matmuls", "seconds_of_processor": "of_matmuls_of_proce
     type=click.Choice(["float32", "bfloat16"]),
     default=["float32", "bfloat16"],
     show_default=True,
-    help="Of states and weights.",
+    help="The dtype of states and weights; may be repeated.",
 )
-@click.option("--repeats", default=3, show_default=True, help="The best of so many counts.")
-@click.option("--loss", "chosen", multiple=True, help="These alone, by their names in the table.")
-@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+@click.option("--repeats", default=3, show_default=True, help="Measurements of each row; the fastest counts.")
+@click.option("--loss", "chosen", multiple=True, help="A name in the table; only these losses are measured.")
+@click.option("--only", help="Measure one row in this process, and print it as a line of JSON.")
 def main(
     out: Path | None,
     shapes: tuple[str, ...],
@@ -80,16 +82,16 @@ def main(
             if out is not None:
                 write_json(out, rows)
     table = [["loss", "shape", "dtype", "seconds", "of the matmuls", "processor, s", "of the matmuls", "extra MB"]]
-    for one in rows:
-        shape = f"{one['tokens']} x {one['width']} x {one['vocab']}"
-        numbers = [f"{one[key]:.2f}" for pair in _RATIOS.items() for key in pair]
-        table.append([one["name"], shape, one["dtype"], *numbers, f"{one['extra_mb']:.0f}"])
+    for row in rows:
+        shape = f"{row['tokens']} x {row['width']} x {row['vocab']}"
+        numbers = [f"{row[key]:.2f}" for pair in _RATIOS.items() for key in pair]
+        table.append([row["name"], shape, row["dtype"], *numbers, f"{row['extra_mb']:.0f}"])
     show(table, rows, out)
 
 
 def _parsed(shape: str) -> tuple[int, int, int]:
     try:
-        tokens, width, vocab = (int(one) for one in shape.split("x"))
+        tokens, width, vocab = (int(size) for size in shape.split("x"))
     except ValueError:
         raise click.UsageError(f"--shape: expected TOKENSxWIDTHxVOCAB, got {shape}") from None
     return tokens, width, vocab
@@ -100,37 +102,41 @@ def _installed(name: str) -> bool:
 
 
 def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) -> Row:
-    """Seconds: the best of some, and of as many of the products in between. Memory: of the first, before the process
-    has any to use again."""
+    """Measure one loss.
+
+    Returns:
+        The fewest seconds of all measurements, their ratio to the fewest seconds of the matrix products, and the extra
+        memory of the first measurement, before the process has freed memory to use again.
+    """
     torch.manual_seed(0)
     (tokens, width, vocab), kind = shape, getattr(torch, dtype)
     hidden_ND = torch.randn(tokens, width).to(kind).requires_grad_()
     weight_VD = (torch.randn(vocab, width) * width**-0.5).to(kind).requires_grad_()
     loss, products = _LOSSES[name](hidden_ND, weight_VD), _matmuls(hidden_ND, weight_VD)
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed would be used again, unseen
-    took, bare, extra = [], [], []
+    # Return freed memory to the system: the loss could use it without raising the peak.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    loss_times, product_times, extra = [], [], []
     for _ in range(repeats):
         hidden_ND.grad = weight_VD.grad = None
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = peak_bytes()
-        took.append(timed(lambda: _both_ways(loss)))
+        loss_times.append(timed(lambda: _forward_backward(loss)))
         extra.append(peak_bytes() - before)
-        bare.append(timed(lambda: _both_ways(products)))
+        product_times.append(timed(lambda: _forward_backward(products)))
     row: Row = {"name": name, "extra_mb": extra[0] / 1e6}
     for key, ratio in _RATIOS.items():
-        seconds = min(one[key] for one in took)
-        row |= {key: seconds, ratio: seconds / min(one[key] for one in bare)}
+        seconds = min(times[key] for times in loss_times)
+        row |= {key: seconds, ratio: seconds / min(times[key] for times in product_times)}
     return row
 
 
-def _both_ways(loss: "Loss") -> None:
-    """Forward and backward pass."""
+def _forward_backward(loss: "Loss") -> None:
     value = loss()
     if value is not None:
         value.backward()  # type: ignore[no-untyped-call]
 
 
-Loss: TypeAlias = Callable[[], Tensor | None]  # to differentiate, or None when it has taken its gradients itself
+Loss: TypeAlias = Callable[[], Tensor | None]  # a value to differentiate; None if it computes its gradients itself
 
 
 def _matmuls(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
@@ -142,8 +148,8 @@ def _matmuls(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
 
 
 def _teacher(weight_VD: Tensor) -> Tensor:
-    drawn: Tensor = torch.randn_like(weight_VD, requires_grad=False) * weight_VD.shape[1] ** -0.5
-    return drawn
+    teacher_VD: Tensor = torch.randn_like(weight_VD, requires_grad=False) * weight_VD.shape[1] ** -0.5
+    return teacher_VD
 
 
 def _dense(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
@@ -153,27 +159,26 @@ def _dense(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
         with torch.no_grad():
             p_NV = (hidden_ND @ teacher_VD.T).float().softmax(-1)
         logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
-        found: Tensor = -(p_NV * logq_NV).sum()
-        return found
+        return -(p_NV * logq_NV).sum()
 
     return loss
 
 
 def _gathered(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
-    batch = _batch(len(hidden_ND), len(weight_VD))
+    rows = _teacher_rows(len(hidden_ND), len(weight_VD))
 
     def loss() -> Tensor:
         logq_NV: Tensor = (hidden_ND @ weight_VD.T).float().log_softmax(-1)
-        found: Tensor = -(batch.logp_NK.exp() * logq_NV.gather(-1, batch.ids_NK.long())).sum()
-        return found
+        cross_entropy: Tensor = -(rows.logp_NK.exp() * logq_NV.gather(-1, rows.ids_NK.long())).sum()
+        return cross_entropy
 
     return loss
 
 
 def _chunked(chunk: int, name: _Name = "forward_kl") -> Callable[[Tensor, Tensor], Loss]:
     def prepared(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
-        batch = _batch(len(hidden_ND), len(weight_VD))
-        return lambda: _ours(chunk, hidden_ND, weight_VD, batch, name)
+        rows = _teacher_rows(len(hidden_ND), len(weight_VD))
+        return lambda: _ours(chunk, hidden_ND, weight_VD, rows, name)
 
     return prepared
 
@@ -184,8 +189,8 @@ def _trl(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
     def loss() -> Tensor:
         with torch.no_grad():
             teacher_1NV = (hidden_ND @ teacher_VD.T)[None]
-        found: Tensor = gkd.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
-        return found
+        jsd: Tensor = gkd.generalized_jsd_loss((hidden_ND @ weight_VD.T)[None], teacher_1NV, beta=0.0)
+        return jsd
 
     return loss
 
@@ -212,8 +217,8 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
 _PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
 
 
-def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: TeacherRows, name: _Name = "forward_kl") -> Tensor:
-    """With the divergence's default support: draws, or G."""
+def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, rows: TeacherRows, name: _Name = "forward_kl") -> Tensor:
+    """Return the pipeline's loss, with the default tail estimator of the divergence."""
     divergence = DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False)
     p = ObjectiveParams(
         divergence=divergence,
@@ -228,12 +233,13 @@ def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, batch: TeacherRows, 
     )
     head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
     with lm.autocast(weight_VD.dtype):  # as in training
-        return batch_loss(p, head, hidden_ND, batch, behaviour_temperature=1.0)[0]
+        return batch_loss(p, head, hidden_ND, rows, behaviour_temperature=1.0)[0]
 
 
-def _batch(positions: int, vocab: int) -> TeacherRows:
+def _teacher_rows(positions: int, vocab: int) -> TeacherRows:
     logits_NC = torch.randn(positions, _ENTRIES + 1) * 2
     logp_NC = logits_NC.log_softmax(-1)
+    logweight_N1 = logp_NC[:, -1:] - torch.tensor(float(_TAIL_SAMPLES)).log()
     return TeacherRows(
         token_ids_N=torch.randint(vocab, (positions,)),
         on_policy_N=torch.ones(positions, dtype=torch.bool),
@@ -246,9 +252,11 @@ def _batch(positions: int, vocab: int) -> TeacherRows:
         ids_NK=torch.rand(positions, vocab).topk(_ENTRIES).indices,
         logp_NK=logp_NC[:, :-1].contiguous(),
         tail_N=logp_NC[:, -1].exp(),
-        tail_sample_ids_NJ=torch.randint(vocab, (positions, _DRAWS)),
-        tail_sample_logp_NJ=torch.full((positions, _DRAWS), -12.0),
-        tail_sample_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_DRAWS)).log()).expand(-1, _DRAWS).contiguous(),
+        tail_sample_ids_NJ=torch.randint(vocab, (positions, _TAIL_SAMPLES)),
+        tail_sample_logp_NJ=torch.full((positions, _TAIL_SAMPLES), -12.0),
+        tail_sample_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_TAIL_SAMPLES)).log())
+        .expand(-1, _TAIL_SAMPLES)
+        .contiguous(),
         has_tail_samples_N=torch.ones(positions, dtype=torch.bool),
     )
 

@@ -1,14 +1,15 @@
-"""A whole training step from the store, beside a plain cross-entropy step and TRL's step with its live teacher.
+"""Time and memory of a training step from the store, beside a cross-entropy step and TRL's step with a live teacher.
 
     python -m bench.loss.step --json FILE
 
-Student and batches are the same in all: reading them from a segment, forward and backward pass, clipping, AdamW. The
-cross-entropy is `model(input_ids, attention_mask, labels)`; TRL's is `GKDTrainer.compute_loss` on given completions
-(lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and PYTHONPATH=DIR). Both
-read a prompt again for each of its completions, as their collators lay them out. Models are random, of the default
-job's shapes; scores are synthetic. The seconds, of the clock and of the processor (all threads; beside other work only
-the latter mean anything), are the median of the steps after the first; each row runs in a process of its own, which
-tells its peak of resident memory (models, moments and all).
+* All rows have the same student and the same batches, and include reading a segment, the forward and backward pass,
+  gradient clipping and AdamW.
+* The cross-entropy is `model(input_ids, attention_mask, labels)`. TRL's row is `GKDTrainer.compute_loss` on given
+  completions (lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and
+  PYTHONPATH=DIR). Both process a prompt once for each of its completions, as their collators do.
+* Models are random and have the shapes of the default job; scores are synthetic.
+* Seconds are the median over all steps but the first, in wall-clock time and in processor time (all threads; on a busy
+  machine only these are meaningful). Each row runs in a subprocess, which reports its peak of resident memory.
 """
 
 import itertools
@@ -58,7 +59,7 @@ Loss: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, ids,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Of models and batches."""
+    """The sizes of models and batches."""
 
     width: int
     intermediate: int
@@ -68,7 +69,7 @@ class Shape:
     teacher_layers: int
     vocab: int
     batch: int
-    samples: int  # completions of a prompt
+    samples: int  # completions per prompt
     prompt: int  # tokens
     completion: int
     steps: int
@@ -76,7 +77,7 @@ class Shape:
 
 
 class _EnoughError(Exception):
-    """The last step is over; what follows it in training is a checkpoint."""
+    """The last step is over. The training loop would write a checkpoint next, which is not measured."""
 
 
 @click.command(help=__doc__)
@@ -92,9 +93,9 @@ class _EnoughError(Exception):
 @click.option("--samples", default=2, show_default=True, help="Completions that share a prompt.")
 @click.option("--prompt", default=110, show_default=True)
 @click.option("--completion", default=40, show_default=True)
-@click.option("--steps", default=5, show_default=True, help="Measured, after one that is not.")
+@click.option("--steps", default=5, show_default=True, help="Measured steps, after one that is not measured.")
 @click.option("--precision", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True)
-@click.option("--only", help="One row, here and now, as a line of JSON: what the others are measured through.")
+@click.option("--only", help="Measure one row in this process, and print it as a line of JSON.")
 def main(out: Path | None, only: str | None, **sizes: Any) -> None:
     """Run the benchmark and print its table."""
     shape = Shape(**sizes)
@@ -105,9 +106,9 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
     plain = next(row for row in rows if row["name"] == "cross-entropy")
     rows = [row | {ratio: row[key] / plain[key] for key, ratio in _RATIOS.items()} for row in rows]
     table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
-    for one in rows:
-        numbers = [f"{one[key]:.3f}" for pair in _RATIOS.items() for key in pair]
-        table.append([one["name"], *numbers, f"{one['peak_mb']:.0f}"])
+    for row in rows:
+        numbers = [f"{row[key]:.3f}" for pair in _RATIOS.items() for key in pair]
+        table.append([row["name"], *numbers, f"{row['peak_mb']:.0f}"])
     show(table, rows, out, shape=asdict(shape))
     if not has_trl():
         click.echo("trl is not installed: no row for its step")
@@ -118,12 +119,12 @@ def _measured(name: str, shape: Shape) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         ends = _ROWS[name](shape, Path(folder))
     steps = [*itertools.pairwise(ends)]
-    took = {key: statistics.median(after[key] - before[key] for before, after in steps) for key in CLOCKS}
-    return {"name": name, "peak_mb": peak_bytes() / 1e6, "steps": len(steps)} | took
+    seconds = {key: statistics.median(after[key] - before[key] for before, after in steps) for key in CLOCKS}
+    return {"name": name, "peak_mb": peak_bytes() / 1e6, "steps": len(steps)} | seconds
 
 
 def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
-    """The training loop itself, but for its checkpoint."""
+    """Run the training loop without its checkpoint, and return the times at which steps ended."""
     planned = _planned(shape, folder)
     model, ends = _model(shape, shape.layers), list[Times]()
     objective, p = _settings(shape)
@@ -160,10 +161,10 @@ def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
 
 def _cross_entropy(shape: Shape, folder: Path) -> list[Times]:
     def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
-        found: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, labels=labels_BS).loss
-        return found
+        cross_entropy: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, labels=labels_BS).loss
+        return cross_entropy
 
-    return _plainly(shape, folder, loss)
+    return _padded_steps(shape, folder, loss)
 
 
 def _trl(shape: Shape, folder: Path) -> list[Times]:
@@ -174,10 +175,10 @@ def _trl(shape: Shape, folder: Path) -> list[Times]:
 
     def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
         inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS}
-        found: Tensor = gkd.compute_loss(trainer, model, inputs)
-        return found
+        jsd: Tensor = gkd.compute_loss(trainer, model, inputs)
+        return jsd
 
-    return _plainly(shape, folder, loss)
+    return _padded_steps(shape, folder, loss)
 
 
 _ROWS: dict[str, Callable[[Shape, Path], list[Times]]] = {
@@ -187,12 +188,12 @@ _ROWS: dict[str, Callable[[Shape, Path], list[Times]]] = {
 }
 
 
-def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
-    """Steps on padded batches of whole sequences; the times at which they ended."""
+def _padded_steps(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
+    """Take steps on padded batches of whole sequences, and return the times at which they ended."""
     _, p = _settings(shape)
     model, dtype = _model(shape, shape.layers).train(), lm.resolve_dtype(p.precision)
     optimizer, ends = make_state(model, p, previous=None).optimizer, list[Times]()
-    for ids_BS, mask_BS, labels_BS in _laid_out(_planned(shape, folder)):
+    for ids_BS, mask_BS, labels_BS in _padded_batches(_planned(shape, folder)):
         with lm.autocast(dtype):
             value = loss(model, ids_BS, mask_BS, labels_BS)
         value.backward()  # type: ignore[no-untyped-call]
@@ -204,19 +205,19 @@ def _plainly(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
     return ends
 
 
-def _laid_out(planned: Iterable[Sequence[Sequence[Pick]]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Ids, mask and labels [B, S] of each step, padded on the right."""
+def _padded_batches(planned: Iterable[Sequence[Sequence[Pick]]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ids, mask and labels [B, S] of each step, padded on the right."""
     for step in planned:
         rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
-        ids_BS, mask_BS = padded([one.prompt_ids + one.completion_ids for one in rollouts], left=False)
+        ids_BS, mask_BS = padded([rollout.prompt_ids + rollout.completion_ids for rollout in rollouts], left=False)
         labels_BS = ids_BS.masked_fill(mask_BS == 0, -100)
-        for row, one in zip(labels_BS, rollouts, strict=True):
-            row[: len(one.prompt_ids)] = -100
-        yield tuple(one.to(lm.device()) for one in (ids_BS, mask_BS, labels_BS))  # type: ignore[misc]
+        for labels_S, rollout in zip(labels_BS, rollouts, strict=True):
+            labels_S[: len(rollout.prompt_ids)] = -100
+        yield tuple(tensor.to(lm.device()) for tensor in (ids_BS, mask_BS, labels_BS))  # type: ignore[misc]
 
 
 def _settings(shape: Shape) -> tuple[ObjectiveParams, OptimizerParams]:
-    """The default job's, as far as they are no shape."""
+    """Return the settings of the default job that do not belong to the shape."""
     document = read_yaml(_PARAMS)
     objective = parse(ObjectiveParams, document["objective"], where="objective")
     optimizer = document["optimizer"] | {"precision": shape.precision}
@@ -247,11 +248,14 @@ def _model(shape: Shape, layers: int) -> Any:
 
 
 def _planned(shape: Shape, folder: Path) -> list[list[list[Pick]]]:
-    """The picks of one step more than is measured, from a segment on disk; every sequence occurs once."""
+    """Return the sequences of all steps, from a segment on disk; every sequence occurs once.
+
+    The first step is not measured.
+    """
     rollouts, p = _rollouts(shape), _batches(shape)
-    rng, lengths = np.random.default_rng(1), [len(one.completion_ids) for one in rollouts]
+    rng, lengths = np.random.default_rng(1), [len(rollout.completion_ids) for rollout in rollouts]
     parts = split_scores(synthetic_scores(rng, sum(lengths), shape.vocab), np.array(lengths))
-    sequences = [ScoredSequence(rollout=one, scores=part) for one, part in zip(rollouts, parts, strict=True)]
+    sequences = [ScoredSequence(rollout=rollout, scores=part) for rollout, part in zip(rollouts, parts, strict=True)]
     write_segment(folder / "segment", sequences, placeholder_header("sqrt8", shape.vocab), rng.permutation(shape.vocab))
     segment = Segment.open(folder / "segment")
     own, corpus = open_pool(rollouts, segment, p), make_pool([], segment, p)
@@ -259,16 +263,16 @@ def _planned(shape: Shape, folder: Path) -> list[list[list[Pick]]]:
 
 
 def _rollouts(shape: Shape) -> list[Rollout]:
-    """Prompts and completions of half to whole length."""
-    rng, made = np.random.default_rng(0), []
-    for at in range((shape.steps + 1) * shape.batch):
-        if at % shape.samples == 0:
+    """Return random prompts and completions with lengths from half of the shape's length to all of it."""
+    rng, rollouts = np.random.default_rng(0), []
+    for number in range((shape.steps + 1) * shape.batch):
+        if number % shape.samples == 0:
             prompt = rng.integers(0, shape.vocab, rng.integers(shape.prompt // 2, shape.prompt + 1)).tolist()
         completion = rng.integers(0, shape.vocab, rng.integers(shape.completion // 2, shape.completion + 1)).tolist()
-        made.append(
+        rollouts.append(
             Rollout(
-                rollout_id=str(at),
-                prompt_id=str(at // shape.samples),
+                rollout_id=str(number),
+                prompt_id=str(number // shape.samples),
                 source="student",
                 policy="",
                 prompt_ids=prompt,
@@ -278,7 +282,7 @@ def _rollouts(shape: Shape) -> list[Rollout]:
                 text="",
             )
         )
-    return made
+    return rollouts
 
 
 if __name__ == "__main__":

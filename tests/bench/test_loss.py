@@ -1,4 +1,4 @@
-"""The benchmark of the loss at a size that takes no time."""
+"""Test the benchmark of the loss at a tiny size."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench.loss.loss import _LOSSES, _batch, _installed, _measured, _ours, _parsed, main
+from bench.loss.loss import _LOSSES, _installed, _measured, _ours, _parsed, _teacher_rows, main
 from bench.subprocess_run import run_in_subprocess
 
 SIZES = ["--shape", "24x8x120", "--dtype", "float32", "--repeats", "2"]
@@ -38,11 +38,11 @@ def test_a_row_has_a_process_of_its_own() -> None:
 
 def test_the_loss_that_is_timed_has_both_gradients_and_ignores_the_chunk() -> None:
     torch.manual_seed(0)
-    batch, weight_VD = _batch(24, 120), torch.randn(120, 8).requires_grad_()
+    rows, weight_VD = _teacher_rows(24, 120), torch.randn(120, 8).requires_grad_()
     results = []
     for chunk in (5, 100):
         hidden_ND = torch.ones(24, 8).requires_grad_()
-        loss = _ours(chunk, hidden_ND, weight_VD, batch)
+        loss = _ours(chunk, hidden_ND, weight_VD, rows)
         results.append((loss, *torch.autograd.grad(loss, (hidden_ND, weight_VD))))
     for first, second in zip(*results, strict=True):
         assert first.abs().max() > 0

@@ -1,4 +1,4 @@
-"""The benchmark of a training step at a size that takes no time."""
+"""Test the benchmark of a training step at a tiny size."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bench.loss.step import Shape, _laid_out, _measured, _planned, main
+from bench.loss.step import Shape, _measured, _padded_batches, _planned, main
 
 TINY = Shape(
     width=16,
@@ -29,7 +29,7 @@ TINY = Shape(
 def test_both_steps_read_the_same_sequences(tmp_path: Path) -> None:
     planned = _planned(TINY, tmp_path)
     assert len(planned) == 3
-    batches = list(_laid_out(planned))
+    batches = list(_padded_batches(planned))
     for step, (ids_BS, mask_BS, labels_BS) in zip(planned, batches, strict=True):
         rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
         assert int((labels_BS != -100).sum()) == sum(len(rollout.completion_ids) for rollout in rollouts)
