@@ -1,4 +1,4 @@
-"""Reading what earlier stages wrote, as records."""
+"""Read the Parquet files of earlier stages as records."""
 
 from pathlib import Path
 
@@ -9,10 +9,18 @@ from schemas.rollout import ROLLOUT
 
 
 def read_prompts(path: Path, split: str) -> list[Prompt]:
-    """The prompts of one split, in order."""
+    """Return the prompts of one split, in the order of the file.
+
+    Raises:
+        DataError: The file is missing, damaged or of another schema.
+    """
     return [Prompt(**row) for row in read_rows(path, PROMPT) if row["split"] == split]
 
 
 def read_rollouts(path: Path) -> list[Rollout]:
-    """Rollouts, in order."""
+    """Return all rollouts, in the order of the file.
+
+    Raises:
+        DataError: The file is missing, damaged or of another schema.
+    """
     return [Rollout(**row) for row in read_rows(path, ROLLOUT)]

@@ -1,4 +1,4 @@
-"""How completions are drawn."""
+"""The parameters of sampling completions."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,23 +10,23 @@ from pipeline.runtime.config import NonNegative, Positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     max_new_tokens: Positive
-    """Tokens after which a completion is cut."""
+    """The greatest length of a completion; longer ones are cut."""
     temperature: NonNegative
-    """Of the softmax; 0 is greedy."""
+    """Temperature of the softmax; 0 samples greedily."""
     top_p: Annotated[float, Interval(gt=0, le=1)]
-    """Nucleus mass; 1 keeps every token, which the unbiased estimators need."""
+    """Probability mass of the nucleus; 1 samples from all tokens, as the unbiased estimators require."""
     record_threshold: Annotated[float, Interval(gt=0, le=1)]
-    """Tokens that the sampler finds likelier than this are recorded, for the union support."""
+    """Tokens that the sampler finds likelier than this are recorded: the student-support tokens."""
     record_max: Annotated[int, Interval(ge=0, le=255)]
-    """At most so many of them a position, the likeliest first; 0 records none."""
+    """The greatest number of recorded tokens per position, the likeliest first; 0 records none."""
     record_tail_samples: Annotated[int, Interval(ge=0, le=255)]
-    """Draws from all other tokens at each position, recorded beside them: what the teacher says of the student's tail
-    (G, for `objective.tail_estimator: g`) comes from these. 0 records none."""
+    """Samples from all other tokens that are recorded per position. The teacher's mean log-prob over the student's tail
+    (`objective.tail_estimator: tail_mean`) is estimated from them. 0 records none."""
 
 
 def comparable_temperature(sampling: Sampling) -> float | None:
-    """The temperature at which a model's log-probs compare with those of the sampler; None where there is none."""
+    """Return the temperature at which a model's log-probs compare with the sampler's, None where there is none."""
     return sampling.temperature if sampling.top_p == 1 and sampling.temperature > 0 else None

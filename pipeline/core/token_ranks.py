@@ -1,4 +1,4 @@
-"""Frequency ranks: the order of token ids in which the codec's gaps are small."""
+"""Rank token ids by frequency: in this order the gaps that the codecs store are small."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ from numpy.typing import NDArray
 
 
 def rank_by_count(counts_V: NDArray[Any]) -> NDArray[np.int32]:
-    """Token ids [V], the most frequent first, equally frequent ones by id."""
+    """Return the token ids [V], the most frequent first, equally frequent ones by id."""
     return np.argsort(-counts_V, kind="stable").astype(np.int32)

@@ -1,9 +1,9 @@
 """The records that every step of the pipeline shares, and the notation of its arrays.
 
 Shape suffixes: B sequences, P prompt tokens, T completion tokens, N completion positions of many sequences laid end to
-end, K stored entries of a position, J tail samples of a position, H temperatures, C = K + 1 outcomes (the stored tokens
-and the other-token bucket), V vocabulary, D hidden width. Ragged data are flat arrays beside their counts: E top tokens,
-U student-support tokens, R tail samples. Log-probs are natural logarithms (nats).
+end, K stored entries of a position, J tail samples of a position, H temperatures, C = K + 1 outcomes (the stored
+tokens and the other-token bucket), V vocabulary, D hidden width. Ragged data are flat arrays beside their counts: E top
+tokens, U student-support tokens, R tail samples. Log-probs are natural logarithms (nats).
 
 Rows are aligned with the completion: row t of any score is the teacher's distribution of completion token t, given the
 prompt and the tokens before t. Only `pipeline.models` shifts or pads.
@@ -36,7 +36,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What a sampler recorded of its own distribution at T completion tokens; empty lists where nothing was recorded."""
+    """What a sampler recorded of its distribution at T completion tokens; empty lists where it recorded nothing."""
 
     support_ids: list[list[int]] = field(default_factory=list)  # [T] tokens above `rollout.sampling.record_threshold`
     tail_sample_ids: list[list[int]] = field(default_factory=list)  # [T] samples from all other tokens
