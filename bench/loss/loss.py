@@ -254,9 +254,7 @@ def _teacher_rows(positions: int, vocab: int) -> TeacherRows:
         tail_N=logp_NC[:, -1].exp(),
         tail_sample_ids_NJ=torch.randint(vocab, (positions, _TAIL_SAMPLES)),
         tail_sample_logp_NJ=torch.full((positions, _TAIL_SAMPLES), -12.0),
-        tail_sample_logweight_NJ=(logp_NC[:, -1:] - torch.tensor(float(_TAIL_SAMPLES)).log())
-        .expand(-1, _TAIL_SAMPLES)
-        .contiguous(),
+        tail_sample_logweight_NJ=logweight_N1.expand(-1, _TAIL_SAMPLES).contiguous(),
         has_tail_samples_N=torch.ones(positions, dtype=torch.bool),
     )
 
