@@ -12,9 +12,8 @@ from typing import Any
 import click
 
 from pipeline.core.files import read_prompts
-from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate
-from pipeline.evaluation.completions import EvaluationParams, complete, judge
-from pipeline.metrics.rewards import mean_reward
+from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, comparison_rows, concatenate
+from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.files import write_json, write_rows
@@ -37,25 +36,15 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
     completions = complete(prompts, load_sampler(), p.evaluation, title=f"complete {name}")
     ctx.cost["tokens"] = completions.tokens
 
-    pair = (completions.greedy, completions.sampled)
-    greedy, sampled = (judge(task, prompts, samples, partial(decode, tokenizer)) for samples in pair)
-    metrics = task.metrics(greedy) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
-    answers = [
-        (judged.text, len(sample.token_ids), sample.finished)
-        for judged, sample in zip(sampled, completions.sampled, strict=True)
-    ]
-    metrics |= {"eos_share": completions.eos_share} | mean_reward(prompts, answers, p.reward)
-
+    metrics, greedy = completion_metrics(task, prompts, completions, partial(decode, tokenizer), p.reward)
     rows: list[TokenComparison] = []
     if name != "teacher":
         models = ModelPair(student=model, teacher=ctx.layout.teacher, vocab_size=vocab)
         agreements = compare(models, prompts, completions.sampled, p.evaluation, title=f"compare {name}")
         metrics |= concatenate(agreements).means()
-        recorded = list(zip(prompts, completions.sampled, agreements, strict=True))[: p.evaluation.recorded_prompts]
-        for prompt, sample, agreement in recorded:
-            rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
+        tokens_of, count = partial(token_texts, tokenizer), p.evaluation.recorded_prompts
+        rows = comparison_rows(prompts, completions.sampled, agreements, tokens_of, count=count)
     write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
-
     texts = [{"prompt_id": prompt.prompt_id} | asdict(judged) for prompt, judged in zip(prompts, greedy, strict=True)]
     positions = sum(len(sample.token_ids) for sample in completions.sampled)
     write_json(out, {"headline": task.headline, "metrics": metrics, "positions": positions, "texts": texts})

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,22 @@ def concatenate(parts: Sequence[Agreement]) -> Agreement:
     """Return the positions of all parts, end to end."""
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Agreement)}
     return Agreement(**{name: torch.cat(tensors) for name, tensors in columns.items()})
+
+
+def comparison_rows(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sampled],
+    agreements: Sequence[Agreement],
+    tokens_of: TokensOf,
+    *,
+    count: int,
+) -> list[TokenComparison]:
+    """Return the rows of the first `count` completions, one per position, in the order of the prompts."""
+    return [
+        row
+        for prompt, completion, agreement in itertools.islice(zip(prompts, completions, agreements, strict=True), count)
+        for row in agreement.rows(prompt.prompt_id, completion.token_ids, tokens_of)
+    ]
 
 
 def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:

@@ -1,10 +1,11 @@
 """Sample completions of the held-out prompts, at temperature 1 and greedily, and score them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Precision, Prompt
+from pipeline.metrics.rewards import mean_reward
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.config import Count, Positive
 from pipeline.runtime.progress import bar
@@ -89,3 +90,30 @@ def judge(
         Judged(text=text, references=prompt.references, score=task.score(text, prompt.references))
         for prompt, text in zip(prompts, texts, strict=True)
     ]
+
+
+def completion_metrics(
+    task: Task,
+    prompts: Sequence[Prompt],
+    completions: Completions,
+    decode: Callable[[list[int]], str],
+    weights: Mapping[str, float],
+) -> tuple[dict[str, float], list[Judged]]:
+    """Return the metrics of a model's completions, and its greedy completions with their scores.
+
+    Args:
+        task: The task, which defines the metrics.
+        prompts: The held-out prompts.
+        completions: The completions, in the order of the prompts.
+        decode: Turns token ids into text.
+        weights: The weights of the reward functions; without weights there is no metric `reward`.
+    """
+    pair = (completions.greedy, completions.sampled)
+    greedy, sampled = (judge(task, prompts, samples, decode) for samples in pair)
+    answers = [
+        (judged.text, len(sample.token_ids), sample.finished)
+        for judged, sample in zip(sampled, completions.sampled, strict=True)
+    ]
+    metrics = task.metrics(greedy) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
+    metrics |= {"eos_share": completions.eos_share} | mean_reward(prompts, answers, weights)
+    return metrics, greedy
