@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.models import language_model as lm
-from pipeline.runtime.progress import bar
 from pipeline.runtime.atomic import whole_directory
+from pipeline.runtime.progress import bar
 from pipeline.runtime.resume import DONE
 from pipeline.training.batches import iter_batches, planned_tokens
 from pipeline.training.checkpoint import checkpoints, open_run
