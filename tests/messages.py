@@ -1,4 +1,4 @@
-"""Every message that the code can raise as a UserError, as text with `...` for what is only known then."""
+"""Find every message that the code can raise as a UserError, as text with `...` for what is known only at run time."""
 
 import ast
 import functools
@@ -7,80 +7,111 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("expected", "got", "remedy")
+DEFAULT_REMEDY = ast.Constant("fix params.yaml")  # of a ParameterError
+CONSTRUCTORS = ROOT / "pipeline" / "runtime" / "errors.py"
 
 
 @functools.cache
 def messages() -> dict[str, str]:
-    """Message to the place that raises it."""
-    found: dict[str, str] = {}
-    paths = sorted(one for folder in ("pipeline", "stages") for one in (ROOT / folder).rglob("*.py"))
-    inside = {
-        path: [one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.FunctionDef)]
+    """Return each message with the place that raises it."""
+    paths = sorted(path for folder in ("pipeline", "stages") for path in (ROOT / folder).rglob("*.py"))
+    functions_of = {
+        path: [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         for path in paths
+        if path != CONSTRUCTORS
     }
-    everywhere = [one for some in inside.values() for one in some]
-    for path, functions in inside.items():
+    everywhere = [function for functions in functions_of.values() for function in functions]
+    places: dict[str, str] = {}
+    for path, functions in functions_of.items():
         for function in functions:
             for call in _calls(function):
-                if set(WORDS) <= {one.arg for one in call.keywords}:
+                parts = _parts(call)
+                if set(WORDS) <= parts.keys():
                     callers = functions if function.name.startswith("_") else everywhere
                     place = f"{path.relative_to(ROOT)}:{call.lineno}"
-                    found |= dict.fromkeys(_written(call, function, callers), place)
-    return found
+                    places |= dict.fromkeys(_messages_of(parts, call, function, callers), place)
+    return places
 
 
-def _written(call: ast.Call, function: ast.FunctionDef, functions: list[ast.FunctionDef]) -> Iterator[str]:
-    """One message for every wording of what was expected."""
-    parts = {one.arg: one.value for one in call.keywords}
-    texts = [_wordings(parts[word], function, functions) for word in WORDS]
-    got, remedy = (one[0] if len(one) == 1 else "..." for one in texts[1:])
+def _parts(call: ast.Call) -> dict[str, ast.expr]:
+    parts = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+    return {"remedy": DEFAULT_REMEDY, **parts} if _name_of(call) == "ParameterError" else parts
+
+
+def _messages_of(
+    parts: dict[str, ast.expr], call: ast.Call, function: ast.FunctionDef, callers: list[ast.FunctionDef]
+) -> Iterator[str]:
+    """Yield one message for every wording of what was expected."""
+    texts = [_wordings(parts[word], call, function, callers) for word in WORDS]
+    got, remedy = (wordings[0] if len(wordings) == 1 else "..." for wordings in texts[1:])
     for expected in texts[0]:
         yield f"expected {expected}, got {got}; {remedy}"
 
 
-def _wordings(node: ast.expr, function: ast.FunctionDef, functions: list[ast.FunctionDef]) -> list[str]:
-    """What a name may stand for: what the function gives it, or what the module's callers hand over."""
+def _wordings(node: ast.expr, call: ast.Call, function: ast.FunctionDef, callers: list[ast.FunctionDef]) -> list[str]:
+    """Return the texts that an expression stands for: a local variable's values, or the arguments of the callers."""
+    if isinstance(node, ast.IfExp):
+        return [*_wordings(node.body, call, function, callers), *_wordings(node.orelse, call, function, callers)]
     if not isinstance(node, ast.Name):
         return [_text(node)]
-    names = [one.arg for one in (*function.args.args, *function.args.kwonlyargs)]
+    names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs) if argument.arg != "self"]
     if node.id not in names:
-        made = [one for one in ast.walk(function) if isinstance(one, ast.Assign) and _binds(one.targets, node.id)]
-        return [text for one in made for text in _values(one, node.id)] or ["..."]
-    at = names.index(node.id)
-    found: list[str] = []
-    for other in functions:
-        for call in _calls(other):
-            if getattr(call.func, "id", "") == function.name:
-                given = [*call.args[at : at + 1], *(one.value for one in call.keywords if one.arg == node.id)]
-                inner = (
-                    [] if other is function else [text for one in given for text in _wordings(one, other, functions)]
-                )
-                found += inner
-    return list(dict.fromkeys(found)) or ["..."]
+        assignments = _assignments_before(call, function.body, node.id)
+        return [text for assignment in assignments for text in _values(assignment, node.id)] or ["..."]
+    position = names.index(node.id)
+    texts: list[str] = []
+    for caller in callers:
+        for other in _calls(caller):
+            if _name_of(other) == function.name and caller is not function:
+                arguments = [*other.args[position : position + 1]]
+                arguments += [keyword.value for keyword in other.keywords if keyword.arg == node.id]
+                texts += [text for argument in arguments for text in _wordings(argument, other, caller, callers)]
+    return list(dict.fromkeys(texts)) or ["..."]
 
 
-def _binds(targets: list[ast.expr], name: str) -> bool:
-    return any(getattr(one, "id", "") == name for target in targets for one in ast.walk(target))
+def _assignments_before(call: ast.Call, body: list[ast.stmt], name: str) -> list[ast.Assign]:
+    """Return the assignments to a name that the call can see: those of the nearest statement before it."""
+    for index, statement in enumerate(body):
+        if call not in ast.walk(statement):
+            continue
+        for block in ("body", "orelse", "finalbody"):
+            if inner := _assignments_before(call, getattr(statement, block, []), name):
+                return inner
+        for before in reversed(body[:index]):
+            nodes = [node for node in ast.walk(before) if isinstance(node, ast.Assign) and _binds(node, name)]
+            if nodes:
+                return nodes
+    return []
 
 
-def _values(made: ast.Assign, name: str) -> list[str]:
-    target, value = made.targets[0], made.value
+def _binds(assignment: ast.Assign, name: str) -> bool:
+    nodes = (node for target in assignment.targets for node in ast.walk(target))
+    return any(isinstance(node, ast.Name) and node.id == name for node in nodes)
+
+
+def _values(assignment: ast.Assign, name: str) -> list[str]:
+    target, value = assignment.targets[0], assignment.value
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         pairs = zip(target.elts, value.elts, strict=True)
-        return [_text(one) for bound, one in pairs if getattr(bound, "id", "") == name]
+        return [_text(element) for bound, element in pairs if getattr(bound, "id", "") == name]
     if isinstance(value, ast.IfExp):
         return [_text(value.body), _text(value.orelse)]
     return [_text(value)]
 
 
 def _calls(function: ast.FunctionDef) -> list[ast.Call]:
-    return [one for one in ast.walk(function) if isinstance(one, ast.Call)]
+    return [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+
+
+def _name_of(call: ast.Call) -> str:
+    """Return the name of the function or method that is called."""
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
 
 
 def _text(node: ast.expr) -> str:
-    """The words of a string, with dots for its variables."""
+    """Return the words of a string, with dots for its variables."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text(one) for one in node.values)
+        return "".join(map(_text, node.values))
     return "..."
