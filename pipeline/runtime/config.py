@@ -120,6 +120,8 @@ def _refusal(schema: Node, document: Node, error: "ValidationError") -> Paramete
     """Return the message about one mistake: an unknown key, or else the value that lies deepest."""
     mistakes = error.errors(include_url=False)
     mistake = max(mistakes, key=lambda e: (e["type"] == _UNKNOWN, len(e["loc"]), not e["type"].endswith("_type")))
+    if isinstance(raised := mistake.get("ctx", {}).get("error"), ParameterError):  # by a dataclass that checks itself
+        return raised
     where, node, parent, value = _find(schema, mistake["loc"], document)
     if mistake["type"] == _UNKNOWN:
         names = ", ".join(parent["properties"])

@@ -1,4 +1,9 @@
-"""The tasks. A new one is a file in this directory and a line in `TASKS`."""
+"""Tasks: data sets as cases, and how completions of them are measured.
+
+Read `base` first, then a task such as `gsm8k`, then `loading` and `rows` (data sets), `templates` and `prompts` (cases
+to prompts). A new task is a file in this directory and a line in `TASKS`. The stages prepare and evaluate,
+`pipeline.evaluation` and `pipeline.workspace` import it.
+"""
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.arithmetic import Arithmetic
@@ -22,8 +27,11 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task called `name` in params.yaml; a ParameterError that lists the tasks when there is none."""
+    """Return the task with a name from params.yaml.
+
+    Raises:
+        ParameterError: When there is no such task; the message lists the tasks.
+    """
     if name not in TASKS:
-        known = ", ".join(sorted(TASKS))
-        raise ParameterError("task.name", expected=f"one of: {known}", got=repr(name), remedy="mend params.yaml")
+        raise ParameterError("task.name", expected=f"one of: {', '.join(sorted(TASKS))}", got=repr(name))
     return TASKS[name]

@@ -1,10 +1,12 @@
-"""Made-up word problems of a few short sentences, with worked steps: what a model of 1-10 M parameters can learn.
+"""Synthetic word problems of a few short sentences with worked steps, for models of 1-10 M parameters.
 
 "Ann has 12 pens. She buys 5. She loses 8. How many pens does Ann have?" is answered "12 + 5 = 17", "17 - 8 = 9",
-"#### 9". Numbers stay whole and at least 1. Guarantee: problem i depends on the seed and on i alone, so asking for more
-keeps the earlier ones; a computation (its numbers and operations in their order) occurs once, and its content decides
-its split, so that no held-out computation was seen in training in other words. Cost: 20,000 problems in about a
-second. Not taken: many phrasings, which make the language harder and not the arithmetic.
+"#### 9". All numbers are whole and at least 1.
+
+* Guarantee: problem i depends on the seed and on i alone, so a larger number of problems keeps the earlier ones. A
+  computation (its numbers and operations in order) occurs once, and its content decides its split. So no held-out
+  computation occurs in training in other words.
+* Cost: about one second for 20,000 problems.
 """
 
 import random
@@ -15,10 +17,9 @@ from typing import Annotated, Literal, TypeAlias
 from annotated_types import Interval
 
 from pipeline.core.hashing import derive_seed, digest
-from pipeline.metrics.exact_match import exact_match
 from pipeline.runtime.config import Positive
 from pipeline.runtime.errors import ParameterError
-from pipeline.tasks.base import Case, Judged, mean
+from pipeline.tasks.base import Case, ExactMatch
 
 Operation: TypeAlias = Literal["add", "subtract", "multiply", "divide"]
 Step: TypeAlias = tuple[Operation, int]
@@ -43,75 +44,69 @@ _RESULTS: dict[Operation, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArithmeticSettings:
-    """`task.settings` of arithmetic; the difficulty is in the last five."""
+    """The section `task.settings` of arithmetic; its last five fields are the difficulty."""
 
     seed: int
-    """Of the problems; the pipeline's own seed only chooses among them."""
+    """Seed of the problems. The pipeline's own seed only chooses among them."""
     problems: Positive
-    """How many are drawn; a computation that comes up again is left out."""
+    """Number of problems drawn. A computation that is drawn again is dropped."""
     heldout_share: Annotated[float, Interval(gt=0, le=1)]
-    """Of all computations, in the held-out split."""
+    """Share of all computations in the held-out split."""
     min_steps: Positive
+    """Smallest number of steps."""
     max_steps: Positive
+    """Largest number of steps."""
     max_operand: Positive
-    """The largest number in a question; factors and divisors go to 9 at most."""
+    """Largest number in a question. Factors and divisors are at most 9."""
     max_value: Positive
-    """The largest result of a step."""
+    """Largest result of a step."""
     operations: tuple[Operation, ...]
-    """Those that occur."""
+    """Operations that occur."""
 
     def __post_init__(self) -> None:
-        """Refuse settings without a single problem."""
-        _require(self.min_steps <= self.max_steps, "min_steps", f"at most max_steps ({self.max_steps})", self.min_steps)
-        _require(
+        """Refuse settings that admit no problem."""
+        _check(self.min_steps <= self.max_steps, "min_steps", f"at most max_steps ({self.max_steps})", self.min_steps)
+        _check(
             self.max_operand <= self.max_value, "max_operand", f"at most max_value ({self.max_value})", self.max_operand
         )
-        _require(len(self.operations) > 0, "operations", f"some of {', '.join(_SIGNS)}", "none")
+        _check(len(self.operations) > 0, "operations", f"some of {', '.join(_SIGNS)}", "none")
 
 
-class Arithmetic:
-    """The right number or not."""
+class Arithmetic(ExactMatch):
+    """Synthetic word problems, measured by the final number."""
 
-    headline = "exact_match"
     fields = ("question",)
     settings = ArithmeticSettings
 
     def cases(self, settings: ArithmeticSettings) -> Iterator[Case]:
-        """In the order in which they are drawn, both splits mixed."""
-        seen: set[tuple[int, tuple[Step, ...]]] = set()
+        """Yield the problems of both splits in the order in which they are drawn."""
+        drawn: set[tuple[int, tuple[Step, ...]]] = set()
         for number in range(settings.problems):
             chance = random.Random(derive_seed(settings.seed, "arithmetic", number))
             start = chance.randint(1, settings.max_operand)
             steps = _draw_steps(chance, start, settings)
-            if steps and (start, steps) not in seen:
-                seen.add((start, steps))
+            if steps and (start, steps) not in drawn:
+                drawn.add((start, steps))
                 yield _case(chance, start, steps, settings.heldout_share)
-
-    def score(self, completion: str, references: Sequence[str]) -> float:
-        """1 when the final numbers are equal, else 0."""
-        return exact_match(completion, references)
-
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """The share of completions that end in the right number."""
-        return {"exact_match": mean([one.score for one in judged])}
 
 
 def _draw_steps(chance: random.Random, value: int, settings: ArithmeticSettings) -> tuple[Step, ...]:
-    """As many steps as drawn; none when an operation that may come next does not exist."""
+    """Draw the steps of a problem; none where no operation is possible after a step."""
     steps: list[Step] = []
     for _ in range(chance.randint(settings.min_steps, settings.max_steps)):
-        possible = {one: found for one in settings.operations if (found := _operands(one, value, settings))}
+        operands = {operation: _operands(operation, value, settings) for operation in settings.operations}
+        possible = [operation for operation in operands if operands[operation]]
         if not possible:
             return ()
-        operation = chance.choice(list(possible))
-        k = chance.choice(possible[operation])
+        operation = chance.choice(possible)
+        k = chance.choice(operands[operation])
         steps.append((operation, k))
         value = _RESULTS[operation](value, k)
     return tuple(steps)
 
 
 def _operands(operation: Operation, value: int, settings: ArithmeticSettings) -> Sequence[int]:
-    """The numbers with which an operation leads from `value` to a whole number from 1 to max_value."""
+    """Return the numbers with which an operation leads from `value` to a whole number from 1 to max_value."""
     largest = min(_LARGEST_FACTOR, settings.max_operand)
     if operation == "add":
         return range(1, min(settings.max_operand, settings.max_value - value) + 1)
@@ -125,16 +120,17 @@ def _operands(operation: Operation, value: int, settings: ArithmeticSettings) ->
 def _case(chance: random.Random, start: int, steps: tuple[Step, ...], heldout_share: float) -> Case:
     key = digest(start, steps, size=8)
     (name, they), things = chance.choice(_PEOPLE), chance.choice(_THINGS)
-    told = [chance.choice(_SENTENCES[operation]).format(they=they, k=k) for operation, k in steps]
+    story = [chance.choice(_SENTENCES[operation]).format(they=they, k=k) for operation, k in steps]
+    question = " ".join([f"{name} has {start} {things}.", *story, f"How many {things} does {name} have?"])
     return Case(
         case_id=f"arithmetic/{key}",
         split="heldout" if int(key, 16) < heldout_share * 16 ** len(key) else "train",
-        fields={"question": " ".join([f"{name} has {start} {things}.", *told, f"How many {things} does {name} have?"])},
-        references=(_worked(start, steps),),
+        fields={"question": question},
+        references=(_worked_answer(start, steps),),
     )
 
 
-def _worked(value: int, steps: tuple[Step, ...]) -> str:
+def _worked_answer(value: int, steps: tuple[Step, ...]) -> str:
     lines = []
     for operation, k in steps:
         result = _RESULTS[operation](value, k)
@@ -143,6 +139,6 @@ def _worked(value: int, steps: tuple[Step, ...]) -> str:
     return "\n".join([*lines, f"#### {value}"])
 
 
-def _require(sound: bool, key: str, expected: str, got: object) -> None:
-    if not sound:
-        raise ParameterError(f"task.settings.{key}", expected=expected, got=got, remedy="mend params.yaml")
+def _check(valid: bool, key: str, expected: str, got: object) -> None:
+    if not valid:
+        raise ParameterError(f"task.settings.{key}", expected=expected, got=got)

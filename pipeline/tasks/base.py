@@ -1,14 +1,16 @@
-"""What a task is: cases (what is asked, and the answers that are right), and how completions are measured.
+"""The interface of a task: cases (a question and its right answers), and metrics of completions.
 
-A task gives fields and not a finished prompt: `task.template` in params.yaml says how a model is asked. It has no state
-and opens no model. Its settings are a frozen dataclass of its own, which `pipeline.runtime.config.parse` fills from
-`task.settings`. Not taken: one settings record for all tasks, where most fields would mean nothing; a metric as the
-mean of a score, which BLEU is not.
+A task returns fields and not a finished prompt; `task.template` in params.yaml makes the prompt. A task has no state
+and opens no model. Its settings are a frozen dataclass, which `pipeline.runtime.config.parse` fills from
+`task.settings`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
+
+from pipeline.metrics.exact_match import exact_match
+from pipeline.metrics.rouge import rouge_l
 
 Split: TypeAlias = Literal["train", "heldout"]
 Message: TypeAlias = dict[str, str]  # role and content, as chat templates take them
@@ -18,11 +20,11 @@ Message: TypeAlias = dict[str, str]  # role and content, as chat templates take 
 class Case:
     """One question of a data set and its answers, as plain text."""
 
-    case_id: str  # unique within the task, and the same for the same case when others are added
+    case_id: str  # unique within the task, and independent of the other cases
     split: Split
-    fields: dict[str, str]  # what a template may name
+    fields: dict[str, str]  # the names that a template may use
     messages: tuple[Message, ...] = ()  # the conversation up to the answer, where the data are conversations
-    references: tuple[str, ...]  # at least one; the first is what is learnt, all count in the measures
+    references: tuple[str, ...]  # at least one; a student trains on the first, and metrics use all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +33,15 @@ class Judged:
 
     text: str
     references: Sequence[str]
-    score: float  # the task's own
+    score: float  # the task's score of the text
 
 
 class Task(Protocol):
-    """What a task file provides. `pipeline.tasks.TASKS` holds one instance of each."""
+    """A task; `pipeline.tasks.TASKS` holds one instance of each."""
 
     @property
     def headline(self) -> str:
-        """The one of `metrics` that stands for the others."""
+        """The name of the metric that represents the task."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -50,15 +52,48 @@ class Task(Protocol):
         """The dataclass of `task.settings`."""
 
     def cases(self, settings: Any) -> Iterable[Case]:
-        """All cases of both splits, in an order that depends on the settings and the data alone."""
+        """Return all cases of both splits, in an order that depends on the settings and the data alone.
+
+        Raises:
+            DataError: When the data cannot be read or are of the wrong shape.
+            ParameterError: When the settings contradict each other.
+        """
 
     def score(self, completion: str, references: Sequence[str]) -> float:
-        """What one completion is worth: between 0 and 1; 1 for any of the references itself. Usable as a reward."""
+        """Return the score of one completion, from 0 to 1; a reference scores 1. It may serve as a reward."""
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """Name -> value over all completions. Every name has a line in pipeline.report.metric_titles."""
+        """Return metrics of all completions by name. Every name has a title in pipeline.report.metric_titles."""
+
+
+class ExactMatch:
+    """The measure of tasks with a number as the answer: the final number is right or wrong."""
+
+    headline = "exact_match"
+
+    def score(self, completion: str, references: Sequence[str]) -> float:
+        """Return 1 when the final numbers are equal, else 0."""
+        return exact_match(completion, references)
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """Return the share of completions that end in the right number."""
+        return {self.headline: mean([completion.score for completion in judged])}
+
+
+class RougeL:
+    """The measure of tasks with a text as the answer: ROUGE-L."""
+
+    headline = "rouge_l"
+
+    def score(self, completion: str, references: Sequence[str]) -> float:
+        """Return the F-measure of ROUGE-L with the best reference."""
+        return rouge_l(completion, references)
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """Return the mean F-measure of ROUGE-L."""
+        return {self.headline: mean([completion.score for completion in judged])}
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of the scores of one case each; there is at least one."""
+    """Return the mean of at least one value."""
     return sum(values) / len(values)

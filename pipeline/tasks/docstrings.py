@@ -1,24 +1,23 @@
-"""Summarise documentation in one sentence: the docstrings of installed packages, a data set that needs no download.
+"""Summarise documentation in one sentence: docstrings of installed packages, a data set that needs no download.
 
-A docstring's first paragraph is the summary that its author wrote; the rest is the text. Guarantee: the same cases
-in the same order wherever the same packages are installed, and no text twice, within a split or across. Cost: about
-6 s for the default packages. Not taken: a published summarisation set, which the first `make repro` could not fetch
-without a network; such sets come through `pipeline.tasks.loading`.
+The first paragraph of a docstring is the summary that its author wrote, and the rest is the text. A text is used when
+it can be summarised: it must open with a paragraph of prose. A parameter list, an example or a directive says how a
+thing is called and not what it does.
 
-A text is kept when it can be summarised: it must open with a paragraph of prose, not with a parameter list, an
-example or a directive, which tell how a thing is called and not what it does. What follows that paragraph stays.
+* Guarantee: the same cases in the same order wherever the same packages are installed. No text occurs twice, within a
+  split or across splits.
+* Cost: about 7 s for the default packages.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.metrics.rouge import rouge_l
 from pipeline.runtime.config import Positive
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.progress import bar
-from pipeline.tasks.base import Case, Judged, Split, mean
+from pipeline.tasks.base import Case, RougeL, Split
 from pipeline.tasks.docstring_sources import STDLIB, docstrings, modules
 
 _SUMMARY_CHARS = (20, 160)
@@ -39,26 +38,31 @@ _NO_PROSE = re.compile(r"[-*+•:@|#=~$]|\d+[.)]|```|[\w ]+:\s*(\n|$)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocstringSettings:
-    """`task.settings` of docstrings."""
+    """The section `task.settings` of docstrings."""
 
     train_packages: tuple[str, ...]
-    """Import names of installed packages; "stdlib" stands for the standard library."""
+    """Import names of installed packages. "stdlib" stands for the standard library."""
     heldout_packages: tuple[str, ...]
-    """The same for the held-out split; a package is in one split only."""
+    """Packages of the held-out split. A package is in one split only."""
     min_chars: Positive
-    """The shortest text, without its summary, in characters."""
+    """Shortest text without its summary, in characters."""
     max_chars: Positive
+    """Longest text without its summary, in characters."""
 
 
-class Docstrings:
-    """The first paragraph of a docstring from the rest of it."""
+class Docstrings(RougeL):
+    """The summary of a docstring from its other paragraphs, measured by ROUGE-L."""
 
-    headline = "rouge_l"
     fields = ("body",)
     settings = DocstringSettings
 
     def cases(self, settings: DocstringSettings) -> Iterator[Case]:
-        """Held-out cases, then training cases, in the order of packages, files and lines."""
+        """Yield held-out cases, then training cases, in the order of packages, files and lines.
+
+        Raises:
+            ParameterError: When a package is in both splits.
+            DataError: When a package is not installed, or has no Python source.
+        """
         _require_disjoint(settings)
         ids: set[str] = set()
         bodies: set[str] = set()
@@ -67,23 +71,15 @@ class Docstrings:
             for split, module, path in files:
                 for name, summary, body in _texts(module, path, settings):
                     key = " ".join(body.lower().split())
-                    if name not in ids and key not in bodies:  # a name returns where a definition has variants
+                    if name not in ids and key not in bodies:  # a name occurs again where a definition has variants
                         ids.add(name)
                         bodies.add(key)
                         yield Case(case_id=name, split=split, fields={"body": body}, references=(summary,))
                 meter.update()
 
-    def score(self, completion: str, references: Sequence[str]) -> float:
-        """ROUGE-L F1."""
-        return rouge_l(completion, references)
-
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """The mean ROUGE-L F1."""
-        return {"rouge_l": mean([one.score for one in judged])}
-
 
 def is_summary(text: str) -> bool:
-    """True for one sentence of 20-160 characters about the thing itself: no code, no pointer to elsewhere."""
+    """Return whether a text is one sentence of 20-160 characters, with no code and no reference to another place."""
     shortest, longest = _SUMMARY_CHARS
     return (
         shortest <= len(text) <= longest
@@ -95,11 +91,11 @@ def is_summary(text: str) -> bool:
 
 
 def opens_with_prose(body: str) -> bool:
-    """True when the first paragraph, after a heading such as "Explanation", has a sentence of ten words or more."""
+    """Return whether the first paragraph has a sentence of ten words, after a heading such as "Explanation" if any."""
     heading = _PROSE_HEADING.match(body)
     paragraph = _BLANK.split(body[heading.end() :] if heading else body, maxsplit=1)[0]
     line = " ".join(paragraph.split())
-    letters = sum(one.isalpha() or one == " " for one in line)
+    letters = sum(character.isalpha() or character == " " for character in line)
     return (
         len(_WORD.findall(line)) >= _PROSE_WORDS
         and letters >= _PROSE_LETTERS * len(line)
@@ -110,26 +106,22 @@ def opens_with_prose(body: str) -> bool:
 
 
 def _texts(module: str, path: Path, settings: DocstringSettings) -> Iterator[tuple[str, str, str]]:
-    """(name, summary, body) of the usable docstrings of a file."""
-    for name, text in docstrings(module, path, min_chars=settings.min_chars):
+    """Yield name, summary and body of the usable docstrings of a file."""
+    for name, text in docstrings(module, path):
         head, *rest = _BLANK.split(text, maxsplit=1)
         summary, body = " ".join(head.split()), "".join(rest).strip()
-        wanted = settings.min_chars <= len(body) <= settings.max_chars
-        if wanted and is_summary(summary) and opens_with_prose(body):
+        if settings.min_chars <= len(body) <= settings.max_chars and is_summary(summary) and opens_with_prose(body):
             yield name, summary, body
 
 
 def _files(settings: DocstringSettings) -> list[tuple[Split, str, Path]]:
-    """Split, module and file, those held out first."""
-    splits: tuple[tuple[Split, tuple[str, ...]], ...] = (
-        ("heldout", settings.heldout_packages),
-        ("train", settings.train_packages),
-    )
+    """Return split, module and file of every module, the held-out split first."""
+    splits: dict[Split, tuple[str, ...]] = {"heldout": settings.heldout_packages, "train": settings.train_packages}
     return [
-        (split, *one)
-        for split, packages in splits
+        (split, module, path)
+        for split, packages in splits.items()
         for package in packages
-        for one in _modules(package, where=f"task.settings.{split}_packages")
+        for module, path in _modules(package, where=f"task.settings.{split}_packages")
     ]
 
 
@@ -147,9 +139,5 @@ def _modules(package: str, *, where: str) -> list[tuple[str, Path]]:
 
 def _require_disjoint(settings: DocstringSettings) -> None:
     if both := sorted(set(settings.train_packages) & set(settings.heldout_packages)):
-        raise ParameterError(
-            "task.settings.heldout_packages",
-            expected="packages that are not in train_packages",
-            got=", ".join(both),
-            remedy="leave each package in one of the lists",
-        )
+        where, expected = "task.settings.heldout_packages", "packages that are not in train_packages"
+        raise ParameterError(where, expected=expected, got=", ".join(both), remedy="leave each package in one list")

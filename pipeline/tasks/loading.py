@@ -1,15 +1,18 @@
-"""The rows of one split of a data set, from the hub or from a directory: the only module that knows `datasets`.
+"""Read the rows of one split of a data set, from the hub or from a directory: the only module that knows `datasets`.
 
-A directory holds <split>.jsonl, .json (a list of objects, as Alpaca has), .parquet, .csv or .arrow, gzipped or not, or
-one text file a column, a line a row, as Multi30k (train.en.gz, train.de.gz) and WMT (src-train.txt, tgt-train.txt)
-have, or a directory <split> as `save_to_disk` of `datasets` leaves it. A split may be a part of one, as `datasets`
-writes it: "train[:90%]", "train[-100:]".
+A directory holds one of these for each split:
 
-Guarantee: nothing is written beside the data. Files of a directory are streamed, so that they leave no copy (a part of
-one makes a temporary copy); what comes from the hub lands in the cache of `datasets` (HF_HOME), and
-HF_DATASETS_OFFLINE and HF_HUB_OFFLINE are heeded. Cost: 7,473 rows of JSON in 0.3 s; a hub that cannot be reached
-takes 23 s to say so unless HF_HUB_OFFLINE=1 is set. Not taken: pyarrow's readers for the directory, a second set of
-rules for quoting, types and missing values.
+* <split>.jsonl, .json (a list of objects, as Alpaca has), .parquet, .csv or .arrow, gzipped or not.
+* One text file per column with one row per line, gzipped or not, named as in Multi30k (train.en, train.de) or as in WMT
+  (src-train.txt, tgt-train.txt).
+* A directory <split> as `save_to_disk` of `datasets` writes it.
+
+A split may be a part of a split, as `datasets` writes it: "train[:90%]", "train[-100:]".
+
+* Guarantee: nothing is written beside the data. Files of a directory are streamed and leave no copy; a part of a file
+  makes a temporary copy. Data from the hub are cached by `datasets` in HF_HOME, and HF_DATASETS_OFFLINE and
+  HF_HUB_OFFLINE are respected.
+* Cost: 0.3 s for 7,473 rows of JSON. A hub that cannot be reached takes 23 s to fail, unless HF_HUB_OFFLINE=1 is set.
 """
 
 import re
@@ -28,31 +31,39 @@ from pipeline.tasks.rows import Row
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 _SUFFIXES = tuple(f"{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))
-_TABLES = tuple(f"{{split}}{suffix}" for suffix in _SUFFIXES)  # the first is taken
+_TABLES = tuple(f"{{split}}{suffix}" for suffix in _SUFFIXES)  # the first file that exists is read
 _LINES = tuple(f"{name}{packed}" for name in ("{split}.{column}", "{column}-{split}.txt") for packed in ("", ".gz"))
-_SAVED = "data-*-of-*.arrow"  # by `save_to_disk`, in the order of their rows
+_SAVED = "data-*-of-*.arrow"  # the files of `save_to_disk`; sorted names have the order of the rows
 _PART = re.compile(r"(.+?)(\[.*\])?")
 _LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSettings:
-    """What every task that reads rows has in its `task.settings`, beside the names of its columns."""
+    """The part of `task.settings` that all tasks with rows share; each task adds the names of its columns."""
 
     data: str
-    """A name on the hub, such as openai/gsm8k, or a directory (see pipeline/tasks/rows.py for the files in it)."""
+    """A name on the hub, such as openai/gsm8k, or a directory (pipeline/tasks/loading.py lists the files in it)."""
     config: str | None
-    """The configuration on the hub (GSM8K: main); null for a directory, and where there is only one."""
+    """Configuration on the hub (GSM8K: main); null for a directory, and where there is only one."""
     revision: str | None
     """Branch, tag or commit on the hub (refs/convert/parquet where the set is a script); null for a directory."""
     train_split: str
-    """Name of the split, or of the file without its ending; a part as in "train[:90%]"."""
+    """Name of the training split, or of the file without its ending. "train[:90%]" is a part of it."""
     heldout_split: str
-    """The same for the held-out split; what is in both is held out."""
+    """The same for the held-out split. A case in both splits is held out."""
 
 
 def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple[Split, Row]]:
-    """The rows of the held-out split, then those of the training split. `columns` are those of line files."""
+    """Yield the rows of the held-out split, then those of the training split.
+
+    Args:
+        settings: The data set and its splits.
+        columns: The columns to read, which name the files where each column is a file.
+
+    Raises:
+        DataError: When a split cannot be read or has no rows.
+    """
     for row in iter_rows(settings, settings.heldout_split, columns):
         yield "heldout", row
     for row in iter_rows(settings, settings.train_split, columns):
@@ -60,7 +71,11 @@ def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple
 
 
 def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Row]:
-    """A DataError says what is wrong with the place, the split or the file."""
+    """Yield the rows of one split; arguments as in `iter_splits`.
+
+    Raises:
+        DataError: When the split cannot be read or has no rows.
+    """
     where = f"{settings.data} ({split})"
     number = -1
     try:
@@ -75,32 +90,37 @@ def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iter
             where,
             expected="rows of a directory's file or of a data set on the hub",
             got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="mend the file or task.settings; a name on the hub needs the network once, to fill its cache",
+            remedy="fix the file or task.settings; a name on the hub needs the network once, to fill its cache",
         ) from error
     if number < 0:
         raise DataError(where, expected="rows", got="none", remedy="name another split in task.settings")
 
 
 def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
-    """The splits of a data set, each with its columns where these are files of lines; none where nobody tells."""
+    """Return the splits of a data set, each with its columns where every column is a file.
+
+    The result is empty where the splits cannot be found out; reading the rows then raises the error.
+    """
     directory = Path(data).expanduser()
     if not directory.is_dir():
-        if data[:1] in "./~":
-            return {}
-        from datasets import get_dataset_split_names
-
-        try:
-            return {name: [] for name in get_dataset_split_names(data, config)}
-        except Exception:  # no network, no such name: reading tells it
-            return {}
+        return {} if data[:1] in "./~" else _hub_splits(data, config)
     if saved := {file.parent.name for file in directory.glob(f"*/{_SAVED}")}:
         return {name: [] for name in sorted(saved)}
     names = sorted(path.name for path in directory.iterdir())
     tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in names if name.endswith(_SUFFIXES)}
     lines: dict[str, list[str]] = {}
-    for found in filter(None, map(_LINE_FILE.fullmatch, names)):
-        lines.setdefault(found["name"] or found["split"], []).append(found["first"] or found["column"])
+    for match in filter(None, map(_LINE_FILE.fullmatch, names)):
+        lines.setdefault(match["name"] or match["split"], []).append(match["first"] or match["column"])
     return {name: columns for name, columns in lines.items() if len(columns) > 1 and name not in tables} | tables
+
+
+def _hub_splits(data: str, config: str | None) -> dict[str, list[str]]:
+    from datasets import get_dataset_split_names
+
+    try:
+        return {name: [] for name in get_dataset_split_names(data, config)}
+    except Exception:  # no network, or no such name
+        return {}
 
 
 def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -110,33 +130,37 @@ def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator
     elif settings.data[:1] in "./~" or directory.exists():  # no name on the hub looks like this
         raise DataError(settings.data, expected="a directory", got="none there", remedy="correct task.settings.data")
     else:
-        from datasets import load_dataset  # half a second that only data from outside needs
+        from datasets import load_dataset  # the import takes half a second
 
         yield from load_dataset(settings.data, settings.config, split=split, revision=settings.revision)
 
 
 def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    matched = _PART.fullmatch(split)
-    name, part = matched.groups() if matched else (split, None)
+    match = _PART.fullmatch(split)
+    name, part = match.groups() if match else (split, None)
     if table := _first(directory, _TABLES, split=name):
         kind = Path(table.name.removesuffix(".gz")).suffix
         yield from _read(_BUILDERS[kind], [table], part)
-        return
-    if saved := sorted((directory / name).glob(_SAVED)):
+    elif saved := sorted((directory / name).glob(_SAVED)):
         yield from _read("arrow", saved, part)
-        return
-    files = {column: _first(directory, _LINES, split=name, column=column) for column in columns}
+    else:
+        yield from _line_files(directory, name, part, columns)
+
+
+def _line_files(directory: Path, split: str, part: str | None, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield rows from one file of lines per column."""
+    files = {column: _first(directory, _LINES, split=split, column=column) for column in columns}
     if not all(files.values()):
-        raise _no_file(directory, name, files)
+        raise _no_file(directory, split, files)
     lines = [_read("text", [file], part) for file in files.values() if file]
     for number, texts in enumerate(zip_longest(*lines)):
         if None in texts:
             longer = ", ".join(file.name for file, text in zip(files.values(), texts, strict=True) if file and text)
             raise DataError(
                 directory,
-                expected=f"files of equally many lines for {name}",
+                expected=f"files of equally many lines for {split}",
                 got=f"{number:,} in one and more in {longer}",
-                remedy="mend the files; line n of each belongs together",
+                remedy="fix the files; line n of each belongs together",
             )
         yield {column: text["text"] for column, text in zip(files, texts, strict=True)}
 
@@ -149,9 +173,10 @@ def _first(directory: Path, patterns: Sequence[str], **names: str) -> Path | Non
 def _read(builder: str, files: Sequence[Path], part: str | None) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    if not any(one.stat().st_size for one in files):  # at which its streams end in a StopIteration of their own
+    # A stream of `datasets` over empty files ends with a StopIteration, which a generator must not raise.
+    if not any(file.stat().st_size for file in files):
         return
-    paths = [str(one) for one in files]
+    paths = [str(file) for file in files]
     if part is None:
         yield from load_dataset(builder, data_files=paths, split="train", streaming=True)
         return
@@ -162,6 +187,6 @@ def _read(builder: str, files: Sequence[Path], part: str | None) -> Iterator[dic
 def _no_file(directory: Path, split: str, files: dict[str, Path | None]) -> DataError:
     tables = f"{split}{{{','.join(_BUILDERS)}}}"
     lines = " and ".join(f"{split}.{column}" for column, file in files.items() if file is None)
-    found = ", ".join(sorted(path.name for path in directory.iterdir())) or "an empty directory"
+    names = ", ".join(sorted(path.name for path in directory.iterdir())) or "an empty directory"
     remedy = "correct the splits or columns in task.settings"
-    return DataError(directory, expected=f"{tables} or {lines} (.gz or not)", got=found, remedy=remedy)
+    return DataError(directory, expected=f"{tables} or {lines} (.gz or not)", got=names, remedy=remedy)

@@ -1,8 +1,9 @@
-"""Cases to prompts: choose a task's cases, tokenise them, leave out what is too long.
+"""Choose a task's cases, and tokenise them as prompts.
 
-Guarantee: which cases are kept depends on the seed and on each case's id alone, so cases that are added later come
-in between and do not reshuffle the others, and asking for fewer keeps a part of the same. Cost: about 2,000 prompts
-a second; only as many are tokenised as it takes. Not taken: cutting long prompts, which changes the question.
+* Guarantee: the choice depends on the seed and on each case's id alone. So cases that are added later do not reshuffle
+  the others, and a smaller number of prompts is a part of a larger one.
+* Long prompts are filtered and never cut, because a cut changes the question.
+* Cost: about 2,000 prompts per second. Only as many cases are tokenised as are needed.
 """
 
 from collections.abc import Iterable
@@ -28,36 +29,44 @@ class PromptParams:
     """The section `task` of params.yaml."""
 
     name: str
-    """One of pipeline.tasks.TASKS."""
+    """Name of the task, one of pipeline.tasks.TASKS."""
     train: Positive
-    """How many training cases are kept."""
+    """Number of training prompts, at most all."""
     heldout: Positive
-    """How many held-out cases are kept."""
+    """Number of held-out prompts, at most all."""
     max_prompt_tokens: Positive
-    """Longer prompts are left out; with the chat template's tokens."""
+    """Longer prompts are filtered. The tokens of the chat template count."""
     template: TemplateParams
-    """How the model is asked."""
+    """Template of the prompts."""
     settings: dict[str, object]
     """The task's own settings; see its file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitCounts:
-    """What became of the cases of one split."""
+    """The numbers of cases and prompts of one split."""
 
     split: Split
-    found: int
-    asked: int
-    kept: int
-    too_long: int  # among the cases looked at, which are no more than it took
+    cases: int
+    requested: int  # prompts
+    prompts: int
+    too_long: int  # filtered among the cases that were tokenised
 
     def __str__(self) -> str:
-        text = f"{self.split}: {self.kept:,} of {self.found:,} cases, {self.too_long:,} left out as too long"
-        return text if self.kept == self.asked else f"{text}; {self.asked:,} were asked for, no more are left"
+        """Return one line for people."""
+        text = f"{self.split}: {self.prompts:,} of {self.cases:,} cases, {self.too_long:,} filtered as too long"
+        return (
+            text if self.prompts == self.requested else f"{text}; {self.requested:,} were requested, no more are left"
+        )
 
 
 def find_cases(p: PromptParams) -> list[Case]:
-    """Every case of the task that `p` names; mistakes in its settings are ParameterErrors."""
+    """Return every case of the task that `p` names.
+
+    Raises:
+        ParameterError: When the task does not exist, or its settings are wrong.
+        DataError: When the data cannot be read.
+    """
     task = find_task(p.name)
     return list(task.cases(parse(task.settings, p.settings, where="task.settings")))
 
@@ -65,42 +74,49 @@ def find_cases(p: PromptParams) -> list[Case]:
 def render_prompts(
     cases: Iterable[Case], tokenizer: Tokenizer, p: PromptParams, *, seed: int
 ) -> tuple[list[Prompt], list[SplitCounts]]:
-    """Training prompts, then held-out prompts, each in their random order, and the counts of each split.
+    """Return training prompts, then held-out prompts, each in random order, and the counts of each split.
 
-    A DataError when a split is left without any. The caller prints the counts: fewer than asked for is no error.
+    A split with fewer prompts than requested is no error; the counts show it.
+
+    Raises:
+        DataError: When a split has no prompt.
+        ParameterError: When the template needs messages that the data lack.
+        ModelError: When the tokenizer has no chat template for the messages.
     """
-    pool = list(cases)
-    assert len({case.case_id for case in pool}) == len(pool), "a task gave two cases the same id"
+    cases = list(cases)
+    assert len({case.case_id for case in cases}) == len(cases), "a task gave two cases the same id"
     prompts: list[Prompt] = []
     counts: list[SplitCounts] = []
     with bar("tokenise", p.train + p.heldout, unit="prompts") as meter:
-        for split, asked in zip(get_args(Split), (p.train, p.heldout), strict=True):
-            found = sorted((case for case in pool if case.split == split), key=lambda case: digest(seed, case.case_id))
-            kept, too_long = _render(found, tokenizer, asked, p, meter)
-            if not kept:
-                raise _no_case(split, len(found), p)
-            prompts += kept
-            counts.append(SplitCounts(split=split, found=len(found), asked=asked, kept=len(kept), too_long=too_long))
+        for split, requested in zip(get_args(Split), (p.train, p.heldout), strict=True):
+            pool = sorted((case for case in cases if case.split == split), key=lambda case: digest(seed, case.case_id))
+            rendered, too_long = _render(pool, tokenizer, requested, p, meter)
+            if not rendered:
+                raise _no_prompt(split, len(pool), p)
+            prompts += rendered
+            counts.append(
+                SplitCounts(split=split, cases=len(pool), requested=requested, prompts=len(rendered), too_long=too_long)
+            )
         meter.total = meter.n
     return prompts, counts
 
 
 def _render(
-    cases: list[Case], tokenizer: Tokenizer, asked: int, p: PromptParams, meter: Meter
+    cases: list[Case], tokenizer: Tokenizer, count: int, p: PromptParams, meter: Meter
 ) -> tuple[list[Prompt], int]:
-    """The first `asked` prompts that are short enough, and how many longer ones came before the last."""
-    kept: list[Prompt] = []
+    """Return the first `count` prompts that are short enough, and the number of longer ones before the last."""
+    prompts: list[Prompt] = []
     too_long = 0
     for case in cases:
-        if len(kept) == asked:
+        if len(prompts) == count:
             break
         text, ids = render(tokenizer, render_template(p.template, case))
         if len(ids) > p.max_prompt_tokens:
             too_long += 1
         else:
-            kept.append(_prompt(case, tokenizer, text, ids))
+            prompts.append(_prompt(case, tokenizer, text, ids))
             meter.update()
-    return kept, too_long
+    return prompts, too_long
 
 
 def _prompt(case: Case, tokenizer: Tokenizer, text: str, ids: list[int]) -> Prompt:
@@ -114,14 +130,17 @@ def _prompt(case: Case, tokenizer: Tokenizer, text: str, ids: list[int]) -> Prom
     )
 
 
-def _no_case(split: Split, found: int, p: PromptParams) -> DataError:
-    if found:
-        got, remedy = f"none of {found:,}", f"raise task.max_prompt_tokens ({p.max_prompt_tokens})"
+def _no_prompt(split: Split, cases: int, p: PromptParams) -> DataError:
+    if cases:
+        got, remedy = f"none of {cases:,}", f"raise task.max_prompt_tokens ({p.max_prompt_tokens})"
         return DataError(f"task {p.name}, {split}", expected="a prompt short enough", got=got, remedy=remedy)
     return DataError(f"task {p.name}, {split}", expected="cases", got="none", remedy="change task.settings")
 
 
 def rank_tokens(prompts: Iterable[Prompt], vocab: int) -> NDArray[np.int32]:
-    """Token ids [V], the most frequent in prompts and references first: frequent ids get small numbers in the store."""
-    ids = [one for prompt in prompts for one in (*prompt.prompt_ids, *prompt.reference_ids)]
+    """Return all token ids [V] in the order of their frequency in prompts and references, the most frequent first.
+
+    Codecs store an id as its place in this order, because small numbers need fewer bytes.
+    """
+    ids = [token for prompt in prompts for token in (*prompt.prompt_ids, *prompt.reference_ids)]
     return rank_by_count(np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab))

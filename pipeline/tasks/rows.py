@@ -1,7 +1,7 @@
-"""One row of a data set: its columns, and the cases that many rows make.
+"""Read the columns of one row of a data set, and merge rows into cases.
 
-A column is found by its name, or within another by a path with dots: `translation.de` of WMT, `instances.0.output` of
-self-instruct. A missing one lists those that exist.
+A column is found by its name, or inside another column by a path with dots: `translation.de` of WMT,
+`instances.0.output` of self-instruct. The error about a missing column lists the columns that exist.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,36 +14,52 @@ from pipeline.tasks.base import Case, Message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What `datasets` gives for a row, with checked access."""
+    """One row as `datasets` returns it, with checked access. Every method raises a DataError for a wrong column."""
 
     values: Mapping[str, Any]
-    where: str  # for messages
+    where: str  # data set, split and number of the row, for messages
 
     def text(self, column: str) -> str:
-        """A text."""
+        """Return a text.
+
+        Raises:
+            DataError: When there is no such column, or it holds no text.
+        """
         value = self._value(column)
         if not isinstance(value, str):
-            raise self._unlike(column, "text", value)
+            raise self._wrong_type(column, "text", value)
         return value
 
     def joined(self, column: str) -> str:
-        """A text, or a list of sentences as one text."""
+        """Return a text, or a list of sentences as one text.
+
+        Raises:
+            DataError: When there is no such column, or it holds neither.
+        """
         return " ".join(self.texts(column))
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """A list of texts, or one text alone."""
+        """Return a list of texts; a single text is a list of one.
+
+        Raises:
+            DataError: When there is no such column, or it holds neither.
+        """
         value = self._value(column)
-        found = [value] if isinstance(value, str) else value
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise self._unlike(column, "text or a list of texts", value)
-        return tuple(found)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self._wrong_type(column, "text or a list of texts", value)
+        return tuple(texts)
 
     def messages(self, column: str) -> list[Message]:
-        """A conversation: mappings with the texts `role` and `content`; what else they have is left out."""
+        """Return a conversation, with `role` and `content` of each message and nothing else.
+
+        Raises:
+            DataError: When there is no such column, or it holds no list of messages.
+        """
         value = self._value(column)
         if not isinstance(value, list) or not all(map(_is_message, value)):
-            raise self._unlike(column, "a list of messages with role and content", value)
-        return [{"role": one["role"], "content": one["content"]} for one in value]
+            raise self._wrong_type(column, "a list of messages with role and content", value)
+        return [{"role": message["role"], "content": message["content"]} for message in value]
 
     def _value(self, column: str) -> Any:
         if column in self.values:
@@ -55,14 +71,13 @@ class Row:
             elif isinstance(value, Mapping) and key in value:
                 value = value[key]
             else:
-                known = ", ".join(value) if isinstance(value, Mapping) else f"{type(value).__name__}, no such part"
-                raise DataError(
-                    self.where, expected=f"a column {column!r}", got=f"columns {known}", remedy="mend task.settings"
-                )
+                columns = ", ".join(value) if isinstance(value, Mapping) else f"{type(value).__name__}, no such part"
+                expected, got = f"a column {column!r}", f"columns {columns}"
+                raise DataError(self.where, expected=expected, got=got, remedy="fix task.settings")
         return value
 
-    def _unlike(self, column: str, expected: str, value: Any) -> DataError:
-        remedy = "mend the data or task.settings"
+    def _wrong_type(self, column: str, expected: str, value: Any) -> DataError:
+        remedy = "fix the data or task.settings"
         return DataError(f"{self.where}.{column}", expected=expected, got=type(value).__name__, remedy=remedy)
 
 
@@ -71,14 +86,18 @@ def _is_message(value: Any) -> bool:
 
 
 def merge_cases(cases: Iterable[Case]) -> list[Case]:
-    """One case for each id: held-out wins, and a question that comes again in its split adds its references.
+    """Merge cases with the same id, in the order of their first occurrence.
 
-    The held-out cases come first. The order is that of the first occurrences.
+    Args:
+        cases: The cases of the held-out split, then those of the training split.
+
+    Returns:
+        One case per id. A case that occurs again in its split adds its references; in the other split it is dropped.
     """
-    found: dict[str, Case] = {}
+    merged: dict[str, Case] = {}
     for case in cases:
-        earlier = found.setdefault(case.case_id, case)
+        earlier = merged.setdefault(case.case_id, case)
         if earlier is not case and earlier.split == case.split:
             references = tuple(dict.fromkeys([*earlier.references, *case.references]))
-            found[case.case_id] = replace(earlier, references=references)
-    return list(found.values())
+            merged[case.case_id] = replace(earlier, references=references)
+    return list(merged.values())

@@ -1,4 +1,4 @@
-"""Summarise a document: SciTLDR, XSum, CNN/DailyMail, DialogSum and every table with a text and summaries of it.
+"""Summarise a document: SciTLDR, XSum, CNN/DailyMail, DialogSum, and every table with a text and summaries of it.
 
 | set | document_column | summary_column |
 |---|---|---|
@@ -7,57 +7,54 @@
 | CNN/DailyMail | article | highlights |
 | DialogSum | dialogue | summary (the test split repeats a dialogue for each of its three) |
 
-Guarantee: a document is in one split only (held-out wins), with every summary that its split has of it; the first is
-learnt and the best counts. Rows without a text or a summary are left out.
+Guarantee: a document is in one split only, and the held-out split wins. A case has every summary of its document in its
+split: the student trains on the first, and the metrics use the best. Rows without a text or a summary are filtered.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.hashing import digest
-from pipeline.metrics.rouge import rouge, rouge_l
-from pipeline.tasks.base import Case, Judged, mean
+from pipeline.metrics.rouge import rouge
+from pipeline.tasks.base import Case, Judged, RougeL, mean
 from pipeline.tasks.loading import RowSettings, iter_splits
 from pipeline.tasks.rows import merge_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummarisationSettings(RowSettings):
-    """`task.settings` of summarisation."""
+    """The section `task.settings` of summarisation."""
 
     document_column: str
-    """A text, or a list of sentences."""
+    """Column of the documents: a text, or a list of sentences."""
     summary_column: str
-    """A text, or a list of summaries that are equally right."""
+    """Column of the summaries: a text, or a list of summaries that are equally right."""
 
 
-class Summarisation:
-    """ROUGE-1, ROUGE-2 and ROUGE-L, best over the references."""
+class Summarisation(RougeL):
+    """Summaries of documents, measured by ROUGE-1, ROUGE-2 and ROUGE-L with the best reference."""
 
-    headline = "rouge_l"
     fields = ("document",)
     settings = SummarisationSettings
 
     def cases(self, settings: SummarisationSettings) -> list[Case]:
-        """Held-out cases, then training cases, in the order of the rows. Identified by their document's text."""
+        """Return held-out cases, then training cases, in the order of the rows. The document's text is the identity.
+
+        Raises:
+            DataError: When the data cannot be read.
+        """
         return merge_cases(_cases(settings))
 
-    def score(self, completion: str, references: Sequence[str]) -> float:
-        """ROUGE-L F1."""
-        return rouge_l(completion, references)
-
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """The mean F1 of each measure."""
-        words = [rouge(one.text, one.references, ("rouge_1", "rouge_2")) for one in judged]
-        return {name: mean([one[name] for one in words]) for name in words[0]} | {
-            "rouge_l": mean([one.score for one in judged])
-        }
+        """Return the mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L."""
+        scores = [rouge(summary.text, summary.references, ("rouge_1", "rouge_2")) for summary in judged]
+        return {name: mean([score[name] for score in scores]) for name in scores[0]} | super().metrics(judged)
 
 
 def _cases(settings: SummarisationSettings) -> Iterator[Case]:
     for split, row in iter_splits(settings, (settings.document_column, settings.summary_column)):
         document = row.joined(settings.document_column).strip()
-        summaries = tuple(one.strip() for one in row.texts(settings.summary_column) if one.strip())
+        summaries = tuple(text.strip() for text in row.texts(settings.summary_column) if text.strip())
         if document and summaries:
             case_id = f"summarisation/{digest(document, size=8)}"
             yield Case(case_id=case_id, split=split, fields={"document": document}, references=summaries)

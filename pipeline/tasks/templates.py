@@ -1,9 +1,10 @@
-"""How a model is asked: the section `task.template`, from a case's fields or messages to what the tokenizer renders.
+r"""Render a case as a prompt by the section `task.template`.
 
-One place for every way: the tokenizer's chat template (`chat: true`, the task's own messages where `text` is null), a
-plain text ("Question: {question}\\nAnswer:"), a prefix as T5 knows it ("translate English to German: {source}").
-Guarantee: a field that the task does not have is told when the parameters are read. Not taken: Jinja, a second
-language beside the chat template's; str.format reaches attributes too, so names are checked before it is asked.
+* One place for every kind of prompt: the tokenizer's chat template (`chat: true`; with `text: null` the data's own
+  messages), a plain text ("Question: {question}\nAnswer:"), or a prefix as T5 expects ("translate English to German:
+  {source}").
+* Guarantee: a field that the task does not have is reported when the parameters are read. Templates are filled by
+  str.format, which would also reach attributes, so the names are checked first.
 """
 
 from collections.abc import Sequence
@@ -19,53 +20,61 @@ class TemplateParams:
     """The section `task.template` of params.yaml."""
 
     text: str | None
-    """What is said, with the task's fields in braces; null takes the messages of the data, where they have any."""
+    """The prompt, with the task's fields in braces. null uses the messages of the data, where there are any."""
     chat: bool
-    """Into the tokenizer's chat template, as a user's turn; false: the text as it is."""
+    """true: the text is a user's turn in the tokenizer's chat template. false: the text is the whole prompt."""
     system: str | None
-    """A system message in front of a chat; null has none."""
+    """A system message at the beginning of a chat; null for none."""
 
 
 def check_template(p: TemplateParams, fields: Sequence[str]) -> None:
-    """A ParameterError for a field that the task lacks, and for parts that do not go together."""
+    """Check a template against the fields of a task.
+
+    Raises:
+        ParameterError: When the template uses another field, or its parts do not go together.
+    """
     if p.text is not None:
         _check_fields(p.text, fields)
     elif not p.chat:
-        raise _mistake("chat", "true where text is null", "false", "give task.template.text, or set chat: true")
+        raise _error("chat", "true where text is null", "false", "give task.template.text, or set chat: true")
     if p.system is not None and not p.chat:
-        raise _mistake("system", "null where chat is false", repr(p.system), "put it into task.template.text")
+        raise _error("system", "null where chat is false", repr(p.system), "put it into task.template.text")
 
 
 def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
-    """A plain text, or the messages of a chat."""
+    """Return the prompt of a case: a text, or the messages of a chat.
+
+    Raises:
+        ParameterError: When `text` is null and the data have no messages.
+    """
     if p.text is None and not case.messages:
-        raise _mistake("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")
+        raise _error("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")
     if p.text is None:
-        said = list(case.messages)
+        messages = list(case.messages)
     else:
         text = p.text.format_map(case.fields)
         if not p.chat:
             return text
-        said = [{"role": "user", "content": text}]
-    return said if p.system is None else [{"role": "system", "content": p.system}, *said]
+        messages = [{"role": "user", "content": text}]
+    return messages if p.system is None else [{"role": "system", "content": p.system}, *messages]
 
 
 def _check_fields(text: str, fields: Sequence[str]) -> None:
     expected = f"a text with {_listed(fields)}"
     try:
-        parts = [(name, form, how) for _, name, form, how in Formatter().parse(text) if name is not None]
+        parts = [(name, form, conversion) for _, name, form, conversion in Formatter().parse(text) if name is not None]
     except ValueError as error:
-        raise _mistake("text", expected, f"{text!r} ({error})", "write {{ and }} for braces themselves") from error
-    for name, form, how in parts:
-        if name not in fields or form or how:
-            raise _mistake("text", expected, f"{{{name}}}", "mend params.yaml")
+        raise _error("text", expected, f"{text!r} ({error})", "write {{ and }} for braces themselves") from error
+    for name, form, conversion in parts:
+        if name not in fields or form or conversion:
+            raise _error("text", expected, f"{{{name}}}")
     if not parts:
-        raise _mistake("text", expected, f"{text!r}, which asks the same in every case", "mend params.yaml")
+        raise _error("text", expected, f"{text!r}, which is the same prompt for every case")
 
 
 def _listed(fields: Sequence[str] | dict[str, str]) -> str:
     return " or ".join(f"{{{name}}}" for name in fields)
 
 
-def _mistake(key: str, expected: str, got: str, remedy: str) -> ParameterError:
+def _error(key: str, expected: str, got: str, remedy: str = "fix params.yaml") -> ParameterError:
     return ParameterError(f"task.template.{key}", expected=expected, got=got, remedy=remedy)

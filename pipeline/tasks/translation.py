@@ -1,9 +1,10 @@
-"""Translate a sentence: Multi30k, WMT and every table or pair of files with two languages.
+"""Translate a sentence: Multi30k, WMT, and every table or pair of files with two languages.
 
-Guarantee: a source sentence is in one split only (held-out wins); one that comes again in its split adds a reference;
-pairs with an empty side are left out. WMT's files are often tokenised by Moses ("don &apos;t , he said ."): BLEU then
-counts tokens that nobody would write, and is comparable among one's own runs alone; to compare with others detokenise
-first (sacremoses, or the published untokenised set). Not taken: doing so here, which would change the data silently.
+* Guarantee: a source sentence is in one split only, and the held-out split wins. A sentence that occurs again in its
+  split adds a reference. Pairs with an empty side are filtered.
+* Limit: WMT's files are often tokenised with Moses ("don &apos;t , he said ."). BLEU then counts tokens that no
+  translator would write, and is comparable only among runs on the same files. To compare with published numbers,
+  detokenise the files first (sacremoses), or use the published untokenised set.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,31 +19,36 @@ from pipeline.tasks.rows import merge_cases
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslationSettings(RowSettings):
-    """`task.settings` of translation. For line files the columns are parts of the files' names."""
+    """The section `task.settings` of translation. For line files the columns are parts of the file names."""
 
     source_column: str
-    """Multi30k: en; WMT on the hub: translation.en; WMT's files: src."""
+    """Column of the source language. Multi30k: en; WMT on the hub: translation.en; WMT's files: src."""
     target_column: str
+    """Column of the target language."""
 
 
 class Translation:
-    """BLEU and chrF of the corpus; chrF of a sentence."""
+    """Translations, measured by BLEU and chrF of the corpus; the score of a sentence is its chrF."""
 
     headline = "bleu"
     fields = ("source",)
     settings = TranslationSettings
 
     def cases(self, settings: TranslationSettings) -> list[Case]:
-        """Held-out cases, then training cases, in the order of the rows. Identified by their source's text."""
+        """Return held-out cases, then training cases, in the order of the rows. The source's text is the identity.
+
+        Raises:
+            DataError: When the data cannot be read.
+        """
         return merge_cases(_cases(settings))
 
     def score(self, completion: str, references: Sequence[str]) -> float:
-        """chrF of the sentence, between 0 and 1."""
+        """Return the chrF of the sentence, from 0 to 1."""
         return sentence_score(completion, references)
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """BLEU and chrF of all sentences together, between 0 and 100."""
-        return corpus_scores([one.text for one in judged], [one.references for one in judged])
+        """Return BLEU and chrF of all sentences together, from 0 to 100."""
+        return corpus_scores([sentence.text for sentence in judged], [sentence.references for sentence in judged])
 
 
 def _cases(settings: TranslationSettings) -> Iterator[Case]:

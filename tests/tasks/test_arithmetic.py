@@ -1,4 +1,4 @@
-"""pipeline.tasks.arithmetic: the worked steps are right, the difficulty is what was asked for, the splits are apart."""
+"""Tests of the worked steps, of the difficulty, and of the splits."""
 
 import re
 from typing import Any
@@ -33,9 +33,9 @@ def cases(**changes: Any) -> list[Case]:
 
 def steps(case: Case) -> list[tuple[int, str, int, int]]:
     *lines, last = case.references[0].splitlines()
-    found = [STEP.fullmatch(line) for line in lines]
-    assert all(found)
-    numbers = [(int(one[1]), one[2], int(one[3]), int(one[4])) for one in found if one]
+    matches = [STEP.fullmatch(line) for line in lines]
+    assert all(matches)
+    numbers = [(int(match[1]), match[2], int(match[3]), int(match[4])) for match in matches if match]
     assert last == f"#### {numbers[-1][3]}"
     return numbers
 
@@ -48,28 +48,28 @@ def steps(case: Case) -> list[tuple[int, str, int, int]]:
     st.integers(0, 200),
     st.sets(st.sampled_from(sorted(SIGNS)), min_size=1),
 )
-def test_every_problem_is_right_and_as_hard_as_asked(
+def test_every_problem_is_right_and_as_hard_as_requested(
     seed: int, few: int, more: int, operand: int, room: int, operations: set[str]
 ) -> None:
     limits = {"min_steps": few, "max_steps": few + more, "max_operand": operand, "max_value": operand + room}
     for case in cases(seed=seed, problems=20, operations=sorted(operations), **limits):
         worked = steps(case)
         assert few <= len(worked) <= few + more
-        assert {sign for _, sign, _, _ in worked} <= {SIGNS[one] for one in operations}
+        assert {sign for _, sign, _, _ in worked} <= {SIGNS[operation] for operation in operations}
         for (left, sign, right, result), following in zip(worked, [*worked[1:], None], strict=True):
             assert eval(f"{left} {sign} {right}") == result
             assert 1 <= result <= operand + room
             assert 1 <= right <= operand
             assert following is None or following[0] == result
-        told = [int(one) for one in re.findall(r"\d+", case.fields["question"])]
-        assert told == [worked[0][0], *(right for _, _, right, _ in worked)]
+        numbers = [int(text) for text in re.findall(r"\d+", case.fields["question"])]
+        assert numbers == [worked[0][0], *(right for _, _, right, _ in worked)]
 
 
 def test_a_computation_occurs_once_and_in_one_split() -> None:
-    found = cases(problems=3000, max_steps=2)
-    computations = [case.references[0] for case in found]
-    assert len(set(computations)) == len(found) < 3000
-    share = sum(case.split == "heldout" for case in found) / len(found)
+    problems = cases(problems=3000, max_steps=2)
+    computations = [case.references[0] for case in problems]
+    assert len(set(computations)) == len(problems) < 3000
+    share = sum(case.split == "heldout" for case in problems) / len(problems)
     assert share == pytest.approx(0.25, abs=0.04)
 
 
@@ -80,29 +80,31 @@ def test_more_problems_keep_the_earlier_and_another_seed_gives_others() -> None:
 
 
 def test_the_wording_does_not_decide_the_split() -> None:
-    """The same computation under two seeds is told in other words and stays on its side."""
-    one = {case.case_id: case for case in cases(max_steps=1, problems=500)}
-    other = {case.case_id: case for case in cases(max_steps=1, problems=500, seed=1)}
-    both = one.keys() & other.keys()
+    """The same computation under two seeds has other words and the same split."""
+    first = {case.case_id: case for case in cases(max_steps=1, problems=500)}
+    second = {case.case_id: case for case in cases(max_steps=1, problems=500, seed=1)}
+    both = first.keys() & second.keys()
     assert len(both) > 50
-    assert any(one[name].fields != other[name].fields for name in both)
-    assert all((one[name].split, one[name].references) == (other[name].split, other[name].references) for name in both)
+    assert any(first[name].fields != second[name].fields for name in both)
+    assert all(
+        (first[name].split, first[name].references) == (second[name].split, second[name].references) for name in both
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"min_steps": 5}, "min_steps: expected at most max_steps (4), got 5; mend params.yaml"),
-        ({"max_operand": 61}, "max_operand: expected at most max_value (60), got 61; mend params.yaml"),
-        ({"operations": []}, "operations: expected some of add, subtract, multiply, divide, got none; mend"),
+        ({"min_steps": 5}, "min_steps: expected at most max_steps (4), got 5; fix params.yaml"),
+        ({"max_operand": 61}, "max_operand: expected at most max_value (60), got 61; fix params.yaml"),
+        ({"operations": []}, "operations: expected some of add, subtract, multiply, divide, got none; fix"),
         ({"operations": ["power"]}, "operations[0]: expected one of: add, subtract, multiply, divide, got 'power'"),
-        ({"heldout_share": 0}, "heldout_share: expected > 0 and <= 1, got 0.0"),
+        ({"heldout_share": 0}, "heldout_share: expected > 0 and <= 1, got 0"),
     ],
 )
-def test_settings_without_a_problem_are_refused(changes: dict[str, Any], told: str) -> None:
+def test_settings_without_a_problem_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         cases(**changes)
-    assert str(caught.value).startswith(f"task.settings.{told}")
+    assert str(caught.value).startswith(f"task.settings.{message}")
 
 
 def test_the_final_number_decides() -> None:
@@ -111,5 +113,5 @@ def test_the_final_number_decides() -> None:
     assert right is not None
     assert Arithmetic().score(f"So it is {right}", case.references) == 1.0
     assert Arithmetic().score(f"So it is {right + 1}", case.references) == 0.0
-    judged = [Judged(text="", references=[], score=one) for one in (1.0, 0.0)]
+    judged = [Judged(text="", references=[], score=score) for score in (1.0, 0.0)]
     assert Arithmetic().metrics(judged) == {"exact_match": 0.5}

@@ -1,4 +1,4 @@
-"""pipeline.tasks.docstrings and its sources: what is taken from source files that are made here, and what is not."""
+"""Tests of the docstrings that are taken from source files, and of those that are skipped."""
 
 import sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def cases(chosen: DocstringSettings) -> list[Case]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory on the import path; what is put there must never be imported."""
+    """Return a directory on the import path; its modules must never be imported."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
@@ -50,15 +50,15 @@ def test_public_functions_are_found_in_order_without_importing(root: Path) -> No
         beta="class Jar:\n" + function("fill", summary, PROSE + " Three.", indent="    "),
         sub__dot__deep="if True:\n" + function("low", summary, PROSE + " Four.", indent="    "),
     )
-    found = cases(settings(train=("room_a",)))
-    assert [case.case_id for case in found] == [
+    texts = cases(settings(train=("room_a",)))
+    assert [case.case_id for case in texts] == [
         "room_a.first",
         "room_a.beta.Jar.fill",
         "room_a.sub.deep.low",
         "room_a.zeta.late",
     ]
-    assert found[0].references == (summary,)
-    assert found[0].fields["body"] == f"{PROSE} One."
+    assert texts[0].references == (summary,)
+    assert texts[0].fields["body"] == f"{PROSE} One."
     assert "room_a" not in sys.modules
 
 
@@ -83,8 +83,8 @@ def test_no_text_is_used_twice_and_held_out_wins(root: Path) -> None:
     package(root, "room_c", a=function("one", "Read all lines of it.", PROSE))
     shouted = PROSE.replace("every", "EVERY")
     package(root, "room_d", a=function("two", "Read it all again now.", shouted) * 2)
-    found = cases(settings(train=("room_d",), heldout=("room_c",)))
-    assert [(case.split, case.case_id) for case in found] == [("heldout", "room_c.a.one")]
+    texts = cases(settings(train=("room_d",), heldout=("room_c",)))
+    assert [(case.split, case.case_id) for case in texts] == [("heldout", "room_c.a.one")]
 
 
 def test_the_length_of_the_text_is_bounded(root: Path) -> None:
@@ -94,13 +94,13 @@ def test_the_length_of_the_text_is_bounded(root: Path) -> None:
 
 
 def test_the_standard_library_is_a_package_and_names_its_modules() -> None:
-    found = dict(one for at in modules("stdlib") for one in docstrings(*at, min_chars=2000))
-    assert "ast.NodeVisitor.visit" in found
-    assert not any(name.startswith(("tkinter.", "idlelib.", "test.", "_")) for name in found)
+    texts = dict(pair for module in modules("stdlib") for pair in docstrings(*module))
+    assert "ast.NodeVisitor.visit" in texts
+    assert not any(name.startswith(("tkinter.", "idlelib.", "test.", "_")) for name in texts)
 
 
 @pytest.mark.parametrize("name", ["no_such_room", "email.mime", "sys", "-", ""])
-def test_a_package_without_source_is_told_with_the_remedy(name: str) -> None:
+def test_a_package_without_source_is_refused_with_the_remedy(name: str) -> None:
     with pytest.raises(DataError) as caught:
         cases(settings(train=(name,)))
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""pipeline.tasks.gsm8k: worked answers."""
+"""Tests of grade-school maths with worked answers."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_notes_are_left_out_of_answers_and_heldout_questions_of_training(tmp_pat
 
 def test_an_answer_without_a_number_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "test", ("Who?", "Nobody"))
-    with pytest.raises(DataError, match=r"\(test\) row 0: expected an answer with a number, got 'Nobody'; mend"):
+    with pytest.raises(DataError, match=r"\(test\) row 0: expected an answer with a number, got 'Nobody'; fix"):
         cases(tmp_path)
 
 
@@ -49,7 +49,7 @@ def test_the_score_is_that_of_the_final_number() -> None:
     assert Gsm8k().score("That makes $1,000.00.", ["#### 1000"]) == 1.0
     assert Gsm8k().score("2", ["#### 2", "#### 9"]) == 1.0
     assert Gsm8k().score("3", ["#### 4"]) == 0.0
-    judged = [Judged(text="", references=[], score=one) for one in (1.0, 1.0, 0.0, 0.0)]
+    judged = [Judged(text="", references=[], score=score) for score in (1.0, 1.0, 0.0, 0.0)]
     assert Gsm8k().metrics(judged) == {"exact_match": 0.5}
 
 
@@ -57,7 +57,7 @@ def test_the_published_set_reads_whole() -> None:
     data = Path(os.environ.get("STILLROOM_DATA", Path(__file__).parents[2] / "../shared/data")) / "gsm8k"
     if not data.is_dir():
         pytest.skip(f"no data in {data}; STILLROOM_DATA names another place")
-    found = cases(data)
-    assert sum(case.split == "heldout" for case in found) == 1319
-    assert 7400 < sum(case.split == "train" for case in found) <= 7473
-    assert not any("<<" in case.references[0] for case in found)
+    questions = cases(data)
+    assert sum(case.split == "heldout" for case in questions) == 1319
+    assert 7400 < sum(case.split == "train" for case in questions) <= 7473
+    assert not any("<<" in case.references[0] for case in questions)

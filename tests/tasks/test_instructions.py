@@ -1,4 +1,4 @@
-"""pipeline.tasks.instructions: both shapes, and what they become."""
+"""Tests of conversations and of tables as instructions."""
 
 import json
 import os
@@ -40,24 +40,24 @@ def cases(root: Path, *rows: dict[str, Any], **changes: Any) -> list[Case]:
 def test_a_table_gives_an_instruction_an_input_and_both(tmp_path: Path) -> None:
     rows = [("Add.", "1 2", "3"), ("Sing.", "", "La"), ("Hum.", "", " ")]
     table = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows]
-    one, other = cases(tmp_path, *table)
-    assert one.fields == {"instruction": "Add.", "input": "1 2", "request": "Add.\n\n1 2"}
-    assert one.messages == ({"role": "user", "content": "Add.\n\n1 2"},)
-    assert (one.split, one.references) == ("heldout", ("3",))
-    assert other.fields == {"instruction": "Sing.", "input": "", "request": "Sing."}
+    addition, song = cases(tmp_path, *table)
+    assert addition.fields == {"instruction": "Add.", "input": "1 2", "request": "Add.\n\n1 2"}
+    assert addition.messages == ({"role": "user", "content": "Add.\n\n1 2"},)
+    assert (addition.split, addition.references) == ("heldout", ("3",))
+    assert song.fields == {"instruction": "Sing.", "input": "", "request": "Sing."}
 
 
-def test_a_conversation_is_asked_up_to_its_last_answer(tmp_path: Path) -> None:
+def test_a_conversation_ends_with_its_last_answer(tmp_path: Path) -> None:
     short = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
     unanswered = [{"role": "user", "content": "Hello?"}]
-    one, other = cases(tmp_path, *({"messages": talk} for talk in (TALK, short, unanswered)), **CHAT)
-    assert one.messages == tuple(TALK[:4])
-    assert one.fields["request"] == "2 + 2?"
-    assert one.references == ("4",)
-    assert (other.messages, other.references) == (tuple(short[:1]), ("Yes?",))
+    long, brief = cases(tmp_path, *({"messages": talk} for talk in (TALK, short, unanswered)), **CHAT)
+    assert long.messages == tuple(TALK[:4])
+    assert long.fields["request"] == "2 + 2?"
+    assert long.references == ("4",)
+    assert (brief.messages, brief.references) == (tuple(short[:1]), ("Yes?",))
 
 
-def test_messages_of_another_shape_are_told(tmp_path: Path) -> None:
+def test_messages_of_another_shape_are_refused(tmp_path: Path) -> None:
     sharegpt = {"messages": [{"from": "human", "value": "Hi"}]}
     with pytest.raises(
         DataError, match=r"row 0\.messages: expected a list of messages with role and content, got list"
@@ -66,16 +66,16 @@ def test_messages_of_another_shape_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"output_column": None}, "expected a column, or instruction_column and output_column, got null"),
         ({"messages_column": "m"}, "expected null where the other columns are named, got 'm'"),
     ],
 )
-def test_one_shape_has_to_be_named(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_one_shape_has_to_be_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         settings(tmp_path, **changes)
-    assert str(caught.value) == f"task.settings.messages_column: {told}; mend params.yaml"
+    assert str(caught.value) == f"task.settings.messages_column: {message}; fix params.yaml"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_published_tables_read(split: str, prefix: str, count: int) -> None:
         pytest.skip(f"no data in {data}; STILLROOM_DATA names another place")
     columns = {"input_column": f"{prefix}input", "output_column": f"{prefix}output"}
     halves = {"train_split": f"{split}[:50%]", "heldout_split": f"{split}[50%:]"}
-    found = Instructions().cases(settings(data, **columns, **halves))
-    assert 0.9 * count < len(found) <= count
-    assert {case.split for case in found} == {"train", "heldout"}
+    rows = Instructions().cases(settings(data, **columns, **halves))
+    assert 0.9 * count < len(rows) <= count
+    assert {case.split for case in rows} == {"train", "heldout"}

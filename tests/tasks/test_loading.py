@@ -1,4 +1,4 @@
-"""pipeline.tasks.loading and pipeline.tasks.rows: every kind of file, and what is said about a wrong one."""
+"""Tests of every kind of file, and of the errors about a wrong one."""
 
 import gzip
 import json
@@ -15,8 +15,8 @@ from pipeline.tasks.base import Case
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, iter_splits
 from pipeline.tasks.rows import Row, merge_cases
 
-ROWS = [{"q": f'Größe {one}?\u2028, "ja"', "a": f"line\nof {one}"} for one in range(10)]
-LINES = [f"Zeile {one} \u2028 \x85 end" for one in range(10)]  # what str.splitlines would break
+ROWS = [{"q": f'Größe {number}?\u2028, "ja"', "a": f"line\nof {number}"} for number in range(10)]
+LINES = [f"Zeile {number} \u2028 \x85 end" for number in range(10)]  # what str.splitlines would break
 
 
 def settings(data: Path | str, **changes: Any) -> RowSettings:
@@ -82,8 +82,8 @@ def test_aligned_line_files_are_a_column_each(
     for name in names:
         text = "".join(f"{name[0]} {line}\n" for line in LINES).encode()
         (tmp_path / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
-    found = read(tmp_path, f"train{part}")
-    assert found == [{"q": f"{names[0][0]} {line}", "a": f"{names[1][0]} {line}"} for line in LINES[expected]]
+    rows = read(tmp_path, f"train{part}")
+    assert rows == [{"q": f"{names[0][0]} {line}", "a": f"{names[1][0]} {line}"} for line in LINES[expected]]
 
 
 def test_a_missing_split_lists_the_files_that_exist(tmp_path: Path) -> None:
@@ -95,17 +95,17 @@ def test_a_missing_split_lists_the_files_that_exist(tmp_path: Path) -> None:
     )
 
 
-def test_files_of_unequal_length_are_told_with_the_longer_one(tmp_path: Path) -> None:
+def test_files_of_unequal_length_are_refused_and_the_longer_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.q").write_text("one\ntwo\nthree\n")
     (tmp_path / "train.a").write_text("eins\nzwei\n")
     assert refusal(tmp_path) == (
         f"{tmp_path}: expected files of equally many lines for train, got 2 in one and more in train.q; "
-        "mend the files; line n of each belongs together"
+        "fix the files; line n of each belongs together"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("train.csv", b"q,a\n", "expected rows, got none; name another split"),
         ("train.jsonl", b"", "expected rows, got none; name another split"),
@@ -121,15 +121,15 @@ def test_files_of_unequal_length_are_told_with_the_longer_one(tmp_path: Path) ->
         ("train.csv", b"q,a\n\xff\xfe,1\n", "expected rows of a directory's file"),
     ],
 )
-def test_a_file_that_is_empty_or_damaged_is_told_in_one_line(
-    tmp_path: Path, name: str, content: bytes, told: str
+def test_a_file_that_is_empty_or_damaged_is_reported_in_one_line(
+    tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     assert refusal(tmp_path).startswith(f"{tmp_path} (train): ")
-    assert told in refusal(tmp_path)
+    assert message in refusal(tmp_path)
 
 
-def test_undecodable_lines_are_told(tmp_path: Path) -> None:
+def test_undecodable_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.q").write_bytes(b"\xe9t\xe9\n")
     (tmp_path / "train.a").write_bytes(b"ete\n")
     assert "codec can't decode byte 0xe9" in refusal(tmp_path)
@@ -140,7 +140,7 @@ def test_a_path_that_is_no_directory_is_not_looked_for_on_the_hub(data: str) -> 
     assert refusal(data) == f"{data}: expected a directory, got none there; correct task.settings.data"
 
 
-def test_a_name_that_the_hub_does_not_give_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_the_hub_does_not_give_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert refusal("no-such-owner/no-such-set").startswith("no-such-owner/no-such-set (train): expected rows of a ")
 
@@ -148,8 +148,8 @@ def test_a_name_that_the_hub_does_not_give_is_told_in_one_line(monkeypatch: pyte
 def test_the_heldout_split_comes_first(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     chosen = settings(tmp_path, train_split="train[:2]", heldout_split="train[9:]")
-    found = [(split, row.text("q")) for split, row in iter_splits(chosen, ("q",))]
-    assert found == [("heldout", ROWS[9]["q"]), ("train", ROWS[0]["q"]), ("train", ROWS[1]["q"])]
+    rows = [(split, row.text("q")) for split, row in iter_splits(chosen, ("q",))]
+    assert rows == [("heldout", ROWS[9]["q"]), ("train", ROWS[0]["q"]), ("train", ROWS[1]["q"])]
 
 
 def row(**values: Any) -> Row:
@@ -157,40 +157,45 @@ def row(**values: Any) -> Row:
 
 
 def test_columns_within_columns_have_dots() -> None:
-    one = row(**{"translation": {"de": "Hund"}, "instances": [{"output": "4"}], "a.b": "plain"})
-    assert [one.text(name) for name in ("translation.de", "instances.0.output", "a.b")] == ["Hund", "4", "plain"]
+    nested = row(**{"translation": {"de": "Hund"}, "instances": [{"output": "4"}], "a.b": "plain"})
+    assert [nested.text(name) for name in ("translation.de", "instances.0.output", "a.b")] == ["Hund", "4", "plain"]
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "message"),
     [
-        ("c", "here row 3: expected a column 'c', got columns a, b; mend task.settings"),
-        ("b.z", "here row 3: expected a column 'b.z', got columns x; mend task.settings"),
-        ("a.1", "here row 3: expected a column 'a.1', got columns list, no such part; mend task.settings"),
-        ("b", "here row 3.b: expected text, got dict; mend the data or task.settings"),
+        ("c", "here row 3: expected a column 'c', got columns a, b; fix task.settings"),
+        ("b.z", "here row 3: expected a column 'b.z', got columns x; fix task.settings"),
+        ("a.1", "here row 3: expected a column 'a.1', got columns list, no such part; fix task.settings"),
+        ("b", "here row 3.b: expected text, got dict; fix the data or task.settings"),
     ],
 )
-def test_a_wrong_column_lists_those_that_exist(column: str, told: str) -> None:
+def test_a_wrong_column_lists_those_that_exist(column: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         row(a=["one"], b={"x": 1}).text(column)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 def test_lists_of_texts_and_messages_are_read_and_nothing_else() -> None:
     talk = [{"role": "user", "content": "Hi", "id": 7}]
-    one = row(text="a", texts=["a", "b"], mixed=["a", 1], null=None, talk=talk, half=[{"role": "user"}])
-    assert (one.texts("text"), one.texts("texts"), one.joined("texts")) == (("a",), ("a", "b"), "a b")
-    assert one.messages("talk") == [{"role": "user", "content": "Hi"}]
-    for column, ask in (("mixed", one.texts), ("null", one.texts), ("half", one.messages), ("text", one.messages)):
+    record = row(text="a", texts=["a", "b"], mixed=["a", 1], null=None, talk=talk, half=[{"role": "user"}])
+    assert (record.texts("text"), record.texts("texts"), record.joined("texts")) == (("a",), ("a", "b"), "a b")
+    assert record.messages("talk") == [{"role": "user", "content": "Hi"}]
+    for column, method in (
+        ("mixed", record.texts),
+        ("null", record.texts),
+        ("half", record.messages),
+        ("text", record.messages),
+    ):
         with pytest.raises(DataError, match=rf"^here row 3\.{column}: expected "):
-            ask(column)
+            method(column)
 
 
 def test_merging_keeps_heldout_cases_and_gathers_references() -> None:
     def case(name: str, split: Any, *references: str) -> Case:
         return Case(case_id=name, split=split, fields={"q": name}, references=references)
 
-    found = merge_cases(
+    merged = merge_cases(
         [case("a", "heldout", "1"), case("a", "heldout", "2", "1"), case("a", "train", "3"), case("b", "train", "4")]
     )
-    assert found == [case("a", "heldout", "1", "2"), case("b", "train", "4")]
+    assert merged == [case("a", "heldout", "1", "2"), case("b", "train", "4")]

@@ -1,4 +1,4 @@
-"""pipeline.tasks.prompts: which cases are kept, in which order, and what is said about the others."""
+"""Tests of the choice and the order of prompts, and of the counts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ PLAIN = TemplateParams(text="{text}", chat=False, system=None)
 
 @pytest.fixture
 def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
-    """One token for each character, and one in front of a prompt."""
+    """Return a tokenizer with one token for each character, and one in front of a prompt."""
     return make_tokenizer()
 
 
@@ -30,44 +30,44 @@ def pool(split: Split, count: int, *, words: int = 3, start: int = 0) -> list[Ca
     return [Case(case_id=f"{split}-{i}", split=split, fields={"text": text}, references=("c d", "e")) for i in ids]
 
 
-def kept_ids(cases: list[Case], tokenizer: Any, p: PromptParams, *, seed: int = 1, split: str = "train") -> list[str]:
+def ids_of(cases: list[Case], tokenizer: Any, p: PromptParams, *, seed: int = 1, split: str = "train") -> list[str]:
     prompts, _ = render_prompts(cases, tokenizer, p, seed=seed)
-    return [one.prompt_id for one in prompts if one.split == split]
+    return [prompt.prompt_id for prompt in prompts if prompt.split == split]
 
 
 def test_prompts_carry_their_case(tokenizer: Any) -> None:
     prompts, counts = render_prompts(pool("train", 9) + pool("heldout", 3), tokenizer, params(), seed=1)
-    assert [one.split for one in prompts] == ["train"] * 5 + ["heldout"] * 2
+    assert [prompt.split for prompt in prompts] == ["train"] * 5 + ["heldout"] * 2
     first = prompts[0]
     a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
     assert (first.prompt_text, first.prompt_ids) == ("a b c", [256, a, space, b, space, c])
     assert (first.references, first.reference_ids) == (["c d", "e"], [c, space, d, 257])
-    assert [str(one) for one in counts] == [
-        "train: 5 of 9 cases, 0 left out as too long",
-        "heldout: 2 of 3 cases, 0 left out as too long",
+    assert [str(split) for split in counts] == [
+        "train: 5 of 9 cases, 0 filtered as too long",
+        "heldout: 2 of 3 cases, 0 filtered as too long",
     ]
 
 
 def test_the_choice_depends_on_seed_and_id_alone(tokenizer: Any) -> None:
     cases = pool("train", 40) + pool("heldout", 4)
-    chosen = kept_ids(cases, tokenizer, params())
-    assert kept_ids(cases[::-1], tokenizer, params()) == chosen
-    assert kept_ids(cases, tokenizer, params(), seed=2) != chosen
-    assert kept_ids(cases, tokenizer, params(train=3)) == chosen[:3]
+    chosen = ids_of(cases, tokenizer, params())
+    assert ids_of(cases[::-1], tokenizer, params()) == chosen
+    assert ids_of(cases, tokenizer, params(), seed=2) != chosen
+    assert ids_of(cases, tokenizer, params(train=3)) == chosen[:3]
 
 
 def test_cases_that_are_added_later_do_not_reshuffle(tokenizer: Any) -> None:
     few, heldout = pool("train", 20), pool("heldout", 2)
-    before = kept_ids(few + heldout, tokenizer, params(train=20))
-    after = kept_ids(few + heldout + pool("train", 20, start=20), tokenizer, params(train=40))
-    assert [one for one in after if one in before] == before
+    before = ids_of(few + heldout, tokenizer, params(train=20))
+    after = ids_of(few + heldout + pool("train", 20, start=20), tokenizer, params(train=40))
+    assert [prompt_id for prompt_id in after if prompt_id in before] == before
 
 
-def test_long_prompts_are_left_out_and_counted(tokenizer: Any) -> None:
+def test_long_prompts_are_filtered_and_counted(tokenizer: Any) -> None:
     cases = pool("train", 3) + pool("train", 4, words=9, start=3) + pool("heldout", 2)
     prompts, counts = render_prompts(cases, tokenizer, params(), seed=1)
-    assert {one.prompt_id for one in prompts if one.split == "train"} == {"train-0", "train-1", "train-2"}
-    assert str(counts[0]) == ("train: 3 of 7 cases, 4 left out as too long; 5 were asked for, no more are left")
+    assert {prompt.prompt_id for prompt in prompts if prompt.split == "train"} == {"train-0", "train-1", "train-2"}
+    assert str(counts[0]) == ("train: 3 of 7 cases, 4 filtered as too long; 5 were requested, no more are left")
 
 
 def test_a_split_without_prompts_says_what_to_change(tokenizer: Any) -> None:

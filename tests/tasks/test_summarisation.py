@@ -1,4 +1,4 @@
-"""pipeline.tasks.summarisation and pipeline.metrics.rouge: shapes of published sets, the best of the references."""
+"""Tests of summaries in the shapes of published sets, and of ROUGE with several references."""
 
 import json
 import os
@@ -30,26 +30,26 @@ def write(root: Path, **splits: list[dict[str, Any]]) -> None:
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def seen(found: list[Case]) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(case.split, case.fields["document"], case.references) for case in found]
+def summary_of(cases: list[Case]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(case.split, case.fields["document"], case.references) for case in cases]
 
 
 def test_scitldr_has_sentences_and_several_summaries(tmp_path: Path) -> None:
     row = {"source": ["One.", "Two."], "target": ["Both.", " All. ", ""], "paper_id": "x"}
     write(tmp_path, test=[row], train=[{"source": ["Three."], "target": ["It."]}])
     expected = [("heldout", "One. Two.", ("Both.", "All.")), ("train", "Three.", ("It.",))]
-    assert seen(cases(tmp_path, "source", "target")) == expected
+    assert summary_of(cases(tmp_path, "source", "target")) == expected
 
 
 def test_xsum_and_cnn_have_texts_and_empty_rows_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, test=[{"article": "A b.", "highlights": "A .\nB ."}], train=[{"article": "", "highlights": "C"}])
-    assert seen(cases(tmp_path, "article", "highlights")) == [("heldout", "A b.", ("A .\nB .",))]
+    assert summary_of(cases(tmp_path, "article", "highlights")) == [("heldout", "A b.", ("A .\nB .",))]
 
 
 def test_dialogsum_repeats_a_dialogue_for_each_summary(tmp_path: Path) -> None:
-    rows = [{"dialogue": "#Person1#: Hi", "summary": f"Greeting {one}"} for one in "abc"]
+    rows = [{"dialogue": "#Person1#: Hi", "summary": f"Greeting {letter}"} for letter in "abc"]
     write(tmp_path, test=rows, train=[{"dialogue": "#Person1#: Bye", "summary": "Parting"}, rows[0]])
-    assert seen(cases(tmp_path, "dialogue", "summary")) == [
+    assert summary_of(cases(tmp_path, "dialogue", "summary")) == [
         ("heldout", "#Person1#: Hi", ("Greeting a", "Greeting b", "Greeting c")),
         ("train", "#Person1#: Bye", ("Parting",)),
     ]
@@ -61,25 +61,27 @@ def test_rouge_by_hand() -> None:
 
 
 def test_each_measure_takes_its_best_reference() -> None:
-    one, other = rouge("a b c d", ["d c b a"]), rouge("a b c d", ["a b x y"])
-    both = rouge("a b c d", ["d c b a", "a b x y"])
-    assert both == {name: max(one[name], other[name]) for name in one}
-    assert one["rouge_1"] > other["rouge_1"]
-    assert one["rouge_2"] < other["rouge_2"]
-    assert rouge_l("a b c d", ["d c b a", "a b x y"]) == both["rouge_l"]
+    reversed_, partial = rouge("a b c d", ["d c b a"]), rouge("a b c d", ["a b x y"])
+    combined = rouge("a b c d", ["d c b a", "a b x y"])
+    assert combined == {name: max(reversed_[name], partial[name]) for name in reversed_}
+    assert reversed_["rouge_1"] > partial["rouge_1"]
+    assert reversed_["rouge_2"] < partial["rouge_2"]
+    assert rouge_l("a b c d", ["d c b a", "a b x y"]) == combined["rouge_l"]
 
 
 def test_metrics_are_means_over_the_texts() -> None:
     task = Summarisation()
     pairs = [("a b c d", ["a b d e"]), ("x", ["y"])]
-    found = task.metrics([Judged(text=one, references=right, score=task.score(one, right)) for one, right in pairs])
-    assert found == pytest.approx({"rouge_1": 3 / 8, "rouge_2": 1 / 6, "rouge_l": 3 / 8})
+    metrics = task.metrics(
+        [Judged(text=text, references=right, score=task.score(text, right)) for text, right in pairs]
+    )
+    assert metrics == pytest.approx({"rouge_1": 3 / 8, "rouge_2": 1 / 6, "rouge_l": 3 / 8})
 
 
 def test_the_published_set_has_several_references() -> None:
     data = Path(os.environ.get("STILLROOM_DATA", Path(__file__).parents[2] / "../shared/data")) / "scitldr"
     if not data.is_dir():
         pytest.skip(f"no data in {data}; STILLROOM_DATA names another place")
-    found = [case for case in cases(data, "source", "target", "dev") if case.split == "heldout"]
-    assert 600 < len(found) <= 619
-    assert max(len(case.references) for case in found) == 4
+    heldout = [case for case in cases(data, "source", "target", "dev") if case.split == "heldout"]
+    assert 600 < len(heldout) <= 619
+    assert max(len(case.references) for case in heldout) == 4

@@ -1,4 +1,4 @@
-"""Every task of pipeline.tasks: what the rest of the pipeline relies on. A new task adds a line to SETTINGS."""
+"""A conformance suite for every task of the registry. A new task adds a line to SETTINGS."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def table_settings(
 
 
 def gsm8k_settings(root: Path) -> dict[str, Any]:
-    rows = [{"q": f"What is {one} + {one}?", "a": f"Twice {one}. #### {2 * one}"} for one in range(10)]
+    rows = [{"q": f"What is {n} + {n}?", "a": f"Twice {n}. #### {2 * n}"} for n in range(10)]
     return table_settings(root, rows[:8], rows[6:], question_column="q", answer_column="a")
 
 
@@ -39,17 +39,17 @@ def arithmetic_settings(root: Path) -> dict[str, Any]:
 
 
 def translation_settings(root: Path) -> dict[str, Any]:
-    rows = [{"en": f"There are {one} dogs on the grass.", "de": f"Da sind {one} Hunde im Gras."} for one in range(10)]
+    rows = [{"en": f"There are {n} dogs on the grass.", "de": f"Da sind {n} Hunde im Gras."} for n in range(10)]
     return table_settings(root, rows[:8], rows[6:], source_column="en", target_column="de")
 
 
 def summarisation_settings(root: Path) -> dict[str, Any]:
-    rows = [{"d": [f"Dog {one} runs.", "It barks."], "s": [f"A dog {one} barks.", "Barking dog."]} for one in range(10)]
+    rows = [{"d": [f"Dog {n} runs.", "It barks."], "s": [f"A dog {n} barks.", "Barking dog."]} for n in range(10)]
     return table_settings(root, rows[:8], rows[6:], document_column="d", summary_column="s")
 
 
 def instruction_settings(root: Path) -> dict[str, Any]:
-    rows = [{"i": f"Say word {one}.", "x": "" if one % 2 else "Loudly", "o": f"Word {one}!"} for one in range(10)]
+    rows = [{"i": f"Say word {n}.", "x": "" if n % 2 else "Loudly", "o": f"Word {n}!"} for n in range(10)]
     columns = {"instruction_column": "i", "input_column": "x", "output_column": "o", "messages_column": None}
     return table_settings(root, rows[:8], rows[6:], **columns)
 
@@ -93,9 +93,9 @@ def test_cases_are_deterministic_and_complete(name: str, tmp_path: Path) -> None
     assert {case.split for case in cases} == {"train", "heldout"}
     for case in cases:
         assert tuple(case.fields) == TASKS[name].fields
-        assert any(one.strip() for one in case.fields.values())
+        assert any(text.strip() for text in case.fields.values())
         assert case.references
-        assert all(one.strip() for one in case.references)
+        assert all(text.strip() for text in case.references)
 
 
 def test_no_id_and_no_question_occurs_twice_within_or_across_splits(name: str, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_scores_lie_between_0_and_1_and_any_reference_scores_1(name: str, tmp_pa
     task, cases = TASKS[name], cases_of(name, tmp_path)
     for case in cases[:20]:
         answers = [*case.references, cases[0].references[0]]
-        assert all(task.score(one, answers) == pytest.approx(1.0) for one in answers)
+        assert all(task.score(answer, answers) == pytest.approx(1.0) for answer in answers)
         assert task.score("", case.references) == 0.0
         assert all(0.0 <= task.score(other.references[0], case.references) <= 1.0 for other in cases[:20])
 
@@ -116,7 +116,7 @@ def test_scores_lie_between_0_and_1_and_any_reference_scores_1(name: str, tmp_pa
 def test_the_references_reach_the_top_of_every_metric_and_silence_the_bottom(name: str, tmp_path: Path) -> None:
     task, cases = TASKS[name], cases_of(name, tmp_path)
     references = [case.references for case in cases]
-    best = task.metrics(judged(task, [one[0] for one in references], references))
+    best = task.metrics(judged(task, [texts[0] for texts in references], references))
     assert task.headline in best
     for metric, value in best.items():
         assert value == pytest.approx(100.0 if metric in OF_100 else 1.0)
@@ -132,4 +132,4 @@ def test_an_unknown_task_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ParameterError) as caught:
         find_task("gsm9k")
     known = "arithmetic, docstrings, gsm8k, instructions, summarisation, translation"
-    assert str(caught.value) == f"task.name: expected one of: {known}, got 'gsm9k'; mend params.yaml"
+    assert str(caught.value) == f"task.name: expected one of: {known}, got 'gsm9k'; fix params.yaml"

@@ -1,4 +1,4 @@
-"""pipeline.tasks.templates: every way to ask, and what is said about a template that does not fit the task."""
+"""Tests of prompts from templates, and of the errors of templates that do not fit the task."""
 
 from typing import Any
 
@@ -41,23 +41,23 @@ def test_without_a_text_the_conversation_of_the_data_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"text": "{answer}"}, "text: expected a text with {question} or {hint}, got {answer}; mend params.yaml"),
+        ({"text": "{answer}"}, "text: expected a text with {question} or {hint}, got {answer}; fix params.yaml"),
         ({"text": "{question.__class__}"}, "text: expected a text with {question} or {hint}, got {question.__class__}"),
-        ({"text": "{question!r}"}, "text: expected a text with {question} or {hint}, got {question}; mend"),
-        ({"text": "{question:>9}"}, "text: expected a text with {question} or {hint}, got {question}; mend"),
-        ({"text": "{}"}, "text: expected a text with {question} or {hint}, got {}; mend params.yaml"),
+        ({"text": "{question!r}"}, "text: expected a text with {question} or {hint}, got {question}; fix"),
+        ({"text": "{question:>9}"}, "text: expected a text with {question} or {hint}, got {question}; fix"),
+        ({"text": "{}"}, "text: expected a text with {question} or {hint}, got {}; fix params.yaml"),
         ({"text": "{question"}, "text: expected a text with {question} or {hint}, got '{question' ("),
-        ({"text": "Hello."}, "text: expected a text with {question} or {hint}, got 'Hello.', which asks the same"),
+        ({"text": "Hello."}, "text: expected a text with {question} or {hint}, got 'Hello.', which is the same"),
         ({"text": None}, "chat: expected true where text is null, got false; give task.template.text, or set chat"),
         ({"system": "Be brief."}, "system: expected null where chat is false, got 'Be brief.'; put it into"),
     ],
 )
-def test_a_template_that_does_not_fit_is_told(changes: dict[str, Any], told: str) -> None:
+def test_a_template_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         check_template(template(**changes), ("question", "hint"))
-    assert str(caught.value).startswith(f"task.template.{told}")
+    assert str(caught.value).startswith(f"task.template.{message}")
 
 
 @pytest.mark.parametrize("changes", [{}, {"chat": True, "system": "S"}, {"text": None, "chat": True}])

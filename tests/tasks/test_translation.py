@@ -1,4 +1,4 @@
-"""pipeline.tasks.translation and pipeline.metrics.bleu: pairs, and scores against sacrebleu's own and by hand."""
+"""Tests of sentence pairs, and of BLEU and chrF against sacrebleu."""
 
 import os
 from pathlib import Path
@@ -36,8 +36,8 @@ def test_pairs_of_files_become_cases(tmp_path: Path) -> None:
         "train.de": "Ein Vogel.\nNichts.\nHund.\nDer Vogel.\n",
     }.items():
         (tmp_path / name).write_text(lines)
-    found = cases(tmp_path, "train", "val", "en", "de")
-    assert [(case.split, case.fields["source"], case.references) for case in found] == [
+    pairs = cases(tmp_path, "train", "val", "en", "de")
+    assert [(case.split, case.fields["source"], case.references) for case in pairs] == [
         ("heldout", "A dog.", ("Ein Hund.",)),
         ("heldout", "A cat.", ("Eine Katze.",)),
         ("train", "A bird.", ("Ein Vogel.", "Der Vogel.")),
@@ -45,12 +45,12 @@ def test_pairs_of_files_become_cases(tmp_path: Path) -> None:
 
 
 def test_corpus_scores_are_sacrebleus() -> None:
-    one = corpus_scores(TEXTS, [[right] for right in RIGHT])
-    assert one["bleu"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [RIGHT]).score)
-    assert one["chrf"] == pytest.approx(sacrebleu.corpus_chrf(TEXTS, [RIGHT]).score)
-    two = corpus_scores(TEXTS, list(zip(RIGHT, OTHER, strict=True)))
-    assert two["bleu"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [RIGHT, OTHER]).score)
-    assert two["bleu"] > one["bleu"]
+    single = corpus_scores(TEXTS, [[right] for right in RIGHT])
+    assert single["bleu"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [RIGHT]).score)
+    assert single["chrf"] == pytest.approx(sacrebleu.corpus_chrf(TEXTS, [RIGHT]).score)
+    double = corpus_scores(TEXTS, list(zip(RIGHT, OTHER, strict=True)))
+    assert double["bleu"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [RIGHT, OTHER]).score)
+    assert double["bleu"] > single["bleu"]
 
 
 def test_texts_may_have_different_numbers_of_references() -> None:
@@ -79,7 +79,7 @@ def test_the_published_files_are_aligned(
     data = Path(os.environ.get("STILLROOM_DATA", Path(__file__).parents[2] / "../shared/data")) / folder
     if not data.is_dir():
         pytest.skip(f"no data in {data}; STILLROOM_DATA names another place")
-    found = cases(data, train, heldout, *columns)
-    assert sum(case.split == "heldout" for case in found) == count
-    lengths = [len(case.references[0]) / len(case.fields["source"]) for case in found]
+    sentences = cases(data, train, heldout, *columns)
+    assert sum(case.split == "heldout" for case in sentences) == count
+    lengths = [len(case.references[0]) / len(case.fields["source"]) for case in sentences]
     assert 0.8 < sorted(lengths)[len(lengths) // 2] < 1.4
