@@ -1,0 +1,1 @@
+"""What every stage needs: paths, parameters, files, progress and errors. It changes no result."""

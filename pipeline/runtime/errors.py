@@ -5,16 +5,17 @@
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix.
-
-    Args:
-        where: A file, a parameter or a column.
-        expected: What would have been right.
-        got: What was found.
-        remedy: What to do next.
-    """
+    """A mistake that the user can fix."""
 
     def __init__(self, where: object, *, expected: object, got: object, remedy: str) -> None:
+        """Make the message.
+
+        Args:
+            where: A file, a parameter or a column.
+            expected: What would have been right.
+            got: What was found.
+            remedy: What to do next.
+        """
         self.where, self.expected, self.got = str(where), str(expected), str(got)
         super().__init__(f"{where}: expected {expected}, got {got}; {remedy}")
 
@@ -28,6 +29,7 @@ class ParameterError(UserError):
     """A parameter that is unknown, missing, mistyped or out of range."""
 
     def __init__(self, where: object, *, expected: object, got: object, remedy: str = "fix params.yaml") -> None:
+        """Make the message, which says by default that params.yaml is to be fixed."""
         super().__init__(where, expected=expected, got=got, remedy=remedy)
 
 

@@ -22,7 +22,7 @@ def die_with_parent() -> None:
 def _is_orphan() -> bool:
     """Return whether the original parent is dead, in which case another process has inherited this one.
 
-    A process that leads no session was born in the session of its parent, so a parent in another session is not its own.
+    A process that leads no session is in the session of its parent, so a parent in another session is not the original.
     """
     return os.getsid(0) not in {os.getpid(), os.getsid(os.getppid())}
 

@@ -1,7 +1,7 @@
-"""What a data set is for: its splits, its task and that task's columns, told by their names and a first row.
+"""Infer what a data set is for: its splits, its task, and the columns of that task.
 
-Guarantee: what the user names is taken; what is guessed is told, and one line says what is missing where nothing fits.
-Not taken: reading the data's card on the hub, which most local data lack.
+* What the user names is used; the rest is inferred from the usual names and from the first row.
+* What is inferred is reported by `stillroom init`. A DataError says what is missing if nothing fits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,14 @@ from pipeline.runtime.errors import DataError
 from pipeline.tasks import TASKS
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows
 
-TEXTS = {  # task, in the order in which they are tried: how a model is asked
+TEXTS = {
     "instructions": "{request}",
     "summarisation": "Summarise in one or two sentences:\n\n{document}",
     "gsm8k": "{question}\n\nThink step by step, and end with the answer after ####.",
     "translation": "Translate:\n\n{source}",
 }
-_COLUMNS = {  # the usual names, by the field of task.settings
+"""The prompt of each task, in the order in which the tasks are tried."""
+_COLUMNS = {
     "messages_column": ("messages", "conversation", "conversations"),
     "instruction_column": ("instruction", "prompt"),
     "input_column": ("input", "context"),
@@ -30,90 +31,123 @@ _COLUMNS = {  # the usual names, by the field of task.settings
     "source_column": ("source", "src"),
     "target_column": ("target", "tgt"),
 }
-_LISTS = ("messages_column",)  # fields whose column holds lists
-_TEXTS_OR_LISTS = ("document_column", "summary_column")
-_NEEDED = {"instructions": ("instruction_column", "output_column")}
+"""The usual names of a column, by the field of `task.settings`."""
+_REQUIRED = {"instructions": ("instruction_column", "output_column")}
+"""The fields that a task cannot do without, where these are not all of its fields."""
 _HELDOUT = ("test", "validation", "valid", "val", "dev")
-_CODE_LENGTH = 2  # of a language's name, such as en
+_CODE_LENGTH = 2
+"""The length of a language's code, such as en."""
 
 Columns = dict[str, str | None]
 
 
 def find_rows(data: str, config: str | None, train: str | None, heldout: str | None) -> dict[str, Any]:
-    """`data`, `config`, `revision` and the splits of task.settings; a file stands for its directory."""
+    """Return `data`, `config`, `revision` and the splits of `task.settings`.
+
+    Args:
+        data: A name on the hub, a directory, or a file, which stands for its directory.
+        config: The configuration on the hub.
+        train: The training split, if the user names it.
+        heldout: The held-out split, if the user names it.
+
+    Raises:
+        DataError: There is no such data, or its training split cannot be inferred.
+    """
     path = Path(data).expanduser()
     splits = find_splits(str(path.parent) if path.is_file() else data, config)
     if path.is_file():
         data, splits = str(path.parent), {path.name.split(".")[0]: []}
-    first, second = _splits(data, list(splits), train, heldout)
-    return {"data": data, "config": config, "revision": None, "train_split": first, "heldout_split": second}
+    train, heldout = _splits(data, list(splits), train, heldout)
+    return {"data": data, "config": config, "revision": None, "train_split": train, "heldout_split": heldout}
 
 
 def _splits(data: str, names: list[str], train: str | None, heldout: str | None) -> tuple[str, str]:
-    """Those that are named, the usual ones, or the last tenth of the only one."""
-    train = train or next((one for one in ("train", *names[: len(names) == 1]) if one in names or not names), None)
+    """Return the named splits, the usual ones, or the first nine tenths and the last tenth of the only one."""
+    candidates = ["train", *names] if len(names) == 1 else ["train"]
+    train = train or next((name for name in candidates if name in names or not names), None)
     if train is None:
         remedy = "name them with --train-split and --heldout-split"
         raise DataError(data, expected="a split `train`", got=", ".join(names), remedy=remedy)
-    heldout = heldout or next((one for one in _HELDOUT if one in names or not names), None)
+    heldout = heldout or next((name for name in _HELDOUT if name in names or not names), None)
     return (train, heldout) if heldout else (f"{train}[:90%]", f"{train}[90%:]")
 
 
 def first_row(rows: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
-    """The values of the first held-out row by column; those of a column within a column as `translation.de`."""
+    """Return the first held-out row by column; a column within a column has a dotted name, such as `translation.de`.
+
+    Args:
+        rows: The result of `find_rows`.
+        named: The columns that the user names.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
     split = str(rows["heldout_split"])
     columns = list(named) or find_splits(rows["data"], rows["config"]).get(split.partition("[")[0]) or ["column"]
-    every = list(iter_rows(RowSettings(**rows), split, columns))  # a stream left open kept the process from ending
-    found = every[0].values
-    inner = {
-        f"{name}.{key}": one for name, value in found.items() if isinstance(value, dict) for key, one in value.items()
-    }
-    return {name: value for name, value in found.items() if not isinstance(value, dict)} | inner
+    # All rows are read, because a stream that was left open kept the process from ending.
+    row, *_ = iter_rows(RowSettings(**rows), split, columns)
+    nested = {name: value for name, value in row.values.items() if isinstance(value, dict)}
+    inner = {f"{name}.{key}": part for name, parts in nested.items() for key, part in parts.items()}
+    return {name: value for name, value in row.values.items() if name not in nested} | inner
 
 
 def choose(data: str, task: str | None, named: Mapping[str, str], row: Mapping[str, Any]) -> tuple[str, Columns]:
-    """The task and its columns: those that were named, or else the usual ones."""
+    """Return the task and the column of each of its fields: the named ones, or else the usual ones.
+
+    Args:
+        data: The name of the data, for messages.
+        task: The task, if the user names it.
+        named: The columns that the user names, by field.
+        row: The result of `first_row`.
+
+    Raises:
+        DataError: There is no such task, or the columns fit none.
+    """
     if task not in (None, *TEXTS):
-        known = ", ".join(TEXTS)
-        raise DataError("--task", expected=f"one of: {known}", got=repr(task), remedy="mend it or leave it out")
+        expected = f"one of: {', '.join(TEXTS)}"
+        raise DataError("--task", expected=expected, got=repr(task), remedy="fix it or leave it out")
     names = [task] if task else list(TEXTS)
     for name in names:
-        found: Columns = {field: named.get(field) or _usual(field, row) for field in _fields(name)}
-        if found.get("messages_column"):
-            return name, {field: one if field == "messages_column" else None for field, one in found.items()}
-        if name == "translation" and not all(found.values()):
-            found |= dict(zip(found, _languages(row), strict=False))
-        if all(found[field] for field in _NEEDED.get(name, _fields(name))):
-            return name, found
-    wanted = "; ".join(f"{name}: {', '.join(_NEEDED.get(name, _fields(name)))}" for name in names)
+        columns: Columns = {field: named.get(field) or _usual(field, row) for field in _fields(name)}
+        if columns.get("messages_column"):
+            return name, {field: column if field == "messages_column" else None for field, column in columns.items()}
+        if name == "translation" and not all(columns.values()):
+            columns |= dict(zip(columns, _languages(row), strict=False))
+        if all(columns[field] for field in _REQUIRED.get(name, _fields(name))):
+            return name, columns
+    fields = "; ".join(f"{name}: {', '.join(_REQUIRED.get(name, _fields(name)))}" for name in names)
     remedy = "name them, such as --column answer_column=solution"
-    raise DataError(data, expected=f"columns for {wanted}", got=", ".join(row), remedy=remedy)
+    raise DataError(data, expected=f"columns for {fields}", got=", ".join(row), remedy=remedy)
 
 
 def question(task: str, columns: Columns) -> str:
-    """How a model is asked: with the languages of a translation, where the columns tell them."""
-    codes = [str(one).rpartition(".")[2] for one in columns.values()]
-    if task == "translation" and all(len(one) == _CODE_LENGTH for one in codes):
+    """Return the prompt of a task; that of a translation names the languages if the columns do."""
+    codes = [str(column).rpartition(".")[2] for column in columns.values()]
+    if task == "translation" and all(len(code) == _CODE_LENGTH for code in codes):
         return f"Translate from {codes[0]} to {codes[1]}:\n\n{{source}}"
     return TEXTS[task]
 
 
 def _fields(task: str) -> tuple[str, ...]:
-    return tuple(one for one in TASKS[task].settings.__dataclass_fields__ if one.endswith("_column"))
+    return tuple(name for name in TASKS[task].settings.__dataclass_fields__ if name.endswith("_column"))
 
 
 def _usual(field: str, row: Mapping[str, Any]) -> str | None:
-    return next((one for one in _COLUMNS[field] if one in row and _holds(field, one, row[one])), None)
+    return next((name for name in _COLUMNS[field] if name in row and _fits(field, name, row[name])), None)
 
 
-def _holds(field: str, column: str, value: object) -> bool:
-    """SciTLDR's source is a list of sentences to be summarised, where a text would be one to be translated."""
-    if field == "document_column" and column == "source":
+def _fits(field: str, column: str, value: object) -> bool:
+    """Return whether a value has the type of a field.
+
+    A column `source` is a document only if it holds lists, as in SciTLDR; a text would be the source of a translation.
+    """
+    if field == "messages_column" or (field, column) == ("document_column", "source"):
         return isinstance(value, list)
-    return isinstance(value, list) if field in _LISTS else isinstance(value, str) or field in _TEXTS_OR_LISTS
+    return isinstance(value, str) or field in ("document_column", "summary_column")
 
 
 def _languages(row: Mapping[str, Any]) -> list[str]:
-    """Two columns that are called after languages: English first, where it is one of them."""
-    found = [one for one in row if len(one.rpartition(".")[2]) == _CODE_LENGTH and isinstance(row[one], str)]
-    return sorted(found, key=lambda one: (one.rpartition(".")[2] != "en", one)) if len(found) == 2 else []
+    """Return two columns that are named after languages, English first; nothing if there are not exactly two."""
+    codes = {name: name.rpartition(".")[2] for name, value in row.items() if isinstance(value, str)}
+    columns = [name for name, code in codes.items() if len(code) == _CODE_LENGTH]
+    return sorted(columns, key=lambda name: (codes[name] != "en", name)) if len(columns) == 2 else []

@@ -1,7 +1,7 @@
-"""Two knobs, total_steps and refresh_every, unrolled into the rounds that dvc.yaml loops over.
+"""Unroll the schedule of params.yaml into the rounds that dvc.yaml loops over.
 
-DVC's graph is acyclic and its templates know no arithmetic, so the loop rollout -> score -> train is a list in
-rounds.yaml, committed, written by `stillroom plan` and checked by the `plan` stage.
+DVC's graph has no cycles and its templates have no arithmetic, so rounds.yaml lists every round of the loop
+rollout -> score -> train. `stillroom plan` writes the file, which is committed, and the stage `plan` checks it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,101 +15,108 @@ from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 
+ROUNDS = LAYOUT.rounds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleParams:
-    """How long to train, and how often to refresh the rollouts."""
+    """The length of the training, and how often students write new rollouts."""
 
     total_steps: Positive
-    """Optimizer steps in all."""
+    """The number of optimizer steps of each student."""
     refresh_every: Positive
-    """Optimizer steps between two refreshes of the rollouts; the last round may be shorter."""
+    """The number of optimizer steps between two refreshes of the rollouts. The last round may be shorter."""
     max_staleness: AboveZero | None
-    """Nats: a round ends after the step whose `staleness_kl` exceeds this, however many it has left; null: never."""
+    """The staleness in nats (`staleness_kl` of the training log) above which a round ends early; null means never."""
 
 
 def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> dict[str, Any]:
-    """Return rounds.yaml: the items of every `foreach` in dvc.yaml, by the name that DVC gives the stage.
+    """Return the content of rounds.yaml: the items of every `foreach` in dvc.yaml, by the name of the stage in DVC.
 
-    DVC has no conditional stage, but it loops over none. `teacher_dir` is where the stage `teacher` writes, and
-    `starts` where under work/STUDENT the stage `init` does: somewhere else where a stage of `tuned` comes between.
+    DVC has no conditional stage, but a loop over nothing. The model directories `teacher_dir`, of the stage `teacher`,
+    and `starts`, of the stage `init`, have other names for a model that supervised fine-tuning changes afterwards.
+
+    Args:
+        p: The schedule.
+        students: The names of the students.
+        tuned: The names under `sft`: students, or `teacher`.
     """
-    rounds: dict[str, dict[str, Any]] = {
-        f"{student}-r{index + 1}": {
-            "student": student,
-            "round": f"r{index + 1}",
-            "prev": f"r{index}" if index else "init",
-            "first_step": first,
-            "steps": min(p.refresh_every, p.total_steps - first),
-        }
-        for student in students
-        for index, first in enumerate(range(0, p.total_steps, p.refresh_every))
-    }
+    rounds = {f"{student}-{item['round']}": {"student": student, **item} for student in students for item in _rounds(p)}
+    files = {name: LAYOUT.round(item["student"], item["round"]) for name, item in rounds.items()}
     checkpoints = {"teacher": {"model": str(LAYOUT.teacher), "base": str(LAYOUT.plan)}}
     for student in students:
+        models = {f"{student}-init": LAYOUT.round(student, "init").model}
+        models |= {name: files[name].model for name, item in rounds.items() if item["student"] == student}
         base = str(LAYOUT.base(student))
-        checkpoints[f"{student}-init"] = {"model": str(LAYOUT.round(student, "init").model), "base": base}
-        for name, item in rounds.items():
-            if item["student"] == student:
-                checkpoints[name] = {"model": str(LAYOUT.round(student, item["round"]).model), "base": base}
+        checkpoints |= {name: {"model": str(model), "base": base} for name, model in models.items()}
     return {
         "teacher_dir": str(LAYOUT.untuned_teacher if "teacher" in tuned else LAYOUT.teacher),
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
         "tuned": {name: _tuning(name) for name in ("teacher", *students) if name in tuned},
         "rounds": rounds,
-        "scores": {"corpus": str(LAYOUT.corpus.directory)}
-        | {name: str(LAYOUT.round(item["student"], item["round"]).directory) for name, item in rounds.items()},
+        "scores": {"corpus": str(LAYOUT.corpus.directory)} | {name: str(files[name].directory) for name in rounds},
         "checkpoints": checkpoints,
     }
 
 
+def _rounds(p: ScheduleParams) -> list[dict[str, Any]]:
+    """Return the rounds of one student."""
+    return [
+        {
+            "round": f"r{index}",
+            "prev": f"r{index - 1}" if index > 1 else "init",
+            "first_step": first_step,
+            "steps": min(p.refresh_every, p.total_steps - first_step),
+        }
+        for index, first_step in enumerate(range(0, p.total_steps, p.refresh_every), start=1)
+    ]
+
+
 def _tuning(name: str) -> dict[str, str]:
-    """What a stage `sft` reads and writes; `frozen` are an adapter's weights, of which a teacher has none."""
-    if name == "teacher":
-        return {"base": str(LAYOUT.untuned_teacher), "frozen": str(LAYOUT.plan), "out": str(LAYOUT.teacher)}
-    return {
-        "base": str(LAYOUT.round(name, "untuned").model),
-        "frozen": str(LAYOUT.base(name)),
-        "out": str(LAYOUT.round(name, "init").model),
-    }
+    """Return what a stage `sft` reads and writes; `frozen` are the frozen weights of an adapter."""
+    model, frozen, out = LAYOUT.round(name, "untuned").model, LAYOUT.base(name), LAYOUT.round(name, "init").model
+    if name == "teacher":  # a teacher has no frozen weights, and depends on any file that exists
+        model, frozen, out = LAYOUT.untuned_teacher, LAYOUT.plan, LAYOUT.teacher
+    return {"base": str(model), "frozen": str(frozen), "out": str(out)}
 
 
 def write_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
-    """Write rounds.yaml."""
+    """Write rounds.yaml; the arguments are those of `rounds_document`."""
     document = rounds_document(p, students, tuned)
     write_yaml(path, document, comment="Written by `stillroom plan` from params.yaml; commit it.")
 
 
 def check_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
-    """A ParameterError that names the command when rounds.yaml is not what params.yaml asks for."""
-    wanted, found = rounds_document(p, students, tuned), read_yaml(path)
-    if found != wanted:
+    """Check that rounds.yaml is what follows from params.yaml.
+
+    Raises:
+        ParameterError: It is not; the message names the command that writes it.
+    """
+    expected, document = rounds_document(p, students, tuned), read_yaml(path)
+    if document != expected:
         raise ParameterError(
             path,
-            expected=f"{len(round_list(wanted))} rounds of {p.refresh_every} steps ({p.total_steps} in all)",
-            got=f"{_count(found)} rounds that do not match schedule, students and sft in params.yaml",
+            expected=f"{len(round_list(expected))} rounds of {p.refresh_every} steps ({p.total_steps} in all)",
+            got=f"{_count(document)} rounds that do not match schedule, students and sft in params.yaml",
             remedy="run `stillroom plan`",
         )
 
 
 def _count(document: Mapping[str, Any]) -> int:
-    """The number of rounds in a rounds.yaml that may have been written by hand."""
+    """Return the number of rounds in a rounds.yaml that may have been written by hand."""
     try:
         return len(round_list(document))
     except (LookupError, TypeError, AttributeError):
         return 0
 
 
-ROUNDS = Path("rounds.yaml")
-
-
 def follow_params() -> None:
-    """Write rounds.yaml from params.yaml: schedule, students and sft."""
-    write_rounds(ROUNDS, *read_schedule(LAYOUT.params))
+    """Write rounds.yaml from the sections schedule, students and sft of params.yaml."""
+    write_rounds(LAYOUT.rounds, *read_schedule(LAYOUT.params))
 
 
 def rounds_of(params: Path) -> dict[str, Any]:
-    """What `follow_params` would write for these parameters."""
+    """Return what `follow_params` would write for these parameters."""
     return rounds_document(*read_schedule(params))
 
 

@@ -148,7 +148,7 @@ def test_a_missing_key_is_named_with_its_type(key: str, kind: str) -> None:
         ({"layers": {"encoder": 0}}, "train.layers.encoder: expected a list, got 0 (int)"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_place(changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_reported_with_its_key(changes: dict[str, Any], message: str) -> None:
     assert refusal(**changes) == f"{message}; fix params.yaml"
 
 
@@ -179,7 +179,7 @@ def test_a_whole_document_has_no_name() -> None:
         parse(Inner, {}, where="")
 
 
-def test_whole_numbers_are_floats_where_floats_are_wanted() -> None:
+def test_whole_numbers_are_accepted_as_floats() -> None:
     assert parse(Outer, GOOD | {"rate": 2}, where="train").rate == 2.0
     assert type(parse(Outer, GOOD | {"rate": 2}, where="train").rate) is float
 
@@ -225,7 +225,7 @@ def test_sections_are_found_by_nested_keys(tmp_path: Path) -> None:
         ("", "expected a mapping, got null; fix the file"),
     ],
 )
-def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(ParameterError) as caught:
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_remedy(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     with pytest.raises(ParameterError) as caught:
         read_yaml(file)

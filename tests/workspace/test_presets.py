@@ -53,7 +53,7 @@ PACKAGES = {"train_packages": ["json", "rouge_score"], "heldout_packages": ["ema
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the presets and without anything else."""
+    """A directory that has the presets and nothing else."""
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -124,7 +124,7 @@ def test_choosing_writes_parameters_and_rounds(project: Path) -> None:
     assert (project / "params.yaml").read_text() == text_of("docstrings")
 
 
-def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
+def test_edits_are_kept_unless_forced(project: Path) -> None:
     mine = text_of("gsm8k").replace("seed: 0", "seed: 7")
     (project / "params.yaml").write_text(mine)
     refused = chosen("instructions").exception
@@ -137,7 +137,7 @@ def test_changes_of_ones_own_are_kept_unless_forced(project: Path) -> None:
     assert read_yaml(project / "params.yaml")["task"]["name"] == "instructions"
 
 
-def test_rounds_of_ones_own_are_kept_unless_forced(project: Path) -> None:
+def test_edited_rounds_are_kept_unless_forced(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
     mine = (project / "rounds.yaml").read_text().replace("steps: 8", "steps: 7", 1)
     (project / "rounds.yaml").write_text(mine)
@@ -179,13 +179,14 @@ def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: 
     assert text.splitlines()[1].startswith(f"# Method `{method}`: ")
 
 
-def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
+def test_methods_differ_in_the_texts_and_in_the_loss() -> None:
     documents = {name: read_yaml(ROOT / f"presets/methods/{name}.yaml") for name in METHODS}
 
     def what(name: str) -> tuple[float, dict[str, float] | None, float]:
-        one = documents[name]
-        weights = one["batches"]["corpus_weights"]
-        return one["batches"]["student_fraction"], weights and dict(weights), one["objective"]["cross_entropy"]
+        batches = documents[name]["batches"]
+        weights = batches["corpus_weights"]
+        cross_entropy = documents[name]["objective"]["cross_entropy"]
+        return batches["student_fraction"], weights and dict(weights), cross_entropy
 
     dataset, teacher = ({"dataset": a, "teacher": 1 - a} for a in (1, 0))
     assert {name: what(name) for name in METHODS} == {
@@ -195,7 +196,7 @@ def test_methods_differ_in_whose_words_are_learnt_and_by_what_loss() -> None:
         "mixed": (0.5, dataset, 0),
         "on-policy": (1, None, 0),
     }
-    assert all(("rollout" in one) == (what(name)[0] == 0) for name, one in documents.items())
+    assert all(("rollout" in document) == (what(name)[0] == 0) for name, document in documents.items())
 
 
 def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Path) -> None:
@@ -205,7 +206,7 @@ def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Pa
     assert not (project / "params.yaml").exists()
 
 
-def test_changes_to_a_preset_with_a_method_are_kept_too(project: Path) -> None:
+def test_edits_of_a_preset_with_a_method_are_kept(project: Path) -> None:
     assert chosen("gsm8k", "--method", "supervised").exit_code == 0
     assert chosen("gsm8k", "--method", "on-policy").exit_code == 0  # nothing of one's own was lost
     mine = (project / "params.yaml").read_text().replace("seed: 0", "seed: 7")
@@ -215,7 +216,7 @@ def test_changes_to_a_preset_with_a_method_are_kept_too(project: Path) -> None:
 
 
 def write_data(document: dict[str, Any]) -> None:
-    """A hundred rows with the columns that a preset names, in files of the names of its splits."""
+    """Write a hundred rows with the columns that a preset names, in files with the names of its splits."""
     settings = document["task"]["settings"]
     settings |= {"data": "data", "config": None, "revision": None}
     columns = {key: value for key, value in settings.items() if key.endswith("_column") and value}
@@ -227,8 +228,8 @@ def write_data(document: dict[str, Any]) -> None:
             for key, column in columns.items():
                 *above, last = column.split(".")
                 place = row
-                for one in above:
-                    place = place.setdefault(one, {})
+                for part in above:
+                    place = place.setdefault(part, {})
                 place[last] = f"{split} {key} of row\n#### {number}"
             rows.append(json.dumps(row))
         Path(f"data/{split}.jsonl").write_text("\n".join(rows) + "\n")
@@ -246,10 +247,10 @@ def shrink(
         make_t5_dir(Path("models/teacher"), layers=2, seed=1)
     else:
         make_model_dir(Path("models/teacher"), layers=2, seed=1, max_position_embeddings=4096)
-    for one in document["sft"].values():
-        one |= {"steps": 2}
-    for one in document["student"].values():
-        one |= {"model": "teacher", "revision": None, "layers": [0], "config": None}
+    for tuning in document["sft"].values():
+        tuning |= {"steps": 2}
+    for student in document["student"].values():
+        student |= {"model": "teacher", "revision": None, "layers": [0], "config": None}
     if document["task"]["name"] == "docstrings":
         document["task"]["settings"] |= PACKAGES
     elif "data" in document["task"]["settings"]:
@@ -257,7 +258,7 @@ def shrink(
 
 
 def commands_of(project: Path) -> list[list[str]]:
-    """What dvc.yaml runs, in an order that its dependencies allow."""
+    """Return the commands of dvc.yaml in an order that its dependencies allow."""
     with Repo(str(project)) as repo:
         return [stage.cmd.split() for stage in nx.dfs_postorder_nodes(repo.index.graph)]
 

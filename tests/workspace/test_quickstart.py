@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
-from pipeline.workspace import quickstart as beginning
+from pipeline.workspace import quickstart
 from pipeline.workspace.quickstart import _memory, _spread
 from pipeline.workspace.validation import check_params
 from stages import _stage as command
@@ -32,12 +32,12 @@ def write_data(**row: str) -> None:
     Path("data").mkdir()
     for split in ("train", "test"):
         rows = [{name: f"{value} {number} of {split}" for name, value in row.items()} for number in range(4)]
-        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def init(monkeypatch: pytest.MonkeyPatch, *args: str, student: str = "student") -> int:
-    given = ["--teacher", "teacher", "--student", student, "--data", "data", *args]
-    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given])
+    arguments = ["--teacher", "teacher", "--student", student, "--data", "data", *args]
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments])
     with pytest.raises(SystemExit) as caught:
         command.run(commands)
     return int(caught.value.code or 0)
@@ -52,7 +52,7 @@ def init(monkeypatch: pytest.MonkeyPatch, *args: str, student: str = "student") 
         ({"source": "ja", "target": "yes"}, "translation"),
     ],
 )
-def test_the_columns_tell_the_task_and_the_result_is_sound(
+def test_the_columns_decide_the_task_and_the_result_is_valid(
     monkeypatch: pytest.MonkeyPatch, row: dict[str, str], task: str
 ) -> None:
     write_data(**row)
@@ -84,7 +84,7 @@ def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("args", "row", "told"),
+    ("args", "row", "message"),
     [
         ((), {"article": "a", "summary": "b"}, "got changes to it; keep a copy and add --force"),
         (("--force",), {"frage": "a", "antwort": "b"}, "got frage, antwort; name them"),
@@ -93,13 +93,13 @@ def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: Any, row: dict[str, str], told: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: Any, row: dict[str, str], message: str
 ) -> None:
     write_data(**row)
     before = Path("params.yaml").read_bytes()
     assert init(monkeypatch, *args) == 1
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert Path("params.yaml").read_bytes() == before
 
@@ -123,12 +123,12 @@ def test_another_tokenizer_is_refused(
     assert "stranger: expected the tokenizer of the teacher teacher" in capsys.readouterr().err
 
 
-def test_memory_that_the_device_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beginning, "_device_bytes", lambda: 10_000_000_000)
+def test_memory_that_the_device_lacks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "_device_bytes", lambda: 10_000_000_000)
     sizes = {"teacher": 4_000_000_000, "student": 1_000_000_000}
-    told = _memory(sizes, "bfloat16", "bfloat16")
-    assert "scoring 8.0 GB, training 16.0 GB" in told[0]
-    assert told[1:] == ["warning: training does not fit the device"]
+    lines = _memory(sizes, "bfloat16", "bfloat16")
+    assert "scoring 8.0 GB, training 16.0 GB" in lines[0]
+    assert lines[1:] == ["warning: training does not fit the device"]
     assert _memory(sizes, "float32", "bfloat16")[1] == "warning: scoring does not fit the device"
     assert "larger than its teacher" in _memory({"teacher": 1, "student": 2}, "float32", "float32")[1]
 
@@ -209,7 +209,7 @@ def test_a_file_stands_for_its_directory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (settings["data"], settings["train_split"]) == ("data", "a[:90%]")
 
 
-def test_splits_that_nobody_can_guess_are_asked_for(
+def test_splits_that_cannot_be_inferred_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files(a_jsonl="{}\n", b_jsonl="{}\n")
@@ -222,20 +222,20 @@ def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     shutil.copy(ROOT / "presets/default.yaml", "presets/default.yaml")
     text = (ROOT / "presets/arithmetic-tiny.yaml").read_text().replace("problems: 20000", "problems: 400")
     Path("presets/arithmetic-tiny.yaml").write_text(text)
-    given = ["--teacher", "teacher", "--student", "student", "--force"]
-    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given, "--task", "arithmetic"])
+    arguments = ["--teacher", "teacher", "--student", "student", "--force"]
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments, "--task", "arithmetic"])
     with pytest.raises(SystemExit) as caught:
         command.run(commands)
     assert not caught.value.code
     check_params(Path("params.yaml"))
     assert read_yaml(Path("params.yaml"))["task"]["settings"]["problems"] == 400
-    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *given])
+    monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments])
     with pytest.raises(SystemExit):
         command.run(commands)
     assert "--data: expected a data set, got none; add --data, or --task with one of" in capsys.readouterr().err
 
 
-def test_comments_stay_and_tell_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_stay_unless_they_are_about_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     gsm8k = overlay_yaml(ROOT / "presets/default.yaml", ROOT / "presets/gsm8k.yaml")
     Path("params.yaml").write_text(gsm8k)
     write_data(article="a", summary="b")
@@ -257,7 +257,7 @@ def test_a_t5_is_cut_on_both_sides(monkeypatch: pytest.MonkeyPatch, make_t5_dir:
     assert cut["encoder"] == [0, 3]
 
 
-def test_a_params_yaml_of_ones_own_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_params_yaml_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(ROOT / "presets", "presets")
     write_data(article="a", summary="b")
     assert init(monkeypatch) == 0  # params.yaml was a preset as it was written

@@ -52,12 +52,12 @@ def test_no_key_of_rounds_yaml_is_a_section_of_params_yaml() -> None:
 
 
 def test_rounds_are_counted_from_nothing() -> None:
-    assert [turn_of(one["id"]) for one in round_list(rounds_document(schedule(29, 2), ["s"], []))] == [*range(15)]
+    assert [turn_of(item["id"]) for item in round_list(rounds_document(schedule(29, 2), ["s"], []))] == [*range(15)]
 
 
 @pytest.mark.parametrize(("total", "every", "rounds"), [(4, 2, 2), (4, 4, 1), (4, 9, 1), (1, 1, 1), (64, 16, 4)])
 def test_the_steps_add_up(total: int, every: int, rounds: int) -> None:
-    steps = [one["steps"] for one in round_list(rounds_document(schedule(total, every), STUDENTS, []))]
+    steps = [item["steps"] for item in round_list(rounds_document(schedule(total, every), STUDENTS, []))]
     assert len(steps) == rounds
     assert sum(steps) == total
     assert max(steps) <= every
@@ -92,7 +92,7 @@ def test_rounds_edited_by_hand_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_committed_rounds_are_those_of_the_committed_parameters() -> None:
     params = ROOT / "params.yaml"
-    names = [list(lookup(params, one)) for one in ("students", "sft")]
+    names = [list(lookup(params, key)) for key in ("students", "sft")]
     check_rounds(ROOT / "rounds.yaml", section(params, ScheduleParams, "schedule"), *names)
 
 

@@ -1,4 +1,4 @@
-"""pipeline.workspace.validation: params.yaml as committed is sound, and every mistake in it is told by name."""
+"""pipeline.workspace.validation: the committed params.yaml is valid, and every mistake in it is reported by name."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,15 +17,15 @@ SECTIONS = [field.name for field in fields(Parameters)]
 
 @pytest.fixture
 def mistake(tmp_path: Path) -> Callable[..., str]:
-    """Changes one value of the committed parameters, or removes it, and gives back what is said about it."""
+    """Change one value of the committed parameters, or remove it, and return the message about it."""
 
-    def told(where: str, *value: Any) -> str:
+    def report(where: str, *value: Any) -> str:
         path = write(tmp_path, where, *value)
         with pytest.raises(ParameterError) as caught:
             check_params(path)
         return str(caught.value)
 
-    return told
+    return report
 
 
 def write(folder: Path, where: str, *value: Any, source: Path = PARAMS) -> Path:
@@ -43,11 +43,11 @@ def write(folder: Path, where: str, *value: Any, source: Path = PARAMS) -> Path:
     return path
 
 
-def test_the_committed_parameters_are_sound() -> None:
+def test_the_committed_parameters_are_valid() -> None:
     check_params(PARAMS)
 
 
-def test_every_section_is_known_and_none_is_left_over() -> None:
+def test_params_yaml_has_exactly_the_known_sections() -> None:
     assert list(YAML(typ="safe").load(PARAMS)) == SECTIONS
 
 
@@ -58,7 +58,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "told"),
+    ("where", "value", "message"),
     [
         ("trian", {}, "trian: expected one of: seed, schedule, task, teacher, students, student, sft,"),
         (
@@ -92,10 +92,10 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
     ],
 )
-def test_a_mistake_in_one_value_is_told_with_its_place(
-    mistake: Callable[..., str], where: str, value: Any, told: str
+def test_a_mistake_in_one_value_is_reported_with_its_key(
+    mistake: Callable[..., str], where: str, value: Any, message: str
 ) -> None:
-    assert mistake(where, value).startswith(told)
+    assert mistake(where, value).startswith(message)
 
 
 @pytest.mark.parametrize("where", ["optimizer.save_steps", "teacher.revision", "scoring.truncation.temperatures"])
@@ -104,7 +104,7 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
     assert mistake(where).endswith(", got nothing; add it to params.yaml")
 
 
-def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
+def test_a_tail_estimator_does_not_fit_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
     check_params(write(tmp_path, "objective.divergence.name", "reverse_kl"))  # auto finds another
     assert mistake("objective.tail_estimator", "tail_mean") == (
         "objective.tail_estimator: expected tail_mean with no other divergence than reverse_kl, jsd, skew_forward_kl, "
@@ -113,7 +113,7 @@ def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"objective.tail_estimator": "residual", "rollout.sampling.temperature": 0.7},
@@ -142,16 +142,18 @@ def test_a_support_does_not_go_with_every_divergence(mistake: Callable[..., str]
         ),
     ],
 )
-def test_a_support_that_would_be_biased_here_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_biased_tail_estimator_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     path = PARAMS
     for where, value in changes.items():
         path = write(tmp_path, where, value, source=path)
     with pytest.raises(ParameterError) as caught:
         check_params(path)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
-def test_supports_that_settle_are_let_through(tmp_path: Path) -> None:
+def test_tail_estimators_that_fit_are_accepted(tmp_path: Path) -> None:
     check_params(write(tmp_path, "objective.tail_estimator", "residual"))
     check_params(write(tmp_path, "scoring.codec", "rskd"))
 
@@ -165,7 +167,7 @@ def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[...
     )
 
 
-def test_the_losss_temperature_has_to_be_scored(mistake: Callable[..., str]) -> None:
+def test_the_temperature_of_the_loss_must_be_scored(mistake: Callable[..., str]) -> None:
     assert mistake("objective.temperature", 2.0) == (
         "objective.temperature: expected one of the scored temperatures [1.0], got 2.0; "
         "add it to scoring.truncation.temperatures, which scores again"
@@ -174,8 +176,8 @@ def test_the_losss_temperature_has_to_be_scored(mistake: Callable[..., str]) -> 
 
 @pytest.mark.parametrize("temperatures", [[], [2.0], [2.0, 1.0]])
 def test_temperature_one_is_scored_first(mistake: Callable[..., str], temperatures: list[float]) -> None:
-    told = mistake("scoring.truncation.temperatures", temperatures)
-    assert told == (
+    message = mistake("scoring.truncation.temperatures", temperatures)
+    assert message == (
         f"scoring.truncation.temperatures: expected a list that starts with 1.0, got {temperatures}; put 1.0 first"
     )
 
@@ -199,7 +201,7 @@ def test_a_students_name_has_to_fit_into_paths_and_stage_names(tmp_path: Path, n
     )
 
 
-def test_places_without_a_corpus_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_batch_slots_without_a_corpus_are_refused(tmp_path: Path) -> None:
     document = YAML(typ="safe").load(PARAMS)
     document["corpus"] = {"references": 0, "generations": 0, "samples_per_prompt": 1}
     path = tmp_path / "params.yaml"
@@ -211,16 +213,18 @@ def test_places_without_a_corpus_are_refused_before_anything_is_trained(tmp_path
     check_params(path)
 
 
-@pytest.mark.parametrize(("text", "told"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got while")])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got ")]
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         check_params(path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({}, "reward: expected a function with objective.alpha 0.5, got none; name one, or alpha to 1"),
         (
@@ -238,7 +242,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, told: s
         ({"rollout.sampling.temperature": 0.0}, "rollout.sampling: expected temperature 1 and top_p 1, of which the"),
     ],
 )
-def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     document, path = YAML(typ="safe").load(PARAMS), tmp_path / "params.yaml"
     document["objective"]["alpha"] = 0.5
     document["reward"] = {"length": 0.1} if changes else {}
@@ -254,14 +258,14 @@ def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: di
     YAML(typ="safe").dump(document, path)
     with pytest.raises(ParameterError) as caught:
         check_params(path)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
-def test_a_reward_that_is_not_there_is_told_at_once(mistake: Callable[..., str]) -> None:
+def test_an_unknown_reward_function_is_reported(mistake: Callable[..., str]) -> None:
     assert mistake("reward", {"rouge": 1.0}).startswith("reward.rouge: expected one of: exact_match, rouge_l, bleu, ")
 
 
-def test_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
+def test_fine_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
     optimizer = YAML(typ="safe").load(PARAMS)["optimizer"]
     last = optimizer["decay_steps"]
     tuning = {"steps": last + 1, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
@@ -272,5 +276,5 @@ def test_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
     assert mistake("sft", {"tall": tuning | {"steps": 4}}).startswith("sft: expected names out of: teacher, small, got")
 
 
-def test_a_round_without_rollouts_is_no_place_for_the_students_own(mistake: Callable[..., str]) -> None:
+def test_student_rollouts_need_prompts(mistake: Callable[..., str]) -> None:
     assert mistake("rollout.prompts", 0).startswith("batches.student_fraction: expected 0 without rollouts, got 0.5;")
