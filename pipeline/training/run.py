@@ -57,6 +57,17 @@ class TrainingRun:
         """The first columns of every row in the log."""
         return {"student": self.student, "round": self.round_id}
 
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The sections of params.yaml, as the lineage records them."""
+        return {
+            "seed": self.seed,
+            "objective": asdict(self.objective),
+            "optimizer": asdict(self.optimizer),
+            "batches": asdict(self.batches),
+            "replay": asdict(self.replay) if self.replay else None,
+        }
+
     def plan(self, data: "TrainingData") -> list[list[list[Pick]]]:
         """Return the micro-batches of every step."""
         replay = 0.0
@@ -67,10 +78,8 @@ class TrainingRun:
 
     def fingerprint(self, data: "TrainingData") -> str:
         """Return the digest of everything that the trained model depends on."""
-        parameters = [asdict(self.objective), asdict(self.optimizer), asdict(self.batches)]
         return digest(
-            parameters,
-            asdict(self.replay) if self.replay else None,
+            self.parameters,
             [self.key, self.steps.start, self.steps.stop, self.vocab_size],
             [self.behaviour_temperature, self.max_staleness, str(self.saved_dtype)],
             tree_digest(self.start),
@@ -100,13 +109,7 @@ class TrainingRun:
             settings=settings,
             hub_data=isinstance(source, str) and not Path(source).expanduser().exists(),
             prompts=digest(sorted({(rollout.prompt_id, tuple(rollout.prompt_ids)) for rollout in rollouts})),
-            parameters={
-                "seed": self.seed,
-                "objective": asdict(self.objective),
-                "optimizer": asdict(self.optimizer),
-                "batches": asdict(self.batches),
-                "replay": asdict(self.replay) if self.replay else None,
-            },
+            parameters=self.parameters,
             scored=tuple(
                 Scored(name=name, segment=segment.manifest.segment_id, positions=segment.manifest.positions)
                 for name, segment in data.segments.items()

@@ -1,0 +1,85 @@
+"""The decorator that makes a command of a stage's function."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from pipeline.rollout.collect import CorpusParams
+from pipeline.runtime.errors import ParameterError
+from stages._stage import StageCommand, StageContext, stage
+
+PARAMS = """
+seed: 3
+corpus: {references: 1, generations: 2, samples_per_prompt: 4}
+schedule: {max_staleness: 1}
+student: {small: {layers: 2}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS)
+
+
+def make_command(function: Callable[..., None], cost_name: str | None = "{student}-test") -> StageCommand:
+    """Return a stage with a plain section, one under another key, and one that depends on an option."""
+    decorate = stage(
+        cost_name,
+        seed=int,
+        corpus=CorpusParams,
+        limit=("schedule.max_staleness", float | None),
+        layers=("student.{student}.layers", int),
+    )
+    return decorate(click.option("--student", required=True)(function))
+
+
+def test_a_stage_gets_its_sections_and_options_and_writes_its_cost() -> None:
+    received: list[Any] = []
+
+    def main(ctx: StageContext, p: Any, student: str) -> None:
+        received.append((p.seed, p.corpus.generations, p.limit, p.layers, student, ctx.layout.params))
+        ctx.cost["tokens"] = 5
+
+    command = make_command(main)
+    command.main(args=["--student", "small"], standalone_mode=False)
+    command.run(student="small")
+    assert received == [(3, 2, 1.0, 2, "small", Path("params.yaml"))] * 2
+    assert json.loads(Path("work/costs/small-test.json").read_text())["tokens"] == 5
+    assert command.help == __doc__
+    assert command.sections == {
+        "seed": "seed",
+        "corpus": "corpus",
+        "limit": "schedule.max_staleness",
+        "layers": "student.{student}.layers",
+    }
+
+
+def test_a_stage_without_a_cost_writes_none() -> None:
+    make_command(lambda ctx, p, student: None, cost_name=None).run(student="small")
+    assert not Path("work").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "student", "where"),
+    [
+        ("seed: 3", "seed: three", "small", "seed"),
+        ("samples_per_prompt: 4", "samples: 4", "small", "corpus.samples"),
+        ("seed: 3", "seed: 3", "large", "student.large"),
+    ],
+)
+def test_a_mistake_in_a_section_is_named_before_the_stage_works(
+    before: str, after: str, student: str, where: str
+) -> None:
+    Path("params.yaml").write_text(PARAMS.replace(before, after))
+
+    def main(ctx: StageContext, p: Any, student: str) -> None:
+        raise AssertionError("the stage ran")
+
+    with pytest.raises(ParameterError, match=f"^{where}: "):
+        make_command(main).run(student=student)
+    assert not Path("work").exists()
