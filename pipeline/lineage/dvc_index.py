@@ -50,7 +50,7 @@ def load_index(root: Path) -> Any:
             pipeline.lockfile_contents = {}
         return Index(pipeline.repo, stages=list(pipeline.stages.values()))
     except DvcException as error:
-        remedy = "fix the file that it names"
+        remedy = "fix what DVC reports"
         raise DataError(root / "dvc.yaml", expected="a pipeline that DVC reads", got=error, remedy=remedy) from error
 
 

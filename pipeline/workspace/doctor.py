@@ -51,11 +51,6 @@ class Setup:
     root: Path
     store: Path
 
-    @property
-    def layout(self) -> Layout:
-        """The paths of the project."""
-        return Layout(self.root)
-
 
 Result: TypeAlias = tuple[State, str, str]  # state, message, remedy
 
@@ -197,17 +192,18 @@ def _holders(locks: Any) -> set[int]:
 
 
 def _params(setup: Setup) -> Result:
-    check_params(setup.layout.params)
+    check_params(Layout(setup.root).params)
     return _well("sound")
 
 
 def _rounds(setup: Setup) -> Result:
-    check_rounds(setup.layout.rounds, *read_schedule(setup.layout.params))
+    layout = Layout(setup.root)
+    check_rounds(layout.rounds, *read_schedule(layout.params))
     return _well("matches params.yaml")
 
 
 def _teacher(setup: Setup) -> Result:
-    name = lookup(setup.layout.params, "teacher", "model")
+    name = lookup(Layout(setup.root).params, "teacher", "model")
     path, options = locate(name, "teacher.model")
     if options or (setup.root / path).is_dir():
         return _well(f"{name} is here")

@@ -1,4 +1,4 @@
-"""A lineage in words and for programs."""
+"""pipeline.lineage.describe: the description of a model for people and for programs."""
 
 import json
 import re
@@ -12,11 +12,11 @@ COSTS = {
     "small-r1-score": {"seconds": 2.0, "tokens": 9, "positions": 50, "positions_reused": 20, "commit": None},
     "small-r1-train": {"seconds": 4.0, "tokens": 5, "commit": "c" * 40, "dirty": True},
 }
-RAN = OutputRecord(stages=["train"], parameters={"seed": 0}, code="d" * 32, md5="e.dir")
+RECORD = OutputRecord(stages=["train"], parameters={"seed": 0}, code="d" * 32, md5="e.dir")
 
 
-def test_the_rounds_say_tokens_seconds_and_code() -> None:
-    text = as_text(lineage(lineage_round()), COSTS, RAN)
+def test_the_rounds_have_tokens_seconds_and_code() -> None:
+    text = as_text(lineage(lineage_round()), COSTS, RECORD)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         *["r1", "1-4", "1,234", "50", "30", "7.0", "cccccccccccc, altered"]
@@ -28,24 +28,24 @@ def test_the_rounds_say_tokens_seconds_and_code() -> None:
     assert "warning" not in text
 
 
-def test_a_model_outside_its_project_says_what_it_does_not_know() -> None:
+def test_a_model_outside_its_project_has_unknown_costs() -> None:
     text = as_text(lineage(lineage_round()), {}, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert row.count("unknown") == 3
     assert "dvc.lock: no record of this directory" in text
 
 
-def test_an_earlier_run_and_its_teacher_are_told() -> None:
+def test_an_earlier_run_and_its_teacher_are_described() -> None:
     old = lineage(lineage_round("r7", teacher="old-print"), teacher=model_source("old"))
-    made = lineage(lineage_round(), earlier=old)
-    text = as_text(made, COSTS, None)
+    student = lineage(lineage_round(), earlier=old)
+    text = as_text(student, COSTS, None)
     assert text.index("| r7 ") < text.index("| r1 ")
     assert "warning: student small: first tuned on data of teacher old" in text
-    told = json.loads(json.dumps(as_json(made, COSTS, RAN)))
-    assert told["earlier"]["rounds"][0]["id"] == "r7"
-    assert told["costs"]["r1"]["train"]["seconds"] == 4.0
-    assert told["warning"] in text
-    assert told["dvc_lock"]["parameters"] == {"seed": 0}
+    described = json.loads(json.dumps(as_json(student, COSTS, RECORD)))
+    assert described["earlier"]["rounds"][0]["id"] == "r7"
+    assert described["costs"]["r1"]["train"]["seconds"] == 4.0
+    assert described["warning"] in text
+    assert described["dvc_lock"]["parameters"] == {"seed": 0}
 
 
 def test_a_teacher_has_a_lineage_too() -> None:

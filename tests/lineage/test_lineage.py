@@ -1,4 +1,4 @@
-"""Lineage: what is written is what is read, and another teacher is noticed across runs."""
+"""pipeline.lineage.lineage: a written lineage is read unchanged, and another teacher is noticed across runs."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": "stillroom.lineage/0"}, "expected stillroom.lineage/2, got stillroom.lineage/0"),
         ({"rounds": [{"id": "r1"}]}, "lineage.rounds"),
@@ -52,32 +52,32 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
         ({"more": 1}, "lineage.more"),
     ],
 )
-def test_a_file_of_another_shape_is_a_mistake(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_a_file_of_another_shape_is_a_mistake(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write_lineage(tmp_path, lineage(lineage_round()))
     (tmp_path / FILE).write_text(json.dumps(json.loads((tmp_path / FILE).read_text()) | change))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_lineage(tmp_path)
 
 
-def test_the_same_teacher_is_no_news() -> None:
+def test_the_same_teacher_gives_no_warning() -> None:
     assert teacher_warning(lineage(), "teacher-print") is None  # never tuned
     assert teacher_warning(lineage(lineage_round()), "teacher-print") is None
     assert last_warning(lineage()) is None
 
 
-def test_another_teacher_in_a_later_round_is_told() -> None:
+def test_another_teacher_in_a_later_round_gives_a_warning() -> None:
     changed = add_round(lineage(lineage_round()), lineage_round("r2", teacher="strange-print"))
-    told = last_warning(changed)
-    assert told is not None
-    assert "first tuned on data of teacher teacher (teacher-prin), now another (strange-prin) scores" in told
+    warning = last_warning(changed)
+    assert warning is not None
+    assert "first tuned on data of teacher teacher (teacher-prin), now another (strange-prin) scores" in warning
 
 
 def test_the_first_teacher_is_known_across_runs() -> None:
     old = lineage(lineage_round(teacher="old-print"), teacher=model_source("old"))
     new = lineage(earlier=lineage(earlier=old))
     assert first_teacher(new) == ("old", "old-print")
-    told = teacher_warning(new, "teacher-print")
-    assert told is not None
-    assert "teacher old (old-print), now teacher (teacher-prin) scores" in told
-    assert "\n" not in told
+    warning = teacher_warning(new, "teacher-print")
+    assert warning is not None
+    assert "teacher old (old-print), now teacher (teacher-prin) scores" in warning
+    assert "\n" not in warning
     assert teacher_warning(new, "old-print") is None

@@ -1,4 +1,4 @@
-"""The model card: front matter that the hub accepts, and the same bytes for the same lineage."""
+"""pipeline.lineage.model_card: front matter that the hub accepts, and the same bytes for the same lineage."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The command line: the `stillroom` command, and how every command tells a mistake from a bug."""
+"""stages.cli.main: the `stillroom` command, and how every command reports mistakes and bugs."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch)
     schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null}"
     Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n")
     assert stillroom(monkeypatch, "plan") == 0
-    assert [one["steps"] for one in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
+    assert [item["steps"] for item in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
 
 
 def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPa
     Path("params.yaml").write_text(before)
     assert stillroom(monkeypatch, "plan", "--refresh-every", "5", "--total-steps", "15") == 0
     after = Path("params.yaml").read_text()
-    assert [one["steps"] for one in round_list(read_yaml(Path("rounds.yaml")))] == [5, 5, 5]
+    assert [item["steps"] for item in round_list(read_yaml(Path("rounds.yaml")))] == [5, 5, 5]
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
     assert [after for _, after in changed] == ["  total_steps: 15", "  refresh_every: 5"]
 
@@ -131,7 +131,7 @@ def test_the_installed_command_ends_with_one_line_too(tmp_path: Path) -> None:
     assert done.stderr == "error: report/table.md: expected the table of a run, got nothing; run `make repro`\n"
 
 
-def test_a_stage_tells_a_mistake_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_stage_reports_a_mistake_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text().replace("seed: 0", "sede: 0"))
     done = subprocess.run(
         [sys.executable, "-m", "stages.plan"], capture_output=True, text=True, check=False, env=_env()
@@ -160,9 +160,9 @@ def failure(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> ob
 def test_a_message_of_several_lines_becomes_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = UserError("here", expected="a", got="several\n  lines", remedy="mend it")
+    error = UserError("here", expected="a", got="several\n  lines", remedy="fix it")
     assert failure(monkeypatch, raising(error)) == 1
-    assert capsys.readouterr().err == "error: here: expected a, got several lines; mend it\n"
+    assert capsys.readouterr().err == "error: here: expected a, got several lines; fix it\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_is_one_line_whoever_writes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
 ) -> None:
-    """What the writers were seen to raise. No device that is always full: pyarrow and safetensors would replace it."""
+    """The libraries raised these errors on a full disk. A device that is always full would be replaced by some of them."""
     _free_bytes(monkeypatch, 0)
     assert failure(monkeypatch, raising(error)) == 1
     err = capsys.readouterr().err
@@ -225,12 +225,12 @@ def test_a_cost_is_written_when_the_work_ended_well() -> None:
     assert [path.name for path in Path("work/costs").iterdir()] == ["small-r1-train.json"]
 
 
-def test_a_cost_tells_the_commit_and_whether_it_was_altered() -> None:
+def test_a_cost_records_the_commit_and_whether_the_code_was_altered() -> None:
     def git(*args: str) -> str:
         done = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args]
         return subprocess.run(done, check=True, capture_output=True, text=True).stdout.strip()
 
-    def told() -> tuple[str, bool]:
+    def code_version() -> tuple[str, bool]:
         with cost("teacher"):
             pass
         written = json.loads(Path("work/costs/teacher.json").read_text())
@@ -244,9 +244,9 @@ def test_a_cost_tells_the_commit_and_whether_it_was_altered() -> None:
     commit = git("rev-parse", "HEAD")
     Path("dvc.lock").write_text("2")  # as every run does
     Path("untracked").write_text("")
-    assert told() == (commit, False)
+    assert code_version() == (commit, False)
     Path("code.py").write_text("2")
-    assert told() == (commit, True)
+    assert code_version() == (commit, True)
 
 
 def test_an_empty_view_has_its_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

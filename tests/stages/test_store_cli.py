@@ -1,4 +1,4 @@
-"""`stillroom store` import, export, verify --rescore and forecast, in a checkout with a tiny real teacher."""
+"""stages.cli.store: import, export, verify --rescore and forecast, in a checkout with a tiny real teacher."""
 
 import json
 import shutil
@@ -54,24 +54,24 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, truncation=p.truncation, batch_size=1)
     rollouts = [rollout(f"r{length}", list(range(length))) for length in (5, 9, 12)]
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
-    asked = [
+    token_sequences = [
         TokenSequence(
-            prompt_ids=one.prompt_ids,
-            completion_ids=one.completion_ids,
+            prompt_ids=item.prompt_ids,
+            completion_ids=item.completion_ids,
             support_ids=[],
             tail_sample_ids=[],
             tail_offset=[],
         )
-        for one in rollouts
+        for item in rollouts
     ]
-    scores = engine.score(asked, lambda count: None)
-    made = [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
-    Store(root=STORE).publish(made[:2], written_by(p), np.arange(VOCAB))
-    return made
+    scores = engine.score(token_sequences, lambda count: None)
+    scored = [ScoredSequence(rollout=item, scores=own) for item, own in zip(rollouts, scores, strict=True)]
+    Store(root=STORE).publish(scored[:2], written_by(p), np.arange(VOCAB))
+    return scored
 
 
 def written_by(p: ScoringParams) -> SegmentHeader:
-    """What the score stage says of its segments."""
+    """Return the header that the score stage writes into its segments."""
     teacher = model_fingerprint(Path("work/teacher"))
     engine = scorer_fingerprint(teacher, precision="float32", truncation=p.truncation)
     scorer = stored_fingerprint(engine, CODECS["sqrt8"])
@@ -83,7 +83,7 @@ def params() -> ScoringParams:
 
 
 def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> Any:
-    """The exit code of `stillroom store`."""
+    """Return the exit code of `stillroom store`."""
     monkeypatch.setattr(sys, "argv", ["stillroom", "store", *args])
     with pytest.raises(SystemExit) as caught:
         run(commands)
@@ -102,7 +102,7 @@ def test_import_takes_segments_and_counts(
     assert len(segments(STORE)) == 2
 
 
-def test_import_tells_what_is_damaged_and_fails(
+def test_import_reports_damaged_segments_and_fails(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = Path("elsewhere/segment")
@@ -120,12 +120,12 @@ def test_import_takes_raw_top_k(
     row = {"input_ids": [1, 2, 3], "token_ids": [[5, 2], [3, 4]], "top_values": [[-1.0, -2.0], [-0.5, -3.0]]}
     Path("theirs").mkdir()
     pq.write_table(pa.Table.from_pylist([row, row | {"input_ids": [4, 5, 6]}]), "theirs/data_0.parquet")
-    told = ("--tokenizer", "work/teacher", "--teacher", "big")
+    origin = ("--tokenizer", "work/teacher", "--teacher", "big")
     assert stillroom(monkeypatch, "import", "theirs") == 1
     assert "got not both; add --tokenizer DIRECTORY --teacher NAME" in capsys.readouterr().err
-    assert stillroom(monkeypatch, "import", "theirs", *told) == 1
+    assert stillroom(monkeypatch, "import", "theirs", *origin) == 1
     assert "row 0: expected labels, or the prompt's length, got neither" in capsys.readouterr().err
-    assert stillroom(monkeypatch, "import", "theirs", *told, "--prompt-tokens", "1", "--json") == 0
+    assert stillroom(monkeypatch, "import", "theirs", *origin, "--prompt-tokens", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"sequences": 2, "positions": 4}
     assert len(segments(STORE)) == 2
 
@@ -140,22 +140,22 @@ def test_import_of_nothing_is_a_mistake(
     )
 
 
-def test_export_writes_a_file_a_segment_which_import_reads(
+def test_export_writes_one_file_per_segment_which_import_reads(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Store(root=STORE).publish(sequences[2:], written_by(params()), np.arange(VOCAB))
-    one, other = segments(STORE)
+    first, other = segments(STORE)
     assert stillroom(monkeypatch, "export", "out", "--segment", other.name[:9], "--json") == 0
     assert json.loads(capsys.readouterr().out) == [f"out/{other.name}.parquet"]
     assert stillroom(monkeypatch, "export", "out") == 0
     assert capsys.readouterr().out == "2 segments to out\n"
-    assert sorted(file.stem for file in Path("out").iterdir()) == [one.name, other.name]
+    assert sorted(file.stem for file in Path("out").iterdir()) == [first.name, other.name]
     monkeypatch.setenv("STILLROOM_STORE", "another")
     assert stillroom(monkeypatch, "import", "out", "--tokenizer", "work/teacher", "--teacher", "t") == 0
     assert capsys.readouterr().out == "3 sequences, 26 positions into another\n"
 
 
-def test_verify_asks_the_teacher_again(
+def test_verify_runs_the_teacher_again(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = replace(written_by(params()), scorer="another")
@@ -166,22 +166,23 @@ def test_verify_asks_the_teacher_again(
     assert "1 segments not compared" in out
     assert out.endswith("the teacher agrees\n")
     assert stillroom(monkeypatch, "verify", "--rescore", "1", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["sequences"], found["holds"], found["unchecked_segments"]) == (1, True, 1)
+    agreement = json.loads(capsys.readouterr().out)
+    assert (agreement["sequences"], agreement["holds"], agreement["unchecked_segments"]) == (1, True, 1)
 
 
 def test_verify_fails_where_the_teacher_disagrees(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tops = [replace(one.scores.top, logp=one.scores.top.logp[::-1]) for one in sequences[2:]]
-    swapped = [replace(one, scores=replace(one.scores, top=top)) for one, top in zip(sequences[2:], tops, strict=True)]
+    scores = sequences[2].scores
+    top = replace(scores.top, logp=scores.top.logp[::-1])
+    swapped = [replace(sequences[2], scores=replace(scores, top=top))]
     Store(root=STORE).publish(swapped, written_by(params()), np.arange(VOCAB))
     assert stillroom(monkeypatch, "verify") == 0
     assert stillroom(monkeypatch, "verify", "--rescore", "3") == 1
     assert "the teacher DISAGREES" in capsys.readouterr().out
 
 
-def test_verify_says_when_there_is_nothing_to_compare(
+def test_verify_reports_that_there_is_nothing_to_compare(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = Path("params.yaml").read_text()
@@ -192,7 +193,7 @@ def test_verify_says_when_there_is_nothing_to_compare(
     assert "got 1 segments, none of them with such; run `make repro`" in capsys.readouterr().err
 
 
-def test_forecast_foretells_every_score_stage(
+def test_forecast_estimates_every_score_stage(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(Path("work/costs/small-r1-score.json"), {"tokens": 50, "seconds": 5.0, "positions": 14})
@@ -202,15 +203,15 @@ def test_forecast_foretells_every_score_stage(
     assert (first["known"], first["positions"], first["tokens"], first["seconds"]) == (14, 12, 14, pytest.approx(1.4))
     rounds, rollout = round_list(read_yaml(Path("rounds.yaml"))), section(Path("params.yaml"), RolloutParams, "rollout")
     completions = rollout.prompts * rollout.samples_per_prompt
-    assert [one["name"] for one in later] == [f"small {one['id']}" for one in rounds[1:]]
-    assert {one["positions"] for one in later} == {round(completions * 26 / 3)}
+    assert [stage["name"] for stage in later] == [f"small {item['id']}" for item in rounds[1:]]
+    assert {stage["positions"] for stage in later} == {round(completions * 26 / 3)}
     assert stillroom(monkeypatch, "forecast") == 0
     out = capsys.readouterr().out
     assert "| in all " in out
     assert f"small r2: {completions} completions of 8.7 tokens, as in small r1; " in out
 
 
-def test_forecast_asks_the_teacher_about_a_sample_and_the_store_keeps_it(
+def test_forecast_scores_a_sample_and_the_store_keeps_it(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(STORE)

@@ -1,5 +1,4 @@
-"""pipeline.workspace.disk_usage: the rounds that are left, times weights and moments; nothing where a model is
-not here."""
+"""pipeline.workspace.disk_usage: rounds that are left times weights and moments; unknown for a missing model."""
 
 import shutil
 from collections.abc import Callable
@@ -25,26 +24,30 @@ def root(tmp_path: Path) -> Path:
 
 
 def start(root: Path, **changes: Any) -> None:
-    one = {"model": "teacher", "revision": None, "layers": None, "config": None, "lora": None} | changes
-    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("student",): {"small": one}}))
+    student = {"model": "teacher", "revision": None, "layers": None, "config": None, "lora": None} | changes
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("student",): {"small": student}}))
 
 
-def test_a_model_that_is_not_here_has_no_size(root: Path) -> None:
+def test_a_missing_model_has_no_size(root: Path) -> None:
     assert rest_bytes(root) is None
+    assert rest_bytes(root, {}) == 0  # no round is left, so that no size is needed
 
 
 def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_dir: Callable[..., Path]) -> None:
     make_model_dir(root / "work/teacher", layers=2, seed=1)
-    size = sum(one.numel() for one in load_model(root / "work/teacher").parameters())
+    size = sum(weight.numel() for weight in load_model(root / "work/teacher").parameters())
     start(root)
     assert rest_bytes(root) == 3 * 12 * size
     (root / "work/small/r1/model").mkdir(parents=True)
     assert rest_bytes(root) == 2 * 12 * size
+    assert rest_bytes(root, {"small": 5}) == 5 * 12 * size
     (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}))
     assert rest_bytes(root) == 2 * 16 * size
 
 
-def test_a_student_of_its_own_and_one_that_was_started(root: Path, make_model_dir: Callable[..., Path]) -> None:
+def test_the_student_that_was_initialised_counts_before_its_source(
+    root: Path, make_model_dir: Callable[..., Path]
+) -> None:
     make_model_dir(root / "mine", layers=2, seed=1)
     start(root, model="mine")
     whole = rest_bytes(root)
@@ -55,7 +58,9 @@ def test_a_student_of_its_own_and_one_that_was_started(root: Path, make_model_di
     assert cut < whole
 
 
-def test_what_will_be_made_new_is_unknown(root: Path, make_model_dir: Callable[..., Path]) -> None:
+def test_a_randomly_initialised_student_is_unknown_before_it_exists(
+    root: Path, make_model_dir: Callable[..., Path]
+) -> None:
     make_model_dir(root / "work/teacher", layers=2, seed=1)
     start(root, config={"num_hidden_layers": 1})
     assert rest_bytes(root) is None

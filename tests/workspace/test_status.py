@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.lineage.dvc_index import load_index
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.rounds import cost_names
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
@@ -190,6 +191,7 @@ def test_stages_wait_for_supervised_fine_tuning(tmp_path: Path) -> None:
     document = read_yaml(root / "rounds.yaml")
     jobs = find_jobs(root, document)
     assert [job.name for job in jobs] == cost_names(document)
+    assert len(jobs) == len(load_index(root).stages) - 2  # `plan` and `report` write no costs
     assert [(job.student, job.round) for job in jobs if job.kind == "sft"] == [(None, None), ("a", "init")]
     after = {job.name: job.after for job in jobs}
     assert after["teacher-sft"] == ("prepare", "teacher")
