@@ -62,7 +62,7 @@ def _panel(points: Sequence[Mapping[str, Any]], steps: Sequence[int], scale: str
     legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2)
     dashes = [*([1, 0] for _ in students), [6, 4]]
     base = alt.Chart(alt.Data(values=list(points)), width=300, height=180).encode(
-        x=alt.X("step:Q", title="optimizer steps (a mark: a refresh)", axis=alt.Axis(values=list(steps))),
+        x=alt.X("step:Q", title="optimizer steps (one mark per round)", axis=alt.Axis(values=list(steps))),
         y=alt.Y(
             "value:Q",
             title=None,

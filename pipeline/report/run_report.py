@@ -48,16 +48,15 @@ class RunReport:
         Raises:
             DataError: A file is missing or not JSON.
         """
-        document, evaluation = read_yaml(layout.rounds), layout.evaluation
+        document = read_yaml(layout.rounds)
         last_steps = {item["id"]: item["first_step"] + item["steps"] for item in round_list(document)}
+        ids = ("init", *last_steps)
         costs = {name: read_json(layout.cost(name)) for name in cost_names(document)}
         checkpoints = {
-            student: [
-                (id_, read_json(layout.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in ("init", *last_steps)
-            ]
+            student: [(id_, read_json(layout.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in ids]
             for student in students
         }
-        teacher = read_json(evaluation("teacher"))
+        teacher = read_json(layout.evaluation("teacher"))
         metrics = summarise(teacher["headline"], teacher["metrics"], checkpoints, costs, last_steps)
         return cls(layout=layout, students=students, last_steps=last_steps, costs=costs, metrics=metrics)
 
