@@ -79,7 +79,7 @@ def pair(
 def teacher_rows(pairs: Sequence[Pair], temperature: float = 1.0) -> TeacherRows:
     whole = join_scores([scores for _, scores in pairs], pairs[0][1].stats.tail_NH.shape[1])
     made = collate_scores(
-        [one for one, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature)
+        [rollout for rollout, _ in pairs], whole, temperature=temperature, column=TEMPERATURES.index(temperature)
     )
     return made.rows.to(torch.device("cpu"))
 
@@ -100,7 +100,7 @@ def loss_and_gradient(p: ObjectiveParams, logits_NV: Tensor, rows: TeacherRows) 
 def dense(p: ObjectiveParams, teacher_NV: Tensor, student_NV: Tensor) -> tuple[float, Tensor]:
     """Value and gradient of the divergence over the whole vocabulary."""
     logits_NV = student_NV.clone().double().requires_grad_()
-    logp_NV, logq_NV = ((one / p.temperature).log_softmax(-1) for one in (teacher_NV.double(), logits_NV))
+    logp_NV, logq_NV = ((logits / p.temperature).log_softmax(-1) for logits in (teacher_NV.double(), logits_NV))
     value = DIVERGENCES[p.divergence.name](p.divergence)(logp_NV, logq_NV).sum()
     value.backward()
     assert logits_NV.grad is not None

@@ -38,7 +38,7 @@ every_divergence = pytest.mark.parametrize(("name", "beta"), CASES)
 
 
 def build(name: str, beta: float, *, normalise: bool = False) -> Divergence:
-    """With this beta, or for the skewed ones this skew."""
+    """Return the divergence with this beta, or with this skew."""
     p = DivergenceParams(name=name, beta=beta, skew=beta, normalise=normalise)  # type: ignore[arg-type]
     return DIVERGENCES[name](p)
 
@@ -56,7 +56,7 @@ def jsd(beta: float) -> Divergence:
 
 
 def distributions(seed: int, outcomes: int, *, spread: float = 2.0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Two of them, [2, C], as log-probs."""
+    """Return two distributions [2, C] as log-probs."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(2, outcomes, generator=generator, dtype=dtype) * spread).log_softmax(-1)
 
@@ -152,7 +152,7 @@ def test_rows_are_independent(name: str, beta: float) -> None:
     assert build(name, beta)(logp_BC, logq_BC).tolist() == pytest.approx(apart, rel=1e-14)
 
 
-def test_an_outcome_that_the_teacher_excludes_costs_forward_kl_nothing_by_itself() -> None:
+def test_forward_kl_ignores_outcomes_that_the_teacher_excludes() -> None:
     logp, logq = torch.tensor([1.0, 0.0]).log(), torch.tensor([0.25, 0.75]).log()
     assert forward_kl(logp, logq).item() == pytest.approx(np.log(4))
     assert reverse_kl(logp, logq).item() == np.inf
@@ -184,13 +184,13 @@ def test_normalised_jsd_is_divided_by_beta_and_its_complement() -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_jsd_mirrors_when_sides_and_beta_do(beta: float) -> None:
+def test_jsd_is_symmetric_in_sides_and_beta(beta: float) -> None:
     logp, logq = distributions(4, 7)
     assert jsd(beta)(logp, logq).item() == pytest.approx(jsd(1 - beta)(logq, logp).item(), rel=1e-12)
 
 
 def test_the_bounds_of_jsd() -> None:
-    """Two disjoint distributions are as far apart as jsd can tell: the entropy of (beta, 1 - beta)."""
+    """The maximum of jsd, at disjoint distributions, is the entropy of (beta, 1 - beta)."""
     logp, logq = torch.eye(2, dtype=torch.float64).log()
     entropy = -(0.3 * np.log(0.3) + 0.7 * np.log(0.7))
     assert jsd(0.3)(logp, logq).item() == pytest.approx(entropy, rel=1e-12)

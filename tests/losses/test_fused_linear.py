@@ -1,4 +1,4 @@
-"""Losses of a few logits, taken chunk by chunk, against autograd through all of them in float64."""
+"""Losses of a few logits, computed in chunks and compared with autograd through all logits in float64."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +26,7 @@ def make_head(*, bias: bool = False, softcap: float | None = None, dtype: torch.
 
 
 def make_targets() -> LossTargets:
-    """Rows of 0 to 6 stored ids, the others padding that repeats the first; draws that repeat; any tokens."""
+    """Return rows of 0 to 6 stored ids with padding, tail samples that repeat, and any tokens."""
     generator = torch.Generator().manual_seed(3)
     ids_NK = torch.stack([torch.randperm(VOCAB, generator=generator)[:6] for _ in range(POSITIONS)])
     padding_NK = torch.arange(6) > torch.arange(POSITIONS)[:, None]
@@ -39,15 +39,15 @@ def make_targets() -> LossTargets:
     )
 
 
-def everything(seen: StudentLogits, places: slice) -> tuple[Tensor, Metrics]:
-    """A loss in which every number counts, each position in a way of its own."""
-    weight_N = torch.arange(POSITIONS, dtype=seen.token_N.dtype)[places] + 1
-    logz_N1 = seen.log_normaliser()[:, None]
-    stored_N = (seen.stored_NK - logz_N1).exp().square().sum(-1)
-    drawn_N = (seen.tail_sample_NJ - logz_N1).sin().sum(-1)
-    loss_N = weight_N * (stored_N + drawn_N + (seen.unstored_N - logz_N1[:, 0]).exp() + seen.token_N.cos())
-    if seen.unstored_entropy_N is not None:
-        loss_N = loss_N + seen.unstored_entropy_N.square() * seen.unstored_N.sin()
+def everything(student: StudentLogits, span: slice) -> tuple[Tensor, Metrics]:
+    """Return a loss that depends on every number, differently at each position."""
+    weight_N = torch.arange(POSITIONS, dtype=student.token_N.dtype)[span] + 1
+    logz_N1 = student.log_normaliser()[:, None]
+    stored_N = (student.stored_NK - logz_N1).exp().square().sum(-1)
+    sampled_N = (student.tail_sample_NJ - logz_N1).sin().sum(-1)
+    loss_N = weight_N * (stored_N + sampled_N + (student.unstored_N - logz_N1[:, 0]).exp() + student.token_N.cos())
+    if student.unstored_entropy_N is not None:
+        loss_N = loss_N + student.unstored_entropy_N.square() * student.unstored_N.sin()
     return loss_N, {"sum": loss_N.sum()}
 
 
@@ -66,10 +66,10 @@ def fused(
 def densely(
     head: Head, hidden_ND: Tensor, targets: LossTargets, temperature: float, *, entropy: bool = False
 ) -> Tensor:
-    """The same loss from the whole [N, V]."""
+    """Return the same loss from all logits [N, V]."""
     logits_NV = head(hidden_ND) / temperature
     stored_NK = logits_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf)
-    seen = StudentLogits(
+    student = StudentLogits(
         stored_NK=stored_NK,
         unstored_N=logits_NV.scatter(-1, targets.ids_NK, -torch.inf).logsumexp(-1),
         tail_sample_NJ=logits_NV.gather(-1, targets.tail_sample_ids_NJ),
@@ -77,7 +77,7 @@ def densely(
         token_logp_N=torch.zeros(POSITIONS),
         unstored_entropy_N=_entropy(logits_NV.scatter(-1, targets.ids_NK, -torch.inf)) if entropy else None,
     )
-    return everything(seen, slice(None))[0].sum()
+    return everything(student, slice(None))[0].sum()
 
 
 def _entropy(logits_NV: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _entropy(logits_NV: Tensor) -> Tensor:
 
 
 def gradients(loss: Tensor, *leaves: Tensor | None) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, [one for one in leaves if one is not None]))
+    return list(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf is not None]))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -103,8 +103,8 @@ def test_equals_autograd_on_the_dense_formula(
     value, metrics = fused(head, targets, temperature=temperature, chunk=chunk, entropy=entropy)(hidden_ND)
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     assert metrics["sum"].item() == pytest.approx(expected.item(), rel=1e-12)
-    for found, one in zip(gradients(value, *leaves), gradients(expected, *leaves), strict=True):
-        assert (found - one).abs().max() < 1e-11
+    for fused_gradient, dense_gradient in zip(gradients(value, *leaves), gradients(expected, *leaves), strict=True):
+        assert (fused_gradient - dense_gradient).abs().max() < 1e-11
 
 
 def test_float32_is_within_1e_6_of_the_dense_formula() -> None:
@@ -114,8 +114,10 @@ def test_float32_is_within_1e_6_of_the_dense_formula() -> None:
     tokens = sum(range(1, POSITIONS + 1))
     value, _ = fused(single, targets)(low_ND)
     expected = gradients(densely(head, hidden_ND, targets, 1.0) / tokens, hidden_ND, head.weight_VD)
-    for found, one in zip(gradients(value / tokens, low_ND, single.weight_VD), expected, strict=True):
-        assert (found - one).abs().max() < 1e-6
+    for fused_gradient, dense_gradient in zip(
+        gradients(value / tokens, low_ND, single.weight_VD), expected, strict=True
+    ):
+        assert (fused_gradient - dense_gradient).abs().max() < 1e-6
 
 
 def test_weights_in_bfloat16_get_gradients_in_bfloat16_from_float32_logits() -> None:
@@ -125,9 +127,12 @@ def test_weights_in_bfloat16_get_gradients_in_bfloat16_from_float32_logits() -> 
     value, _ = fused(head, targets)(hidden_ND)
     expected = densely(wide, hidden_ND.float(), targets, 1.0)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    (found,), (one,) = gradients(value, head.weight_VD), gradients(expected, wide.weight_VD)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, one.bfloat16()) or (found - one).abs().max() < 2**-8 * one.abs().max()
+    (gradient_VD,), (wide_gradient_VD,) = gradients(value, head.weight_VD), gradients(expected, wide.weight_VD)
+    assert gradient_VD.dtype == torch.bfloat16
+    assert (
+        torch.equal(gradient_VD, wide_gradient_VD.bfloat16())
+        or (gradient_VD - wide_gradient_VD).abs().max() < 2**-8 * wide_gradient_VD.abs().max()
+    )
 
 
 @pytest.mark.parametrize("columns", [4096, 7])  # all of the vocabulary at once; in pieces
@@ -140,14 +145,14 @@ def test_autocast_rounds_the_products_of_the_backward_pass_alone(columns: int, m
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value, _ = fused(single, targets)(low_ND)
     assert torch.equal(value, exact)
-    for found, one in zip(
+    for rounded_gradient, exact_gradient in zip(
         gradients(value, low_ND, single.weight_VD), gradients(exact, low_ND, single.weight_VD), strict=True
     ):
-        assert found.dtype == torch.float32
-        assert 0 < (found - one).abs().max() < 2**-7 * one.abs().max()
+        assert rounded_gradient.dtype == torch.float32
+        assert 0 < (rounded_gradient - exact_gradient).abs().max() < 2**-7 * exact_gradient.abs().max()
 
 
-def test_all_stored_leaves_nothing_to_the_others() -> None:
+def test_all_tokens_may_be_stored() -> None:
     targets = replace(make_targets(), ids_NK=torch.arange(VOCAB).expand(POSITIONS, -1))
     targets = replace(targets, padding_NK=torch.zeros(POSITIONS, VOCAB, dtype=torch.bool))
     head, hidden_ND = make_head(), random(POSITIONS, WIDTH, seed=0)
@@ -157,12 +162,12 @@ def test_all_stored_leaves_nothing_to_the_others() -> None:
     assert gradients(value, hidden_ND)[0].isfinite().all()
 
 
-def test_a_frozen_side_gets_no_gradient() -> None:
+def test_a_frozen_input_gets_no_gradient() -> None:
     head, targets, hidden_ND = make_head(), make_targets(), random(POSITIONS, WIDTH, seed=0)
     frozen = replace(head, weight_VD=head.weight_VD.detach())
     both, _ = fused(head, targets)(hidden_ND)
-    one, _ = fused(frozen, targets)(hidden_ND)
-    assert torch.equal(*[gradients(value, hidden_ND)[0] for value in (both, one)])
+    frozen_value, _ = fused(frozen, targets)(hidden_ND)
+    assert torch.equal(*[gradients(value, hidden_ND)[0] for value in (both, frozen_value)])
     with torch.no_grad():
         value, _ = fused(head, targets)(hidden_ND)
     assert not value.requires_grad
@@ -170,19 +175,19 @@ def test_a_frozen_side_gets_no_gradient() -> None:
 
 
 def test_a_frozen_head_keeps_no_sum_of_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under an adapter: the third matrix product and a tensor as large as the head stay away."""
-    head, seen = make_head(bias=True), []
+    """With a LoRA adapter the third matrix product and a tensor as large as the head are not needed."""
+    head, needed = make_head(bias=True), []
     frozen = replace(head, weight_VD=head.weight_VD.detach(), bias_V=head.bias_V.detach())  # type: ignore[union-attr]
     whole = module._add_gradients
 
     def spy(*arguments: Any) -> None:
-        seen.append([one is not None for one in arguments[-1]])
+        needed.append([total is not None for total in arguments[-1]])
         whole(*arguments)
 
     monkeypatch.setattr(module, "_add_gradients", spy)
-    for one in (frozen, head):
-        fused(one, make_targets(), chunk=100)(random(POSITIONS, WIDTH, seed=0))
-    assert seen == [[True, False, False], [True, True, True]]
+    for each_head in (frozen, head):
+        fused(each_head, make_targets(), chunk=100)(random(POSITIONS, WIDTH, seed=0))
+    assert needed == [[True, False, False], [True, True, True]]
 
 
 def test_a_scaled_loss_has_scaled_gradients() -> None:
@@ -198,7 +203,7 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_made() -> None:
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            sizes.extend(one.numel() for one in torch.utils._pytree.tree_leaves(result) if isinstance(one, Tensor))
+            sizes.extend(leaf.numel() for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, Tensor))
             return result
 
     with Watch():
@@ -208,29 +213,29 @@ def test_no_tensor_of_all_positions_by_the_vocabulary_is_made() -> None:
 
 
 def test_chunks_cover_every_position_once() -> None:
-    seen: list[slice] = []
+    spans: list[slice] = []
 
-    def loss(one: StudentLogits, places: slice) -> tuple[Tensor, Metrics]:
-        seen.append(places)
-        return one.token_N, {}
+    def loss(student: StudentLogits, span: slice) -> tuple[Tensor, Metrics]:
+        spans.append(span)
+        return student.token_N, {}
 
     fused(make_head(), make_targets(), loss=loss)(random(POSITIONS, WIDTH, seed=0))
-    assert seen[0].start == 0
-    assert all(one.stop == other.start for one, other in pairwise(seen))
-    assert seen[-1].stop >= POSITIONS
+    assert spans[0].start == 0
+    assert all(span.stop == other.start for span, other in pairwise(spans))
+    assert spans[-1].stop >= POSITIONS
 
 
-def test_rows_sum_alike_however_many_threads_take_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_do_not_depend_on_threads_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     logits_NV, threads = torch.randn(65, 49152), torch.get_num_threads()
     try:
-        found = []
+        results = []
         for count, rows in ((1, 8), (2, 8), (2, 16), (2, 65)):  # 65 in eights or sixteens leaves one
             torch.set_num_threads(count)
             monkeypatch.setattr(module, "_ROWS_PER_THREAD", rows)
-            found.append(module._unstored_softmax(logits_NV.clone(), entropy=True))
+            results.append(module._unstored_softmax(logits_NV.clone(), entropy=True))
     finally:
         torch.set_num_threads(threads)
-    for one, other in pairwise(found):
-        assert torch.equal(one.sum_N, other.sum_N)
-        assert torch.equal(one.logsumexp_N, other.logsumexp_N)
+    for first, other in pairwise(results):
+        assert torch.equal(first.sum_N, other.sum_N)
+        assert torch.equal(first.logsumexp_N, other.logsumexp_N)

@@ -1,4 +1,4 @@
-"""The loss from a truncated teacher against the loss from the whole one, which these tests compute in float64."""
+"""The loss from a truncated teacher, compared with the loss from the dense teacher in float64."""
 
 import itertools
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ from tests.loss_cases import (
 from tests.scores import entries
 
 NAMES = list(DIVERGENCES)
-DRAWN = ["forward_kl", "skew_forward_kl"]
+WITH_TAIL_SAMPLES = ["forward_kl", "skew_forward_kl"]
 every_divergence = pytest.mark.parametrize("name", NAMES)
 
 
-# The bucket
+# The other-token bucket
 
 
 @every_divergence
@@ -53,7 +53,7 @@ def test_bucket_is_dense_when_at_most_one_token_is_outside(name: str, temperatur
 
 @every_divergence
 def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
-    """Peaked and flat positions in one batch, with and without union entries, against each alone."""
+    """The loss of peaked and flat positions, with and without student-support tokens, is the sum of single losses."""
     p, everything = objective(name), []
     for index, spread in enumerate((0.1, 1.0, 6.0)):
         teacher_TV = random_logits(2, 9, seed=index, spread=spread)
@@ -64,24 +64,24 @@ def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
     assert (together.logp_NK == -torch.inf).any()
     value, gradient = loss_and_gradient(p, student_NV, together)
     alone = [
-        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], teacher_rows([one]))
-        for index, one in enumerate(everything)
+        loss_and_gradient(p, student_NV[2 * index : 2 * index + 2], teacher_rows([each_pair]))
+        for index, each_pair in enumerate(everything)
     ]
-    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
-    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-6
+    assert value == pytest.approx(sum(loss for loss, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([part for _, part in alone])).abs().max() < 1e-6
 
 
 @every_divergence
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 2), threshold=st.floats(0.01, 0.9), spread=st.floats(0.1, 8))
-def test_bucket_is_a_lower_bound_that_grows_with_the_support(
+def test_bucket_is_a_lower_bound_that_grows_with_the_stored_set(
     name: str, seed: int, threshold: float, spread: float
 ) -> None:
     teacher_TV, student_TV = (random_logits(1, 9, seed=seed + i, spread=spread) for i in range(2))
     tokens, p = [0], objective(name)
     small = pair(teacher_TV, tokens, support(threshold=threshold))
     large = pair(teacher_TV, tokens, support(threshold=threshold), support_ids=[[1, 2, 3]])
-    values = [loss_and_gradient(p, student_TV, teacher_rows([one]))[0] for one in (small, large)]
+    values = [loss_and_gradient(p, student_TV, teacher_rows([stored]))[0] for stored in (small, large)]
     slack = 1e-6 * (1 + abs(values[1]))  # what float32 rounds in the rows
     assert -slack <= values[0] <= values[1] + slack
     assert values[1] <= dense(p, teacher_TV, student_TV)[0] + slack
@@ -99,7 +99,7 @@ def test_the_mass_outside_counts_where_a_truncated_sum_would_be_negative() -> No
 
 
 @every_divergence
-def test_student_mass_outside_the_support_is_pushed_back(name: str) -> None:
+def test_student_mass_outside_the_stored_set_is_penalised(name: str) -> None:
     teacher_TV = torch.tensor([[0.9, 0.07, 0.01, 0.01, 0.01]]).log()
     student_TV = torch.tensor([[0.02, 0.02, 0.9, 0.03, 0.03]]).log()
     rows = teacher_rows([pair(teacher_TV, [0], support(threshold=0.5))])
@@ -118,29 +118,29 @@ def test_many_digits_of_a_tiny_student_tail_survive() -> None:
     assert (gradient - expected_gradient).abs().max() < 1e-6
 
 
-# Draws from the tail
+# Tail samples
 
 _TEACHER_TV = torch.tensor([[0.45, 0.25, 0.12, 0.09, 0.06, 0.03]], dtype=torch.float64).log()
 _STUDENT_TV = random_logits(1, 6, seed=5)
 _TAIL = (2, 3, 4, 5)
 
 
-def with_draws(one: Pair, ids: Sequence[int]) -> Pair:
-    """The same scores of a single position, with these draws."""
+def with_tail_samples(bare: Pair, ids: Sequence[int]) -> Pair:
+    """Return the scores of a single position with these tail samples."""
     logp = _TEACHER_TV[0, list(ids)].numpy().astype(np.float32)
-    return one[0], replace(one[1], tail_samples=entries([ids], logp))
+    return bare[0], replace(bare[1], tail_samples=entries([ids], logp))
 
 
 @pytest.mark.parametrize("union", [[], [3], [3, 2], [2, 3, 4], [2, 3, 4, 5]])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("m", [1, 2])
-@pytest.mark.parametrize("name", [*DRAWN, "jsd"])
-def test_over_all_draws_the_expectation_is_the_dense_divergence(
+@pytest.mark.parametrize("name", [*WITH_TAIL_SAMPLES, "jsd"])
+def test_the_expectation_over_tail_samples_is_the_dense_divergence(
     name: str, m: int, temperature: float, union: list[int]
 ) -> None:
-    """Each draw comes from the tail at temperature 1, outside the head only, whatever the union holds.
+    """Samples come from the tail at temperature 1 outside the top tokens; they may be student-support tokens.
 
-    For jsd too, which is refused draws because of their variance.
+    It holds for jsd too, for which tail samples are refused because of their variance.
     """
     p = objective(name, tail_estimator="tail_samples", temperature=temperature)
     base = pair(_TEACHER_TV, [0], support(threshold=0.2), support_ids=[union])
@@ -148,9 +148,9 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
     chance = dict(zip(_TAIL, (tail_p / tail_p.sum()).tolist(), strict=True))
     mean, mean_gradient, certainty = 0.0, torch.zeros_like(_STUDENT_TV), 0.0
     for ids in itertools.product(_TAIL, repeat=m):
-        rows = teacher_rows([with_draws(base, ids)], temperature)
+        rows = teacher_rows([with_tail_samples(base, ids)], temperature)
         value, gradient = loss_and_gradient(p, _STUDENT_TV, rows)
-        weight = np.prod([chance[one] for one in ids])
+        weight = np.prod([chance[token] for token in ids])
         mean, mean_gradient, certainty = mean + weight * value, mean_gradient + weight * gradient, certainty + weight
     expected, expected_gradient = dense(p, _TEACHER_TV, _STUDENT_TV)
     assert certainty == pytest.approx(1)
@@ -159,8 +159,8 @@ def test_over_all_draws_the_expectation_is_the_dense_divergence(
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.5])
-def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) -> None:
-    rows = teacher_rows([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
+def test_tail_samples_and_bucket_are_mixed_by_the_bucketed_divergence(scale: float) -> None:
+    rows = teacher_rows([with_tail_samples(pair(_TEACHER_TV, [0], support(threshold=0.2)), [2, 5])])
     bucket, bucket_gradient = loss_and_gradient(objective(), _STUDENT_TV, rows)
     drawn, drawn_gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), _STUDENT_TV, rows)
     share = 1 - np.exp(-bucket / scale)
@@ -173,7 +173,7 @@ def test_draws_and_bucket_share_the_tail_by_the_rows_own_distance(scale: float) 
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5])
-def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
+def test_a_row_without_tail_samples_uses_the_bucket(scale: float) -> None:
     rows = teacher_rows([pair(_TEACHER_TV, [0], support(threshold=0.2))])
     drawn, bucket = (
         loss_and_gradient(objective(tail_estimator=on, tail_samples_scale=scale), _STUDENT_TV, rows)
@@ -183,28 +183,28 @@ def test_a_row_without_draws_keeps_the_bucket(scale: float) -> None:
     assert torch.equal(drawn[1], bucket[1])
 
 
-def test_draws_are_unused_unless_asked_for() -> None:
+def test_the_bucket_ignores_tail_samples() -> None:
     without = pair(_TEACHER_TV, [0], support(threshold=0.2))
     values = [
-        loss_and_gradient(objective(), _STUDENT_TV, teacher_rows([one]))[0]
-        for one in (without, with_draws(without, [4, 4]))
+        loss_and_gradient(objective(), _STUDENT_TV, teacher_rows([each_pair]))[0]
+        for each_pair in (without, with_tail_samples(without, [4, 4]))
     ]
     assert values[0] == values[1]
 
 
-def test_rows_with_and_without_draws_share_a_batch() -> None:
+def test_rows_with_and_without_tail_samples_share_a_batch() -> None:
     p, bare = objective(tail_estimator="tail_samples"), pair(_TEACHER_TV, [0], support(threshold=0.2))
-    pairs = [with_draws(bare, [2, 5, 5]), bare, with_draws(bare, [3])]
+    pairs = [with_tail_samples(bare, [2, 5, 5]), bare, with_tail_samples(bare, [3])]
     value, gradient = loss_and_gradient(p, _STUDENT_TV.expand(3, -1), teacher_rows(pairs))
-    alone = [loss_and_gradient(p, _STUDENT_TV, teacher_rows([one])) for one in pairs]
-    assert value == pytest.approx(sum(one for one, _ in alone), abs=1e-6)
-    assert (gradient - torch.cat([one for _, one in alone])).abs().max() < 1e-7
+    alone = [loss_and_gradient(p, _STUDENT_TV, teacher_rows([each_pair])) for each_pair in pairs]
+    assert value == pytest.approx(sum(loss for loss, _ in alone), abs=1e-6)
+    assert (gradient - torch.cat([part for _, part in alone])).abs().max() < 1e-7
 
 
 def test_a_negative_value_is_not_clamped() -> None:
-    """A draw that the student likes better than the teacher does: the estimate is below zero, its gradient alive."""
+    """With a sample that is likelier under the student the estimate is negative, and it has a gradient."""
     student_TV = torch.tensor([[0.3, 0.1997, 0.0001, 0.0001, 0.0001, 0.5]], dtype=torch.float64).log()
-    rows = teacher_rows([with_draws(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
+    rows = teacher_rows([with_tail_samples(pair(_TEACHER_TV, [0], support(threshold=0.2)), [5])])
     value, gradient = loss_and_gradient(objective(tail_estimator="tail_samples"), student_TV, rows)
     expected = 0.45 * np.log(0.45 / 0.3) + 0.25 * np.log(0.25 / 0.1997) + 0.3 * np.log(0.03 / 0.5)
     assert expected < -0.5
@@ -216,17 +216,17 @@ def test_a_negative_value_is_not_clamped() -> None:
 # Chunks, temperature, metrics
 
 
-@pytest.mark.parametrize("support_name", ["bucket", "tail_samples"])
+@pytest.mark.parametrize("estimator", ["bucket", "tail_samples"])
 @pytest.mark.parametrize("chunk_tokens", [1, 3])
-def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
-    """Neither the loss nor a metric, nor the gradients of hidden states and head."""
+def test_chunks_change_nothing(chunk_tokens: int, estimator: str) -> None:
+    """The size of chunks affects neither loss and metrics nor gradients of hidden states and head."""
     teacher_TV, hidden_TD = random_logits(8, 30, seed=0), random_logits(8, 4, seed=1)
     rows = teacher_rows([pair(teacher_TV, list(range(8)), support(samples_per_tail=20.0), behaviour=[-1.0] * 8)])
     results = []
     for size in (chunk_tokens, 1000):
         hidden_ND, weight_VD = hidden_TD.clone().requires_grad_(), random_logits(30, 4, seed=2).requires_grad_()
         head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
-        p = objective(tail_estimator=support_name, chunk_tokens=size)
+        p = objective(tail_estimator=estimator, chunk_tokens=size)
         loss, metrics = batch_loss(p, head, hidden_ND, rows, behaviour_temperature=0.7)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [hidden_ND.grad, weight_VD.grad]
@@ -234,12 +234,12 @@ def test_chunks_change_nothing(chunk_tokens: int, support_name: str) -> None:
     (loss, gradients, metrics), (loss_once, gradients_once, metrics_once) = results
     assert loss == pytest.approx(loss_once, abs=1e-12)
     assert metrics == pytest.approx(metrics_once, rel=1e-12)
-    for one, once in zip(gradients, gradients_once, strict=True):
-        assert (one - once).abs().max() / 8 < 1e-12  # type: ignore[operator]
+    for chunked, once in zip(gradients, gradients_once, strict=True):
+        assert (chunked - once).abs().max() / 8 < 1e-12  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_cross_entropy_takes_its_share_where_another_wrote_the_token(share: float) -> None:
+def test_cross_entropy_is_mixed_in_where_no_student_sampled_the_token(share: float) -> None:
     teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
     p, plain = objective(cross_entropy=share), objective()
     by_student, by_others = (
@@ -255,7 +255,7 @@ def test_cross_entropy_takes_its_share_where_another_wrote_the_token(share: floa
 
 
 def test_temperature_reaches_both_sides() -> None:
-    """A student that equals its teacher is at zero only if both are softened alike."""
+    """A student that equals its teacher has zero loss only if both have the same temperature."""
     teacher_TV = random_logits(4, 9, seed=0)
     rows = teacher_rows([pair(teacher_TV, [0, 1, 2, 3], support())], temperature=2.0)
     value, _ = loss_and_gradient(objective(temperature=2.0), teacher_TV, rows)
@@ -276,17 +276,17 @@ def metrics_of(
 
 
 def logp_of(temperature: float) -> list[float]:
-    """What the student of `metrics_of` gives its tokens at a temperature."""
+    """Return the log-probs of the tokens under the student of `metrics_of` at a temperature."""
     logp: list[float] = (random_logits(3, 9, seed=0) / temperature).log_softmax(-1)[range(3), range(3)].tolist()
     return logp
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("sampled_at", [0.5, 1.0, 1.7])
-def test_staleness_is_zero_for_the_student_that_wrote_and_k3_for_a_later_one(
+def test_staleness_is_zero_for_the_sampling_policy_and_k3_for_a_later_student(
     temperature: float, sampled_at: float
 ) -> None:
-    """Whatever the temperature of the loss: it is the sampler's that counts."""
+    """Staleness is measured at the sampler's temperature, whatever the loss temperature is."""
     now = logp_of(sampled_at)
     fresh = metrics_of(now, temperature=temperature, behaviour_temperature=sampled_at)
     assert fresh["k3_sum"] == pytest.approx(0, abs=1e-12)
@@ -301,7 +301,7 @@ def test_staleness_is_zero_for_the_student_that_wrote_and_k3_for_a_later_one(
     assert stale["clipped"] == 1
 
 
-def test_tokens_of_an_unknown_author_have_no_staleness() -> None:
+def test_tokens_without_a_sampling_log_prob_have_no_staleness() -> None:
     metrics = metrics_of([float("nan"), -2.0, float("nan")])
     assert metrics["compared_tokens"] == 1
     assert np.isfinite(metrics["k3_sum"])
@@ -317,13 +317,13 @@ def test_teacher_tail_metric_is_the_mass_outside() -> None:
     assert metrics["teacher_tail_sum"].item() == pytest.approx(0.1, abs=1e-6)
 
 
-# Refusals
+# Errors
 
 
 @every_divergence
-def test_tail_draws_are_refused_where_they_would_not_settle(name: str) -> None:
+def test_tail_samples_are_refused_for_divergences_with_unbounded_terms(name: str) -> None:
     check_objective(objective(name))
-    if name in DRAWN:
+    if name in WITH_TAIL_SAMPLES:
         check_objective(objective(name, tail_estimator="tail_samples"))
         return
     expected = f"objective.tail_estimator: expected tail_samples with no other .* got tail_samples with {name}"
@@ -337,7 +337,7 @@ def test_a_temperature_that_was_not_scored_is_refused() -> None:
         temperature_column(objective(temperature=3.0), TEMPERATURES)
 
 
-def test_the_reward_is_of_what_is_written_at_temperature_one() -> None:
+def test_a_reward_needs_temperature_one() -> None:
     check_objective(objective(alpha=0.5))
     check_objective(objective(alpha=1.0, temperature=2.0))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The reward's term: its gradient against the reward's own, by enumeration of everything a tiny student can write."""
+"""The reward's term: its expected gradient, by enumeration of all completions of a tiny student."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,46 +22,50 @@ EPSILON = 0.2
 
 
 def completions() -> Iterator[tuple[int, ...]]:
-    """All that can be written in at most two tokens: the second follows unless the first is eos."""
+    """Yield all completions of at most two tokens; the second follows unless the first is eos."""
     yield (EOS,)
     yield from ((first, second) for first in range(EOS) for second in range(VOCAB))
 
 
 def row_of(prefix: tuple[int, ...]) -> int:
-    """Which of the student's three rows of logits follows a prefix."""
+    """Return which of the student's three rows of logits follows a prefix."""
     return 0 if not prefix else 1 + prefix[0]
 
 
-def token_logps(logits_RV: Tensor, one: tuple[int, ...]) -> Tensor:
+def token_logps(logits_RV: Tensor, completion: tuple[int, ...]) -> Tensor:
     logp_RV = logits_RV.log_softmax(-1)
-    return torch.stack([logp_RV[row_of(one[:t]), token] for t, token in enumerate(one)])
+    return torch.stack([logp_RV[row_of(completion[:t]), token] for t, token in enumerate(completion)])
 
 
 REWARDS = dict(zip(completions(), [0.3, 1.0, -2.0, 0.5, 0.0, 4.0, 1.5], strict=True))
 
 
-def sampled(one: tuple[int, ...], logps: Tensor, reward: float | None, *, prompt: str = "p") -> Rollout:
-    return rollout("x", one, prompt=[0], prompt_id=prompt, reward=reward, behaviour_logp=logps.tolist())
+def sampled(completion: tuple[int, ...], logps: Tensor, reward: float | None, *, prompt: str = "p") -> Rollout:
+    return rollout("x", completion, prompt=[0], prompt_id=prompt, reward=reward, behaviour_logp=logps.tolist())
 
 
 def expected_gradient(logits_RV: Tensor) -> Tensor:
-    """Of the expected reward, by autograd through the sum over all completions."""
+    """Return the gradient of the expected reward, by autograd through the sum over all completions."""
     leaf = logits_RV.clone().requires_grad_()
-    total = torch.stack([REWARDS[one] * token_logps(leaf, one).sum().exp() for one in completions()]).sum()
+    total = torch.stack(
+        [REWARDS[completion] * token_logps(leaf, completion).sum().exp() for completion in completions()]
+    ).sum()
     return torch.autograd.grad(total, leaf)[0]
 
 
 @pytest.mark.parametrize("samples", [2, 3])
 def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_reward(samples: int) -> None:
-    """Leave-one-out over every group that can be drawn; the mean of all as the baseline would give 1 - 1 / n of it."""
+    """All groups are enumerated with leave-one-out advantages; the mean of all would give 1 - 1 / n of the gradient."""
     logits_RV = random_logits(3, VOCAB, seed=4)
     found_RV, certainty = torch.zeros_like(logits_RV), 0.0
     for group in itertools.product(completions(), repeat=samples):
-        rollouts = [sampled(one, token_logps(logits_RV, one), REWARDS[one]) for one in group]
-        chance = torch.stack([token_logps(logits_RV, one).sum() for one in group]).sum().exp()
+        rollouts = [
+            sampled(completion, token_logps(logits_RV, completion), REWARDS[completion]) for completion in group
+        ]
+        chance = torch.stack([token_logps(logits_RV, completion).sum() for completion in group]).sum().exp()
         leaf = logits_RV.clone().requires_grad_()
-        logq_N = torch.cat([token_logps(leaf, one) for one in group])
-        lengths = [len(one) for one in group]
+        logq_N = torch.cat([token_logps(leaf, completion) for completion in group])
+        lengths = [len(completion) for completion in group]
         advantage_N = torch.from_numpy(np.repeat(advantages(rollouts, batch_params()).astype(np.float64), lengths))
         gain_N, _ = policy_gradient(logq_N, logq_N.detach(), advantage_N, epsilon=EPSILON)
         found_RV += chance * torch.autograd.grad(gain_N.sum(), leaf)[0] / samples
@@ -73,7 +77,7 @@ def test_over_all_rollouts_the_expectation_is_the_gradient_of_the_expected_rewar
 
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 @pytest.mark.parametrize("ratio", [0.5, 0.9, 1.1, 1.5])
-def test_a_token_that_went_far_enough_is_left_alone(ratio: float, advantage: float) -> None:
+def test_a_clipped_token_has_no_gradient(ratio: float, advantage: float) -> None:
     behaviour_N = torch.tensor([-1.0], dtype=torch.float64)
     logq_N = (behaviour_N + np.log(ratio)).requires_grad_()
     gain_N, counts = policy_gradient(logq_N, behaviour_N, torch.tensor([advantage]).double(), epsilon=EPSILON)
@@ -83,7 +87,7 @@ def test_a_token_that_went_far_enough_is_left_alone(ratio: float, advantage: flo
     assert (counts["clipped_tokens"].item(), counts["clippable_tokens"].item()) == (far, 1)
 
 
-def test_what_no_student_wrote_gains_nothing() -> None:
+def test_tokens_that_no_student_sampled_have_no_gain() -> None:
     logq_N = torch.tensor([-2.0, -200.0, -1.0]).requires_grad_()
     behaviour_N = torch.tensor([torch.nan, torch.nan, -1.0])
     gain_N, counts = policy_gradient(logq_N, behaviour_N, torch.tensor([0.0, 0.0, 3.0]), epsilon=EPSILON)
@@ -95,21 +99,21 @@ def test_what_no_student_wrote_gains_nothing() -> None:
 # Advantages
 
 
-def test_an_advantage_is_over_the_others_of_the_same_prompt_and_author() -> None:
+def test_an_advantage_compares_completions_of_the_same_prompt_and_policy() -> None:
     rewards = [1.0, 4.0, 10.0, 7.0, None, 5.0, 9.0]
     prompts = ["a", "b", "a", "a", "a", "c", "a"]
     rollouts = [
         sampled((EOS,), torch.zeros(1), reward, prompt=prompt) for reward, prompt in zip(rewards, prompts, strict=True)
     ]
     rollouts[-1] = replace(rollouts[-1], policy="another")
-    found = advantages(rollouts, batch_params())
-    assert found.tolist() == [1 - 8.5, 0, 10 - 4, 7 - 5.5, 0, 0, 0]
-    assert found.sum() == pytest.approx(0, abs=1e-6)
+    advantage_B = advantages(rollouts, batch_params())
+    assert advantage_B.tolist() == [1 - 8.5, 0, 10 - 4, 7 - 5.5, 0, 0, 0]
+    assert advantage_B.sum() == pytest.approx(0, abs=1e-6)
     scaled = advantages(rollouts, batch_params(scale_rewards="group"))
-    assert scaled == pytest.approx(found / (np.std([1, 10, 7], ddof=1) + 1e-4), rel=1e-6)
+    assert scaled == pytest.approx(advantage_B / (np.std([1, 10, 7], ddof=1) + 1e-4), rel=1e-6)
 
 
-def test_equal_rewards_are_no_advantage_however_scaled() -> None:
+def test_equal_rewards_have_no_advantage() -> None:
     rollouts = [sampled((EOS,), torch.zeros(1), 0.1) for _ in range(3)]
     for scale in ("none", "group"):
         assert advantages(rollouts, batch_params(scale_rewards=scale)) == pytest.approx([0, 0, 0], abs=1e-6)
@@ -119,7 +123,7 @@ def test_equal_rewards_are_no_advantage_however_scaled() -> None:
 
 
 def rows(advantage: list[float], behaviour: list[float]) -> tuple[Tensor, TeacherRows]:
-    """The student's logits at three positions, and their batch."""
+    """Return the student's logits at three positions, and the teacher's rows."""
     teacher_TV, student_TV = random_logits(3, 9, seed=1), random_logits(3, 9, seed=0)
     made = teacher_rows([pair(teacher_TV, [0, 1, 2], support(), behaviour=behaviour)])
     return student_TV, replace(made, advantage_N=torch.tensor(advantage))
@@ -127,7 +131,7 @@ def rows(advantage: list[float], behaviour: list[float]) -> tuple[Tensor, Teache
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_the_objective_mixes_reward_and_divergence(alpha: float) -> None:
-    """Value and gradient against autograd through the whole row of logits."""
+    """Value and gradient agree with autograd through whole rows of logits."""
     behaviour, advantage = [-1.0, -2.5, -3.0], [2.0, -1.0, 0.5]
     student_TV, made = rows(advantage, behaviour)
     plain, plain_gradient = loss_and_gradient(objective(), student_TV, made)
@@ -142,21 +146,24 @@ def test_the_objective_mixes_reward_and_divergence(alpha: float) -> None:
     assert (gradient - alpha * plain_gradient + (1 - alpha) * policy).abs().max() < 1e-6
 
 
-def test_alpha_one_is_the_divergence_to_the_last_bit_whatever_the_advantages() -> None:
-    results = [loss_and_gradient(objective(alpha=1.0), *rows(one, [-1.0] * 3)) for one in ([0.0] * 3, [5.0, -3.0, 1.0])]
+def test_alpha_one_is_bit_identical_for_all_advantages() -> None:
+    results = [
+        loss_and_gradient(objective(alpha=1.0), *rows(advantage, [-1.0] * 3))
+        for advantage in ([0.0] * 3, [5.0, -3.0, 1.0])
+    ]
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
 
 
-def test_advantages_are_numbers_even_if_the_student_had_a_part_in_them() -> None:
-    """Advantages that are a function of the student's logits give the gradient of the same numbers."""
+def test_no_gradient_flows_into_advantages() -> None:
+    """Advantages that depend on the student's logits give the same gradient as constants."""
     student_TV, made = rows([0.0] * 3, [-1.0] * 3)
-    found = []
+    gradients = []
     for detach in (False, True):
         leaf = student_TV.clone().requires_grad_()
         advantage_N = leaf.square().sum(-1)
         batch_ = replace(made, advantage_N=advantage_N.detach() if detach else advantage_N)
         loss, _ = batch_loss(objective(alpha=0.0), identity(leaf), leaf, batch_, behaviour_temperature=1.0)
-        found.append(torch.autograd.grad(loss, leaf)[0])
-    assert torch.equal(*found)
-    assert found[0].abs().max() > 0.1
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0.1

@@ -1,4 +1,4 @@
-"""How far a student has moved from the one that wrote: nil for fresh rollouts, however they were drawn."""
+"""Staleness: zero for on-policy rollouts at every sampling temperature."""
 
 from pathlib import Path
 from typing import Any
@@ -30,29 +30,29 @@ def sampling(temperature: float, top_p: float = 1.0) -> Sampling:
 
 
 def measured(logq: Any, behaviour: Any, known: Any = None, **more: float) -> dict[str, Any]:
-    logq_N, behaviour_N = (torch.tensor(one, dtype=torch.float64) for one in (logq, behaviour))
+    logq_N, behaviour_N = (torch.tensor(logp, dtype=torch.float64) for logp in (logq, behaviour))
     known_N = torch.ones(len(logq_N), dtype=torch.bool) if known is None else torch.tensor(known)
     sums = {name: float(value) for name, value in staleness_sums(logq_N, behaviour_N, known_N).items()}
     return staleness_columns(sums | {"own": 0, "truncated": 0} | more)
 
 
 @torch.no_grad()
-def after(writer: Path, reader: Path, way: Sampling) -> dict[str, Any]:
-    """The measures of what one model wrote, read by another, with a loss at temperature 2."""
+def after(writer: Path, reader: Path, settings: Sampling) -> dict[str, Any]:
+    """Return the staleness of one model's rollouts under another model, with a loss at temperature 2."""
     sampler = HFSampler(writer, precision="float32", vocab=260, eos_ids=[257], seed=0)
-    made = sampler.sample(PROMPTS, ["a", "b", "c"], way)
+    made = sampler.sample(PROMPTS, ["a", "b", "c"], settings)
     model = lm.load_model(reader)
-    completions = [one.token_ids for one in made]
+    completions = [completion.token_ids for completion in made]
     hidden_ND = lm.completion_hidden(model, PROMPTS, completions)
     tokens_N = torch.tensor([token for ids in completions for token in ids])
-    behaviour_N = torch.tensor([logp for one in made for logp in one.logp])
-    temperature = comparable_temperature(way)
+    behaviour_N = torch.tensor([logp for completion in made for logp in completion.logp])
+    temperature = comparable_temperature(settings)
     assert temperature is not None
 
-    def loss(seen: StudentLogits, places: slice) -> Any:
-        known_N = torch.ones(len(seen.token_N), dtype=torch.bool)
-        sums = staleness_sums(seen.token_logp_N, behaviour_N[places], known_N)
-        return seen.log_normaliser() - seen.token_N, sums
+    def loss(student: StudentLogits, span: slice) -> Any:
+        known_N = torch.ones(len(student.token_N), dtype=torch.bool)
+        sums = staleness_sums(student.token_logp_N, behaviour_N[span], known_N)
+        return student.log_normaliser() - student.token_N, sums
 
     targets = LossTargets(
         ids_NK=tokens_N[:, None],
@@ -67,7 +67,7 @@ def after(writer: Path, reader: Path, way: Sampling) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7, 2.0])
-def test_fresh_rollouts_measure_no_staleness_at_any_temperature(
+def test_on_policy_rollouts_have_no_staleness_at_any_temperature(
     student_dir: Path, teacher_dir: Path, temperature: float
 ) -> None:
     fresh = after(student_dir, student_dir, sampling(temperature))
@@ -84,13 +84,13 @@ def test_fresh_rollouts_measure_no_staleness_at_any_temperature(
 @pytest.mark.parametrize(
     ("temperature", "top_p", "comparable"), [(1.0, 1.0, 1.0), (0.7, 1.0, 0.7), (0.0, 1.0, None), (1.0, 0.9, None)]
 )
-def test_greedy_and_nucleus_sampling_compare_with_nothing(
+def test_greedy_and_nucleus_sampling_have_no_comparable_temperature(
     temperature: float, top_p: float, comparable: float | None
 ) -> None:
     assert comparable_temperature(sampling(temperature, top_p)) == comparable
 
 
-def test_a_step_without_own_tokens_tells_nothing_and_ends_no_round() -> None:
+def test_a_step_without_on_policy_tokens_has_no_staleness_and_ends_no_round() -> None:
     row = measured([-1.0, -2.0], [float("nan"), -9.0], [False, False])
     assert row == {
         "compared_tokens": 0,
@@ -109,7 +109,7 @@ def test_the_limit_is_exceeded_and_not_reached() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-5, 0), st.floats(-5, 0)), min_size=1, max_size=20))
-def test_measures_stay_within_their_bounds(pairs: list[tuple[float, float]]) -> None:
+def test_columns_are_within_their_bounds(pairs: list[tuple[float, float]]) -> None:
     now, before = zip(*pairs, strict=True)
     row = measured(now, before)
     weights = np.exp(np.array(now) - before)
@@ -120,7 +120,7 @@ def test_measures_stay_within_their_bounds(pairs: list[tuple[float, float]]) -> 
 
 
 def test_k3_estimates_the_divergence_from_the_old_student_to_the_new_one() -> None:
-    """Its expectation under b, by enumeration."""
+    """The expectation under b is enumerated."""
     b, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
     expected = sum(p * measured([np.log(new)], [np.log(p)])["staleness_kl"] for p, new in zip(b, q, strict=True))
     assert expected == pytest.approx((b * np.log(b / q)).sum())
