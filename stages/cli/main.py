@@ -30,7 +30,10 @@ for command in (best, merge, store):
 @click.option("--total-steps", type=click.IntRange(1), help="First write this value to params.yaml.")
 @click.option("--refresh-every", type=click.IntRange(1), help="First write this value to params.yaml.")
 def plan(**schedule: int | None) -> None:
-    """Write rounds.yaml from the sections schedule, students and sft of params.yaml."""
+    """Write rounds.yaml from the schedule in params.yaml.
+
+    It also depends on the students and on the section sft.
+    """
     from pipeline.runtime.atomic import replacing
     from pipeline.runtime.config import section
     from pipeline.runtime.yaml_files import edit_yaml
@@ -50,7 +53,10 @@ def plan(**schedule: int | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--name", required=True, help="Use the parameters of sft.NAME.")
 def sft(model: Path, out: Path, name: str) -> None:
-    """Fine-tune MODEL on the references in work/prompts, and write the model to OUT and the log to OUT.csv."""
+    """Fine-tune MODEL on the references in work/prompts.
+
+    The tuned model goes to OUT, and the log of the training to OUT.csv.
+    """
     from stages.sft import main as stage
 
     stage.run(name=name, model=model, out=out, log=out.with_name(f"{out.name}.csv"))
@@ -63,7 +69,10 @@ def sft(model: Path, out: Path, name: str) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite a params.yaml or rounds.yaml that was changed by hand.")
 def preset(name: str | None, method: str | None, force: bool) -> None:
-    """Write params.yaml and rounds.yaml from presets/NAME.yaml; without NAME, list them (* is the present one)."""
+    """Write params.yaml and rounds.yaml from a preset.
+
+    The preset is presets/NAME.yaml. Without NAME, list the presets; a * marks the present params.yaml.
+    """
     from pipeline.workspace.presets import choose, listing
 
     if name is None:
@@ -94,7 +103,10 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=LAYOUT.params, show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite your own changes.")
 def init(columns: tuple[str, ...], out: Path, force: bool, **choices: Any) -> None:
-    """Write params.yaml for your own models and data, after checking that they fit together."""
+    """Write params.yaml for your own models and data.
+
+    Check first that they fit together.
+    """
     from pipeline.workspace.quickstart import InitRequest, write_params
 
     named = dict(column.split("=", 1) for column in columns if "=" in column)
@@ -106,7 +118,10 @@ def init(columns: tuple[str, ...], out: Path, force: bool, **choices: Any) -> No
 @commands.command()
 @click.option("--json", "as_json", is_flag=True, help="Print every stage, for scripts.")
 def status(as_json: bool) -> None:
-    """Print how far the schedule is and what the rest of it takes; this works while `dvc repro` runs."""
+    """Print how far the schedule is and what is left.
+
+    This works while `dvc repro` runs.
+    """
     from pipeline.workspace.status import as_text, read_status, to_json
 
     jobs, left = read_status()
@@ -137,7 +152,10 @@ def table() -> None:
     "--out", type=click.Path(path_type=Path, dir_okay=False), default="report/compare.html", show_default=True
 )
 def compare(runs: tuple[str, ...], out: Path) -> None:
-    """Write one page about several runs: checkouts, metrics.json files, revisions, or experiments of `dvc exp`."""
+    """Write one page about several runs.
+
+    A run is a checkout, a metrics.json file, a revision, or an experiment of `dvc exp`.
+    """
     from pipeline.report.compare import write_comparison
 
     size = write_comparison(runs, out)
@@ -148,7 +166,10 @@ def compare(runs: tuple[str, ...], out: Path) -> None:
 @click.argument("sql")
 @click.option("--json", "as_json", is_flag=True, help="Print one object per row, for scripts.")
 def query(sql: str, as_json: bool) -> None:
-    """Run SQL on the files of a run and the store, such as "select * from runs"; docs/commands.md lists the views."""
+    """Run SQL on the files of a run and the store.
+
+    An example is "select * from runs"; docs/commands.md lists the views.
+    """
     from pipeline.report import views
     from pipeline.runtime.markdown import markdown_table
 
@@ -166,7 +187,10 @@ def query(sql: str, as_json: bool) -> None:
     "--card", "as_card", is_flag=True, help="Print the model card with the metrics of the evaluation instead."
 )
 def lineage(model: Path, as_json: bool, as_card: bool) -> None:
-    """Print where the model directory MODEL comes from: teacher, data, parameters, rounds, tokens, seconds, code."""
+    """Print where the model directory MODEL comes from.
+
+    That is its teacher, data, parameters, rounds, tokens, seconds and code.
+    """
     from pipeline.lineage.describe import describe_card, describe_json, describe_text
 
     if as_json and not as_card:
@@ -178,7 +202,10 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
 @commands.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one object per check, for scripts.")
 def doctor(as_json: bool) -> None:
-    """Check the set-up and print how to fix it; exit with code 1 if something is wrong."""
+    """Check the set-up and print how to fix it.
+
+    The exit code is 1 if something is wrong.
+    """
     from pipeline.workspace.doctor import Setup, examine
 
     findings = []

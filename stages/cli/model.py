@@ -12,7 +12,10 @@ from pipeline.runtime.layout import LAYOUT
 @click.argument("model", type=Path)
 @click.argument("out", type=Path)
 def merge(model: Path, out: Path) -> None:
-    """Merge MODEL, the adapter of a LoRA student, with its base and write the ordinary float32 model to OUT."""
+    """Merge a LoRA student and its base into an ordinary model.
+
+    MODEL is the adapter in a round of the student; OUT becomes a model directory in float32.
+    """
     from pipeline.models.language_model import load_model, save_model
     from pipeline.models.tokenizer import load_tokenizer
     from pipeline.runtime.atomic import whole_directory
@@ -28,7 +31,10 @@ def merge(model: Path, out: Path) -> None:
 @click.command()
 @click.argument("student")
 def best(student: str) -> None:
-    """Print the model directory of STUDENT with the smallest forward KL to the teacher on held-out prompts."""
+    """Print the model directory of a student's best round.
+
+    It has the smallest forward KL to the teacher on held-out prompts.
+    """
     from pipeline.report.summary import best_round
     from pipeline.runtime.files import read_json
     from pipeline.runtime.rounds import round_list

@@ -16,7 +16,10 @@ from pipeline.runtime.markdown import markdown_table
 
 @click.group()
 def store() -> None:
-    """Look after the store of teacher scores (STILLROOM_STORE, default .store)."""
+    """Look after the store of teacher scores.
+
+    The store is the directory STILLROOM_STORE, by default .store.
+    """
 
 
 def _print(records: Sequence[Any], as_json: bool, print_table: Callable[[Sequence[Any]], None]) -> None:
@@ -60,7 +63,10 @@ def _print_segments(summaries: Sequence[Any]) -> None:
 @store.command()
 @click.argument("segment")
 def show(segment: str) -> None:
-    """Print the manifest of SEGMENT; the beginning of its id is enough."""
+    """Print the manifest of SEGMENT.
+
+    The beginning of its id is enough.
+    """
     from pipeline.store.manifest import read_manifest
     from pipeline.store_admin.integrity import find_segment
 
@@ -71,7 +77,9 @@ def show(segment: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one object per damaged segment, or the agreement.")
 @click.option("--rescore", "count", metavar="N", type=click.IntRange(1), help="Also run work/teacher on N sequences.")
 def verify(as_json: bool, count: int | None) -> None:
-    """Read every byte and compare it with the manifests; the exit code is 1 if something is damaged.
+    """Read every byte and compare it with the manifests.
+
+    The exit code is 1 if something is damaged.
 
     With --rescore also compare the scores of N sequences, always the same ones, with new scores of work/teacher. The
     exit code is 1 if they differ by more than the codec's bounds and the engine's rounding.
@@ -88,7 +96,10 @@ def verify(as_json: bool, count: int | None) -> None:
 
 @store.command()
 def repair() -> None:
-    """Move damaged segments to STORE/quarantine and print what the teacher has to score again."""
+    """Move damaged segments to STORE/quarantine.
+
+    Print how many sequences the teacher has to score again.
+    """
     from pipeline.store_admin.integrity import quarantine
 
     damages = _damages()
@@ -103,7 +114,9 @@ def repair() -> None:
 @click.option("--work", "works", type=Path, multiple=True, help="Work directory of a checkout in use; repeatable.")
 @click.option("--force", is_flag=True, help="Delete the segments. Without it, only list them.")
 def gc(works: tuple[Path, ...], force: bool) -> None:
-    """List or delete the segments with scores that no checkout uses (default: only the checkout in this directory).
+    """List or delete the segments that no checkout uses.
+
+    By default only the checkout in this directory counts.
 
     Segments with a damaged manifest are reported and left for `stillroom store repair`; the exit code is then 1.
     """
@@ -153,7 +166,10 @@ def import_(as_json: bool, source: Path, **origin: Any) -> None:
 @click.option("--segment", "names", multiple=True, help="Export only this segment; the beginning of its id is enough.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files as JSON, for scripts.")
 def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Write scores to OUT as plain Parquet: one file per segment, one row per sequence. `import` reads them."""
+    """Write scores to OUT as plain Parquet.
+
+    There is one file per segment and one row per sequence. `stillroom store import` reads them.
+    """
     from pipeline.store_admin.export_parquet import export_segment
     from pipeline.store_admin.integrity import find_segment, segments
 
@@ -166,7 +182,9 @@ def export(out: Path, names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one object per score stage, for scripts.")
 @click.option("--sample", metavar="N", type=click.IntRange(1), help="First score N sequences of each written round.")
 def forecast(as_json: bool, sample: int | None) -> None:
-    """Estimate what the teacher still has to score: positions, bytes and seconds, each with its basis.
+    """Estimate what the teacher still has to score.
+
+    Print positions, bytes and seconds, and what these numbers rest on.
 
     With --sample, the teacher first scores N sequences of each written rollouts file. The estimate of its bytes then
     rests on these sequences, and the score stage finds them in the store.

@@ -47,7 +47,7 @@ def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch)
     schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null}"
     Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n")
     assert stillroom(monkeypatch, "plan") == 0
-    assert [item["steps"] for item in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
+    assert [round_["steps"] for round_ in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
 
 
 def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPa
     Path("params.yaml").write_text(before)
     assert stillroom(monkeypatch, "plan", "--refresh-every", "5", "--total-steps", "15") == 0
     after = Path("params.yaml").read_text()
-    assert [item["steps"] for item in round_list(read_yaml(Path("rounds.yaml")))] == [5, 5, 5]
+    assert [round_["steps"] for round_ in round_list(read_yaml(Path("rounds.yaml")))] == [5, 5, 5]
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
     assert [after for _, after in changed] == ["  total_steps: 15", "  refresh_every: 5"]
 
@@ -184,7 +184,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_is_one_line_whoever_writes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception
 ) -> None:
-    """The libraries raised these errors on a full disk. A device that is always full would be replaced by some of them."""
+    """The libraries raised these errors on a full disk. Some of them would replace a device that is always full."""
     _free_bytes(monkeypatch, 0)
     assert failure(monkeypatch, raising(error)) == 1
     err = capsys.readouterr().err
