@@ -24,7 +24,7 @@ class EvaluationParams:
     max_new_tokens: Positive
     """Tokens after which a completion is cut."""
     precision: Precision
-    """Number format of the sampler, and of the bodies of both models in the comparison."""
+    """Number format of the sampler, and of both bodies in the comparison."""
     recorded_prompts: Count
     """The first prompts, so many, have their completions recorded token by token for the report."""
 

@@ -19,11 +19,12 @@ from pipeline.workspace.validation import Parameters
 
 _HEAD = """# Parameters
 
-`stillroom parameters > docs/parameters.md` writes this page; do not edit it. `params.yaml` holds every parameter, and
-no parameter has a default in the code. The column `value` shows the default job.
+`stillroom parameters > docs/parameters.md` writes this page. `params.yaml` holds every parameter; the code has no
+defaults. `value` is the default job's.
 """
 _TABLE = "| name | type | value | description |\n|---|---|---|---|\n"
 _SHARED = RowSettings.__dataclass_fields__
+_ABSENT = object()
 
 
 def page(path: Path) -> str:
@@ -72,7 +73,7 @@ def _section(heading: str, schema: Node, node: Node, value: Any, skipped: Collec
         yield f"{_kind(node).capitalize()}; value `{_shown(value)}`."
         return
     if "additionalProperties" in node:
-        yield "The section has one entry per name."
+        yield "One entry per name."
         value = next(iter(value.values()), {})
     rows = [row for row in _rows(schema, record, "", value) if row[0].strip("`") not in skipped]
     yield _TABLE + "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -87,20 +88,16 @@ def _record(schema: Node, node: Node) -> Node | None:
 
 def _rows(schema: Node, record: Node, prefix: str, values: Any) -> Iterator[list[str]]:
     """Yield the cells of each key, followed by the keys of a mapping within it under dotted names."""
+    sections = [_record(schema, node) for node in schema.get("properties", {}).values() if "$ref" in node]
     for name, node in record["properties"].items():
         inner = _record(schema, node)
-        present = isinstance(values, Mapping) and name in values
-        value = values[name] if present else None
-        # A mapping whose keys explain it has no row of its own.
+        value = values[name] if isinstance(values, Mapping) and name in values else _ABSENT
+        # A mapping whose keys explain it has no row of its own. The keys of another section are explained there.
         if inner is None or "description" in node:
-            cells = [
-                f"`{prefix}{name}`",
-                _kind(node),
-                f"`{_shown(value)}`" if present else "",
-                node.get("description", ""),
-            ]
+            shown = "" if value is _ABSENT or (isinstance(value, Mapping) and value) else f"`{_shown(value)}`"
+            cells = f"`{prefix}{name}`", _kind(node), shown, node.get("description", "")
             yield [" ".join(cell.split()).replace("|", "\\|") for cell in cells]
-        if inner is not None:
+        if inner is not None and inner not in sections:
             yield from _rows(schema, inner, f"{prefix}{name}.", value)
 
 

@@ -23,11 +23,11 @@ class ScheduleParams:
     """The length of the training, and how often students write new rollouts."""
 
     total_steps: Positive
-    """The number of optimizer steps of each student."""
+    """Optimizer steps of each student."""
     refresh_every: Positive
-    """The number of optimizer steps between two refreshes of the rollouts. The last round may be shorter."""
+    """Optimizer steps between two refreshes of the rollouts. The last round may be shorter."""
     max_staleness: AboveZero | None
-    """The staleness in nats (`staleness_kl` of the training log) above which a round ends early; null means never."""
+    """Staleness in nats (`staleness_kl` of the log) above which a round ends early; null means never."""
 
 
 def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from pipeline.tasks import find_task
 from pipeline.tasks.prompts import PromptParams
 from pipeline.tasks.templates import check_template
 from pipeline.training.batches import BatchParams
-from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.mixing import ReplayParams, fraction_at
+from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.sft import SftParams
 from pipeline.workspace.schedule import ScheduleParams
 
@@ -37,19 +37,19 @@ class Parameters:
     """All sections of params.yaml."""
 
     seed: int
-    """The seed of every random draw. Each use derives a seed of its own from it."""
+    """The seed from which every random draw derives its own."""
     schedule: ScheduleParams
     task: PromptParams
     teacher: TeacherParams
     students: tuple[str, ...]
-    """The names of the students to train, out of those that `student` describes."""
+    """The students to train, out of those in `student`."""
     student: dict[str, StudentParams]
     sft: dict[str, SftParams]
     corpus: CorpusParams
     rollout: RolloutParams
     reward: dict[str, float]
-    """The reward of a finished completion: the weight of each function, whose values are summed. A function is
-    `exact_match`, `rouge_l`, `bleu`, `length` (in tokens), `finished`, or `module:function`. `{}` means no reward."""
+    """The weights of functions whose sum is the reward of a completion: `exact_match`, `rouge_l`, `bleu`, `length` (in
+    tokens), `finished`, or `module:function`."""
     scoring: ScoringParams
     objective: ObjectiveParams
     batches: BatchParams
