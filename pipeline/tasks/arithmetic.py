@@ -65,11 +65,12 @@ class ArithmeticSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that admit no problem."""
-        _check(self.min_steps <= self.max_steps, "min_steps", f"at most max_steps ({self.max_steps})", self.min_steps)
-        _check(
-            self.max_operand <= self.max_value, "max_operand", f"at most max_value ({self.max_value})", self.max_operand
-        )
-        _check(len(self.operations) > 0, "operations", f"some of {', '.join(_SIGNS)}", "none")
+        if self.min_steps > self.max_steps:
+            raise _error("min_steps", f"at most max_steps ({self.max_steps})", self.min_steps)
+        if self.max_operand > self.max_value:
+            raise _error("max_operand", f"at most max_value ({self.max_value})", self.max_operand)
+        if not self.operations:
+            raise _error("operations", f"some of {', '.join(_SIGNS)}", "none")
 
 
 class Arithmetic(ExactMatch):
@@ -139,6 +140,5 @@ def _worked_answer(value: int, steps: tuple[Step, ...]) -> str:
     return "\n".join([*lines, f"#### {value}"])
 
 
-def _check(valid: bool, key: str, expected: str, got: object) -> None:
-    if not valid:
-        raise ParameterError(f"task.settings.{key}", expected=expected, got=got)
+def _error(key: str, expected: str, got: object) -> ParameterError:
+    return ParameterError(f"task.settings.{key}", expected=expected, got=got)

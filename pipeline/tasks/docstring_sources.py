@@ -29,8 +29,7 @@ def docstrings(module: str, path: Path) -> Iterator[tuple[str, str]]:
 def modules(package: str) -> list[tuple[str, Path]]:
     """Return the dotted names and files of the public modules of a package, or of all packages of "stdlib".
 
-    Raises:
-        LookupError: When the package is not installed, or has no Python source.
+    The list is empty when the package is not installed, or has no Python source.
     """
     return [module for name, root in _roots(package) for module in _below(name, root)]
 
@@ -59,10 +58,7 @@ def _roots(package: str) -> list[tuple[str, Path]]:
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
         roots = [(package, Path(place)) for place in places if place is not None][:1]
-    roots = [(name, path) for name, path in roots if path.is_dir() or path.suffix == ".py"]
-    if not roots:
-        raise LookupError(package)
-    return roots
+    return [(name, path) for name, path in roots if path.is_dir() or path.suffix == ".py"]
 
 
 def _public(name: str) -> bool:

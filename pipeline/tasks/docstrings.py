@@ -126,15 +126,11 @@ def _files(settings: DocstringSettings) -> list[tuple[Split, str, Path]]:
 
 
 def _modules(package: str, *, where: str) -> list[tuple[str, Path]]:
-    try:
-        return modules(package)
-    except LookupError:
-        raise DataError(
-            where,
-            expected=f"installed packages with Python source, or {STDLIB!r}",
-            got=f"{package!r}, which is none",
-            remedy=f"install it (`pip install {package}`) or take it out of the list",
-        ) from None
+    if files := modules(package):
+        return files
+    expected = f"installed packages with Python source, or {STDLIB!r}"
+    remedy = f"install it (`pip install {package}`) or take it out of the list"
+    raise DataError(where, expected=expected, got=f"{package!r}, which is none", remedy=remedy)
 
 
 def _require_disjoint(settings: DocstringSettings) -> None:
