@@ -124,9 +124,10 @@ def _refusal(schema: Node, document: Node, error: "ValidationError") -> Paramete
         return raised
     where, node, parent, value = _find(schema, mistake["loc"], document)
     if mistake["type"] == _UNKNOWN:
-        names = ", ".join(parent["properties"])
-        remedy = f"rename it to {RENAMED[where]}" if where in RENAMED else "remove or rename it"
-        return ParameterError(where, expected=f"one of: {names}", got=repr(mistake["loc"][-1]), remedy=remedy)
+        names, key = ", ".join(parent["properties"]), repr(mistake["loc"][-1])
+        if where in RENAMED:
+            return ParameterError(where, expected=f"one of: {names}", got=key, remedy=f"rename it to {RENAMED[where]}")
+        return ParameterError(where, expected=f"one of: {names}", got=key, remedy="remove or rename it")
     if mistake["type"] == "missing":
         return ParameterError(where, expected=named(node), got="nothing", remedy="add it to params.yaml")
     expected = named(node) if mistake["type"].endswith(("_type", "_error")) else bounds(node)
