@@ -24,27 +24,27 @@ CHAT_TEMPLATE = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first, and those that need what it makes last, so that no worker waits for another."""
-    items.sort(key=lambda one: (one.path.name == _END_TO_END) - 2 * (one.name == _FIRST_RUN))
+    items.sort(key=lambda item: (item.path.name == _END_TO_END) - 2 * (item.name == _FIRST_RUN))
 
 
 def _tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
+    core = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(one, special=True) for one in ("<s>", "</s>", "<end>", extra)])
+    core.add_special_tokens([AddedToken(token, special=True) for token in ("<s>", "</s>", "<end>", extra)])
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"} | special
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)
 
 
 def _t5_tokenizer() -> Any:
-    letters = [chr(one) for one in range(33, 127)]
+    letters = [chr(code) for code in range(33, 127)]
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *letters, "\u2581the", "ing"]
-    core = Tokenizer(models.Unigram([(one, -float(len(one) < 2)) for one in pieces], unk_id=2))
+    core = Tokenizer(models.Unigram([(piece, -float(len(piece) < 2)) for piece in pieces], unk_id=2))
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
-    core.add_special_tokens([AddedToken(one, special=True) for one in ("<pad>", "</s>", "<unk>", "<extra_id_0>")])
+    core.add_special_tokens([AddedToken(token, special=True) for token in ("<pad>", "</s>", "<unk>", "<extra_id_0>")])
     core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)

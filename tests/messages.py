@@ -74,9 +74,11 @@ def _assignments_before(call: ast.Call, body: list[ast.stmt], name: str) -> list
     for index, statement in enumerate(body):
         if call not in ast.walk(statement):
             continue
-        for block in ("body", "orelse", "finalbody"):
-            if inner := _assignments_before(call, getattr(statement, block, []), name):
-                return inner
+        blocks = [getattr(statement, block, []) for block in ("body", "orelse", "finalbody")]
+        blocks += [handler.body for handler in getattr(statement, "handlers", [])]
+        for block in blocks:
+            if assignments := _assignments_before(call, block, name):
+                return assignments
         for before in reversed(body[:index]):
             nodes = [node for node in ast.walk(before) if isinstance(node, ast.Assign) and _binds(node, name)]
             if nodes:

@@ -182,24 +182,24 @@ class Project:
 
     def processes(self) -> list[psutil.Process]:
         """Every process that works here, whoever its parent is."""
-        found = []
-        for one in psutil.process_iter():
+        processes = []
+        for process in psutil.process_iter():
             try:
-                if one.cwd() == str(self.path) and one.status() != psutil.STATUS_ZOMBIE:
-                    found.append(one)
+                if process.cwd() == str(self.path) and process.status() != psutil.STATUS_ZOMBIE:
+                    processes.append(process)
             except psutil.Error:
                 continue
-        return found
+        return processes
 
     def stage(self, module: str) -> psutil.Process | None:
         """The Python process that runs a stage, not the shell in front of it."""
-        for one in self.processes():
+        for process in self.processes():
             try:
-                line = one.cmdline()
+                line = process.cmdline()
             except psutil.Error:
                 continue
             if line[1:3] == ["-m", module]:
-                return one
+                return process
         return None
 
     def kill_stage(self, module: str, ripe: Callable[[], bool], *args: str) -> None:
@@ -271,8 +271,8 @@ def write_sums(folder: Path) -> None:
     """Twelve questions to learn from and four that are held out, where `PARAMS` looks for them."""
     (folder / "data").mkdir()
     for split, start, count in (("train", 0, 12), ("test", 100, 4)):
-        asked = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(start, start + count)]
-        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+        rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(start, start + count)]
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def run(project: Project, *command: str) -> str:

@@ -51,12 +51,12 @@ class InMemory:
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
         """The scores of rows [start, stop), two sequences a stretch."""
-        found = []
+        results = []
         for first in range(start, stop, 2):
             parts = self.scores[first : min(first + 2, stop)]
             whole = join_scores(parts, parts[0].stats.tail_NH.shape[1])
-            found.append(Stretch.of(first, whole, np.array([len(one) for one in parts])))
-        return found
+            results.append(Stretch.of(first, whole, np.array([len(part) for part in parts])))
+        return results
 
 
 def header(vocab: int, **changes: Any) -> SegmentHeader:

@@ -169,9 +169,9 @@ def test_encoder_and_decoder_are_pruned_apart(family: str, layers: Any, kept: An
     assert counts == [len(kept["encoder"]), len(kept["decoder"])]
     pruned.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
-    found, expected = (one(input_ids=IDS, labels=labels).logits for one in (loaded, whole))
-    assert torch.allclose(found, expected, atol=1e-5)
-    assert not torch.allclose(found, ENCODER_DECODERS[family]().eval()(input_ids=IDS, labels=labels).logits, atol=1e-2)
+    logits, expected = (model(input_ids=IDS, labels=labels).logits for model in (loaded, whole))
+    assert torch.allclose(logits, expected, atol=1e-5)
+    assert not torch.allclose(logits, ENCODER_DECODERS[family]().eval()(input_ids=IDS, labels=labels).logits, atol=1e-2)
 
 
 def _bypass(block: Any) -> None:
@@ -207,7 +207,7 @@ def test_a_fresh_encoder_decoder_is_tied_as_its_base_or_as_told(family: str, tie
     changes: dict[str, object] = depth if tied is None else {**depth, "tie_word_embeddings": tied}
     base = ENCODER_DECODERS[family]()
     made = start_student(student(config=changes), base, seed=0, where="student.small").eval()
-    assert [len(blocks(one)) for one in (made.get_encoder(), made.get_decoder())] == [2, 3]
+    assert [len(blocks(stack)) for stack in (made.get_encoder(), made.get_decoder())] == [2, 3]
     expected = family != "untied_t5" if tied is None else tied
     assert (made.get_output_embeddings().weight is made.get_input_embeddings().weight) == expected
     logits = made(input_ids=IDS, labels=IDS).logits
@@ -248,10 +248,10 @@ def test_a_fresh_student_has_random_weights_of_its_seed(family: str) -> None:
         made: dict[str, Any] = start_student(p, base, seed=seed, where="student.small").state_dict()
         return made
 
-    one, same, other = weights(1), weights(1), weights(2)
-    assert any(24 in value.shape for value in one.values())
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    first, same, other = weights(1), weights(1), weights(2)
+    assert any(24 in value.shape for value in first.values())
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen", "gemma"])

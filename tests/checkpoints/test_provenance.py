@@ -16,12 +16,12 @@ def test_a_directory_tells_its_licence_and_lineage(make_model_dir: Callable[...,
     model = make_model_dir(tmp_path / "model")
     assert source_of(str(model), None, model, where="teacher.model").license is None
     (model / "README.md").write_text("---\ntags:\n- a\nlicense: apache-2.0\n---\ntext\n")
-    found = source_of(str(model), None, model, where="teacher.model")
-    assert (found.license, found.hub, found.fingerprint) == ("apache-2.0", False, model_fingerprint(model))
+    source = source_of(str(model), None, model, where="teacher.model")
+    assert (source.license, source.hub, source.fingerprint) == ("apache-2.0", False, model_fingerprint(model))
     assert earlier_lineage(str(model), None, where="x") is None
     write_lineage(model, lineage(lineage_round()))
     assert earlier_lineage(str(model), None, where="x") == lineage(lineage_round())
-    assert model_fingerprint(model) == found.fingerprint  # neither file makes it another model
+    assert model_fingerprint(model) == source.fingerprint  # neither file makes it another model
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_a_hub_name_that_cannot_be_reached_tells_nothing(
     teacher_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    found = source_of("nobody/nothing", "main", teacher_dir, where="x")
-    assert (found.hub, found.license, found.revision) == (True, None, "main")
+    source = source_of("nobody/nothing", "main", teacher_dir, where="x")
+    assert (source.hub, source.license, source.revision) == (True, None, "main")
     assert earlier_lineage("nobody/nothing", None, where="x") is None
 
 

@@ -45,7 +45,7 @@ def test_words_are_tokens_of_their_own_beside_the_bytes(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path)
     for tokenizer in (made, load_tokenizer(tmp_path)):
         ids = completion_ids(tokenizer, "Ann has 12 pens\n#### 12 opens  pens")
-        pieces = [decode(tokenizer, [one]) for one in ids[:-1]]
+        pieces = [decode(tokenizer, [token]) for token in ids[:-1]]
         assert "|".join(pieces) == "A|n|n| has |1|2| pens|\n#### |1|2| |o|pens| | pens"
         text = "Ünïcode has \u2028 pens </s>"
         assert decode(tokenizer, completion_ids(tokenizer, text)) == text
@@ -54,21 +54,21 @@ def test_words_are_tokens_of_their_own_beside_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [LLAMA, T5], ids=["llama", "t5"])
 @torch.no_grad()
 def test_the_weights_are_those_of_the_seed_and_the_vocabulary_is_the_tokenizers(config: dict[str, Any]) -> None:
-    (one, tokenizer), (same, _), (other, _) = fresh(config), fresh(config), fresh(config, seed=1)
-    pairs = list(zip(one.parameters(), same.parameters(), other.parameters(), strict=True))
+    (first, tokenizer), (same, _), (other, _) = fresh(config), fresh(config), fresh(config, seed=1)
+    pairs = list(zip(first.parameters(), same.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert not all(torch.equal(a, c) for a, _, c in pairs)
-    assert one.config.vocab_size == one.get_input_embeddings().weight.shape[0] == 259
-    special = (one.config.bos_token_id, one.config.eos_token_id, one.config.pad_token_id)
+    assert first.config.vocab_size == first.get_input_embeddings().weight.shape[0] == 259
+    special = (first.config.bos_token_id, first.config.eos_token_id, first.config.pad_token_id)
     assert special == (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    if one.config.is_encoder_decoder:
-        assert one.config.decoder_start_token_id == tokenizer.pad_token_id
+    if first.config.is_encoder_decoder:
+        assert first.config.decoder_start_token_id == tokenizer.pad_token_id
 
 
 def test_what_follows_from_the_sizes_follows() -> None:
     model, _ = fresh(LLAMA)
     assert model.config.head_dim == 8  # 32 / 4, not what the default configuration has
-    assert sum(one.numel() for one in model.parameters()) < 50_000
+    assert sum(weight.numel() for weight in model.parameters()) < 50_000
 
 
 def test_another_models_tokenizer_may_be_taken(teacher_dir: Path) -> None:
@@ -78,7 +78,7 @@ def test_another_models_tokenizer_may_be_taken(teacher_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "text"),
     [
         ({"model_type": "lama"}, "config.model_type: expected a model type of transformers, such as llama, got 'lama'"),
         ({"model_type": None}, "config.model_type: expected a model type of transformers, such as llama, got nothing"),
@@ -86,18 +86,18 @@ def test_another_models_tokenizer_may_be_taken(teacher_dir: Path) -> None:
         ({"hidden_size": 33}, "config: expected a LlamaConfig that fits together, got "),
     ],
 )
-def test_a_configuration_that_makes_no_model_is_refused(changes: dict[str, Any], told: str) -> None:
+def test_a_configuration_that_makes_no_model_is_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ParameterError) as caught:
         fresh(LLAMA | changes)
-    assert str(caught.value).startswith(f"teacher.model.{told}")
+    assert str(caught.value).startswith(f"teacher.model.{text}")
 
 
 def test_a_word_that_would_not_read_back_is_refused() -> None:
     words = ("pens", " groß", "groß")
     with pytest.raises(ParameterError) as caught:
         make_fresh(FreshParams(config=LLAMA, tokenizer=words, seed=0), where="teacher.model")
-    told = "expected words that read back: of ASCII letters, or with a space, got 'groß'; fix params.yaml"
-    assert str(caught.value) == f"teacher.model.tokenizer: {told}"
+    message = "expected words that read back: of ASCII letters, or with a space, got 'groß'; fix params.yaml"
+    assert str(caught.value) == f"teacher.model.tokenizer: {message}"
     _, tokenizer = make_fresh(FreshParams(config=LLAMA, tokenizer=words[:2], seed=0), where="teacher.model")
     assert decode(tokenizer, completion_ids(tokenizer, "so groß")) == "so groß"
 

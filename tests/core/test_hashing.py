@@ -18,7 +18,7 @@ def test_a_digest_is_a_function_of_content() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (("ab", "c"), ("a", "bc")),
         (("a",), (["a"],)),
@@ -28,8 +28,8 @@ def test_a_digest_is_a_function_of_content() -> None:
         ((1,), (1.5,)),
     ],
 )
-def test_boundaries_and_types_are_content(one: tuple[object, ...], other: tuple[object, ...]) -> None:
-    assert digest(*one) != digest(*other)
+def test_boundaries_and_types_are_content(first: tuple[object, ...], second: tuple[object, ...]) -> None:
+    assert digest(*first) != digest(*second)
 
 
 def test_seeds_fit_a_signed_integer_and_spread() -> None:
@@ -45,12 +45,12 @@ def test_token_ids_are_hashed_as_little_endian_int32() -> None:
 
 
 def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"x" * (1 << 22) + b"y")
-    two.write_bytes(b"x" * (1 << 22) + b"y")
-    assert file_digest(one) == file_digest(two)
-    two.write_bytes(b"x" * (1 << 22) + b"z")
-    assert file_digest(one) != file_digest(two)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"x" * (1 << 22) + b"y")
+    second.write_bytes(b"x" * (1 << 22) + b"y")
+    assert file_digest(first) == file_digest(second)
+    second.write_bytes(b"x" * (1 << 22) + b"z")
+    assert file_digest(first) != file_digest(second)
 
 
 def test_a_directory_is_known_by_names_and_contents_and_not_by_place_or_time(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_a_directory_is_known_by_names_and_contents_and_not_by_place_or_time(tmp
 def test_fingerprint_follows_weights_and_configuration_only(
     make_model_dir: Callable[..., Path], tmp_path: Path
 ) -> None:
-    one, same, other = (make_model_dir(tmp_path / name, seed=seed) for name, seed in [("a", 0), ("b", 0), ("c", 1)])
-    assert model_fingerprint(one) == model_fingerprint(same) != model_fingerprint(other)
+    first, same, other = (make_model_dir(tmp_path / name, seed=seed) for name, seed in [("a", 0), ("b", 0), ("c", 1)])
+    assert model_fingerprint(first) == model_fingerprint(same) != model_fingerprint(other)
     (same / "tokenizer.json").unlink()
-    assert model_fingerprint(same) == model_fingerprint(one)
+    assert model_fingerprint(same) == model_fingerprint(first)
     config = json.loads((same / "config.json").read_text())
     (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
-    assert model_fingerprint(same) != model_fingerprint(one)
+    assert model_fingerprint(same) != model_fingerprint(first)

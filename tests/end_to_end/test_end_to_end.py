@@ -44,16 +44,16 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert set(metrics["teacher"]) == task
     assert set(small["before"]) == set(small["after"]) == quality
     place = {"id", "step", "steps_not_taken", "scored_positions"}
-    assert [set(one) for one in small["rounds"]] == [quality | place] * 2
+    assert [set(round_) for round_ in small["rounds"]] == [quality | place] * 2
     assert small["rounds"][-1] == small["rounds"][-1] | small["after"] | {"id": "r2", "step": 4}
     assert small["rounds"][-1]["scored_positions"] == metrics["store"]["positions"]
     assert metrics["store"]["bytes_per_position"] > 0
     assert metrics["store"]["reused_share"] == 0
     stages = metrics["cost"]
     assert set(stages) == {"prepare", "teacher", "init", "generate", "rollout", "score", "train", "evaluate"}
-    assert all(set(one) == {"runs", "tokens", "seconds"} for one in stages.values())
+    assert all(set(stage) == {"runs", "tokens", "seconds"} for stage in stages.values())
     assert (project.path / "report/table.md").read_text() in output
-    for stage in [one.stem for one in (project.path / "work/costs").glob("*.json")]:
+    for stage in [path.stem for path in (project.path / "work/costs").glob("*.json")]:
         assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
     for done in ("read .*: 3 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 4 parts"):
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
@@ -62,19 +62,19 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
         *["headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
     ]
     assert not list((project.path / ".scratch").glob("*/*/*"))
-    told = json.loads(project.stillroom("lineage", "work/small/r2/model", "--json"))
-    assert [one["id"] for one in told["rounds"]] == ["r1", "r2"]
-    assert told["teacher"]["model"] == "models/teacher"
-    assert told["teacher"]["fingerprint"] == told["rounds"][0]["teacher"]
-    assert told["dvc_lock"]["parameters"]["rollout"] == PARAMS["rollout"]
-    assert "train@small-r2" in told["dvc_lock"]["stages"]
-    assert told["costs"]["r2"]["score"]["positions_reused"] == 0
-    assert told["warning"] is None
+    printed = json.loads(project.stillroom("lineage", "work/small/r2/model", "--json"))
+    assert [round_["id"] for round_ in printed["rounds"]] == ["r1", "r2"]
+    assert printed["teacher"]["model"] == "models/teacher"
+    assert printed["teacher"]["fingerprint"] == printed["rounds"][0]["teacher"]
+    assert printed["dvc_lock"]["parameters"]["rollout"] == PARAMS["rollout"]
+    assert "train@small-r2" in printed["dvc_lock"]["stages"]
+    assert printed["costs"]["r2"]["score"]["positions_reused"] == 0
+    assert printed["warning"] is None
     lineage = html[html.index('<section id="lineage">') :]
-    known = [told["teacher"]["fingerprint"], told["rounds"][1]["tokenizer"], told["rounds"][1]["prompts"]]
-    known += [one["segment"] for round_ in told["rounds"] for one in round_["scored"]]
-    assert all(one[:12] in lineage for one in known)
-    assert f"<td>{told['rounds'][1]['tokens']:,}</td>" in lineage
+    known = [printed["teacher"]["fingerprint"], printed["rounds"][1]["tokenizer"], printed["rounds"][1]["prompts"]]
+    known += [scored["segment"] for round_ in printed["rounds"] for scored in round_["scored"]]
+    assert all(segment[:12] in lineage for segment in known)
+    assert f"<td>{printed['rounds'][1]['tokens']:,}</td>" in lineage
     assert (project.path / "work/small/r1/model/README.md").read_text().startswith("---\n")
     assert "exact_match" in project.stillroom("lineage", "work/small/r2/model", "--card")
 
@@ -99,7 +99,7 @@ def test_an_encoder_decoder_runs_through_the_same_stages(
         rollouts = read_rollouts(project.path / "work" / source / "rollouts.parquet")
         segment = Segment.open(project.path / "work" / source / "segment")
         assert len(rollouts) == len(segment)
-        assert all(one.prompt_ids[-1] == 1 and 1 not in one.completion_ids[:-1] for one in rollouts)
+        assert all(rollout.prompt_ids[-1] == 1 and 1 not in rollout.completion_ids[:-1] for rollout in rollouts)
     small = project.json("report/metrics.json")["students"]["small"]
     assert 0 < small["after"]["forward_kl"] != small["before"]["forward_kl"]
 
@@ -160,19 +160,19 @@ def test_a_student_that_is_an_adapter_leaves_adapters_and_one_base(project: Proj
     project.change("student", "low", to=PARAMS["student"]["small"] | {"layers": None, "lora": lora})
     project.change("students", to=["low"])
     stages = [f"{stage}@low-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")]
-    stages += ["plan", "init@low", *(f"evaluate@low-{one}" for one in ("init", "r1", "r2")), "report"]
+    stages += ["plan", "init@low", *(f"evaluate@low-{name}" for name in ("init", "r1", "r2")), "report"]
     assert executed(project.repro()) == sorted(stages)
     work = project.path / "work"
     assert file_digest(work / "low/base/model.safetensors") == file_digest(work / "teacher/model.safetensors")
-    assert [one.name for one in (work / "small/base").iterdir()] == ["README.md"]
-    weights = [file_digest(work / "low" / one / "model/adapter_model.safetensors") for one in ("init", "r1", "r2")]
+    assert [path.name for path in (work / "small/base").iterdir()] == ["README.md"]
+    weights = [file_digest(work / "low" / name / "model/adapter_model.safetensors") for name in ("init", "r1", "r2")]
     assert len(set(weights)) == 3
     assert not (work / "low/r2/model/model.safetensors").exists()
     low = project.json("report/metrics.json")["students"]["low"]
     assert low["before"]["forward_kl"] == pytest.approx(0, abs=1e-6)  # nothing is adapted yet
     assert low["best"] == min(
-        ({"round": one["id"], "forward_kl": one["forward_kl"]} for one in low["rounds"]),
-        key=lambda one: one["forward_kl"],
+        ({"round": round_["id"], "forward_kl": round_["forward_kl"]} for round_ in low["rounds"]),
+        key=lambda best: best["forward_kl"],
     )
 
     for name in ("low", "small"):
@@ -199,11 +199,11 @@ def test_training_that_was_killed_ends_with_the_same_student(project: Project) -
     resumed = project.repro(train)
     outputs = [project.path / name for name in ("work/small/r1/model", "work/small/r1/optimizer.pt")]
     log = project.path / "logs/small/r1/train.csv"
-    rows, digests = read_log(log), [tree_digest(one) for one in outputs]
+    rows, digests = read_log(log), [tree_digest(output) for output in outputs]
     (trained,) = re.findall(r"^train small r1: ([\d,]+) tokens", resumed, re.MULTILINE)
     assert int(trained.replace(",", "")) == sum(row["read_tokens"] for row in rows[done:])
     project.repro("--force", "--single-item", "--no-run-cache", train)
-    assert [tree_digest(one) for one in outputs] == digests
+    assert [tree_digest(output) for output in outputs] == digests
     assert read_log(log) == rows
 
 
@@ -250,12 +250,12 @@ def test_kills_of_scoring_and_of_dvc_leave_no_orphan_and_the_same_student(
 @pytest.mark.slow
 def test_the_store_alone_brings_every_score_back(project: Project) -> None:
     segments = ["work/corpus/segment", "work/small/r1/segment", "work/small/r2/segment"]
-    before = [tree_digest(project.path / one) for one in segments]
+    before = [tree_digest(project.path / segment) for segment in segments]
     for name in ("work", ".dvc/cache", "logs", "report"):
         shutil.rmtree(project.path / name)
     (project.path / "dvc.lock").unlink()
     assert executed(project.repro()) == sorted(FIRST_RUN)
-    assert [tree_digest(project.path / one) for one in segments] == before
+    assert [tree_digest(project.path / segment) for segment in segments] == before
     metrics = project.json("report/metrics.json")
     assert metrics["store"]["reused_share"] == 1
     assert metrics["cost"]["score"]["tokens"] == 0
@@ -340,14 +340,14 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
     segment.verify()
     assert len(segment) == len(rollouts) == 2 * params["rollout"]["samples_per_prompt"]
     assert [segment.tokens(row) for row in range(len(segment))] == [
-        (one.prompt_ids, one.completion_ids) for one in rollouts
+        (rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts
     ]
     scores = segment.read(0, len(segment))
-    mass = sum(float(np.exp(one.top.logp).sum() + one.stats.tail_NH[:, 0].sum()) for one in scores)
-    positions = sum(len(one.top.counts) for one in scores)
+    mass = sum(float(np.exp(sequence.top.logp).sum() + sequence.stats.tail_NH[:, 0].sum()) for sequence in scores)
+    positions = sum(len(sequence.top.counts) for sequence in scores)
     assert mass / positions == pytest.approx(1, abs=0.02)  # one-byte probabilities
     assert (
-        sum(int(one.student.counts.sum()) for one in scores) > 0
+        sum(int(sequence.student.counts.sum()) for sequence in scores) > 0
     )  # a pruned student writes what the teacher would not
 
 
@@ -363,15 +363,15 @@ def test_sequence_level_kd_of_tuned_models_asks_for_no_rollout(fresh: Project, t
     project.change("objective", "cross_entropy", to=1.0)
     project.change("schedule", "total_steps", to=2)
     output = project.repro()
-    later = {one for one in FIRST_RUN if one.endswith("-r2")}
+    later = {stage for stage in FIRST_RUN if stage.endswith("-r2")}
     assert executed(output) == sorted({*FIRST_RUN, "sft@teacher", "sft@small"} - later)
     for name in ("small-r1-rollout", "small-r1-score"):
         assert project.json(f"work/costs/{name}.json")["tokens"] == 0
     (row, *_) = read_log(project.path / "logs/small/r1/train.csv")
     assert row["own_share"] == 0
     assert "sft" in project.json("report/metrics.json")["cost"]
-    found = read_lineage(project.path / "work/small/r1/model")
-    assert found is not None
-    assert [one.model for one in found.tunings] == ["teacher", "small"]
-    assert found.teacher.fingerprint == found.rounds[0].teacher
+    lineage = read_lineage(project.path / "work/small/r1/model")
+    assert lineage is not None
+    assert [tuning.model for tuning in lineage.tunings] == ["teacher", "small"]
+    assert lineage.teacher.fingerprint == lineage.rounds[0].teacher
     assert executed(project.repro()) == []

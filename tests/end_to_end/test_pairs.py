@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from bench.end_to_end.job import begin, go_round, make_corpus, merged, run_stage
+from bench.end_to_end.job import initialise_student, make_corpus, merged, run_round, run_stage
 from pipeline.models.architectures import auto_class, tied_head, untie_head
 from pipeline.models.language_model import load_model
 from pipeline.runtime.files import read_json
@@ -111,20 +111,20 @@ def pair(
     """Both directories, beside a few sums to learn, in the directory where we stand."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
-    found = PAIRS[request.param]
+    pair = PAIRS[request.param]
     write_sums(tmp_path)
     for which, name in enumerate(("teacher", "student")):
         torch.manual_seed(which)
-        config = found.config(2 - which, found.rows[which], found.tied[which])
+        config = pair.config(2 - which, pair.rows[which], pair.tied[which])
         model = auto_class(config).from_config(config)
-        if config.model_type == "t5" and not found.tied[which]:
+        if config.model_type == "t5" and not pair.tied[which]:
             untie_head(model)
         model.save_pretrained(f"models/{name}")
         tokenizer = t5_tokenizer if config.is_encoder_decoder else make_tokenizer()
         tokenizer.save_pretrained(f"models/{name}")
     write_yaml(Path("params.yaml"), merged(PARAMS, SMALL), comment="Of a test.")
     follow_params()
-    return found
+    return pair
 
 
 def measured(checkpoint: str) -> dict[str, float]:
@@ -138,10 +138,10 @@ def test_a_student_from_a_directory_comes_nearer_to_its_teacher(pair: Pair) -> N
     run_stage("prepare", teacher="work/teacher")
     run_stage("evaluate", name="teacher", model="work/teacher")
     make_corpus()
-    begin("small")
+    initialise_student("small")
     before = measured("init")
-    for one in round_list(read_yaml(ROUNDS)):
-        go_round("small", one)
+    for round_ in round_list(read_yaml(ROUNDS)):
+        run_round("small", round_)
     after = measured("r2")
     assert after["forward_kl"] < 0.6 * before["forward_kl"]
     for folder, rows, tied in zip(("work/teacher", "work/small/r2/model"), pair.rows, pair.tied, strict=True):

@@ -28,12 +28,12 @@ SMALL = ("work/small/r2/model", "work/small/r2/segment", "work/corpus/segment")
 
 def teacher_tokens(project: Project, output: str) -> dict[str, int]:
     """Tokens that the teacher read in each score stage that ran."""
-    found = {}
+    tokens = {}
     for stage in executed(output):
         name, _, place = stage.partition("@")
         if name == "score":
-            found[stage] = project.json(f"work/costs/{place}-score.json")["tokens"]
-    return found
+            tokens[stage] = project.json(f"work/costs/{place}-score.json")["tokens"]
+    return tokens
 
 
 def cloned(project: Project, path: Path) -> Project:
@@ -45,19 +45,19 @@ def cloned(project: Project, path: Path) -> Project:
 
 
 def test_another_student_asks_only_about_its_own_rollouts(project: Project) -> None:
-    before = [tree_digest(project.path / one) for one in SMALL]
+    before = [tree_digest(project.path / name) for name in SMALL]
     document = read_yaml(project.path / "params.yaml")
     document["students"] = ["small", "medium"]
     document["student"]["medium"] = document["student"]["small"] | {"layers": [0, 1, 3]}
     project.write_params(document)
     output = project.repro()
     stages = [f"{stage}@medium-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")]
-    stages += [f"evaluate@medium-{one}" for one in ("init", "r1", "r2")]
+    stages += [f"evaluate@medium-{name}" for name in ("init", "r1", "r2")]
     assert executed(output) == sorted(["plan", "init@medium", *stages, "report"])
     asked = teacher_tokens(project, output)
     assert set(asked) == {"score@medium-r1", "score@medium-r2"}
     assert all(asked.values())
-    assert [tree_digest(project.path / one) for one in SMALL] == before
+    assert [tree_digest(project.path / name) for name in SMALL] == before
     assert set(project.json("report/metrics.json")["students"]) == {"small", "medium"}
 
 
@@ -137,7 +137,7 @@ def test_another_dvc_project_takes_the_scores(project: Project, tmp_path: Path, 
     run(other, "dvc", "init", "-q")
     run(other, "dvc", command, str(project.path), "work/corpus/segment", "-o", "scores")
     assert (other.path / "scores.dvc").exists() == (command == "import")
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "stages.cli.main", "store", "import", "scores"],
         cwd=other.path,
         env=other.env | {"PYTHONPATH": str(project.path)},
@@ -145,7 +145,7 @@ def test_another_dvc_project_takes_the_scores(project: Project, tmp_path: Path, 
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     shutil.rmtree(project.path / "store")
     shutil.move(other.path / "store", project.path / "store")
     assert teacher_tokens(project, project.repro("--force", "--single-item", "score@corpus")) == {"score@corpus": 0}
@@ -187,5 +187,5 @@ def test_a_fresh_clone_pulls_from_s3(project: Project, bucket: dict[str, Any], t
 
 def _answers(endpoint: str) -> bool:
     host, _, port = endpoint.removeprefix("http://").partition(":")
-    with socket.socket() as one:
-        return one.connect_ex((host, int(port))) == 0
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.end_to_end.job import go_round, make_corpus, merged, run_stage
+from bench.end_to_end.job import make_corpus, merged, run_round, run_stage
 from pipeline.runtime.files import read_json
 from pipeline.runtime.rounds import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
@@ -64,7 +64,7 @@ SETTING: dict[str, Any] = {
             "tokenizer": [
                 "translate English to German: a",
                 "ein",
-                *(f" {one}" for one in " ".join(ENGLISH + GERMAN).split()),
+                *(f" {word}" for word in " ".join(ENGLISH + GERMAN).split()),
             ],
             "seed": 0,
         }
@@ -86,12 +86,12 @@ def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Of a project where we stand: sentences in files as Multi30k's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
-    pairs = [list(zip(*(one.split() for one in both), strict=True)) for both in zip(ENGLISH, GERMAN, strict=True)]
+    pairs = [list(zip(*(words.split() for words in both), strict=True)) for both in zip(ENGLISH, GERMAN, strict=True)]
     sentences = random.Random(0).sample(list(itertools.product(*pairs)), 450)
     Path("data").mkdir()
-    for split, some in (("train", sentences[:400]), ("val", sentences[400:])):
-        english = [" ".join(word for word, _ in one) for one in some]
-        german = [" ".join(["ein", *(word for _, word in one)]) for one in some]
+    for split, part in (("train", sentences[:400]), ("val", sentences[400:])):
+        english = [" ".join(word for word, _ in sentence) for sentence in part]
+        german = [" ".join(["ein", *(word for _, word in sentence)]) for sentence in part]
         Path(f"data/{split}.en").write_text("\n".join(english) + "\n")
         Path(f"data/{split}.de").write_text("\n".join(german) + "\n")
     settings = {"data": "data", "config": None, "revision": None, "train_split": "train", "heldout_split": "val"}
@@ -121,7 +121,7 @@ def test_a_t5_from_nothing_learns_to_translate_and_teaches(rounds: dict[str, Any
     run_stage("sft", name="small", model=where["base"], out=where["out"], log="logs/small/sft/train.csv")
     before = measured("small-init", "work/small/init/model")
     for item in round_list(rounds):
-        go_round("small", item)
+        run_round("small", item)
     after = measured(f"small-{item['id']}", f"work/small/{item['id']}/model")
     assert teacher["bleu"] > 80
     assert after["bleu"] > before["bleu"] + 10

@@ -39,7 +39,7 @@ def words(rng: np.random.Generator, count: int) -> list[list[int]]:
     return rng.integers(2, VOCAB, (count, LENGTH)).tolist()  # type: ignore[no-any-return]
 
 
-def as_prompts(found: Sequence[list[int]]) -> list[Prompt]:
+def as_prompts(sentences: Sequence[list[int]]) -> list[Prompt]:
     return [
         Prompt(
             prompt_id=f"p{index}",
@@ -49,7 +49,7 @@ def as_prompts(found: Sequence[list[int]]) -> list[Prompt]:
             prompt_text="",
             references=[""],
         )
-        for index, ids in enumerate(found)
+        for index, ids in enumerate(sentences)
     ]
 
 
@@ -63,7 +63,7 @@ def copier(make_t5_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     for _ in range(200):
         texts = [[*ids, EOS] for ids in words(rng, 32)]
         logits_NV = lm.head_of(model, VOCAB)(lm.completion_hidden(model, texts, texts))
-        loss = torch.nn.functional.cross_entropy(logits_NV, torch.tensor([one for text in texts for one in text]))
+        loss = torch.nn.functional.cross_entropy(logits_NV, torch.tensor([token for text in texts for token in text]))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -79,8 +79,12 @@ def copied(model: Path) -> float:
         max_new_tokens=8, temperature=0.0, top_p=1.0, record_threshold=0.0, record_max=0, record_tail_samples=0
     )
     sampler = HFSampler(model, precision="float32", vocab=VOCAB, eos_ids=[EOS], seed=0)
-    found = sampler.sample([one.prompt_ids for one in prompts], [one.prompt_id for one in prompts], sampling)
-    return float(np.mean([one.token_ids == prompt.reference_ids for one, prompt in zip(found, prompts, strict=True)]))
+    samples = sampler.sample(
+        [prompt.prompt_ids for prompt in prompts], [prompt.prompt_id for prompt in prompts], sampling
+    )
+    return float(
+        np.mean([sample.token_ids == prompt.reference_ids for sample, prompt in zip(samples, prompts, strict=True)])
+    )
 
 
 def test_a_t5_from_scratch_learns_to_copy(copier: tuple[Path, list[float]]) -> None:
@@ -116,7 +120,9 @@ def test_it_teaches_a_student_cut_from_it(copier: tuple[Path, list[float]], tmp_
         max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=8, record_tail_samples=0
     )
     batches = plan_batches(prompts, 1, 100, name="s/r1")
-    written = [one for batch in batches for one in collect_rollouts(batch, sampler, sampling, str, source="student")]
+    written = [
+        rollout for batch in batches for rollout in collect_rollouts(batch, sampler, sampling, str, source="student")
+    ]
     own = scored(written, teacher, tmp_path / "own")
     corpus = scored(reference_rollouts(prompts), teacher, tmp_path / "corpus")
 

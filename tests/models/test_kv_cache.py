@@ -21,7 +21,7 @@ def states(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def read(cache: Any, rows: int, tokens: int) -> list[torch.Tensor]:
     """What each of two layers shows of a cache after that many more tokens."""
-    return [one for layer in range(2) for one in cache.update(*states(rows, tokens), layer)]
+    return [part for layer in range(2) for part in cache.update(*states(rows, tokens), layer)]
 
 
 def pair(rows: int, tokens: int) -> tuple[Any, Any]:
@@ -35,7 +35,7 @@ def pair(rows: int, tokens: int) -> tuple[Any, Any]:
 
 
 def pointers(cache: Any) -> list[int]:
-    return [one.data_ptr() for layer in cache.layers for one in (layer.keys, layer.values)]
+    return [states.data_ptr() for layer in cache.layers for states in (layer.keys, layer.values)]
 
 
 Steps = st.lists(st.one_of(st.integers(1, 100), st.lists(st.integers(0, 3), min_size=1, max_size=4)), max_size=8)
@@ -53,8 +53,8 @@ def test_keys_and_values_are_those_of_transformers_layers(steps: list[int | list
             if isinstance(step, int):
                 shown.append(read(cache, rows, step))
             else:
-                cache.batch_select_indices(torch.tensor([one % rows for one in step]))
-                shown.append([one for layer in cache.layers for one in (layer.keys, layer.values)])
+                cache.batch_select_indices(torch.tensor([row % rows for row in step]))
+                shown.append([states for layer in cache.layers for states in (layer.keys, layer.values)])
         rows = rows if isinstance(step, int) else len(step)
         assert all(map(torch.equal, *shown))
         assert roomy.get_seq_length() == plain.get_seq_length()
@@ -79,14 +79,14 @@ def test_a_token_is_written_beside_the_others() -> None:
 
 def test_what_a_cache_was_taken_from_stays_as_it_is() -> None:
     plain, _ = pair(2, 5)
-    kept = [one.clone() for layer in plain.layers for one in (layer.keys, layer.values)]
+    kept = [states.clone() for layer in plain.layers for states in (layer.keys, layer.values)]
     taken = kv_cache.select_rows(plain, torch.tensor([0, 1, 1]))
     kv_cache.preallocate(taken)
     read(taken, 3, 2)
     taken.batch_select_indices(torch.tensor([2]))
     read(taken, 1, 1)
     assert taken.get_seq_length() == 8 and plain.get_seq_length() == 5
-    assert all(map(torch.equal, kept, [one for layer in plain.layers for one in (layer.keys, layer.values)]))
+    assert all(map(torch.equal, kept, [states for layer in plain.layers for states in (layer.keys, layer.values)]))
 
 
 @pytest.mark.parametrize("rows", [[0, 1], [1]])

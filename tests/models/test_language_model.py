@@ -90,8 +90,8 @@ def build(name: str) -> Any:
     if name == "t5-untied":
         untie_head(made)
     with torch.no_grad():
-        for one, weight in [*made.named_parameters(), *made.named_buffers()]:
-            if one.endswith("bias"):
+        for name, weight in [*made.named_parameters(), *made.named_buffers()]:
+            if name.endswith("bias"):
                 weight.normal_(std=0.3)
     return made
 
@@ -148,8 +148,8 @@ def test_padding_takes_no_learnt_position(name: str) -> None:
     apart = torch.cat([plain(made, *pair) for pair in zip(prompts, completions, strict=True)])
     for multiple in (1, 7):
         read = lm.prefill(made, prompts, multiple=multiple)
-        found = lm.head_of(made, VOCAB)(lm.forward_completions(made, read, [0, 1], completions, multiple=multiple))
-        assert (found - apart).abs().max() < 1e-5
+        actual = lm.head_of(made, VOCAB)(lm.forward_completions(made, read, [0, 1], completions, multiple=multiple))
+        assert (actual - apart).abs().max() < 1e-5
 
 
 @torch.inference_mode()
@@ -162,18 +162,18 @@ def test_a_prompt_is_read_once_for_all_its_completions(model: Any, monkeypatch: 
     parts = {"encoder": model.get_encoder(), "decoder": model.get_decoder()} if both else {"body": model.base_model}
     hooks = [
         part.register_forward_pre_hook(
-            lambda _, args, given, name=name: read.append(
-                (name, int(given["attention_mask"][:, -given["input_ids"].shape[1] :].sum()))
+            lambda _, args, inputs, name=name: read.append(
+                (name, int(inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :].sum()))
             ),
             with_kwargs=True,
         )
         for name, part in parts.items()
     ]
-    found = aligned(model, prompts, completions)
+    actual = aligned(model, prompts, completions)
     for hook in hooks:
         hook.remove()
     expected = torch.cat([plain(model, *pair) for pair in zip(prompts, completions, strict=True)])
-    assert (found - expected).abs().max() < 1e-5
+    assert (actual - expected).abs().max() < 1e-5
     starts = [("encoder", 5 + 8 + 6), ("decoder", 3)] if both else [("body", 5 + 8 + 6)]
     assert read == [*starts, ("decoder" if both else "body", 2 + 0 + 1 + 2 + 5 + 8)]
 
@@ -195,9 +195,9 @@ def test_the_gradient_of_a_shared_prompt_is_that_of_its_copies(model: Any) -> No
         parts = [(prompts, completions)] if shared else [([a], [b]) for a, b in zip(prompts, completions, strict=True)]
         for part in parts:
             aligned(model, *part).log_softmax(-1)[:, 5].sum().backward()  # type: ignore[no-untyped-call]
-        gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
-    for one, other in zip(*gradients, strict=True):
-        assert (one - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
+        gradients.append([weight.grad.clone() for weight in model.parameters() if weight.grad is not None])
+    for first, other in zip(*gradients, strict=True):
+        assert (first - other).abs().max() <= 1e-5 * max(1.0, float(other.abs().max()))
 
 
 # Activation checkpointing
@@ -227,18 +227,18 @@ def gradients_of(model: Any) -> tuple[dict[str, Tensor], int]:
     Weights do not count, and neither does a tensor that is there already.
     """
     model.zero_grad()
-    known, kept = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}, {}
+    known, kept = {weight.untyped_storage().data_ptr() for weight in [*model.parameters(), *model.buffers()]}, {}
 
-    def pack(one: Tensor) -> Tensor:
-        storage = one.untyped_storage()
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
-        return one
+        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden_ND = lm.completion_hidden(model, [*PROMPTS, PROMPTS[2]], [*COMPLETIONS, [8, 8, 1, 2]])
     hidden_ND.square().sum().backward()  # type: ignore[no-untyped-call]
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}, sum(
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}, sum(
         kept.values()
     )
 
@@ -246,10 +246,10 @@ def gradients_of(model: Any) -> tuple[dict[str, Tensor], int]:
 def test_checkpointing_changes_memory_and_no_gradient(without_dropout: Any) -> None:
     plain, much = gradients_of(without_dropout)
     without_dropout.activation_checkpointing_enable()
-    found, little = gradients_of(without_dropout)
-    assert found.keys() == plain.keys()
-    for name, one in plain.items():
-        assert (found[name] - one).abs().max() <= 1e-4 * max(1.0, float(one.abs().max())), name
+    actual, little = gradients_of(without_dropout)
+    assert actual.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert (actual[name] - gradient).abs().max() <= 1e-4 * max(1.0, float(gradient.abs().max())), name
     assert little < much / 3
 
 
@@ -268,7 +268,7 @@ def test_a_layer_is_run_again_and_the_prompts_cache_is_not_asked_for(monkeypatch
 @torch.inference_mode()
 def test_only_the_past_matters(model: Any) -> None:
     changed = [[*COMPLETIONS[0][:2], 50]]
-    before, after = (aligned(model, PROMPTS[:1], one) for one in (COMPLETIONS[:1], changed))
+    before, after = (aligned(model, PROMPTS[:1], completions) for completions in (COMPLETIONS[:1], changed))
     assert (before - after).abs().max() < 1e-5
     earlier = aligned(model, PROMPTS[:1], [[50, *COMPLETIONS[0][1:]]])
     assert (before - earlier)[0].abs().max() < 1e-5
@@ -283,35 +283,35 @@ def test_gradients_reach_body_and_head_and_not_the_padded_ids(model: Any) -> Non
     if not model.config.tie_word_embeddings:
         assert (weight.grad[VOCAB:] == 0).all()
     first = ("layers.0.", "h.0.", "block.0.")
-    body = {name: one for name, one in model.named_parameters() if any(part in name for part in first)}
+    body = {name: weight for name, weight in model.named_parameters() if any(part in name for part in first)}
     assert {part for part in first if any(part in name for name in body)}
     if model.config.is_encoder_decoder:
         assert {name.split("coder.")[0][-2:] for name in body} == {"en", "de"}
-    assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in body.values() if one.dim() > 1)
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in body.values() if weight.dim() > 1)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_tied_embedding_has_the_gradient_that_a_dense_one_has(name: str, tmp_path: Path) -> None:
     build(name).save_pretrained(tmp_path)
     sparse, dense = (lm.load_model(tmp_path, to_train=True) for _ in range(2))
-    tokens_of = [one for one in sparse.modules() if isinstance(one, torch.nn.Embedding) and one.sparse]
-    assert len(tokens_of) == sum(one is sparse.get_output_embeddings().weight for one in embedded(sparse))
-    for one in dense.modules():
-        if isinstance(one, torch.nn.Embedding):
-            one.sparse = False
+    tokens_of = [module for module in sparse.modules() if isinstance(module, torch.nn.Embedding) and module.sparse]
+    assert len(tokens_of) == sum(weight is sparse.get_output_embeddings().weight for weight in embedded(sparse))
+    for module in dense.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.sparse = False
     for made in (sparse, dense):
         head = lm.head_of(made, PADDED)
         for pair in ((PROMPTS, COMPLETIONS), (PROMPTS[:1], COMPLETIONS[:1])):  # two batches of a step
             head(lm.completion_hidden(made, *pair)).logsumexp(-1).sum().backward()
-    for one, other in zip(sparse.parameters(), dense.parameters(), strict=True):
-        assert (one.grad is None) == (other.grad is None)
-        if one.grad is not None:  # Marian's and Pegasus' places are not learnt
-            assert one.grad.layout == torch.strided
-            assert one.grad == pytest.approx(other.grad, rel=1e-5, abs=1e-5)
+    for weight, other in zip(sparse.parameters(), dense.parameters(), strict=True):
+        assert (weight.grad is None) == (other.grad is None)
+        if weight.grad is not None:  # Marian's and Pegasus' places are not learnt
+            assert weight.grad.layout == torch.strided
+            assert weight.grad == pytest.approx(other.grad, rel=1e-5, abs=1e-5)
 
 
 def embedded(model: Any) -> list[Tensor]:
-    return [one.weight for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+    return [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
 
 
 @pytest.mark.parametrize("name", ["llama", *ENCODER_DECODERS])
@@ -324,15 +324,15 @@ def test_every_gradient_is_that_of_a_plain_pass_with_labels(name: str) -> None:
     labels = completion if made.config.is_encoder_decoder else [*[-100] * len(prompt), *completion]
     ids = prompt if made.config.is_encoder_decoder else prompt + completion
     made(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
-    expected = {name: one.grad.clone() for name, one in made.named_parameters() if one.grad is not None}
+    expected = {name: weight.grad.clone() for name, weight in made.named_parameters() if weight.grad is not None}
     made.zero_grad()
     hidden_ND = lm.completion_hidden(made, [prompt], [completion])
     logits_NV = lm.head_of(made, PADDED)(hidden_ND)
     torch.nn.functional.cross_entropy(logits_NV, torch.tensor(completion)).backward()  # type: ignore[no-untyped-call]
-    found = {name: one.grad for name, one in made.named_parameters() if one.grad is not None}
-    assert set(found) == set(expected)
-    for one, gradient in expected.items():
-        assert (found[one] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), one
+    actual = {name: weight.grad for name, weight in made.named_parameters() if weight.grad is not None}
+    assert set(actual) == set(expected)
+    for key, gradient in expected.items():
+        assert (actual[key] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), key
 
 
 def test_families_with_a_cap_or_a_bias_are_among_those_tested() -> None:
@@ -407,8 +407,8 @@ def test_auto_precision_follows_the_hardware(native: bool, monkeypatch: pytest.M
 def test_load_model_gives_evaluation_mode_and_the_dtype_asked_for(teacher_dir: Path) -> None:
     full, half = lm.load_model(teacher_dir), lm.load_model(teacher_dir, dtype=torch.bfloat16)
     assert not full.training
-    assert {one.dtype for one in full.parameters()} == {torch.float32}
-    assert {one.dtype for one in half.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in full.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
 
 
 def _empty(path: Path) -> None:

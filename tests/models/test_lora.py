@@ -30,7 +30,9 @@ def stir(folder: Path) -> None:
     """As if it had been trained: B is zero at first."""
     torch.manual_seed(5)
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: torch.randn_like(one) for name, one in weights.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.randn_like(weight) for name, weight in weights.items()}, folder / "adapter_model.safetensors"
+    )
 
 
 @torch.inference_mode()
@@ -67,20 +69,20 @@ def test_a_new_adapter_says_what_its_base_says(source: Path, tmp_path: Path) -> 
 
 
 def test_merged_and_apart_say_the_same(folder: Path, source: Path) -> None:
-    merged, apart = (logits(lm.load_model(folder, to_train=one)) for one in (False, True))
+    merged, apart = (logits(lm.load_model(folder, to_train=flag)) for flag in (False, True))
     assert (merged - apart).abs().max() < 1e-4 * merged.abs().max()
     assert (merged - logits(lm.load_model(source))).abs().max() > 1e-1
 
 
 def test_only_the_adapter_is_trained_and_only_it_is_saved(folder: Path, tmp_path: Path) -> None:
     model = lm.load_model(folder, to_train=True)
-    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if "lora_" in name}
     assert trained
     assert not model.get_output_embeddings().weight.requires_grad
     lm.save_model(model, tmp_path / "again")
     names = ["adapter_config.json", "adapter_model.safetensors"]
-    assert sorted(one.name for one in (tmp_path / "again").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == names
     for name in names:
         before, after = folder / name, tmp_path / "again" / name
         if name.endswith("json"):
@@ -88,18 +90,18 @@ def test_only_the_adapter_is_trained_and_only_it_is_saved(folder: Path, tmp_path
         else:
             first, second = load_file(before), load_file(after)
             assert first.keys() == second.keys()
-            assert all(torch.equal(first[one], second[one]) for one in first)
+            assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_equal_seeds_make_equal_files(student_dir: Path, tmp_path: Path) -> None:
-    one, same, other = (
+    first, same, other = (
         make_lora_student(tmp_path / name, student_dir, lora_params(), seed=seed)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (one / name).read_bytes() == (same / name).read_bytes()
-    assert (other / name).read_bytes() != (one / name).read_bytes()
-    targets = json.loads((one / "adapter_config.json").read_text())["target_modules"]
+        assert (first / name).read_bytes() == (same / name).read_bytes()
+    assert (other / name).read_bytes() != (first / name).read_bytes()
+    targets = json.loads((first / "adapter_config.json").read_text())["target_modules"]
     assert len(targets) == 14
     assert targets == sorted(targets)  # peft keeps a set, whose order is another one in each process
 
@@ -110,7 +112,7 @@ def test_equal_seeds_make_equal_files(student_dir: Path, tmp_path: Path) -> None
 def test_a_base_of_the_teachers_dtype_is_the_teachers_file(student_dir: Path, tmp_path: Path) -> None:
     """So that DVC's cache holds it once."""
     make_lora_student(tmp_path / "s", student_dir, lora_params())
-    saved = [one / "model.safetensors" for one in (student_dir, tmp_path / "s" / "base")]
+    saved = [folder / "model.safetensors" for folder in (student_dir, tmp_path / "s" / "base")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
 
 
@@ -118,13 +120,13 @@ def test_a_base_in_bfloat16_stays_so_in_training_and_its_adapter_does_not(source
     folder = make_lora_student(tmp_path / "s", source, lora_params(base_dtype="bfloat16"))
     stir(folder)
     model = lm.load_model(folder, to_train=True)
-    found = {("lora_" in name, one.dtype) for name, one in model.named_parameters()}
-    assert found == {(False, torch.bfloat16), (True, torch.float32)}
+    actual = {("lora_" in name, weight.dtype) for name, weight in model.named_parameters()}
+    assert actual == {(False, torch.bfloat16), (True, torch.float32)}
     model.train()
     hidden_ND = lm.completion_hidden(model, PROMPTS, COMPLETIONS)
     lm.head_of(model, VOCAB)(hidden_ND).logsumexp(-1).sum().backward()  # type: ignore[no-untyped-call]
-    assert all(one.grad is not None for name, one in model.named_parameters() if "lora_B" in name)
-    assert {one.dtype for one in lm.load_model(folder).parameters()} == {torch.float32}
+    assert all(weight.grad is not None for name, weight in model.named_parameters() if "lora_B" in name)
+    assert {weight.dtype for weight in lm.load_model(folder).parameters()} == {torch.float32}
 
 
 def test_students_move_together_with_their_base(folder: Path, tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_an_adapter_without_its_base_says_what_to_do(folder: Path, tmp_path: Pat
 
 
 def test_the_fingerprint_tells_base_and_adapter(student_dir: Path, teacher_dir: Path, tmp_path: Path) -> None:
-    one, same, base, rank, dtype = (
+    first, same, base, rank, dtype = (
         make_lora_student(tmp_path / str(index), source, p)
         for index, (source, p) in enumerate(
             [
@@ -154,8 +156,8 @@ def test_the_fingerprint_tells_base_and_adapter(student_dir: Path, teacher_dir: 
             ]
         )
     )
-    assert model_fingerprint(one) == model_fingerprint(same)
-    names = [model_fingerprint(path) for path in (one, base, rank, dtype)]
+    assert model_fingerprint(first) == model_fingerprint(same)
+    names = [model_fingerprint(path) for path in (first, base, rank, dtype)]
     stir(same)
     assert len({*names, model_fingerprint(same), model_fingerprint(student_dir)}) == 6
 
@@ -166,7 +168,7 @@ def test_the_fingerprint_tells_base_and_adapter(student_dir: Path, teacher_dir: 
 def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path) -> None:
     weights = load_file(folder / "adapter_model.safetensors")
     gone = min(weights)
-    save_file({name: one for name, one in weights.items() if name != gone}, folder / "adapter_model.safetensors")
+    save_file({name: weight for name, weight in weights.items() if name != gone}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="expected the weights of its base's adapter, got 1 missing and 0 unknown"):
         lm.load_model(folder)
 
@@ -206,7 +208,7 @@ def test_the_merge_command_writes_what_everybody_reads(folder: Path, tmp_path: P
     merged = lm.load_model(out)
     assert torch.equal(logits(merged), logits(lm.load_model(folder)))
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
-    fingerprints = [tokenizer_fingerprint(load_tokenizer(one)) for one in (out, folder)]
+    fingerprints = [tokenizer_fingerprint(load_tokenizer(path)) for path in (out, folder)]
     assert fingerprints[0] == fingerprints[1]
     again = CliRunner().invoke(merge, [str(folder), str(out)])
     assert "expected no such file or directory yet" in str(again.exception)
@@ -221,8 +223,8 @@ def test_the_sampler_takes_an_adapter_for_the_model_it_makes(folder: Path, tmp_p
     for path in (folder, tmp_path / "merged", tmp_path / "work/s/base"):
         sampler = HFSampler(path, precision="float32", vocab=VOCAB, eos_ids=[257], seed=0)
         made.append(sampler.sample(PROMPTS, ["a", "b"], sampling))
-    adapted, merged, base = ([(one.token_ids, one.support_ids) for one in each] for each in made)
+    adapted, merged, base = ([(sample.token_ids, sample.support_ids) for sample in each] for each in made)
     assert adapted == merged
     assert adapted != base
-    for one, other in zip(*made[:2], strict=True):
-        assert one.logp == pytest.approx(other.logp, abs=1e-5)
+    for first, other in zip(*made[:2], strict=True):
+        assert first.logp == pytest.approx(other.logp, abs=1e-5)

@@ -63,7 +63,7 @@ def test_a_chat_prompt_opens_the_answer_and_has_one_bos(make_tokenizer: Maker) -
     tokenizer = make_tokenizer(template=TEMPLATE)
     text, ids = render(tokenizer, [{"role": "user", "content": "Hi"}])
     assert text == "<s>[user]Hi<end>[assistant]"
-    assert [one for one in ids if one >= 256] == [256, 258]
+    assert [token for token in ids if token >= 256] == [256, 258]
     assert decode(tokenizer, ids) == "[user]Hi[assistant]"
     assert render(tokenizer, "Hi")[0] == "Hi"  # a text stays one, whatever the tokenizer has
 
@@ -74,9 +74,7 @@ def test_a_chat_that_the_tokenizer_cannot_write_is_told(make_tokenizer: Maker) -
         ModelError, match=r"^tokenizer: expected a chat template, got none; set task\.template\.chat: fal"
     ):
         render(make_tokenizer(), chat)
-    with pytest.raises(
-        ModelError, match=r"expected a chat template for turns of system, got No system turn; fix task"
-    ):
+    with pytest.raises(ModelError, match=r"expected a chat template for turns of system, got No system turn; fix task"):
         render(make_tokenizer(template="{{ raise_exception('No system turn') }}"), chat)
 
 
@@ -85,7 +83,7 @@ def test_a_completion_ends_with_eos_once_and_reads_back(text: str, make_tokenize
     tokenizer = make_tokenizer()
     ids = completion_ids(tokenizer, text)
     assert ids[-1] == 257
-    assert all(one < 256 for one in ids[:-1])
+    assert all(token < 256 for token in ids[:-1])
     assert decode(tokenizer, ids) == text
 
 
@@ -105,8 +103,8 @@ def test_an_encoder_decoders_completion_opens_as_its_tokenizer_does(
 ) -> None:
     """BART's and mBART's way; a bos without an eos is a decoder's, whose completion follows a prompt."""
     tokenizer = make_tokenizer()
-    special = [(one, int(tokenizer.convert_tokens_to_ids(one))) for one in ("<s>", "</s>", "<extra>")]
-    used = [one for one in special if one[0] in template]
+    special = [(name, int(tokenizer.convert_tokens_to_ids(name))) for name in ("<s>", "</s>", "<extra>")]
+    used = [pair for pair in special if pair[0] in template]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
     assert completion_ids(tokenizer, "Hi") == [*opening, *tokenizer("Hi", add_special_tokens=False)["input_ids"], 257]
 
@@ -133,8 +131,8 @@ def test_padding_and_template_are_no_part_of_the_fingerprint(make_tokenizer: Mak
 
 
 def test_a_template_has_a_fingerprint_of_its_own(make_tokenizer: Maker) -> None:
-    found = {template_fingerprint(make_tokenizer(template=one)) for one in (TEMPLATE, TEMPLATE + " ")}
-    assert len(found - {""}) == 2
+    actual = {template_fingerprint(make_tokenizer(template=template)) for template in (TEMPLATE, TEMPLATE + " ")}
+    assert len(actual - {""}) == 2
     assert template_fingerprint(make_tokenizer()) == ""
 
 

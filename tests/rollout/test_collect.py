@@ -59,24 +59,24 @@ def test_the_choice_depends_on_key_and_ids_alone() -> None:
 
 def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
     chosen = shuffle_prompts(PROMPTS, 100, 0)
-    assert len(chosen) == len({one.prompt_id for one in chosen}) == len(PROMPTS)
+    assert len(chosen) == len({prompt.prompt_id for prompt in chosen}) == len(PROMPTS)
 
 
 def test_rounds_take_every_prompt_once_before_any_comes_again() -> None:
-    turns = [[one.prompt_id for one in prompts_of_round(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
+    turns = [[prompt.prompt_id for prompt in prompts_of_round(PROMPTS, 4, turn, 0, "small")] for turn in range(6)]
     assert {len(ids) for ids in turns} == {4}
     epochs = [{*turns[first], *turns[first + 1]} for first in (0, 2, 4)]
     assert [len(ids) for ids in epochs] == [8, 8, 8]  # of nine; one a time is left out
     assert turns[0] != turns[2] != turns[4]
-    assert turns[0] == [one.prompt_id for one in prompts_of_round(PROMPTS[::-1], 4, 0, 0, "small")]
-    assert turns[0] != [one.prompt_id for one in prompts_of_round(PROMPTS, 4, 0, 0, "other")]
+    assert turns[0] == [prompt.prompt_id for prompt in prompts_of_round(PROMPTS[::-1], 4, 0, 0, "small")]
+    assert turns[0] != [prompt.prompt_id for prompt in prompts_of_round(PROMPTS, 4, 0, 0, "other")]
 
 
 @pytest.mark.parametrize("count", [9, 100])
 def test_a_round_of_all_prompts_is_an_epoch(count: int) -> None:
     for turn in range(3):
-        assert {one.prompt_id for one in prompts_of_round(PROMPTS, count, turn, 0)} == {
-            one.prompt_id for one in PROMPTS
+        assert {prompt.prompt_id for prompt in prompts_of_round(PROMPTS, count, turn, 0)} == {
+            prompt.prompt_id for prompt in PROMPTS
         }
     assert prompts_of_round(PROMPTS, 0, 1, 0) == []
 
@@ -84,9 +84,9 @@ def test_a_round_of_all_prompts_is_an_epoch(count: int) -> None:
 def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:
     batches = plan_batches(PROMPTS, 2, 4, name="small/r1")
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 2]
-    lengths = [len(one.prompt.prompt_ids) for batch in batches for one in batch]
+    lengths = [len(rollout.prompt.prompt_ids) for batch in batches for rollout in batch]
     assert lengths == sorted(lengths)
-    ids = [one.sample_id for batch in batches for one in batch]
+    ids = [rollout.sample_id for batch in batches for rollout in batch]
     assert len(set(ids)) == 18
     assert {"small/r1/p0/0", "small/r1/p0/1"} <= set(ids)
     assert plan_batches(PROMPTS[::-1], 2, 4, name="small/r1") == batches
@@ -128,7 +128,7 @@ def of_round(step: int, count: int = 2) -> list[Rollout]:
     """A round's own rollouts."""
     (batch,) = plan_batches([prompt(f"p{step}-{index}") for index in range(count)], 1, 10, name=f"small/{step}")
     made = collect_rollouts(batch, Echo(), SAMPLING, str, source="student")
-    return [replace(one, step=step) for one in made]
+    return [replace(rollout, step=step) for rollout in made]
 
 
 def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
@@ -136,18 +136,20 @@ def test_replay_keeps_the_latest_rounds_and_only_the_label_changes() -> None:
     earlier: list[Rollout] = []
     for step in (0, 10, 20, 30):
         again = replayed_rollouts(earlier, rounds=2, max_age=None, step=step)
-        assert sorted({one.step for one in again}) == [one for one in (step - 20, step - 10) if one >= 0]
-        assert {one.source for one in again} <= {"replay"}
+        assert sorted({rollout.step for rollout in again}) == [
+            earlier for earlier in (step - 20, step - 10) if earlier >= 0
+        ]
+        assert {rollout.source for rollout in again} <= {"replay"}
         earlier = [*of_round(step), *again]
-    fresh = {one.rollout_id: one for step in (10, 20) for one in of_round(step)}
-    assert [replace(one, source="student") for one in again] == [fresh[one.rollout_id] for one in again]
+    fresh = {rollout.rollout_id: rollout for step in (10, 20) for rollout in of_round(step)}
+    assert [replace(rollout, source="student") for rollout in again] == [fresh[rollout.rollout_id] for rollout in again]
     assert len(again) == 4
 
 
 def test_replay_drops_what_is_too_old_and_leaves_others_alone() -> None:
     earlier = [*of_round(10), *replayed_rollouts(of_round(0), rounds=1, max_age=None, step=10)]
-    found = [
-        sorted({one.step for one in replayed_rollouts(earlier, rounds=rounds, max_age=age, step=20)})
+    actual = [
+        sorted({rollout.step for rollout in replayed_rollouts(earlier, rounds=rounds, max_age=age, step=20)})
         for rounds, age in [(0, None), (1, None), (9, None), (9, 20), (9, 19), (9, 9)]
     ]
-    assert found == [[], [10], [0, 10], [0, 10], [10], []]
+    assert actual == [[], [10], [0, 10], [0, 10], [10], []]

@@ -124,7 +124,7 @@ def logits_of(path: Path, prompt: list[int], completion: list[int]) -> Tensor:
 
 
 def tokens(sampled: Sequence[Sampled]) -> list[list[int]]:
-    return [one.token_ids for one in sampled]
+    return [sample.token_ids for sample in sampled]
 
 
 # Samplers
@@ -132,14 +132,14 @@ def tokens(sampled: Sequence[Sampled]) -> list[list[int]]:
 
 @every_sampler
 def test_greedy_is_what_generate_writes(engine: str, path: Path) -> None:
-    found = sampler(engine, path).sample(PROMPTS, NAMES, sampling(temperature=0.0))
+    actual = sampler(engine, path).sample(PROMPTS, NAMES, sampling(temperature=0.0))
     model = lm.load_model(path)
-    for prompt, one in zip(PROMPTS, found, strict=True):
+    for prompt, sample in zip(PROMPTS, actual, strict=True):
         ids = torch.tensor([prompt])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=MANY_ENDS
         )
-        assert one.token_ids == expected[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
+        assert sample.token_ids == expected[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
 @every_sampler
@@ -151,8 +151,8 @@ def test_a_completion_does_not_depend_on_its_batch(engine: str, path: Path) -> N
     turned = one_by_one.sample(PROMPTS[::-1], NAMES[::-1], sampling())[::-1]
     assert tokens(together) == tokens(alone) == tokens(turned)
     assert len({len(ids) for ids in tokens(together)}) > 1
-    for one, other in zip(together, alone, strict=True):
-        assert one.logp == pytest.approx(other.logp, abs=1e-4)
+    for first, other in zip(together, alone, strict=True):
+        assert first.logp == pytest.approx(other.logp, abs=1e-4)
 
 
 @every_sampler
@@ -169,12 +169,16 @@ def test_completions_of_one_prompt_are_those_it_would_get_alone(engine: str, pat
 def test_each_completion_may_be_drawn_in_its_own_way(engine: str, teacher_dir: Path) -> None:
     """With limits of their own, whoever ends first."""
     made = sampler(engine, teacher_dir)
-    ways = [sampling(max_new_tokens=n, temperature=t) for n, t in [(20, 1.0), (5, 0.0), (20, 0.0), (1, 1.0), (9, 0.7)]]
-    together = made.sample(PROMPTS, NAMES, ways)
-    alone = [made.sample([prompt], [name], way)[0] for prompt, name, way in zip(PROMPTS, NAMES, ways, strict=True)]
+    options = [
+        sampling(max_new_tokens=n, temperature=t) for n, t in [(20, 1.0), (5, 0.0), (20, 0.0), (1, 1.0), (9, 0.7)]
+    ]
+    together = made.sample(PROMPTS, NAMES, options)
+    alone = [
+        made.sample([prompt], [name], option)[0] for prompt, name, option in zip(PROMPTS, NAMES, options, strict=True)
+    ]
     assert tokens(together) == tokens(alone)
-    assert [one.finished for one in together] == [one.finished for one in alone]
-    assert all(len(ids) <= way.max_new_tokens for ids, way in zip(tokens(together), ways, strict=True))
+    assert [sample.finished for sample in together] == [sample.finished for sample in alone]
+    assert all(len(ids) <= option.max_new_tokens for ids, option in zip(tokens(together), options, strict=True))
 
 
 @every_sampler
@@ -182,10 +186,10 @@ def test_each_completion_may_be_drawn_in_its_own_way(engine: str, teacher_dir: P
 def test_behaviour_is_the_distribution_that_was_sampled(
     engine: str, path: Path, temperature: float, top_p: float
 ) -> None:
-    found = sampler(engine, path).sample(PROMPTS, NAMES, sampling(temperature=temperature, top_p=top_p))
-    for prompt, one in zip(PROMPTS, found, strict=True):
-        logp_TV = (logits_of(path, prompt, one.token_ids) / temperature).log_softmax(-1)
-        for logp_V, token, logp in zip(logp_TV, one.token_ids, one.logp, strict=True):
+    actual = sampler(engine, path).sample(PROMPTS, NAMES, sampling(temperature=temperature, top_p=top_p))
+    for prompt, sample in zip(PROMPTS, actual, strict=True):
+        logp_TV = (logits_of(path, prompt, sample.token_ids) / temperature).log_softmax(-1)
+        for logp_V, token, logp in zip(logp_TV, sample.token_ids, sample.logp, strict=True):
             ordered = sorted(logp_V.exp().tolist(), reverse=True)
             size = int((np.cumsum([0.0, *ordered[:-1]]) < top_p).sum())
             kept = sum(ordered[:size])
@@ -195,32 +199,32 @@ def test_behaviour_is_the_distribution_that_was_sampled(
 @every_sampler
 def test_support_is_what_exceeds_the_threshold_at_temperature_one(engine: str, path: Path) -> None:
     p = sampling(temperature=0.7, top_p=0.9)
-    found = sampler(engine, path).sample(PROMPTS, NAMES, p)
+    actual = sampler(engine, path).sample(PROMPTS, NAMES, p)
     sizes = set()
-    for prompt, one in zip(PROMPTS, found, strict=True):
-        for p_V, ids in zip(logits_of(path, prompt, one.token_ids).softmax(-1), one.support_ids, strict=True):
+    for prompt, sample in zip(PROMPTS, actual, strict=True):
+        for p_V, ids in zip(logits_of(path, prompt, sample.token_ids).softmax(-1), sample.support_ids, strict=True):
             expected = p_V.argsort(descending=True)[: p.record_max]
             assert ids == [int(token) for token in expected if p_V[token] > p.record_threshold]
             sizes.add(len(ids))
     assert len(sizes) > 1
     bare = sampler(engine, path).sample(PROMPTS, NAMES, replace(p, record_max=0))
-    assert all(ids == [] for one in bare for ids in one.support_ids)
-    assert tokens(bare) == tokens(found)
+    assert all(ids == [] for sample in bare for ids in sample.support_ids)
+    assert tokens(bare) == tokens(actual)
 
 
 @every_sampler
 def test_tail_draws_come_from_what_is_not_recorded_as_likely(engine: str, path: Path) -> None:
     """And do not change what is written, nor depend on the batch."""
-    found = sampler(engine, path).sample(PROMPTS, NAMES, sampling())
-    for one in found:
-        assert [len(ids) for ids in one.tail_sample_ids] == [6] * len(one.token_ids)
-        pairs = zip(one.support_ids, one.tail_sample_ids, strict=True)
+    actual = sampler(engine, path).sample(PROMPTS, NAMES, sampling())
+    for sample in actual:
+        assert [len(ids) for ids in sample.tail_sample_ids] == [6] * len(sample.token_ids)
+        pairs = zip(sample.support_ids, sample.tail_sample_ids, strict=True)
         assert not any(set(likely) & set(drawn) for likely, drawn in pairs)
     bare = sampler(engine, path).sample(PROMPTS, NAMES, sampling(record_tail_samples=0))
-    assert tokens(bare) == tokens(found)
-    assert all(ids == [] for one in bare for ids in one.tail_sample_ids)
+    assert tokens(bare) == tokens(actual)
+    assert all(ids == [] for sample in bare for ids in sample.tail_sample_ids)
     (alone,) = sampler(engine, path).sample(PROMPTS[-1:], NAMES[-1:], sampling())
-    assert alone.tail_sample_ids == found[-1].tail_sample_ids
+    assert alone.tail_sample_ids == actual[-1].tail_sample_ids
 
 
 @settings(max_examples=8, deadline=None)
@@ -246,27 +250,29 @@ def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, na
 
 def test_nothing_left_is_no_draw() -> None:
     logits_BV = torch.zeros(2, 3)
-    named, way = [[0, 1, 2], [0, 1]], sampling(record_tail_samples=2)
-    found = sample_tail_tokens(logits_BV, logits_BV.softmax(-1), named, np.array([0.3, 0.3]), way)
-    assert found == ([[], [2, 2]], [0.0, 0.0])
+    named, p = [[0, 1, 2], [0, 1]], sampling(record_tail_samples=2)
+    actual = sample_tail_tokens(logits_BV, logits_BV.softmax(-1), named, np.array([0.3, 0.3]), p)
+    assert actual == ([[], [2, 2]], [0.0, 0.0])
 
 
 @every_sampler
 def test_a_completion_ends_with_its_first_end_token_or_is_cut(engine: str, path: Path) -> None:
-    found = sampler(engine, path).sample(PROMPTS * 4, [f"e{index}" for index in range(20)], sampling())
-    assert {one.finished for one in found} == {True, False}
-    for one in found:
-        assert [token in MANY_ENDS for token in one.token_ids] == [False] * (len(one.token_ids) - 1) + [one.finished]
-        assert one.finished or len(one.token_ids) == 20
-        assert len(one.token_ids) == len(one.logp) == len(one.support_ids)
-        assert len(one.tail_sample_ids) == len(one.tail_offset) == len(one.token_ids)
+    actual = sampler(engine, path).sample(PROMPTS * 4, [f"e{index}" for index in range(20)], sampling())
+    assert {sample.finished for sample in actual} == {True, False}
+    for sample in actual:
+        assert [token in MANY_ENDS for token in sample.token_ids] == [False] * (len(sample.token_ids) - 1) + [
+            sample.finished
+        ]
+        assert sample.finished or len(sample.token_ids) == 20
+        assert len(sample.token_ids) == len(sample.logp) == len(sample.support_ids)
+        assert len(sample.tail_sample_ids) == len(sample.tail_offset) == len(sample.token_ids)
 
 
 @every_sampler
 def test_seed_and_sample_id_choose_the_completion(engine: str, teacher_dir: Path) -> None:
     first, again = (sampler(engine, teacher_dir, eos=[257]) for _ in range(2))
     other = sampler(engine, teacher_dir, eos=[257], seed=1)
-    base, same = (one.sample(PROMPTS[:1], ["a"], sampling()) for one in (first, again))
+    base, same = (policy.sample(PROMPTS[:1], ["a"], sampling()) for policy in (first, again))
     assert tokens(base) == tokens(same)
     assert tokens(base) != tokens(first.sample(PROMPTS[:1], ["b"], sampling()))
     assert tokens(base) != tokens(other.sample(PROMPTS[:1], ["a"], sampling()))
@@ -274,9 +280,9 @@ def test_seed_and_sample_id_choose_the_completion(engine: str, teacher_dir: Path
 
 @every_sampler
 def test_ids_beyond_the_tokenizer_are_never_written(engine: str, teacher_dir: Path) -> None:
-    found = sampler(engine, teacher_dir, eos=[9], vocab=10).sample(PROMPTS, NAMES, sampling())
-    assert max(token for ids in tokens(found) for token in ids) < 10
-    assert max(token for one in found for ids in one.support_ids for token in ids) < 10
+    actual = sampler(engine, teacher_dir, eos=[9], vocab=10).sample(PROMPTS, NAMES, sampling())
+    assert max(token for ids in tokens(actual) for token in ids) < 10
+    assert max(token for sample in actual for ids in sample.support_ids for token in ids) < 10
 
 
 @every_sampler
@@ -335,7 +341,12 @@ def to_score() -> list[TokenSequence]:
 
 
 def score(
-    engine: str, path: Path, sequences: Sequence[TokenSequence], *, batch_size: int = 1, precision: Precision = "float32"
+    engine: str,
+    path: Path,
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_size: int = 1,
+    precision: Precision = "float32",
 ) -> list[Scores]:
     made = SCORERS[engine](path, precision=precision, vocab=VOCAB, truncation=support(), batch_size=batch_size)
     return made.score(sequences, lambda count: None)
@@ -349,14 +360,14 @@ def bits(scores: Scores) -> dict[str, bytes]:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_scores_are_those_of_a_plain_pass(engine: str, path: Path, batch_size: int) -> None:
     sequences = to_score()
-    for one, found in zip(sequences, score(engine, path, sequences, batch_size=batch_size), strict=True):
-        logp_TV = logits_of(path, one.prompt_ids, one.completion_ids).log_softmax(-1)
-        positions = range(len(one.completion_ids))
-        assert found.stats.token_logp_N == pytest.approx(logp_TV[positions, one.completion_ids].numpy(), abs=1e-4)
-        owner = np.repeat(positions, found.top.counts)
-        assert found.top.logp == pytest.approx(logp_TV[owner, found.top.ids].numpy(), abs=1e-4)
-        named = np.repeat(positions, found.student.counts)
-        assert found.student.logp == pytest.approx(logp_TV[named, found.student.ids].numpy(), abs=1e-4)
+    for sequence, actual in zip(sequences, score(engine, path, sequences, batch_size=batch_size), strict=True):
+        logp_TV = logits_of(path, sequence.prompt_ids, sequence.completion_ids).log_softmax(-1)
+        positions = range(len(sequence.completion_ids))
+        assert actual.stats.token_logp_N == pytest.approx(logp_TV[positions, sequence.completion_ids].numpy(), abs=1e-4)
+        owner = np.repeat(positions, actual.top.counts)
+        assert actual.top.logp == pytest.approx(logp_TV[owner, actual.top.ids].numpy(), abs=1e-4)
+        named = np.repeat(positions, actual.student.counts)
+        assert actual.student.logp == pytest.approx(logp_TV[named, actual.student.ids].numpy(), abs=1e-4)
 
 
 @every_scorer
@@ -367,9 +378,9 @@ def test_a_batch_of_one_gives_the_same_bits_in_any_company(
     sequences = to_score()
     forward = score(engine, teacher_dir, sequences, precision=precision)
     backward = score(engine, teacher_dir, sequences[::-1], precision=precision)[::-1]
-    alone = [score(engine, teacher_dir, [one], precision=precision)[0] for one in sequences]
-    for one, other, third in zip(forward, backward, alone, strict=True):
-        assert bits(one) == bits(other) == bits(third)
+    alone = [score(engine, teacher_dir, [sequence], precision=precision)[0] for sequence in sequences]
+    for first, other, third in zip(forward, backward, alone, strict=True):
+        assert bits(first) == bits(other) == bits(third)
 
 
 @every_scorer
@@ -383,34 +394,36 @@ def test_a_decoder_that_sees_all_gives_the_same_bits_in_any_batch(
     engine: str, teacher_dir: Path, precision: Precision
 ) -> None:
     """Of any size, in any company and order."""
-    sequences = [*to_score(), *(replace(one, prompt_ids=PROMPTS[1]) for one in to_score())]
+    sequences = [*to_score(), *(replace(sequence, prompt_ids=PROMPTS[1]) for sequence in to_score())]
     if _CAPABILITY != "AVX2":  # lengths that tell vectors of 8 floats from those of 16
         longer = [[256, *range(length)] for length in (10, 20, 27, 35, 43)]
-        sequences += [replace(one, prompt_ids=prompt) for one, prompt in zip(to_score(), longer, strict=True)]
-    alone = [score(engine, teacher_dir, [one], precision=precision)[0] for one in sequences]
+        sequences += [replace(sequence, prompt_ids=prompt) for sequence, prompt in zip(to_score(), longer, strict=True)]
+    alone = [score(engine, teacher_dir, [sequence], precision=precision)[0] for sequence in sequences]
     for batch_size in (2, 3, 5, 16):
         forward = score(engine, teacher_dir, sequences, batch_size=batch_size, precision=precision)
         backward = score(engine, teacher_dir, sequences[::-1], batch_size=batch_size, precision=precision)[::-1]
-        for one, other, third in zip(alone, forward, backward, strict=True):
-            assert bits(one) == bits(other) == bits(third)
+        for first, other, third in zip(alone, forward, backward, strict=True):
+            assert bits(first) == bits(other) == bits(third)
 
 
 @every_scorer
 def test_completions_of_one_prompt_get_the_bits_they_get_alone(engine: str, path: Path) -> None:
     """So a prompt may be read once for all of them."""
-    first, second, third = (replace(one, prompt_ids=PROMPTS[2]) for one in to_score()[:3])
+    first, second, third = (replace(sequence, prompt_ids=PROMPTS[2]) for sequence in to_score()[:3])
     other = to_score()[3]
-    alone = [score(engine, path, [one])[0] for one in (first, second, third)]
+    alone = [score(engine, path, [sequence])[0] for sequence in (first, second, third)]
     for order in ([first, second, third, other], [first, other, second, third]):
-        found = score(engine, path, order)
-        assert [bits(found[order.index(one)]) for one in (first, second, third)] == [bits(one) for one in alone]
+        actual = score(engine, path, order)
+        assert [bits(actual[order.index(sequence)]) for sequence in (first, second, third)] == [
+            bits(scores) for scores in alone
+        ]
 
 
 @every_scorer
 def test_draws_belong_to_the_sequence_and_not_to_the_batch(engine: str, teacher_dir: Path) -> None:
     sequences = to_score()
     apart, together = (score(engine, teacher_dir, sequences, batch_size=size) for size in (1, 5))
-    drawn = [[one.tail_samples.ids.tolist() for one in scores] for scores in (apart, together)]
+    drawn = [[score.tail_samples.ids.tolist() for score in scores] for scores in (apart, together)]
     assert drawn[0] == drawn[1]
     assert sum(map(len, drawn[0])) > 30
 
@@ -423,7 +436,7 @@ def test_prompt_and_completion_both_seed_the_draws(
     teacher = make_model_dir(tmp_path / "flat", initializer_range=1e-30)
     base = to_score()[0]
     others = [replace(base, prompt_ids=[256, 5, 9, 32]), replace(base, completion_ids=[*base.completion_ids[:-1], 3])]
-    drawn = [one.tail_samples.ids[:8].tolist() for one in score(engine, teacher, [base, base, *others])]
+    drawn = [scores.tail_samples.ids[:8].tolist() for scores in score(engine, teacher, [base, base, *others])]
     assert drawn[0] == drawn[1]
     assert drawn[0] not in drawn[2:]
 
@@ -435,13 +448,15 @@ def test_progress_hears_every_token_once(engine: str, teacher_dir: Path) -> None
     made.score(to_score(), heard.append)
     assert heard == [4 + 1, 7 + 1, 8 + 3, 12 + 3, 3, 7]
     heard.clear()
-    made.score([replace(one, prompt_ids=PROMPTS[0]) for one in to_score()], heard.append)
+    made.score([replace(sequence, prompt_ids=PROMPTS[0]) for sequence in to_score()], heard.append)
     assert heard == [4, 7 + 1, 12 + 3, 7]
 
 
 @every_scorer
 def test_scorer_refuses_what_does_not_fit(engine: str, teacher_dir: Path) -> None:
-    long = TokenSequence(prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_sample_ids=[], tail_offset=[])
+    long = TokenSequence(
+        prompt_ids=[1] * 500, completion_ids=[1] * 13, support_ids=[], tail_sample_ids=[], tail_offset=[]
+    )
     with pytest.raises(DataError, match="scoring: expected at most 512 tokens"):
         score(engine, teacher_dir, [long])
     with pytest.raises(ModelError, match="expected a head of at least 261 tokens"):

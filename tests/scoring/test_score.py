@@ -30,8 +30,8 @@ ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7, 1
 def test_everything_is_scored_in_the_given_order_and_published_as_it_goes() -> None:
     teacher = CountingTeacher()
     scored = run(teacher, ROLLOUTS, {})
-    assert [one.rollout for one in scored] == ROLLOUTS
-    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-5, -3, -9, -7, -1]
+    assert [sequence.rollout for sequence in scored] == ROLLOUTS
+    assert [sequence.scores.stats.token_logp_N[0] for sequence in scored] == [-5, -3, -9, -7, -1]
     assert teacher.published == [["r5", "r3"], ["r9", "r7"], ["r1"]]
 
 
@@ -39,14 +39,14 @@ def test_a_known_sequence_never_reaches_the_teacher() -> None:
     teacher = CountingTeacher()
     scored = run(teacher, ROLLOUTS, {key_of(ROLLOUTS[1]): scores_of([40, 41])})
     assert teacher.scored == [[5, 6], [9, 10], [7, 8], [1, 2]]
-    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-5, -40, -9, -7, -1]
+    assert [sequence.scores.stats.token_logp_N[0] for sequence in scored] == [-5, -40, -9, -7, -1]
     assert teacher.published == [["r5", "r9"], ["r7", "r1"]]
 
 
 def test_the_teacher_is_not_even_loaded_when_all_is_known() -> None:
     teacher = CountingTeacher()
-    known = {key_of(one): scores_of(one.completion_ids) for one in ROLLOUTS}
-    assert [one.rollout for one in run(teacher, ROLLOUTS, known)] == ROLLOUTS
+    known = {key_of(rollout): scores_of(rollout.completion_ids) for rollout in ROLLOUTS}
+    assert [sequence.rollout for sequence in run(teacher, ROLLOUTS, known)] == ROLLOUTS
     assert (teacher.loaded, teacher.published) == (0, [])
     assert run(teacher, [], {}) == []
     assert teacher.loaded == 0
@@ -57,16 +57,16 @@ def test_a_sequence_that_occurs_twice_is_scored_once_and_returned_twice() -> Non
     twins = [rollout("one", [4]), rollout("other", [8]), rollout("twin", [4])]
     scored = run(teacher, twins, {})
     assert sorted(teacher.scored) == [[4], [8]]
-    assert [one.rollout.rollout_id for one in scored] == ["one", "other", "twin"]
-    assert [one.scores.stats.token_logp_N[0] for one in scored] == [-4, -8, -4]
+    assert [sequence.rollout.rollout_id for sequence in scored] == ["one", "other", "twin"]
+    assert [sequence.scores.stats.token_logp_N[0] for sequence in scored] == [-4, -8, -4]
 
 
 def test_the_completions_of_one_prompt_are_asked_for_side_by_side() -> None:
     """In whatever order they come; they are returned in that order."""
-    other = [replace(one, prompt_ids=[3]) for one in ROLLOUTS[2:4]]
+    other = [replace(rollout, prompt_ids=[3]) for rollout in ROLLOUTS[2:4]]
     mixed = [ROLLOUTS[0], other[0], ROLLOUTS[1], other[1], ROLLOUTS[4]]
     teacher = CountingTeacher()
-    assert [one.rollout for one in run(teacher, mixed, {})] == mixed
+    assert [sequence.rollout for sequence in run(teacher, mixed, {})] == mixed
     assert teacher.scored == [[9, 10], [7, 8], [5, 6], [3, 4], [1, 2]]
     assert tokens_to_read(mixed) == (1 + 2 * 2) + (2 + 3 * 2)
 
@@ -85,7 +85,7 @@ def test_what_was_published_before_an_interruption_is_known_afterwards() -> None
     def publish(fresh: Sequence[ScoredSequence]) -> None:
         if kept:
             raise KeyboardInterrupt
-        kept.update({key_of(one.rollout): one.scores for one in fresh})
+        kept.update({key_of(sequence.rollout): sequence.scores for sequence in fresh})
 
     with pytest.raises(KeyboardInterrupt):
         score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")

@@ -40,14 +40,14 @@ def truncate(
     tail_offset: Sequence[float] = (),
 ) -> Scores:
     """Of a completion without a prompt."""
-    one = TokenSequence(
+    tokensequence = TokenSequence(
         prompt_ids=[],
         completion_ids=completion_ids,
         support_ids=support_ids,
         tail_sample_ids=list(tail_sample_ids),
         tail_offset=list(tail_offset),
     )
-    return topk.truncate(logits_TV, one, p, seed=seed)
+    return topk.truncate(logits_TV, tokensequence, p, seed=seed)
 
 
 def teacher(positions: int, *, seed: int = 0, spread: float = 2.0) -> Tensor:
@@ -88,8 +88,8 @@ def test_head_is_what_exceeds_the_threshold_the_likeliest_and_the_realised(
     p_TV = logits_TV.log_softmax(-1).exp().numpy()  # as rounded there, for those at the threshold
     for p_V, token, head in zip(p_TV, tokens, rows(scores, "top"), strict=True):
         likeliest = np.argsort(-p_V, kind="stable")[:cap]
-        assert set(head) == {int(one) for one in likeliest if p_V[one] > threshold} | {int(likeliest[0]), token}
-        assert [np.exp(head[one]) for one in head] == pytest.approx([p_V[one] for one in head], rel=1e-5)
+        assert set(head) == {int(token) for token in likeliest if p_V[token] > threshold} | {int(likeliest[0]), token}
+        assert [np.exp(head[token]) for token in head] == pytest.approx([p_V[token] for token in head], rel=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,7 +104,7 @@ def test_union_is_what_the_author_named_and_the_head_lacks(seed: int, lists: lis
     assert rows(scores, "top") == rows(alone, "top")
     for logp_V, named, head, union in zip(logp_TV, lists, rows(scores, "top"), rows(scores, "student"), strict=True):
         assert set(union) == set(named) - set(head)
-        assert list(union.values()) == pytest.approx([logp_V[one] for one in union], abs=1e-5)
+        assert list(union.values()) == pytest.approx([logp_V[token] for token in union], abs=1e-5)
     assert scores.student.counts.sum() == len(scores.student.ids) == sum(map(len, rows(scores, "student")))
 
 
@@ -134,7 +134,7 @@ def test_normaliser_carries_log_probs_to_another_temperature() -> None:
     for group in ("top", "student"):
         for p_V, lse, row in zip(p_TV, scores.stats.lse_NH[:, 1], rows(scores, group), strict=True):
             assert [np.exp(logp / 2 - lse) for logp in row.values()] == pytest.approx(
-                [p_V[one] for one in row], rel=1e-5
+                [p_V[token] for token in row], rel=1e-5
             )
 
 
@@ -213,7 +213,7 @@ def test_draws_lie_in_the_tail_and_follow_its_mass_in_number(seed: int, spread: 
         tail = scores.stats.tail_NH[t, 0]
         assert len(ids) == (min(np.ceil(tail * np.float32(per_tail)), 255) if tail > p.min_tail else 0)
         assert not set(ids) & set(head)
-        assert rows(scores, "tail_samples")[t] == pytest.approx({one: logp_TV[t, one] for one in ids}, abs=1e-5)
+        assert rows(scores, "tail_samples")[t] == pytest.approx({token: logp_TV[t, token] for token in ids}, abs=1e-5)
 
 
 def test_draws_follow_the_distribution_of_the_tail() -> None:

@@ -56,16 +56,16 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
     token_sequences = [
         TokenSequence(
-            prompt_ids=item.prompt_ids,
-            completion_ids=item.completion_ids,
+            prompt_ids=rollout.prompt_ids,
+            completion_ids=rollout.completion_ids,
             support_ids=[],
             tail_sample_ids=[],
             tail_offset=[],
         )
-        for item in rollouts
+        for rollout in rollouts
     ]
     scores = engine.score(token_sequences, lambda count: None)
-    scored = [ScoredSequence(rollout=item, scores=own) for item, own in zip(rollouts, scores, strict=True)]
+    scored = [ScoredSequence(rollout=rollout, scores=own) for rollout, own in zip(rollouts, scores, strict=True)]
     Store(root=STORE).publish(scored[:2], written_by(p), np.arange(VOCAB))
     return scored
 
@@ -203,7 +203,7 @@ def test_forecast_estimates_every_score_stage(
     assert (first["known"], first["positions"], first["tokens"], first["seconds"]) == (14, 12, 14, pytest.approx(1.4))
     rounds, rollout = round_list(read_yaml(Path("rounds.yaml"))), section(Path("params.yaml"), RolloutParams, "rollout")
     completions = rollout.prompts * rollout.samples_per_prompt
-    assert [stage["name"] for stage in later] == [f"small {item['id']}" for item in rounds[1:]]
+    assert [stage["name"] for stage in later] == [f"small {round_['id']}" for round_ in rounds[1:]]
     assert {stage["positions"] for stage in later} == {round(completions * 26 / 3)}
     assert stillroom(monkeypatch, "forecast") == 0
     out = capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_an_index_of_an_older_format_is_an_error_that_says_what_to_do(tmp_path: 
     for name in older:
         path = tmp_path / "segments" / name / "index.parquet"
         write_index(path, _index_rows([("a", name)]).drop_columns("score_key"))
-    with pytest.raises(StoreError, match=r"score_key.*where an older version wrote them"):
+    with pytest.raises(StoreError, match=r"score_key.*if an older version wrote them"):
         find_known(tmp_path, "s", [("a", "seg1")])
 
 
@@ -96,4 +96,4 @@ def test_many_keys_take_one_quick_query(tmp_path: Path) -> None:
     begin = time.process_time()
     got = find_known(tmp_path, "s", keys)
     assert time.process_time() - begin < 10  # about 0.5 s: a quadratic join would take minutes
-    assert [one.key for one in got] == keys
+    assert [item.key for item in got] == keys

@@ -24,7 +24,7 @@ PARTS = [
 
 def test_splitting_is_the_inverse_of_joining() -> None:
     apart = split_scores(join_scores(PARTS, 1), np.array([3, 0, 2]))
-    assert all(_same(one, part) for one, part in zip(apart, PARTS, strict=True))
+    assert all(_same(item, part) for item, part in zip(apart, PARTS, strict=True))
     assert split_scores(join_scores([], 1), np.array([], np.int64)) == []
 
 

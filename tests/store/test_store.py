@@ -80,7 +80,7 @@ def _sequence(seed: int, tokens: int, vocab: int, temperatures: int) -> ScoredSe
     )
     scores = Scores(top=top, tail_samples=tail_samples, student=student, stats=stats)
     prompt = rng.integers(0, vocab, 5).tolist()
-    support = [one.tolist() for one in unions]
+    support = [union.tolist() for union in unions]
     rollout = _rollout(f"r{seed}", prompt, completion.tolist(), support)
     return ScoredSequence(rollout=rollout, scores=scores)
 
@@ -128,8 +128,8 @@ def _same(left: Scores, right: Scores) -> bool:
 def _rewritten(segment: Segment, sequences: Iterable[ScoredSequence]) -> list[ScoredSequence]:
     """The sequences with the scores that the segment gives back."""
     return [
-        ScoredSequence(rollout=one.rollout, scores=scores)
-        for one, scores in zip(sequences, segment.read(0, len(segment)), strict=True)
+        ScoredSequence(rollout=sequence.rollout, scores=scores)
+        for sequence, scores in zip(sequences, segment.read(0, len(segment)), strict=True)
     ]
 
 
@@ -169,21 +169,21 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
     assert len(segment) == 9
     assert segment.index.schema.equals(INDEX, check_metadata=True)
     rows = segment.index.to_pylist()
-    assert [row["sequence_key"] for row in rows] == [sequence_key(one.rollout) for one in sequences]
-    assert [row["support_key"] for row in rows] == [support_key(one.rollout) for one in sequences]
+    assert [row["sequence_key"] for row in rows] == [sequence_key(sequence.rollout) for sequence in sequences]
+    assert [row["support_key"] for row in rows] == [support_key(sequence.rollout) for sequence in sequences]
     for row in rows:
         named = f"scorer-a/{row['sequence_key']}/{row['support_key']}"
         assert row["score_key"] == hashlib.blake2b(named.encode(), digest_size=16).digest()
-    assert [row["ended"] for row in rows] == [one.rollout.finished for one in sequences]
-    for row, (one, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
-        assert segment.tokens(row) == (one.rollout.prompt_ids, one.rollout.completion_ids)
-        assert got.top.counts.tolist() == one.scores.top.counts.tolist()
-        assert sorted(got.top.ids.tolist()) == sorted(one.scores.top.ids.tolist())
-        assert sorted(got.student.ids.tolist()) == sorted(one.scores.student.ids.tolist())
-        assert np.array_equal(got.stats.lse_NH, one.scores.stats.lse_NH)
+    assert [row["ended"] for row in rows] == [sequence.rollout.finished for sequence in sequences]
+    for row, (sequence, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
+        assert segment.tokens(row) == (sequence.rollout.prompt_ids, sequence.rollout.completion_ids)
+        assert got.top.counts.tolist() == sequence.scores.top.counts.tolist()
+        assert sorted(got.top.ids.tolist()) == sorted(sequence.scores.top.ids.tolist())
+        assert sorted(got.student.ids.tolist()) == sorted(sequence.scores.student.ids.tolist())
+        assert np.array_equal(got.stats.lse_NH, sequence.scores.stats.lse_NH)
         if len(got.top.counts):
             assert rows[row]["mean_entropy"] == pytest.approx(got.stats.entropy_NH[:, 0].mean(), rel=1e-6)
-            assert rows[row]["mean_entropy"] == pytest.approx(one.scores.stats.entropy_NH[:, 0].mean(), abs=0.04)
+            assert rows[row]["mean_entropy"] == pytest.approx(sequence.scores.stats.entropy_NH[:, 0].mean(), abs=0.04)
             assert rows[row]["teacher_nll"] == pytest.approx(-got.stats.token_logp_N.mean(), rel=1e-6)
             assert rows[row]["mean_tail"] == pytest.approx(got.stats.tail_NH[:, 0].mean(), rel=1e-6)
 
@@ -201,11 +201,11 @@ def test_any_window_equals_the_whole(tmp_path: Path, codec: str) -> None:
 
 
 def test_agreement_counts_positions_whose_likeliest_token_was_taken(tmp_path: Path) -> None:
-    one = _sequence(1, 2, 300, 1)
+    sequence = _sequence(1, 2, 300, 1)
     top = entries([[7, 8], [7, 8]], np.array([-0.1, -3, -3, -0.1]))
-    student = dataclasses.replace(one.scores.student, ids=one.scores.student.ids + 10)
-    scores = dataclasses.replace(one.scores, top=top, student=student)
-    rollout = dataclasses.replace(one.rollout, completion_ids=[7, 7])
+    student = dataclasses.replace(sequence.scores.student, ids=sequence.scores.student.ids + 10)
+    scores = dataclasses.replace(sequence.scores, top=top, student=student)
+    rollout = dataclasses.replace(sequence.rollout, completion_ids=[7, 7])
     _write(tmp_path / "one", [ScoredSequence(rollout=rollout, scores=scores)])
     assert Segment.open(tmp_path / "one").index["top1_agreement"].to_pylist() == [0.5]
 
@@ -261,9 +261,9 @@ def test_equal_input_gives_equal_bytes_in_another_process(tmp_path: Path) -> Non
 
 
 def test_keys_tell_sequences_apart() -> None:
-    one = _rollout("a", [1, 2], [3], [[4]])
-    assert sequence_key(one) == sequence_key(_rollout("b", [1, 2], [3], []))
-    assert sequence_key(one) != sequence_key(_rollout("a", [1], [2, 3], [[4]]))
+    rollout = _rollout("a", [1, 2], [3], [[4]])
+    assert sequence_key(rollout) == sequence_key(_rollout("b", [1, 2], [3], []))
+    assert sequence_key(rollout) != sequence_key(_rollout("a", [1], [2, 3], [[4]]))
     assert support_key(_rollout("a", [1], [2], [])) == support_key(_rollout("b", [9], [8, 7], [[], []]))
     keys = {support_key(_rollout("a", [1], [2, 3], lists)) for lists in ([], [[4], []], [[], [4]], [[4, 5], []])}
     assert len(keys) == 4
@@ -352,14 +352,14 @@ def test_a_stray_file_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "wanted", "found"),
+    ("field", "expected", "text"),
     [("scorer", "scorer-a", "scorer-b"), ("codec", "topk", "sqrt8"), ("dtype", "bfloat16", "float32")],
 )
-def test_a_segment_of_another_make_is_refused_naming_both(tmp_path: Path, field: str, wanted: str, found: str) -> None:
+def test_a_segment_of_another_make_is_refused_naming_both(tmp_path: Path, field: str, expected: str, text: str) -> None:
     _write(tmp_path / "one", _sequences(2), scorer="scorer-b")
-    told = rf"manifest.json: expected {field} {wanted}, got {field} {found};"
-    with pytest.raises(StoreError, match=told):
-        Segment.open(tmp_path / "one", expect={"teacher": "teacher-a", field: wanted})
+    message = rf"manifest.json: expected {field} {expected}, got {field} {text};"
+    with pytest.raises(StoreError, match=message):
+        Segment.open(tmp_path / "one", expect={"teacher": "teacher-a", field: expected})
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
@@ -534,10 +534,10 @@ def test_the_store_reads_a_plan(tmp_path: Path) -> None:
     random.Random(0).shuffle(plan)
     chosen = plan[:21]
     got = store.read(chosen)
-    assert got.keys() == {one.key for one in chosen}
-    for one in chosen:
-        segment = Segment.open(tmp_path / "segments" / one.segment)
-        assert _same(got[one.key], segment.read(one.row, one.row + 1)[0])
+    assert got.keys() == {sequence.key for sequence in chosen}
+    for entry in chosen:
+        segment = Segment.open(tmp_path / "segments" / entry.segment)
+        assert _same(got[entry.key], segment.read(entry.row, entry.row + 1)[0])
     assert store.read([]) == {}
 
 
@@ -560,7 +560,7 @@ def test_a_vanished_segment_is_left_out(tmp_path: Path) -> None:
     paths = [_published(store, _sequences(3, seed=seed)) for seed in (1, 2)]
     plan = [location for path in paths for location in _locate(path)]
     shutil.rmtree(paths[0])
-    assert store.read(plan).keys() == {one.key for one in plan[3:]}
+    assert store.read(plan).keys() == {sequence.key for sequence in plan[3:]}
 
 
 def test_damaged_ranks_are_an_error_and_the_next_writer_mends_them(tmp_path: Path) -> None:

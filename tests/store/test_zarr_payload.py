@@ -47,7 +47,7 @@ def windows(rows: int) -> list[slice]:
     """At the edges of chunks of 8 and shards of 32, within them, across them, and of nothing."""
     rng = random.Random(rows)
     ends = [sorted(rng.sample(range(rows + 1), 2)) for _ in range(40)]
-    return [slice(*one) for one in [(0, rows), (8, 16), (0, 32), (30, 33), (7, 7), (rows, rows), *ends]]
+    return [slice(*bounds) for bounds in [(0, rows), (8, 16), (0, 32), (30, 33), (7, 7), (rows, rows), *ends]]
 
 
 @pytest.fixture(params=["plain", "zarrs"])
@@ -66,9 +66,9 @@ def test_any_window_comes_back_bit_by_bit(payload: Payload, arrays: Arrays) -> N
     assert set(ROWS) == set(PLANES.values())
     for axis, rows in ROWS.items():
         for window in windows(rows):
-            found = payload.read({axis: window})
-            assert sorted(found) == sorted(name for name in arrays if axis_of(name, arrays) == axis)
-            for name, array in found.items():
+            actual = payload.read({axis: window})
+            assert sorted(actual) == sorted(name for name in arrays if axis_of(name, arrays) == axis)
+            for name, array in actual.items():
                 assert array.dtype == arrays[name].dtype
                 assert array.shape == arrays[name][window].shape
                 assert array.tobytes() == arrays[name][window].tobytes()
@@ -79,4 +79,4 @@ def test_shards_hold_what_zarr_reads(payload: Payload) -> None:
     for axis, rows in ROWS.items():
         planes_PN = group[axis][:]  # type: ignore[index]
         assert planes_PN.any()
-        assert all(np.array_equal(payload._read(axis, one), planes_PN[:, one]) for one in windows(rows))
+        assert all(np.array_equal(payload._read(axis, window), planes_PN[:, window]) for window in windows(rows))

@@ -37,7 +37,7 @@ def imported(root: Path, source: Path, p: ImportedTeacher) -> list[Segment]:
     files = find_parquet(source)
     ranks, _ = rank_entries(files, VOCAB)
     list(import_parquet(Store(root=root), files, p, "sqrt8", ranks))
-    return [Segment.open(one) for one in segments(root)]
+    return [Segment.open(segment) for segment in segments(root)]
 
 
 def raw(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -69,16 +69,16 @@ def only(root: Path, path: Path, p: ImportedTeacher) -> tuple[Segment, Any]:
 
 
 @pytest.mark.parametrize(
-    ("extra", "given", "last"),
+    ("extra", "inputs", "last"),
     [(LABELS, None, []), ({}, 2, []), (LABELS, 4, [[5, 6]]), ({"attention_mask": [1] * 5}, 2, [[5, 6]])],
 )
 def test_row_i_of_raw_top_k_is_the_distribution_of_token_i_plus_one(
-    tmp_path: Path, extra: dict[str, Any], given: int | None, last: list[list[int]]
+    tmp_path: Path, extra: dict[str, Any], inputs: int | None, last: list[list[int]]
 ) -> None:
     """Labels come before the option; a row more than needed says what would follow and is dropped."""
     row = ROW | extra
     row |= {"token_ids": [*row["token_ids"], *last], "top_values": [*row["top_values"], *([[-1.0, -2.0]] * len(last))]}
-    segment, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin(given))
+    segment, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin(inputs))
     assert segment.tokens(0) == ([7, 8], [9, 10, EOS])
     assert scores.top.counts.tolist() == [2, 2, 2]
     assert [set(scores.top.ids[t : t + 2].tolist()) for t in (0, 2, 4)] == [{2, 9}, {10, 2}, {3, 4}]
@@ -119,8 +119,10 @@ def test_frequent_entries_get_small_ranks_over_all_files(tmp_path: Path) -> None
 def test_the_same_files_again_add_nothing_and_another_teacher_does(tmp_path: Path) -> None:
     path = raw(tmp_path / "a.parquet", [ROW | LABELS])
     first = imported(tmp_path / "store", path, origin())
-    assert [one.path for one in imported(tmp_path / "store", path, origin())] == [one.path for one in first]
-    scorers = {one.manifest.scorer for one in imported(tmp_path / "store", path, origin(teacher="other"))}
+    assert [segment.path for segment in imported(tmp_path / "store", path, origin())] == [
+        segment.path for segment in first
+    ]
+    scorers = {segment.manifest.scorer for segment in imported(tmp_path / "store", path, origin(teacher="other"))}
     assert len(scorers) == 2
 
 
@@ -172,13 +174,15 @@ def test_export_and_import_give_the_same_entries(tmp_path: Path) -> None:
     rows = [random_row(generator, int(length)) for length in generator.integers(3, 9, 600)]
     originals = imported(tmp_path / "store", raw(tmp_path / "a.parquet", rows), origin())
     out = tmp_path / "out"
-    written = [export_segment(one.path, out) for one in originals]
+    written = [export_segment(original.path, out) for original in originals]
     assert sorted(out.iterdir()) == sorted(written)
     again = imported(tmp_path / "again", out, origin())
-    one, other = ({row["sequence_key"]: row | scores for row, scores in sequences(some)} for some in (originals, again))
-    assert one.keys() == other.keys()
-    assert len(one) == 600
-    for key, row in one.items():
+    first, other = (
+        {row["sequence_key"]: row | scores for row, scores in sequences(part)} for part in (originals, again)
+    )
+    assert first.keys() == other.keys()
+    assert len(first) == 600
+    for key, row in first.items():
         for name in ("rollout_id", "prompt_id", "source", "author", "ended", "mean_tail", "teacher_nll"):
             assert row[name] == other[key][name]
         for name in ("top.ids", "top.logp", "top.counts", "stats.tail_NH", "stats.token_logp_N"):
@@ -195,13 +199,13 @@ def random_row(generator: np.random.Generator, length: int) -> dict[str, Any]:
     }
 
 
-def sequences(some: Sequence[Segment]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    found = []
-    for segment in some:
+def sequences(part: Sequence[Segment]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    results = []
+    for segment in part:
         for row, scores in zip(segment.index.to_pylist(), segment.read(0, len(segment)), strict=True):
             fields = ("top.ids", "top.logp", "top.counts", "stats.tail_NH", "stats.token_logp_N")
-            found.append((row, {name: arrays_of(scores)[name] for name in fields}))
-    return found
+            results.append((row, {name: arrays_of(scores)[name] for name in fields}))
+    return results
 
 
 def by_id(row: dict[str, Any], name: str) -> list[Any]:
@@ -229,4 +233,4 @@ def test_an_exported_file_holds_what_the_segment_decodes_to(tmp_path: Path) -> N
         flat = column.flatten() if name.startswith("head") else column
         assert flat.to_numpy().tolist() == values.tolist()
     assert table["completion_ids"].to_pylist() == [[9, 10, EOS], [8, 9, 10, EOS]]
-    assert [len(one) for one in table["head_ids"].to_pylist()] == [3, 4]
+    assert [len(row) for row in table["head_ids"].to_pylist()] == [3, 4]

@@ -46,28 +46,28 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def outcomes(root: Path, source: Path) -> list[str]:
-    return [one.outcome for one in import_segments(root, find_sealed(source))]
+    return [segment.outcome for segment in import_segments(root, find_sealed(source))]
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {one.relative_to(path).as_posix(): one.read_bytes() for one in path.rglob("*") if one.is_file()}
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(("part", "count"), [("work", 1), (".store", 2)])
 def test_what_was_imported_never_reaches_the_teacher(checkout: Path, tmp_path: Path, part: str, count: int) -> None:
     ours = Store(root=tmp_path / "ours")
     assert outcomes(ours.root, checkout / part) == ["imported"] * count
-    known = ours.read(find_known(ours.root, "scorer", [key_of(one) for one in ROLLOUTS]))
+    known = ours.read(find_known(ours.root, "scorer", [key_of(rollout) for rollout in ROLLOUTS]))
     teacher = CountingTeacher()
     again = score_rollouts(ROLLOUTS, known, teacher.load, teacher.publish, PARAMS, title="score")
-    assert (teacher.loaded, [one.scores.stats.token_logp_N[0] for one in again]) == (0, [-5, -3, -9, -7])
+    assert (teacher.loaded, [sequence.scores.stats.token_logp_N[0] for sequence in again]) == (0, [-5, -3, -9, -7])
 
 
 @pytest.mark.parametrize("part", ["work", ".store"])
 def test_a_segment_keeps_its_bytes_and_its_id(checkout: Path, tmp_path: Path, part: str) -> None:
     sources = find_sealed(checkout / part)
-    assert [one.outcome for one in import_segments(tmp_path / "ours", sources)] == ["imported"] * len(sources)
-    copies = {one.name: one for one in segments(tmp_path / "ours")}
+    assert [segment.outcome for segment in import_segments(tmp_path / "ours", sources)] == ["imported"] * len(sources)
+    copies = {segment.name: segment for segment in segments(tmp_path / "ours")}
     assert len(copies) == len(sources)
     for source in sources:
         copy = copies[Segment.open(source).manifest.segment_id]
@@ -99,10 +99,10 @@ def test_a_damaged_segment_stays_outside_and_does_not_stop_the_others(
     data[len(data) // 2] ^= 4
     broken.write_bytes(bytes(data))
     shutil.copytree(checkout / ".store", checkout / "work/z")
-    found = list(import_segments(tmp_path / "ours", find_sealed(checkout / "work")))
-    assert [one.outcome for one in found] == ["damaged", "imported", "imported"]
-    assert found[0].error is not None
-    assert "small/r1/segment" in str(found[0].error)
+    actual = list(import_segments(tmp_path / "ours", find_sealed(checkout / "work")))
+    assert [result.outcome for result in actual] == ["damaged", "imported", "imported"]
+    assert actual[0].error is not None
+    assert "small/r1/segment" in str(actual[0].error)
     assert len(segments(tmp_path / "ours")) == 2
 
 

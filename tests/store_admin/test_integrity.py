@@ -46,7 +46,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def holding(store: Store, name: int) -> Path:
     """The segment with this sequence."""
-    return next(one for one in segments(store.root) if f"r{name}" in Segment.open(one).index["rollout_id"].to_pylist())
+    return next(
+        segment
+        for segment in segments(store.root)
+        if f"r{name}" in Segment.open(segment).index["rollout_id"].to_pylist()
+    )
 
 
 def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> Any:
@@ -66,12 +70,12 @@ def flip(path: Path) -> None:
 
 
 def test_facts_are_those_of_the_files(store: Store) -> None:
-    found = summarise_segment(holding(store, 4))
-    on_disk = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.name != "manifest.json")
-    directories = sum(one.stat().st_size for one in holding(store, 4).rglob("*") if one.is_dir())
-    assert (found.sequences, found.positions, found.bytes) == (1, 4, on_disk - directories)
-    assert found.bytes_per_position == found.bytes / 4
-    assert (found.teacher, found.scorer, found.codec) == ("teacher", "scorer", "sqrt8")
+    actual = summarise_segment(holding(store, 4))
+    on_disk = sum(path.stat().st_size for path in holding(store, 4).rglob("*") if path.name != "manifest.json")
+    directories = sum(path.stat().st_size for path in holding(store, 4).rglob("*") if path.is_dir())
+    assert (actual.sequences, actual.positions, actual.bytes) == (1, 4, on_disk - directories)
+    assert actual.bytes_per_position == actual.bytes / 4
+    assert (actual.teacher, actual.scorer, actual.codec) == ("teacher", "scorer", "sqrt8")
 
 
 def test_a_segment_is_found_by_the_beginning_of_its_id(store: Store) -> None:
@@ -91,13 +95,13 @@ def test_damage_is_found_and_taken_away_and_the_rest_stays(store: Store) -> None
     broken, bare = holding(store, 2), holding(store, 4)
     flip(broken)
     (bare / "index.parquet").unlink()
-    found = {one.segment: one for one in verify_segments(segments(store.root)) if one}
-    assert found.keys() == {broken.name, bare.name}
-    assert found[broken.name].rollouts == ["r2", "r3"]
-    assert "payload.zarr/head/" in str(found[broken.name].error)
-    assert found[bare.name].rollouts is None
-    for one in found.values():
-        assert quarantine(store.root, one).is_dir()
+    actual = {segment.segment: segment for segment in verify_segments(segments(store.root)) if segment}
+    assert actual.keys() == {broken.name, bare.name}
+    assert actual[broken.name].rollouts == ["r2", "r3"]
+    assert "payload.zarr/head/" in str(actual[broken.name].error)
+    assert actual[bare.name].rollouts is None
+    for result in actual.values():
+        assert quarantine(store.root, result).is_dir()
     assert segments(store.root) == [holding(store, 0)]
     assert list(verify_segments(segments(store.root))) == [None]
 
@@ -127,10 +131,12 @@ def test_an_index_that_cannot_be_read_stops_the_collection(store: Store, tmp_pat
 def test_ls_and_show(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert stillroom(monkeypatch, "ls") == 0
     out = capsys.readouterr().out
-    assert all(one.name[:12] in out for one in segments(store.root))
+    assert all(segment.name[:12] in out for segment in segments(store.root))
     assert "3 segments, 20 positions" in out
     assert stillroom(monkeypatch, "ls", "--json") == 0
-    assert [one["segment"] for one in json.loads(capsys.readouterr().out)] == [one.name for one in segments(store.root)]
+    assert [load["segment"] for load in json.loads(capsys.readouterr().out)] == [
+        segment.name for segment in segments(store.root)
+    ]
     name = segments(store.root)[1].name
     assert stillroom(monkeypatch, "show", name[:16]) == 0
     assert json.loads(capsys.readouterr().out)["segment_id"] == name
@@ -149,11 +155,11 @@ def test_ls_lists_the_rest_and_names_the_segment_whose_manifest_is_damaged(
     assert stillroom(monkeypatch, "ls") == 1
     out, err = capsys.readouterr()
     assert "2 segments, " in out
-    assert all(one.name[:12] in out for one in whole)
+    assert all(path.name[:12] in out for path in whole)
     assert err.startswith(f"error: {broken}/manifest.json: expected ")
     assert err.count("\n") == 1
     assert stillroom(monkeypatch, "ls", "--json") == 1
-    assert [one["segment"] for one in json.loads(capsys.readouterr().out)] == [one.name for one in whole]
+    assert [load["segment"] for load in json.loads(capsys.readouterr().out)] == [path.name for path in whole]
 
 
 def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,8 +168,8 @@ def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys
     broken = holding(store, 0)
     flip(broken)
     assert stillroom(monkeypatch, "verify", "--json") == 1
-    (told,) = json.loads(capsys.readouterr().out)
-    assert (told["segment"], told["rollouts"]) == (broken.name, ["r0", "r1"])
+    (load,) = json.loads(capsys.readouterr().out)
+    assert (load["segment"], load["rollouts"]) == (broken.name, ["r0", "r1"])
     assert stillroom(monkeypatch, "repair") == 0
     assert "(2 sequences)" in capsys.readouterr().out
     assert (store.root / "quarantine" / broken.name / "manifest.json").is_file()

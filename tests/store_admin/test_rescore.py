@@ -36,16 +36,16 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
     ]
     asked = [
         TokenSequence(
-            prompt_ids=one.prompt_ids,
-            completion_ids=one.completion_ids,
+            prompt_ids=rollout.prompt_ids,
+            completion_ids=rollout.completion_ids,
             support_ids=[],
             tail_sample_ids=[],
             tail_offset=[],
         )
-        for one in rollouts
+        for rollout in rollouts
     ]
     scores = [*scorer.score(asked[:-1], lambda count: None), nothing()]
-    return [ScoredSequence(rollout=one, scores=some) for one, some in zip(rollouts, scores, strict=True)]
+    return [ScoredSequence(rollout=rollout, scores=score) for rollout, score in zip(rollouts, scores, strict=True)]
 
 
 def nothing() -> Scores:
@@ -68,19 +68,19 @@ def compared(drawn: Sequence[SampledSequence], scorer: Scorer) -> Any:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_teacher_agrees_with_what_it_said(store: Store, teacher_dir: Path, batch_size: int) -> None:
-    found = compared(draw(segments(store.root), 10), engine(teacher_dir, batch_size))
-    assert (found.sequences, found.positions) == (5, 41)
-    assert found.entries > 41 * 3
-    assert found.holds
-    assert 0 < found.mean < found.largest < 0.25
-    assert 0 < found.mean_kl < found.allowed_kl < 0.05
+    actual = compared(draw(segments(store.root), 10), engine(teacher_dir, batch_size))
+    assert (actual.sequences, actual.positions) == (5, 41)
+    assert actual.entries > 41 * 3
+    assert actual.holds
+    assert 0 < actual.mean < actual.largest < 0.25
+    assert 0 < actual.mean_kl < actual.allowed_kl < 0.05
 
 
 def test_another_teacher_does_not(store: Store, make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
-    found = compared(draw(segments(store.root), 10), engine(make_model_dir(tmp_path / "other", layers=4, seed=9)))
-    assert not found.holds
-    assert found.excess > 1
-    assert found.mean_kl > 10 * found.allowed_kl
+    actual = compared(draw(segments(store.root), 10), engine(make_model_dir(tmp_path / "other", layers=4, seed=9)))
+    assert not actual.holds
+    assert actual.excess > 1
+    assert actual.mean_kl > 10 * actual.allowed_kl
 
 
 @pytest.mark.parametrize("shift", [0.04, -0.04])
@@ -89,7 +89,7 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
 ) -> None:
     """.24 nats are allowed at p = .001, and half a step of sqrt(p) near 1, which is less than .01."""
     drawn = draw(segments(store.root), 10)
-    likeliest = max(drawn, key=lambda one: one.stored.top.logp.max())
+    likeliest = max(drawn, key=lambda sample: sample.stored.top.logp.max())
     logp = likeliest.stored.top.logp.copy()
     assert logp.max() > -0.7
     logp[logp.argmax()] += shift
@@ -100,19 +100,21 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
 
 def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path) -> None:
     drawn = draw(segments(store.root), 10)
-    wrong = [replace(one, stored=with_stats(one.stored, tail_NH=one.stored.stats.tail_NH + 0.5)) for one in drawn]
-    found = compared(wrong, engine(teacher_dir))
-    assert found.excess == 0
-    assert not found.holds
+    wrong = [
+        replace(sample, stored=with_stats(sample.stored, tail_NH=sample.stored.stats.tail_NH + 0.5)) for sample in drawn
+    ]
+    actual = compared(wrong, engine(teacher_dir))
+    assert actual.excess == 0
+    assert not actual.holds
 
 
 def test_the_same_sequences_are_drawn_each_time_and_fewer_are_a_part_of_them(store: Store) -> None:
     paths = segments(store.root)
-    all_ids = [one.to_score.completion_ids for one in draw(paths, 6)]
-    some = [one.to_score.completion_ids for one in draw(paths, 3)]
-    assert [one.to_score.completion_ids for one in draw(paths[::-1], 3)] == some
-    assert 2 <= len(some) <= 3  # the empty completion is drawn and left out
-    assert all(one in all_ids for one in some)
+    all_ids = [sequence.to_score.completion_ids for sequence in draw(paths, 6)]
+    part = [sequence.to_score.completion_ids for sequence in draw(paths, 3)]
+    assert [sequence.to_score.completion_ids for sequence in draw(paths[::-1], 3)] == part
+    assert 2 <= len(part) <= 3  # the empty completion is drawn and left out
+    assert all(ids in all_ids for ids in part)
     assert len(all_ids) == 5
 
 
@@ -122,5 +124,5 @@ def test_only_this_scorers_segments_are_compared(store: Store, teacher_dir: Path
     mixed.publish(sequences[:2], HEADER, np.arange(VOCAB))
     mixed.publish(sequences[2:4], replace(HEADER, scorer="another"), np.arange(VOCAB))
     (ours,) = comparable(segments(mixed.root), "scorer")
-    keys = {key_of(one.rollout) for one in sequences[:2]}
+    keys = {key_of(sequence.rollout) for sequence in sequences[:2]}
     assert len(draw([ours], 9)) == len(keys) == 2

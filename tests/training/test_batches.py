@@ -1,4 +1,4 @@
-"""Who is in a step, and that every loss position meets its own teacher row."""
+"""The sequences of each step, and the teacher's row of every loss position."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ def rollout(name: str, prompt: Sequence[int], completion: Sequence[int], *, sour
 
 
 def scores(head: Rows, *, union: Rows = (), draw: Rows = (), tail: Any = None, lse: Any = None) -> Scores:
-    """Scores with these entries; the tail is what head and union leave unless given [N, H]."""
+    """Return scores with these entries; the tail is the remaining mass unless `tail` is given."""
 
     def entries(rows: Rows) -> Entries:
         rows = rows or [{}] * len(head)
@@ -63,25 +63,25 @@ def scores(head: Rows, *, union: Rows = (), draw: Rows = (), tail: Any = None, l
 
 
 def pool(count: int, source: Source, *, longest: int = 6) -> Pool:
-    """Sequence i of source s has the completion [code(s, i), t...] and each row's only entry is its token."""
+    """Return a pool: sequence i of source s has the completion [code(s, i), t...], and a row stores its own token."""
     rng = np.random.default_rng(count)
     base = {"student": 1000, "dataset": 2000, "teacher": 3000, "replay": 4000}[source]
     rollouts = [
         rollout(f"{source}{i}", [1], [base + i, *range(int(rng.integers(0, longest)))], source=source)
         for i in range(count)
     ]
-    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    return pool_of(rollouts, [scores([{token: 0.5} for token in rollout_.completion_ids]) for rollout_ in rollouts])
 
 
 def pool_of(rollouts: Sequence[Rollout], rows: Sequence[Scores], *, window: int = 100) -> Pool:
-    """Rollouts with scores that are in memory."""
+    """Return a pool of rollouts with scores in memory."""
     return make_pool(rollouts, InMemory(scores=rows), batch_params(shuffle_window=window))
 
 
 def collated(pairs: Sequence[tuple[Rollout, Scores]], *, temperature: float, column: int) -> Batch:
-    """Sequences with their scores as one batch."""
+    """Return sequences and their scores as one batch."""
     whole = join_scores([rows for _, rows in pairs], pairs[0][1].stats.tail_NH.shape[1])
-    return collate_scores([one for one, _ in pairs], whole, temperature=temperature, column=column)
+    return collate_scores([rollout_ for rollout_, _ in pairs], whole, temperature=temperature, column=column)
 
 
 NONE = pool_of([], [])
@@ -105,7 +105,7 @@ def batches(
 
 
 def names(windows: Sequence[Sequence[Batch]]) -> list[list[int]]:
-    """The first token of every sequence, step by step."""
+    """Return the first token of every sequence, by step."""
     return [[ids[0] for batch in window for ids in batch.completion_ids] for window in windows]
 
 
@@ -113,9 +113,10 @@ def names(windows: Sequence[Sequence[Batch]]) -> list[list[int]]:
 
 
 def written(path: Path, *rollouts: Rollout) -> Segment:
-    """A segment with these rollouts and a head of one entry at each position."""
+    """Write and open a segment with these rollouts and one top token per position."""
     sequences = [
-        ScoredSequence(rollout=one, scores=scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts
+        ScoredSequence(rollout=rollout_, scores=scores([{token: 0.5} for token in rollout_.completion_ids]))
+        for rollout_ in rollouts
     ]
     write_segment(path / "segment", sequences, header(100), np.arange(100))
     return Segment.open(path / "segment")
@@ -123,26 +124,26 @@ def written(path: Path, *rollouts: Rollout) -> Segment:
 
 def test_a_pool_pairs_rollouts_with_their_scores(tmp_path: Path) -> None:
     rollouts = [rollout("a", [1, 2], [3, 4]), rollout("b", [1], [5])]
-    found = open_pool(rollouts, written(tmp_path, *rollouts), batch_params())
-    batch = next(iter_batches([[[(found, 1), (found, 0)]]], temperature=1.0, column=0))[0]
+    opened = open_pool(rollouts, written(tmp_path, *rollouts), batch_params())
+    batch = next(iter_batches([[[(opened, 1), (opened, 0)]]], temperature=1.0, column=0))[0]
     assert batch.completion_ids == [[5], [3, 4]]
     assert batch.rows.ids_NK.tolist() == [[5], [3], [4]]
 
 
 @pytest.mark.parametrize("prompt, completion", [([1, 2], [3, 5]), ([1, 9], [3, 4]), ([1, 2, 3], [4])])
 def test_other_tokens_in_the_store_are_an_error(tmp_path: Path, prompt: list[int], completion: list[int]) -> None:
-    same, one = rollout("same", [1], [3]), rollout("a", [1, 2], [3, 4])
+    same, other = rollout("same", [1], [3]), rollout("a", [1, 2], [3, 4])
     segment = written(tmp_path, same, rollout("a", prompt, completion))
     with pytest.raises(StoreError, match="segment: expected the tokens of a, got other tokens"):
-        open_pool([same, one], segment, batch_params())
+        open_pool([same, other], segment, batch_params())
 
 
 def test_a_missing_row_is_an_error(tmp_path: Path) -> None:
-    one = rollout("a", [1, 2], [3, 4])
-    segment = written(tmp_path, one)
+    scored = rollout("a", [1, 2], [3, 4])
+    segment = written(tmp_path, scored)
     shorter = segment.index.set_column(segment.index.column_names.index("positions"), "positions", [[1]])
     with pytest.raises(StoreError, match="segment: expected 2 rows for a, got 1"):
-        open_pool([one], replace(segment, index=shorter), batch_params())
+        open_pool([scored], replace(segment, index=shorter), batch_params())
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -152,55 +153,55 @@ def test_a_missing_sequence_is_an_error(tmp_path: Path, count: int) -> None:
         open_pool(rollouts[:2], written(tmp_path, *rollouts[:count]), batch_params())
 
 
-# Choice
+# Choice of sequences
 
 
 @pytest.mark.parametrize("fraction, expected", [(0.0, 0.0), (1.0, 1.0)])
 def test_a_fraction_of_none_or_all_is_exact(fraction: float, expected: float) -> None:
     windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction)
-    assert {float(one) for window in windows for batch in window for one in batch.on_policy_B} == {expected}
+    assert {float(flag) for window in windows for batch in window for flag in batch.on_policy_B} == {expected}
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
-def test_a_fraction_between_is_the_share_of_own_rollouts(fraction: float) -> None:
+def test_a_fraction_is_the_share_of_own_rollouts(fraction: float) -> None:
     windows = batches(pool(5, "student"), pool(7, "dataset"), fraction=fraction, steps=range(250))
     own = np.concatenate([batch.on_policy_B for window in windows for batch in window])
     assert len(own) == 2000
     assert abs(own.mean() - fraction) < 4 * math.sqrt(fraction * (1 - fraction) / len(own))
 
 
-def test_an_empty_side_is_fine_while_nothing_is_asked_of_it() -> None:
+def test_an_empty_pool_is_fine_if_no_slot_needs_it() -> None:
     assert len(batches(pool(3, "student"), NONE, fraction=1.0)) == 10
     assert len(batches(NONE, pool(3, "dataset"), fraction=0.0)) == 10
 
 
 @pytest.mark.parametrize("own, corpus, fraction", [(3, 0, 0.99), (0, 3, 0.01), (0, 0, 1.0), (0, 0, 0.0)])
-def test_an_empty_side_is_an_error_when_it_is_needed(own: int, corpus: int, fraction: float) -> None:
+def test_an_empty_pool_is_an_error_if_a_slot_needs_it(own: int, corpus: int, fraction: float) -> None:
     with pytest.raises(ParameterError, match=r"batches\.student_fraction: expected 1 without"):
         batches(pool(own, "student"), pool(corpus, "dataset"), fraction=fraction)
 
 
 def both(*pools: Pool) -> Pool:
-    """One pool with the sequences of several."""
-    rollouts = [one for some in pools for one in some.rollouts]
-    return pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    """Return one pool with the sequences of several pools."""
+    rollouts = [rollout_ for pool_ in pools for rollout_ in pool_.rollouts]
+    return pool_of(rollouts, [scores([{token: 0.5} for token in rollout_.completion_ids]) for rollout_ in rollouts])
 
 
 def shares(own: Pool, corpus: Pool, *, steps: range, replay: float = 0.0, **mix: Any) -> dict[str, float]:
-    """How often each source takes a place."""
+    """Return the share of slots of each source."""
     planned = plan_steps(own, corpus, batch_params(**mix), key=(0,), steps=steps, replay=replay)
     taken = [from_.rollouts[row].source for step in planned for micro in step for from_, row in micro]
     return {source: taken.count(source) / len(taken) for source in set(taken)}
 
 
-def test_replay_takes_its_share_of_the_students_places_and_no_other() -> None:
+def test_replay_takes_its_share_of_the_students_slots_only() -> None:
     own, corpus = both(pool(5, "student"), pool(9, "replay")), pool(7, "dataset")
-    found = shares(own, corpus, steps=range(500), student_fraction=0.8, replay=0.75)
-    assert found == pytest.approx({"student": 0.2, "replay": 0.6, "dataset": 0.2}, abs=0.03)
+    measured = shares(own, corpus, steps=range(500), student_fraction=0.8, replay=0.75)
+    assert measured == pytest.approx({"student": 0.2, "replay": 0.6, "dataset": 0.2}, abs=0.03)
     assert set(shares(own, corpus, steps=range(50), student_fraction=0.8)) == {"student", "dataset"}
 
 
-def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
+def test_sources_of_the_corpus_are_shared_by_weight_or_by_number() -> None:
     own, corpus = pool(5, "student"), both(pool(9, "dataset"), pool(3, "teacher"))
     weights = CorpusWeights(dataset=1.0, teacher=4.0)
     weighted = shares(own, corpus, steps=range(500), student_fraction=0.0, corpus_weights=weights)
@@ -211,13 +212,13 @@ def test_the_corpus_is_shared_out_by_weight_or_by_number() -> None:
     assert without == pytest.approx({"dataset": 1 / 5, "teacher": 4 / 5}, abs=0.03)
 
 
-def test_a_fraction_follows_the_global_step_so_that_appended_rounds_change_nothing_before() -> None:
+def test_a_fraction_is_a_function_of_the_global_step() -> None:
     own, corpus = pool(5, "student"), pool(7, "dataset")
     p = batch_params(batch_size=400, student_fraction=Ramp(start=0.0, end=1.0, steps=8))
     planned = plan_steps(own, corpus, p, key=(0,), steps=range(4, 12), replay=0.0)
-    found = [np.mean([from_ is own for micro in step for from_, _ in micro]) for step in planned]
-    assert found == pytest.approx([0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1], abs=0.1)
-    assert found[4:] == [1, 1, 1, 1]
+    fractions = [np.mean([from_ is own for micro in step for from_, _ in micro]) for step in planned]
+    assert fractions == pytest.approx([0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1], abs=0.1)
+    assert fractions[4:] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("replay", [0.0, 0.75])
@@ -230,7 +231,7 @@ def test_fourfold_use_trains_four_tokens_for_each_that_the_teacher_scored(replay
     trained = [len(from_.rollouts[row].completion_ids) for step in planned[:10] for m in step for from_, row in m]
     assert len(trained) == 4 * 20
     mean = np.mean([len(from_.rollouts[row].completion_ids) for step in planned for m in step for from_, row in m])
-    scored = sum(len(one.completion_ids) for one in fresh.rollouts)
+    scored = sum(len(rollout_.completion_ids) for rollout_ in fresh.rollouts)
     assert scored / (80 * mean) == pytest.approx(0.25, rel=0.15)
 
 
@@ -243,7 +244,7 @@ def test_the_choice_does_not_depend_on_where_one_resumes(resume_at: int) -> None
     assert len(rest) == 14 - resume_at
 
 
-def test_every_sequence_is_seen_once_an_epoch_in_an_order_that_changes() -> None:
+def test_every_sequence_is_used_once_per_epoch_in_a_new_order() -> None:
     windows = batches(pool(20, "student"), NONE, fraction=1.0, size=5, steps=range(12))
     epochs = [list(itertools.chain(*names(windows[start : start + 4]))) for start in (0, 4, 8)]
     assert all(sorted(epoch) == list(range(1000, 1020)) for epoch in epochs)
@@ -252,9 +253,9 @@ def test_every_sequence_is_seen_once_an_epoch_in_an_order_that_changes() -> None
 
 def test_the_choice_depends_on_the_key() -> None:
     own, corpus = pool(9, "student"), pool(9, "dataset")
-    found = [names(batches(own, corpus, fraction=0.5, key=key)) for key in [(0, "s"), (0, "s"), (1, "s"), (0, "m")]]
-    assert found[0] == found[1]
-    assert found[0] not in found[2:]
+    runs = [names(batches(own, corpus, fraction=0.5, key=key)) for key in [(0, "s"), (0, "s"), (1, "s"), (0, "m")]]
+    assert runs[0] == runs[1]
+    assert runs[0] not in runs[2:]
 
 
 @pytest.mark.parametrize("micro", [1, 3, 8, 50])
@@ -271,27 +272,27 @@ def test_micro_batches_only_cut_the_window(micro: int) -> None:
         )
 
 
-def test_completions_of_one_prompt_come_together_and_cost_it_once() -> None:
+def test_completions_of_a_prompt_are_neighbours_and_process_it_once() -> None:
     rollouts = [
         replace(rollout(f"{prompt}/{i}", [prompt] * 5, [10 * prompt + i, 9]), prompt_id=f"{prompt}")
         for prompt in (1, 2, 3, 4)
         for i in range(4)
     ]
-    own = pool_of(rollouts, [scores([{token: 0.5} for token in one.completion_ids]) for one in rollouts])
+    own = pool_of(rollouts, [scores([{token: 0.5} for token in rollout_.completion_ids]) for rollout_ in rollouts])
     p = batch_params(batch_size=8, micro_batch_size=4, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(0,), steps=range(6), replay=0.0)
     assert all(len({own.rollouts[row].prompt_id for _, row in micro}) == 1 for step in planned for micro in step)
     assert planned_tokens(planned) == 6 * (2 * 5 + 8 * 2)
     steps = [[own.rollouts[row].rollout_id for micro in step for _, row in micro] for step in planned]
     epochs = [steps[at] + steps[at + 1] for at in (0, 2, 4)]
-    assert all(sorted(epoch) == sorted(one.rollout_id for one in rollouts) for epoch in epochs)
+    assert all(sorted(epoch) == sorted(rollout_.rollout_id for rollout_ in rollouts) for epoch in epochs)
 
 
 # Windows
 
 
 def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
-    """The rows that a walk over one pool takes, one after the other."""
+    """Return the rows that a walk over one pool takes, in order."""
     p = batch_params(batch_size=size, micro_batch_size=1, student_fraction=1.0)
     planned = plan_steps(own, NONE, p, key=(7,), steps=range(steps), replay=0.0)
     return [row for step in planned for micro in step for _, row in micro]
@@ -300,12 +301,12 @@ def rows_of(own: Pool, *, steps: int, size: int = 1) -> list[int]:
 @pytest.mark.parametrize("window", [8, 100])
 def test_with_one_window_the_order_is_a_shuffle_of_all_prompts(window: int) -> None:
     own = pool_of(pool(8, "student").rollouts, [], window=window)
-    epochs = [np.random.Generator(np.random.Philox(derive_seed(7, "own", one))).permutation(8) for one in range(2)]
+    epochs = [np.random.Generator(np.random.Philox(derive_seed(7, "own", epoch))).permutation(8) for epoch in range(2)]
     assert rows_of(own, steps=16) == np.concatenate(epochs).tolist()
 
 
 def prompts_of(*names: str) -> list[Rollout]:
-    """One rollout for each name; equal names answer the same prompt."""
+    """Return one rollout for each name; equal names have the same prompt."""
     return [replace(rollout(f"{name}{at}", [1], [at]), prompt_id=name) for at, name in enumerate(names)]
 
 
@@ -319,11 +320,11 @@ def test_windows_follow_each_other_and_prompts_stay_whole() -> None:
         orders.append(list(dict.fromkeys(of_row)))
         assert sorted(rows) == list(range(15))
         assert of_row == [at for at in orders[-1] for _ in windows[at]]
-        assert all(abs(rows.index(one) - rows.index(other)) == 1 for one, other in [(0, 5), (1, 2), (6, 7), (10, 11)])
+        assert all(abs(rows.index(row) - rows.index(other)) == 1 for row, other in [(0, 5), (1, 2), (6, 7), (10, 11)])
     assert {order[0] for order in orders} == {0, 1, 2, 3}
 
 
-def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_window_is_decoded_once_per_epoch_and_released(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, int]] = []
     whole = InMemory.read_stretches
 
@@ -336,16 +337,16 @@ def test_each_window_is_decoded_once_an_epoch_and_let_go(monkeypatch: pytest.Mon
     for corpus, fraction in ((NONE, 1.0), (pool(5, "dataset"), 0.3)):
         steps = batches(own, corpus, fraction=fraction, size=1, steps=range(12 if fraction == 1 else 30))
         assert len(steps) in (12, 30)
-        found = [one for one in read if one[1] - one[0] == 4]
-        assert sorted(found[:3]) == [(0, 4), (4, 8), (8, 12)]
-        assert len(found) == 3
+        spans = [span for span in read if span[1] - span[0] == 4]
+        assert sorted(spans[:3]) == [(0, 4), (4, 8), (8, 12)]
+        assert len(spans) == 3
         assert all(
             batch.rows.ids_NK.tolist() == [[batch.completion_ids[0][0]]] for (batch,) in steps if batch.on_policy_B
         )
         read.clear()
 
 
-def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
+def test_a_reader_holds_only_the_windows_of_the_last_rows() -> None:
     source = InMemory(scores=[scores([{token: 0.5}]) for token in range(6)])
     reader = WindowReader(source, np.arange(6) // 2, partial(at_temperature, temperature=1.0, column=0))
     reader.hold([0, 3])
@@ -356,7 +357,7 @@ def test_a_reader_holds_the_windows_of_the_last_rows_alone() -> None:
     assert concatenate_rows([reader.place(3), reader.place(2)]).top[0].tolist() == [3, 2]
 
 
-def test_rows_far_apart_are_read_apart() -> None:
+def test_distant_rows_are_read_separately() -> None:
     assert stretches([]) == []
     assert stretches([40, 3, 19, 4]) == [range(3, 20), range(40, 41)]
 
@@ -366,14 +367,14 @@ def test_rows_far_apart_are_read_apart() -> None:
 
 @st.composite
 def ragged(draw: st.DrawFn) -> list[tuple[Rollout, Scores]]:
-    """A few scored sequences of every shape, some empty, with exact and rounded masses at two temperatures."""
+    """Draw scored sequences of every shape, with exact and rounded masses at two temperatures."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pairs = []
     for at, length in enumerate(draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))):
         ids = [rng.permutation(30) for _ in range(length)]
-        heads = [{int(one): float(rng.random()) / 9 for one in row[: rng.integers(1, 9)]} for row in ids]
-        unions = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 4)]} for row in ids]
-        draws = [{int(one): float(rng.random()) / 30 for one in row[9 : 9 + rng.integers(0, 7)]} for row in ids]
+        heads = [{int(token): float(rng.random()) / 9 for token in row[: rng.integers(1, 9)]} for row in ids]
+        unions = [{int(token): float(rng.random()) / 30 for token in row[9 : 9 + rng.integers(0, 4)]} for row in ids]
+        draws = [{int(token): float(rng.random()) / 30 for token in row[9 : 9 + rng.integers(0, 7)]} for row in ids]
         tail = rng.random((length, 2)) * rng.integers(0, 2, (length, 1))
         lse = np.stack([np.zeros(length), rng.normal(size=length)], 1)
         rows = scores(heads, union=unions, draw=draws, tail=tail.reshape(length, 2), lse=lse)
@@ -384,10 +385,10 @@ def ragged(draw: st.DrawFn) -> list[tuple[Rollout, Scores]]:
 
 
 def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column: int) -> dict[str, Any]:
-    """The teacher's rows of a batch, entry by entry."""
+    """Return the teacher's rows of a batch, computed entry by entry."""
     cut = [(rows, *spans) for _, rows in pairs for spans in positions(rows)]
     width_head, width_union, width_draw = (
-        max((one[i].stop - one[i].start for one in cut), default=0) for i in (2, 3, 4)
+        max((spans[i].stop - spans[i].start for spans in cut), default=0) for i in (2, 3, 4)
     )
     made: dict[str, list[Any]] = {name: [] for name in ("ids", "logp", "tail", "draw_ids", "draw_logp", "weight")}
     for rows, t, head, union, drawn in cut:
@@ -395,77 +396,77 @@ def laid_out(pairs: Sequence[tuple[Rollout, Scores]], temperature: float, column
         tail = max(rows.stats.student_tail_NH[t, column], floor)
         entries = [(rows.top.ids[head], rows.top.logp[head], width_head)]
         entries += [(rows.student.ids[union], rows.student.logp[union], width_union)]
-        logp = [one / temperature - lse for _, one, _ in entries]
-        total = sum(np.exp(one.astype(np.float64)).sum() for one in logp) + tail
+        logp = [values / temperature - lse for _, values, _ in entries]
+        total = sum(np.exp(values.astype(np.float64)).sum() for values in logp) + tail
         pad = [width - len(ids) for ids, _, width in entries]
         first = rows.top.ids[head][0]
-        made["ids"].append([one for (ids, *_), n in zip(entries, pad, strict=True) for one in [*ids, *[first] * n]])
+        made["ids"].append([token for (ids, *_), n in zip(entries, pad, strict=True) for token in [*ids, *[first] * n]])
         made["logp"].append(
-            [one for part, n in zip(logp, pad, strict=True) for one in [*(part - math.log(total)), *[-np.inf] * n]]
+            [value for part, n in zip(logp, pad, strict=True) for value in [*(part - math.log(total)), *[-np.inf] * n]]
         )
         made["tail"].append(tail / total)
         missing, ids = width_draw - (drawn.stop - drawn.start), rows.tail_samples.ids[drawn].tolist()
         share = math.log(max(rows.stats.tail_NH[t, 0], floor) / max(len(ids), 1))
-        held = [one in rows.student.ids[union] for one in ids]
+        held = [token in rows.student.ids[union] for token in ids]
         at_t = rows.tail_samples.logp[drawn] / temperature - lse - math.log(total)
         weight = share + at_t - rows.tail_samples.logp[drawn]
         made["draw_ids"].append([*ids, *[0] * missing])
-        made["draw_logp"].append([0 if no else one for one, no in zip(at_t, held, strict=True)] + [0] * missing)
+        made["draw_logp"].append([0 if no else value for value, no in zip(at_t, held, strict=True)] + [0] * missing)
         made["weight"].append(
-            [-np.inf if no else one for one, no in zip(weight, held, strict=True)] + [-np.inf] * missing
+            [-np.inf if no else value for value, no in zip(weight, held, strict=True)] + [-np.inf] * missing
         )
     return made
 
 
 def positions(rows: Scores) -> Iterator[tuple[int, slice, slice, slice]]:
-    """Each position, and its head, union and draws."""
+    """Yield each position with its top tokens, student-support tokens and tail samples."""
     ends = [
         np.cumsum([0, *counts]).tolist() for counts in (rows.top.counts, rows.student.counts, rows.tail_samples.counts)
     ]
     for t in range(len(rows)):
-        head, union, drawn = (slice(one[t], one[t + 1]) for one in ends)
+        head, union, drawn = (slice(offsets[t], offsets[t + 1]) for offsets in ends)
         yield t, head, union, drawn
 
 
 @settings(max_examples=60, deadline=None)
 @given(ragged(), st.sampled_from([1.0, 2.0]))
-def test_a_batch_is_its_entries_laid_out(pairs: list[tuple[Rollout, Scores]], temperature: float) -> None:
+def test_a_batch_equals_its_entries(pairs: list[tuple[Rollout, Scores]], temperature: float) -> None:
     column = 0 if temperature == 1.0 else 1
     batch, expected = collated(pairs, temperature=temperature, column=column), laid_out(pairs, temperature, column)
     positions_N = len(expected["tail"])
     assert batch.rows.ids_NK.tolist() == expected["ids"]
     assert batch.rows.tail_sample_ids_NJ.tolist() == expected["draw_ids"]
-    for name, found in (
+    for name, array in (
         ("logp", batch.rows.logp_NK),
         ("draw_logp", batch.rows.tail_sample_logp_NJ),
         ("weight", batch.rows.tail_sample_logweight_NJ),
     ):
-        assert found.dtype == np.float32
-        assert np.allclose(found, np.array(expected[name]).reshape(found.shape), rtol=1e-5, atol=1e-5)
+        assert array.dtype == np.float32
+        assert np.allclose(array, np.array(expected[name]).reshape(array.shape), rtol=1e-5, atol=1e-5)
     assert batch.rows.tail_N == pytest.approx(expected["tail"], rel=1e-5)
     assert batch.rows.has_tail_samples_N.tolist() == [n > 0 for _, rows in pairs for n in rows.tail_samples.counts]
-    assert batch.rows.token_ids_N.tolist() == [token for one, _ in pairs for token in one.completion_ids]
+    assert batch.rows.token_ids_N.tolist() == [token for rollout_, _ in pairs for token in rollout_.completion_ids]
     assert len(batch.rows.behaviour_logp_N) == len(batch.rows.token_ids_N) == positions_N
-    assert batch.on_policy_B.tolist() == [one.source == "student" for one, _ in pairs]
+    assert batch.on_policy_B.tolist() == [rollout_.source == "student" for rollout_, _ in pairs]
 
 
 @settings(max_examples=60, deadline=None)
 @given(ragged(), st.sampled_from([(1.0, 0), (2.0, 1)]))
-def test_a_row_has_the_bits_that_it_has_alone(pairs: list[tuple[Rollout, Scores]], at: tuple[float, int]) -> None:
-    """Whichever way sequences come into windows and batches: in float32, position by position."""
+def test_a_row_does_not_depend_on_other_rows(pairs: list[tuple[Rollout, Scores]], at: tuple[float, int]) -> None:
+    """Every position is recomputed in float32, whatever windows and batches its sequence is in."""
     temperature, column = at
-    many = pool_of([one for one, _ in pairs], [rows for _, rows in pairs])
+    many = pool_of([rollout_ for rollout_, _ in pairs], [rows for _, rows in pairs])
     order = np.random.default_rng(len(pairs)).permutation(len(pairs)).tolist()
     batch = next(iter_batches([[[(many, row) for row in order]]], temperature=temperature, column=column))[0]
     cut = [(rows, *spans) for row in order for rows in (pairs[row][1],) for spans in positions(rows)]
     for n, (rows, t, head, union, drawn) in enumerate(cut):
         lse, floor = rows.stats.lse_NH[t, column], np.float32(math.exp(-20))
         logp = [
-            one if temperature == 1.0 else one / temperature - lse
-            for one in (rows.top.logp[head], rows.student.logp[union])
+            values if temperature == 1.0 else values / temperature - lse
+            for values in (rows.top.logp[head], rows.student.logp[union])
         ]
         tail = np.maximum(rows.stats.student_tail_NH[t, column], floor)
-        sums = [np.add.reduceat(np.exp(one), [0])[0] if len(one) else np.float32(0) for one in logp]
+        sums = [np.add.reduceat(np.exp(values), [0])[0] if len(values) else np.float32(0) for values in logp]
         norm = np.log(sums[0] + sums[1] + tail)
         kept_K = ~np.isneginf(batch.rows.logp_NK[n])
         assert batch.rows.logp_NK[n][kept_K].tolist() == [*(logp[0] - norm), *(logp[1] - norm)]
@@ -474,14 +475,14 @@ def test_a_row_has_the_bits_that_it_has_alone(pairs: list[tuple[Rollout, Scores]
         raw = rows.tail_samples.logp[drawn]
         at_t = (raw if temperature == 1.0 else raw / temperature - lse) - norm
         counted = ~np.isin(rows.tail_samples.ids[drawn], rows.student.ids[union])
-        found, expected = batch.rows.tail_sample_logweight_NJ[n][: len(raw)], at_t - raw + share
-        assert found[counted].tolist() == expected[counted].tolist()
-        assert np.isneginf(found[~counted]).all()
+        weights, expected = batch.rows.tail_sample_logweight_NJ[n][: len(raw)], at_t - raw + share
+        assert weights[counted].tolist() == expected[counted].tolist()
+        assert np.isneginf(weights[~counted]).all()
         assert batch.rows.tail_sample_logp_NJ[n][: len(raw)].tolist() == np.where(counted, at_t, 0).tolist()
 
 
 def test_row_t_belongs_to_completion_token_t() -> None:
-    """Every row of the pool holds its own token alone, so that a shift by one would show."""
+    """Every row of the pool stores its own token only, so a shift by one would be visible."""
     for window in batches(pool(9, "student"), pool(9, "dataset"), fraction=0.5):
         for batch in window:
             assert batch.rows.token_ids_N.tolist() == list(itertools.chain(*batch.completion_ids))
@@ -489,9 +490,9 @@ def test_row_t_belongs_to_completion_token_t() -> None:
 
 
 def test_masks_come_from_lengths_and_not_from_ids() -> None:
-    """Token 0 pads inside `lm`, 2 is pad and eos: both count wherever a completion holds them."""
-    one = rollout("a", [1], [2, 0, 2, 2])
-    batch = collated([(one, scores([{token: 0.5} for token in one.completion_ids]))], temperature=1.0, column=0)
+    """Token 0 is padding inside the model and 2 is pad and eos; both count as tokens of a completion."""
+    padded = rollout("a", [1], [2, 0, 2, 2])
+    batch = collated([(padded, scores([{token: 0.5} for token in padded.completion_ids]))], temperature=1.0, column=0)
     assert batch.rows.token_ids_N.tolist() == [2, 0, 2, 2]
     assert batch.rows.behaviour_logp_N.tolist() == [-0.5, -1.0, -1.5, -2.0]
     assert batch.rows.logp_NK == pytest.approx(np.log(np.full((4, 1), 0.5)))
@@ -514,12 +515,12 @@ def test_rows_of_rounded_probabilities_become_distributions() -> None:
     assert np.exp(batch.rows.logp_NK)[0] == pytest.approx([0.61 / 1.03, 0.3 / 1.03])
 
 
-def test_a_tail_rounded_to_nothing_is_not_quite_nothing() -> None:
+def test_a_tail_that_was_rounded_to_zero_is_positive() -> None:
     batch = collated([(rollout("a", [1], [5]), scores([{5: 1.0}], tail=[[0.0]]))], temperature=1.0, column=0)
     assert batch.rows.tail_N == pytest.approx([math.exp(-20)])
 
 
-def test_the_column_and_the_temperature_choose_one_distribution() -> None:
+def test_column_and_temperature_select_a_distribution() -> None:
     p_V = np.array([0.5, 0.3, 0.15, 0.05])
     z = (p_V**0.5).sum()
     hot_V = p_V**0.5 / z
@@ -531,8 +532,8 @@ def test_the_column_and_the_temperature_choose_one_distribution() -> None:
         assert batch.rows.tail_N == pytest.approx([expected_V[2:].sum()])
 
 
-def test_what_a_draw_counts() -> None:
-    """Two draws of a tail of .2 count .1 each; one that the union holds counts nothing, and the row still has draws."""
+def test_the_weight_of_a_tail_sample() -> None:
+    """Two samples of a tail of 0.2 have weight 0.1 each; a sample of a student-support token has weight 0."""
     rows = scores([{0: 0.8}, {0: 0.8}, {0: 0.8}], union=[{}, {3: 0.05}, {}], draw=[{2: 0.1, 3: 0.05}, {3: 0.05}, {}])
     batch = collated([(rollout("a", [1], [0, 0, 0]), rows)], temperature=1.0, column=0)
     assert np.exp(batch.rows.tail_sample_logweight_NJ) == pytest.approx(np.array([[0.1, 0.1], [0, 0], [0, 0]]))
@@ -541,8 +542,8 @@ def test_what_a_draw_counts() -> None:
     assert np.exp(batch.rows.tail_sample_logp_NJ[0]) == pytest.approx([0.1, 0.05])
 
 
-def test_only_students_have_a_behaviour() -> None:
-    """A teacher's or a data set's log-probs say nothing about how stale the student's rollouts are."""
+def test_only_student_rollouts_have_behaviour_log_probs() -> None:
+    """Log-probs of teacher completions do not measure the staleness of student rollouts."""
     pairs = [
         (rollout(source, [1], [5, 5], source=source), scores([{5: 0.5}] * 2))
         for source in ("student", "teacher", "dataset")
@@ -553,7 +554,7 @@ def test_only_students_have_a_behaviour() -> None:
     assert batch.rows.on_policy_N.tolist() == [True] * 2 + [False] * 4
 
 
-def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
+def test_replayed_rollouts_have_behaviour_log_probs_and_are_not_on_policy() -> None:
     pairs: list[tuple[Rollout, Scores]] = [
         (rollout("r", [1], [5, 5], source="replay"), scores([{5: 0.5}] * 2)),
         (rollout("p", [1], [5], source="replay"), scores([{5: 0.5}])),
@@ -564,16 +565,18 @@ def test_replayed_rollouts_have_a_behaviour_and_are_not_fresh() -> None:
     assert not batch.on_policy_B.any()
 
 
-def test_sequences_keep_their_rows_in_any_company() -> None:
+def test_rows_of_a_sequence_do_not_depend_on_its_batch() -> None:
     rollouts = pool(6, "student").rollouts
-    pairs = [(one, scores([{token: 0.5} for token in one.completion_ids])) for one in rollouts]
+    pairs = [(rollout_, scores([{token: 0.5} for token in rollout_.completion_ids])) for rollout_ in rollouts]
     together = collated(pairs, temperature=1.0, column=0)
-    apart = [collated([one], temperature=1.0, column=0) for one in pairs]
+    apart = [collated([scored], temperature=1.0, column=0) for scored in pairs]
     for name in ("token_ids_N", "behaviour_logp_N", "tail_N", "ids_NK", "logp_NK"):
-        assert np.array_equal(getattr(together.rows, name), np.concatenate([getattr(one.rows, name) for one in apart]))
+        assert np.array_equal(
+            getattr(together.rows, name), np.concatenate([getattr(batch.rows, name) for batch in apart])
+        )
 
 
-def test_collating_leaves_the_scores_alone() -> None:
+def test_collation_does_not_change_the_scores() -> None:
     rows = scores([{0: 0.8}], union=[{3: 0.05}], draw=[{2: 0.1}])
     before = {name: values.copy() for name, values in arrays_of(rows).items()}
     collated([(rollout("a", [1], [0]), rows)], temperature=2.0, column=0)

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, by itself."""
+"""The moving average of a model's weights."""
 
 import torch
 
@@ -19,11 +19,11 @@ def test_weights_count_by_powers_of_the_decay_over_their_sum() -> None:
         torch.nn.init.constant_(model.weight, value)
         average.update_parameters(model)
         powers = [decay ** (step - 1 - place) for place in range(step)]
-        expected = sum(power * one for power, one in zip(powers, values, strict=False)) / sum(powers)
+        expected = sum(power * value for power, value in zip(powers, values, strict=False)) / sum(powers)
         assert abs(average.module.weight.item() - expected) < 1e-6
 
 
-def test_what_is_saved_goes_on_as_if_nothing_had_been() -> None:
+def test_a_restored_average_continues_identically() -> None:
     model, values = model_of(0.0), [5.0, 1.0, -2.0]
     average = average_of(model, 0.5)
     for value in values:
@@ -36,7 +36,7 @@ def test_what_is_saved_goes_on_as_if_nothing_had_been() -> None:
     other = average_of(again, 0.5)
     restore_average(again, other, kept)
     assert torch.equal(again.weight, model.weight)
-    for one, its in ((model, average), (again, other)):
-        torch.nn.init.constant_(one.weight, 3.0)
-        its.update_parameters(one)
+    for each_model, its in ((model, average), (again, other)):
+        torch.nn.init.constant_(each_model.weight, 3.0)
+        its.update_parameters(each_model)
     assert torch.equal(average.module.weight, other.module.weight)

@@ -1,4 +1,4 @@
-"""Who takes a place of a batch, and when replay gives way to fresh rollouts."""
+"""The sources of batch slots, and adaptive replay."""
 
 from typing import Any
 
@@ -42,14 +42,14 @@ def replay(**changes: Any) -> ReplayParams:
     return ReplayParams(**({"rounds": 3, "weight": 0.6, "max_age": None, "adaptive": True} | changes))
 
 
-def test_a_ramp_is_straight_and_then_flat() -> None:
+def test_a_ramp_is_linear_and_then_constant() -> None:
     ramp = Ramp(start=0.8, end=0.2, steps=4)
     assert [fraction_at(ramp, step) for step in range(6)] == pytest.approx([0.8, 0.65, 0.5, 0.35, 0.2, 0.2])
     assert fraction_at(0.3, 7) == 0.3
 
 
-def test_the_gap_is_the_mean_over_a_rounds_own_tokens() -> None:
-    """By enumeration it is the reverse KL: here over one token of two, drawn as b has it."""
+def test_reverse_kl_is_estimated_from_a_rounds_own_tokens() -> None:
+    """The estimate is enumerated for one token out of two, sampled from b."""
     b, p = np.array([0.75, 0.25]), np.array([0.5, 0.5])
     rollouts = [written(0, float(np.log(b[token])), "student", 1) for token in (0, 0, 0, 1)]
     nll_B = np.array([-np.log(p[token]) for token in (0, 0, 0, 1)])
@@ -63,20 +63,20 @@ def test_the_gap_is_the_mean_over_a_rounds_own_tokens() -> None:
     ("gaps", "weight"),
     [([1.0, 2.0], 0.6), ([2.0, 1.0], 0.0), ([2.0, 1.0, 3.0], 0.3), ([1.0, 2.0, 3.0, 0.5], 0.4), ([1.0, 1.0], 0.0)],
 )
-def test_fresh_rollouts_count_more_as_the_divergence_stops_falling(gaps: list[float], weight: float) -> None:
-    """`gaps` are those of the fresh round and of earlier ones, newest first."""
+def test_replay_decreases_as_the_divergence_stops_falling(gaps: list[float], weight: float) -> None:
+    """`gaps` are the reverse KLs of this round and of earlier ones, newest first."""
     rollouts = [written(30 - 10 * age, -1.0, "replay" if age else "student") for age in range(len(gaps))]
     nll_B = np.array(gaps) + 1.0
     assert replay_weight(replay(), rollouts, nll_B) == pytest.approx(weight)
     assert replay_weight(replay(adaptive=False), rollouts, nll_B) == 0.6
 
 
-def test_without_anything_to_replay_every_place_is_fresh() -> None:
+def test_without_replayed_rollouts_the_weight_is_zero() -> None:
     for adaptive in (True, False):
         assert replay_weight(replay(adaptive=adaptive), [written(0, -1.0, "student")], np.array([1.0])) == 0.0
 
 
-def test_a_source_without_sequences_leaves_its_share_to_the_others() -> None:
+def test_a_source_without_sequences_leaves_its_share_to_other_sources() -> None:
     weights = CorpusWeights(dataset=1.0, teacher=2.0)
     assert corpus_shares(weights, {"dataset": 5, "teacher": 1}) == {"dataset": 1 / 3, "teacher": 2 / 3}
     assert corpus_shares(weights, {}) == {}

@@ -1,4 +1,4 @@
-"""Training for a reward, with the pipeline's own parts: what it does to a tiny student, and what it does not."""
+"""Training of a tiny student for a reward, with all parts of the pipeline."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,14 +22,14 @@ REWARDED = replace(OBJECTIVE, alpha=0.05)
 
 
 def mean_share(student: Path, seed: int) -> float:
-    """Over new completions."""
+    """Return the mean reward of new completions."""
     written = written_by(student, 16, tokens=8, seed=seed)
     return sum(map(share, written)) / len(written)
 
 
 @pytest.fixture(scope="module")
 def own(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pool, Pool]:
-    """Teacher, student, its rewarded rollouts and the corpus, both scored."""
+    """Return teacher, student, its rewarded rollouts and the fixed corpus, both scored."""
     root = tmp_path_factory.mktemp("job")
     job = make_job(make_model_dir, root, samples=8, tokens=8, teacher_range=0.1, dropout=0.0)
     pool = scored(rewarded(list(job.own.rollouts)), job.teacher, root / "rewarded")
@@ -41,7 +41,7 @@ def test_splitting_a_step_changes_neither_loss_nor_gradient(
     own: tuple[Path, Path, Pool, Pool], micro: int, tmp_path: Path
 ) -> None:
     _, student, pool, corpus = own
-    (_, once, at_once), (_, state, found) = (
+    (_, once, at_once), (_, state, split) = (
         train_round(
             student, pool, corpus, REWARDED, tmp_path / f"{size}", steps=range(1), batch_size=8, micro_batch_size=size
         )
@@ -50,19 +50,17 @@ def test_splitting_a_step_changes_neither_loss_nor_gradient(
     assert 0 < once.rows[0]["own_share"] < 1
     assert state.rows[0]["loss"] == pytest.approx(once.rows[0]["loss"], abs=1e-6)
     assert state.rows[0]["reward"] == pytest.approx(once.rows[0]["reward"], abs=1e-9)
-    assert max((found[name] - at_once[name]).abs().max().item() for name in at_once) < 1e-6
-    assert max(one.abs().max().item() for one in at_once.values()) > 1e-2
+    assert max((split[name] - at_once[name]).abs().max().item() for name in at_once) < 1e-6
+    assert max(gradient.abs().max().item() for gradient in at_once.values()) > 1e-2
 
 
-def test_alpha_one_trains_to_the_same_bits_with_rewards_and_without(
-    own: tuple[Path, Path, Pool, Pool], tmp_path: Path
-) -> None:
+def test_with_alpha_one_rewards_change_no_bit(own: tuple[Path, Path, Pool, Pool], tmp_path: Path) -> None:
     _, student, pool, corpus = own
-    unpaid = [replace(one, reward=None) for one in pool.rollouts]
+    unpaid = [replace(rollout, reward=None) for rollout in pool.rollouts]
     bare = replace(pool, rollouts=unpaid, advantage_B=0 * pool.advantage_B)
     (_, with_, gradients), (_, without, plain) = (
-        train_round(student, one, corpus, OBJECTIVE, tmp_path / name, steps=range(3))
-        for name, one in (("with", pool), ("without", bare))
+        train_round(student, own, corpus, OBJECTIVE, tmp_path / name, steps=range(3))
+        for name, own in (("with", pool), ("without", bare))
     )
     assert pool.advantage_B.any()
     assert not corpus.advantage_B.any()
@@ -73,8 +71,8 @@ def test_alpha_one_trains_to_the_same_bits_with_rewards_and_without(
     assert with_.rows[0]["gain_clipped"] is None
 
 
-def test_a_reward_is_learnt_and_without_its_weight_is_not(own: tuple[Path, Path, Pool, Pool], tmp_path: Path) -> None:
-    """Three rounds of six steps on fresh rollouts, for a token that the teacher likes no better than any other."""
+def test_a_reward_is_learnt_only_with_a_weight(own: tuple[Path, Path, Pool, Pool], tmp_path: Path) -> None:
+    """Three rounds of six steps reward a token that the teacher does not prefer."""
     teacher, first, pool, corpus = own
     before, shares = mean_share(first, seed=99), {}
     large = {"batch_size": 24, "micro_batch_size": 24, "shuffle_window": 1000}

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the loss of the references and nothing else, through the parts that distil."""
+"""Supervised fine-tuning, which uses the parts of distillation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,7 +39,7 @@ SFT = SftParams(steps=6, batch_size=4, micro_batch_size=2, optimizer=optimizer(l
 def loss_and_gradients(
     path: Path, planned: list[list[list[Pick]]], objective: ObjectiveParams
 ) -> tuple[float, dict[str, Tensor], list[list[int]]]:
-    """Of the first step's window, per token; and what it held."""
+    """Return loss and gradients of the first step per token, and the texts of the step."""
     model = lm.load_model(path, to_train=True)
     (window,) = iter_batches(planned[:1], temperature=1.0, column=0)
     tokens, total = sum(len(batch.rows.token_ids_N) for batch in window), 0.0
@@ -49,15 +49,15 @@ def loss_and_gradients(
         loss, _ = batch_loss(objective, lm.head_of(model, VOCAB), hidden_ND, rows, behaviour_temperature=None)
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     texts = [
-        one for batch in window for pair in zip(batch.prompt_ids, batch.completion_ids, strict=True) for one in pair
+        ids for batch in window for pair in zip(batch.prompt_ids, batch.completion_ids, strict=True) for ids in pair
     ]
     return total / tokens, gradients, texts
 
 
 def by_transformers(path: Path, texts: list[list[int]]) -> tuple[float, dict[str, Tensor]]:
-    """Transformers' own loss of labels, sequence by sequence."""
+    """Return the loss and gradients of transformers from labels, sequence by sequence."""
     model, pairs = lm.load_model(path, to_train=True), list(zip(texts[::2], texts[1::2], strict=True))
     tokens, total = sum(len(completion) for _, completion in pairs), 0.0
     for prompt, completion in pairs:
@@ -65,7 +65,7 @@ def by_transformers(path: Path, texts: list[list[int]]) -> tuple[float, dict[str
         loss = model(input_ids=torch.tensor([prompt + completion]), labels=labels).loss * len(completion) / tokens
         loss.backward()
         total += loss.item()
-    return total, {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return total, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +74,25 @@ def student(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPa
     return make_model_dir(tmp_path_factory.mktemp("sft") / "student", seed=2, initializer_range=0.1, **ids)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_references_and_transformers_own(student: Path) -> None:
+def test_the_loss_is_the_cross_entropy_of_transformers(student: Path) -> None:
     data = TrainingData.of_references(reference_rollouts(PROMPTS), SFT.batches)
     planned = plan_steps(data.own, data.corpus, SFT.batches, key=(0,), steps=range(SFT.steps), replay=0.0)
     loss, gradients, texts = loss_and_gradients(student, planned, cross_entropy(5))
     expected, expected_gradients = by_transformers(student, texts)
     assert loss == pytest.approx(expected, abs=1e-6)
     assert set(gradients) == set(expected_gradients)
-    assert max((gradients[name] - one).abs().max().item() for name, one in expected_gradients.items()) < 1e-6
-    assert max(one.abs().max().item() for one in gradients.values()) > 1e-2
+    assert max((gradients[name] - gradient).abs().max().item() for name, gradient in expected_gradients.items()) < 1e-6
+    assert max(gradient.abs().max().item() for gradient in gradients.values()) > 1e-2
 
 
 def test_sequence_level_kd_is_cross_entropy_on_the_teachers_own_completions(
     student: Path, make_model_dir: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """By parameters of the ordinary objective over scored generations: the scores have no part in it."""
+    """The parameters of the objective make the loss over scored generations ignore the scores."""
     job = make_job(make_model_dir, tmp_path, samples=1, tokens=2, teacher_range=0.1, dropout=0.0)
     generations = [
-        replace(one, source="teacher", behaviour_logp=[], support_ids=[])
-        for one in written_by(job.teacher, 2, tokens=6)
+        replace(rollout, source="teacher", behaviour_logp=[], support_ids=[])
+        for rollout in written_by(job.teacher, 2, tokens=6)
     ]
     mix = replace(MIX, student_fraction=0.0)
     pool = scored(generations, job.teacher, tmp_path / "segment")
@@ -102,7 +102,7 @@ def test_sequence_level_kd_is_cross_entropy_on_the_teachers_own_completions(
     expected, expected_gradients = by_transformers(student, texts)
     assert SUPPORT.samples_per_tail > 0
     assert loss == pytest.approx(expected, abs=1e-6)
-    assert max((gradients[name] - one).abs().max().item() for name, one in expected_gradients.items()) < 1e-6
+    assert max((gradients[name] - gradient).abs().max().item() for name, gradient in expected_gradients.items()) < 1e-6
     distilled, _, _ = loss_and_gradients(student, planned, OBJECTIVE)
     assert abs(distilled - expected) > 0.01
 
@@ -112,10 +112,11 @@ def test_sequence_level_kd_is_cross_entropy_on_the_teachers_own_completions(
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's directory with prompts and parameters."""
+    """Return the directory of a run, with prompts and parameters."""
     monkeypatch.chdir(tmp_path)
     prompts = [
-        replace(one, prompt_ids=[256, *one.prompt_ids], reference_ids=[*one.reference_ids[:-1], 257]) for one in PROMPTS
+        replace(prompt, prompt_ids=[256, *prompt.prompt_ids], reference_ids=[*prompt.reference_ids[:-1], 257])
+        for prompt in PROMPTS
     ]
     write_rows(Path("work/prompts/prompts.parquet"), prompts, PROMPT)
     tuning = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "optimizer": {**SETTINGS}}
@@ -139,7 +140,7 @@ def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Pa
     assert {(row["student"], row["round"], row["own_share"]) for row in rows} == {("small", "sft", 0.0)}
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert stored_dtype(Path("tuned")) == torch.float32
-    assert YAML(typ="safe").load(Path("work/costs/small-sft.json"))["tokens"] == sum(one["read_tokens"] for one in rows)
+    assert YAML(typ="safe").load(Path("work/costs/small-sft.json"))["tokens"] == sum(row["read_tokens"] for row in rows)
 
 
 def test_any_model_is_tuned_by_the_command(place: Path, student_dir: Path) -> None:
@@ -148,7 +149,7 @@ def test_any_model_is_tuned_by_the_command(place: Path, student_dir: Path) -> No
     assert (tree_digest(Path("mine/tuned")), Path("mine/tuned.csv").read_text()) == tune(student_dir, "stage")
 
 
-def test_tuning_that_was_killed_ends_with_the_same_model(
+def test_a_killed_tuning_ends_with_the_same_model(
     place: Path, student_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tune(student_dir, "whole")
@@ -169,7 +170,7 @@ def test_tuning_that_was_killed_ends_with_the_same_model(
     assert tune(student_dir, "killed") == whole
 
 
-def test_a_teacher_keeps_its_precision_and_its_lineage_tells(
+def test_a_tuned_teacher_keeps_its_precision_and_records_the_tuning(
     place: Path, make_model_dir: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = make_model_dir(tmp_path / "base", seed=3)
@@ -178,15 +179,15 @@ def test_a_teacher_keeps_its_precision_and_its_lineage_tells(
     write_lineage(base, teacher_lineage(model_source(fingerprint=print_)))
     tune(base, "teacher")
     assert stored_dtype(Path("teacher")) == torch.bfloat16
-    found = read_lineage(Path("teacher"))
-    assert found is not None
-    (one,) = found.tunings
-    assert (one.model, one.before, one.after) == ("small", print_, model_fingerprint(Path("teacher")))
-    assert found.teacher.fingerprint == one.after != print_
-    assert one.parameters["steps"] == 6
+    lineage = read_lineage(Path("teacher"))
+    assert lineage is not None
+    (tuning,) = lineage.tunings
+    assert (tuning.model, tuning.before, tuning.after) == ("small", print_, model_fingerprint(Path("teacher")))
+    assert lineage.teacher.fingerprint == tuning.after != print_
+    assert tuning.parameters["steps"] == 6
 
 
-def test_an_adapter_is_tuned_apart_from_its_base(place: Path, student_dir: Path) -> None:
+def test_tuning_an_adapter_does_not_change_its_base(place: Path, student_dir: Path) -> None:
     home, lora = (
         Path("work/small"),
         LoraParams(
@@ -206,7 +207,7 @@ def test_an_adapter_is_tuned_apart_from_its_base(place: Path, student_dir: Path)
     assert tree_digest(base) == frozen
     rows = read_log(Path(f"{made}.csv"))
     assert rows[-1]["loss"] < rows[0]["loss"]
-    weights = [lm.load_model(one).state_dict() for one in (before, made)]
+    weights = [lm.load_model(folder).state_dict() for folder in (before, made)]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -222,7 +223,7 @@ def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Pat
     assert tied_head(lm.load_model(Path("tuned"))) == tied
 
 
-def test_certain_rows_are_of_their_own_tokens() -> None:
+def test_one_hot_rows_store_their_own_tokens() -> None:
     rollouts = reference_rollouts(PROMPTS)
     (stretch,) = OneHotTeacher(rollouts=rollouts).read_stretches(3, 7)
     assert stretch.scores.top.ids[slice(*stretch.bounds["top"][2:4])].tolist() == rollouts[5].completion_ids

@@ -1,4 +1,4 @@
-"""Training with every tail estimator, from rollouts to scores to a segment; no estimator silently falls back on the bucket."""
+"""Training with every tail estimator, from rollouts to scores to a segment; none silently falls back on the bucket."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,8 +35,11 @@ def start(make_model_dir: Callable[..., Path], tmp_path_factory: pytest.TempPath
     codecs = ("sqrt8", "rskd")
     return Start(
         job.student,
-        {one: scored(written, job.teacher, root / f"own {one}", codec=one) for one in codecs},
-        {one: scored(list(job.corpus.rollouts), job.teacher, root / f"corpus {one}", codec=one) for one in codecs},
+        {codec: scored(written, job.teacher, root / f"own {codec}", codec=codec) for codec in codecs},
+        {
+            codec: scored(list(job.corpus.rollouts), job.teacher, root / f"corpus {codec}", codec=codec)
+            for codec in codecs
+        },
     )
 
 
@@ -75,7 +78,7 @@ def batches(start: Start, codec: str, **mix: Any) -> list[Batch]:
         ("sqrt8", {"tail_estimator": "tail_mean", "divergence": "jsd", "alpha": 0.5}),
         ("sqrt8", {"tail_estimator": "auto", "cross_entropy": 0.5}),
     ],
-    ids=lambda one: one if isinstance(one, str) else "-".join(str(each) for each in one.values()),
+    ids=lambda value: value if isinstance(value, str) else "-".join(str(each) for each in value.values()),
 )
 def test_every_tail_estimator_trains_and_differs_from_the_bucket(
     start: Start, codec: str, changes: dict[str, Any], tmp_path: Path
@@ -89,7 +92,7 @@ def test_every_tail_estimator_trains_and_differs_from_the_bucket(
     plain_rows, plain = trained(start, tmp_path / "plain", codec=codec, **changes | less)
     assert all(np.isfinite([row["loss"], row["grad_norm"]]).all() and row["grad_norm"] > 0 for row in rows)
     assert rows[0]["loss"] != pytest.approx(plain_rows[0]["loss"], rel=1e-4)
-    assert all(np.isfinite(one).all() for one in weights.values())
+    assert all(np.isfinite(weight).all() for weight in weights.values())
     assert max(np.abs(weights[name] - plain[name]).max() for name in plain) > 1e-4
     if changes.get("alpha", 1.0) < 1:
         assert rows[0]["gain_clipped"] is not None

@@ -49,7 +49,7 @@ SAMPLING = Sampling(
 def written(source: Any, *lengths: int) -> list[Rollout]:
     """Rollouts that no two calls of other lengths share."""
     rollouts = [rollout(f"{source}{i}", [i, *range(length, 2 * length - 1)]) for i, length in enumerate(lengths)]
-    return [replace(item, source=source) for item in rollouts]
+    return [replace(rollout, source=source) for rollout in rollouts]
 
 
 def prompt(length: int, reference: int) -> Prompt:
@@ -83,7 +83,7 @@ def forecast_inputs(root: Path, **changes: Any) -> ForecastInputs:
 
 
 def publish(root: Path, rollouts: list[Rollout], header: SegmentHeader = HEADER) -> Path:
-    sequences = [ScoredSequence(rollout=item, scores=scores_of(item.completion_ids)) for item in rollouts]
+    sequences = [ScoredSequence(rollout=rollout, scores=scores_of(rollout.completion_ids)) for rollout in rollouts]
     path = Store(root=root).publish(sequences, header, np.arange(90))
     assert path is not None
     return path

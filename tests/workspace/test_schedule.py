@@ -52,12 +52,12 @@ def test_no_key_of_rounds_yaml_is_a_section_of_params_yaml() -> None:
 
 
 def test_rounds_are_counted_from_nothing() -> None:
-    assert [turn_of(item["id"]) for item in round_list(rounds_document(schedule(29, 2), ["s"], []))] == [*range(15)]
+    assert [turn_of(round_["id"]) for round_ in round_list(rounds_document(schedule(29, 2), ["s"], []))] == [*range(15)]
 
 
 @pytest.mark.parametrize(("total", "every", "rounds"), [(4, 2, 2), (4, 4, 1), (4, 9, 1), (1, 1, 1), (64, 16, 4)])
 def test_the_steps_add_up(total: int, every: int, rounds: int) -> None:
-    steps = [item["steps"] for item in round_list(rounds_document(schedule(total, every), STUDENTS, []))]
+    steps = [round_["steps"] for round_ in round_list(rounds_document(schedule(total, every), STUDENTS, []))]
     assert len(steps) == rounds
     assert sum(steps) == total
     assert max(steps) <= every

@@ -142,9 +142,7 @@ def test_a_tail_estimator_does_not_fit_every_divergence(mistake: Callable[..., s
         ),
     ],
 )
-def test_a_biased_tail_estimator_is_refused(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_biased_tail_estimator_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = PARAMS
     for where, value in changes.items():
         path = write(tmp_path, where, value, source=path)
@@ -213,9 +211,7 @@ def test_batch_slots_without_a_corpus_are_refused(tmp_path: Path) -> None:
     check_params(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got ")]
-)
+@pytest.mark.parametrize(("text", "message"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got ")])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.types import Entries, PositionStats, Scores
 from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import CODECS, Codec, ErrorBounds, build_codec, config_of, stored_fingerprint
-from pipeline.store.codecs.base import MOST_G, SMALL_P
+from pipeline.store.codecs.base import LOWEST_TAIL_MEAN, SMALL_P
 from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.manifest import decode_manifest
 from pipeline.store.ragged import ENTRIES, join_scores
@@ -106,9 +106,9 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
     assert (np.abs(np.sqrt(got.stats.entropy_NH) - np.sqrt(scores.stats.entropy_NH)) <= codec.bounds.sqrt_entropy).all()
     none_N = np.isnan(scores.stats.tail_mean_N)
     assert (np.isnan(got.stats.tail_mean_N) == none_N).all()
-    g_N = np.maximum(scores.stats.tail_mean_N[~none_N], -MOST_G)
+    g_N = np.maximum(scores.stats.tail_mean_N[~none_N], LOWEST_TAIL_MEAN)
     assert (np.abs(got.stats.tail_mean_N[~none_N] - g_N) <= codec.bounds.tail_g).all()
-    _in_bounds(codec, *(np.exp(one.stats.token_logp_N.astype(np.float64)) for one in (scores, got)))
+    _in_bounds(codec, *(np.exp(exact.stats.token_logp_N.astype(np.float64)) for exact in (scores, got)))
     before_and_after = zip(arrays_of(scores).values(), arrays_of(got).values(), strict=True)
     assert all(either.dtype == other.dtype for either, other in before_and_after)
 
@@ -126,7 +126,7 @@ def test_joining_and_windows_change_nothing(codec: Codec, seed: int, cuts: list[
     together = codec.encode(join_scores(parts, 2), rank_of_token)
     apart = [codec.encode(part, rank_of_token) for part in parts]
     for name, array in together.items():
-        assert array.tobytes() == b"".join(one[name].tobytes() for one in apart)
+        assert array.tobytes() == b"".join(part[name].tobytes() for part in apart)
 
 
 @codecs

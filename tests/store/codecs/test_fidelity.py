@@ -22,21 +22,27 @@ def _row(p: list[float], tail: float) -> Scores:
 
 def test_what_is_read_as_it_was_has_no_error() -> None:
     scores = join_scores([_row([0.5, 0.25], 0.25), _row([], 1.0), _row([], 0.0)], 1)
-    found = measure(scores, scores, SQRT8)
-    assert (found.positions, found.sqrt_p_max, found.sqrt_p_mean, found.log_p_max, found.forward_kl) == (3, 0, 0, 0, 0)
+    actual = measure(scores, scores, SQRT8)
+    assert (actual.positions, actual.sqrt_p_max, actual.sqrt_p_mean, actual.log_p_max, actual.forward_kl) == (
+        3,
+        0,
+        0,
+        0,
+        0,
+    )
     assert measure(join_scores([], 1), join_scores([], 1), SQRT8).positions == 0
 
 
 def test_the_figures_are_those_of_a_calculation_by_hand() -> None:
     before = join_scores([_row([0.36, 4e-4], 0.64), _row([0.25], 0.75)], 1)
     after = join_scores([_row([0.3616, 4.4e-4], 0.64), _row([0.25], 0.75)], 1)
-    found = measure(before, after, SQRT8)
+    actual = measure(before, after, SQRT8)
     errors = math.sqrt(0.3616) - 0.6, math.sqrt(4.4e-4) - math.sqrt(4e-4)
-    assert found.sqrt_p_max == pytest.approx(max(errors), rel=1e-3)
-    assert found.sqrt_p_mean == pytest.approx(sum(errors) / 9, rel=1e-3)  # 3 entries; 2 masses and a token a position
-    assert found.log_p_max == pytest.approx(math.log(0.3616 / 0.36), rel=1e-3)  # and not that of 4e-4
+    assert actual.sqrt_p_max == pytest.approx(max(errors), rel=1e-3)
+    assert actual.sqrt_p_mean == pytest.approx(sum(errors) / 9, rel=1e-3)  # 3 entries; 2 masses and a token a position
+    assert actual.log_p_max == pytest.approx(math.log(0.3616 / 0.36), rel=1e-3)  # and not that of 4e-4
     p, q = np.array([0.36, 4e-4, 0.64]) / 1.0004, np.array([0.3616, 4.4e-4, 0.64]) / 1.00204
-    assert found.forward_kl == pytest.approx((p * np.log(p / q)).sum() / 2, rel=2e-3)
+    assert actual.forward_kl == pytest.approx((p * np.log(p / q)).sum() / 2, rel=2e-3)
 
 
 def test_entries_are_compared_token_by_token() -> None:
@@ -61,6 +67,6 @@ def test_a_sample_is_spread_evenly() -> None:
     positions = 3 * 4096
     head = head_only([1] * positions, math.log(0.5), [1] * positions, tail=0.5, token_logp=-1.0)
     logp = np.where(np.arange(positions) % 3 == 0, math.log(0.501), math.log(0.5)).astype(np.float32)
-    found = measure(head, replace(head, top=replace(head.top, logp=logp)), SQRT8)
-    assert found.positions == 4096
-    assert found.sqrt_p_mean == pytest.approx((math.sqrt(0.501) - math.sqrt(0.5)) / 4, rel=1e-3)
+    actual = measure(head, replace(head, top=replace(head.top, logp=logp)), SQRT8)
+    assert actual.positions == 4096
+    assert actual.sqrt_p_mean == pytest.approx((math.sqrt(0.501) - math.sqrt(0.5)) / 4, rel=1e-3)

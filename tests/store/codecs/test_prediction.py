@@ -19,11 +19,11 @@ rows = st.lists(st.lists(st.integers(1, 255), max_size=6), min_size=1, max_size=
 @given(rows)
 def test_sums_are_those_of_each_position(heads: list[list[int]]) -> None:
     sums_N = EXPECT.sums(
-        np.array([code for one in heads for code in one], np.uint8), np.array([len(one) for one in heads], np.int32)
+        np.array([code for head in heads for code in head], np.uint8), np.array([len(head) for head in heads], np.int32)
     )
-    for found, head in zip(sums_N.tolist(), heads, strict=True):
-        assert found & 0xFFFFFFFF == sum(round(P_C[code] * 2**24) for code in head)
-        assert found >> 32 == sum(round(-P_C[code] * LOGP_C[code] * 2**14) for code in head)
+    for actual, head in zip(sums_N.tolist(), heads, strict=True):
+        assert actual & 0xFFFFFFFF == sum(round(P_C[code] * 2**24) for code in head)
+        assert actual >> 32 == sum(round(-P_C[code] * LOGP_C[code] * 2**14) for code in head)
 
 
 @given(st.lists(st.integers(1, 200), max_size=6), st.integers(0, 255))
