@@ -1,1 +1,1 @@
-"""Contracts on disk: what every file holds, in names and types. pyarrow and the standard library only."""
+"""Define the names and types of every file, with nothing but pyarrow and the standard library."""

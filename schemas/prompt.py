@@ -1,4 +1,4 @@
-"""prompts.parquet: the cases of a task, tokenised once. One row is one `pipeline.core.types.Prompt`."""
+"""Define prompts.parquet: the tokenised cases of a task. A row is a `pipeline.core.types.Prompt`."""
 
 import pyarrow as pa
 
