@@ -1,12 +1,8 @@
-"""Where the store holds a score, and which of its segments nobody needs: SQL over the indexes of all segments.
+"""Find scores in the store: one SQL query over the indexes of all segments, however many keys there are.
 
-Guarantee: nothing is written and nothing is kept; a question reads the files that exist now. `find_known` is one query,
-however many keys there are.
-Cost: among a million stored sequences in 50 segments .1 s of CPU time for 1,000 keys and .5 s for 100,000, half of the
-latter in Python (`python -m bench.store.lookup`), and about .5 ms for each further file to open: ask once a stage and
-never once a step. Not taken: a database or Arrow file beside the segments (a second truth, which two writers would have
-to share); joining on the sequence's and the support's key, 64 characters each (three times the CPU time for 1,000
-keys).
+* A query reads the files that exist at that time; nothing is written or cached.
+* Cost (`python -m bench.store.lookup`): among a million stored sequences in 50 segments, 0.1 s of CPU time for 1,000
+  keys and 0.5 s for 100,000 keys, and about 0.5 ms per further segment. Call it once per stage, never once per step.
 """
 
 from collections.abc import Sequence
@@ -21,17 +17,26 @@ from pipeline.store.keys import Key, score_keys
 from pipeline.store.store import Location
 from schemas.segment import FORMAT, INDEXES
 
-_ATTEMPTS = 3  # a segment that vanishes while it is asked for is left out of the next attempt
+_ATTEMPTS = 3  # a segment that is deleted during a query is not part of the next attempt
 
 _FIND = """
     SELECT score_key, filename, file_row_number
-    FROM read_parquet(?, filename = true, file_row_number = true) SEMI JOIN wanted USING (score_key)
+    FROM read_parquet(?, filename = true, file_row_number = true) SEMI JOIN requested USING (score_key)
     ORDER BY filename, file_row_number
 """
 
 
 def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Location]:
-    """Where the store holds each key that `scorer` has scored, ordered by segment and row; other keys are left out."""
+    """Return where the store holds the scores of these keys, ordered by segment and row.
+
+    Args:
+        store_root: The directory of the store.
+        scorer: The fingerprint of the scorer; scores of other scorers do not count.
+        keys: Keys of sequences. Those without a score in the store are not in the result.
+
+    Raises:
+        StoreError: An index is damaged or was written by another version.
+    """
     key_of = dict(zip(score_keys(scorer, keys), keys, strict=True))
     failure = ""
     for _ in range(_ATTEMPTS):
@@ -44,20 +49,20 @@ def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Locat
             failure = str(error).splitlines()[0]
             continue
         segment_of = {file: Path(file).parent.name for file in files}
-        found: dict[bytes, Location] = {}
-        for found_key, file, row in rows:  # a key that two writers scored at once is taken from the first segment
-            found.setdefault(found_key, Location(key=key_of[found_key], segment=segment_of[file], row=row))
-        return list(found.values())
+        locations: dict[bytes, Location] = {}
+        for score_key, file, row in rows:  # if two writers stored a key at the same time, the first segment counts
+            locations.setdefault(score_key, Location(key=key_of[score_key], segment=segment_of[file], row=row))
+        return list(locations.values())
     raise StoreError(
         store_root / "segments",
         expected=f"readable indexes of {FORMAT}",
         got=failure,
-        remedy="delete the segment it names, or all of them where an older version wrote them",
+        remedy="delete the segment that the error names, or all segments if an older version wrote them",
     )
 
 
-def _find(files: list[str], wanted: pa.Table) -> list[tuple[bytes, str, int]]:
+def _find(files: list[str], requested: pa.Table) -> list[tuple[bytes, str, int]]:
     with duckdb.connect() as connection:
-        connection.register("wanted", wanted)
+        connection.register("requested", requested)
         rows: list[tuple[bytes, str, int]] = connection.execute(_FIND, [files]).fetchall()
         return rows

@@ -1,4 +1,4 @@
-"""The manifest of a segment, read and checked."""
+"""Read and check the manifest of a segment."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from schemas.segment import FORMAT
 
 
 def is_chunk(name: str) -> bool:
-    """Of a file, by its path: it holds chunks, which have checksums of their own."""
+    """Return whether the file of this path holds chunks, which have checksums of their own."""
     return name.rsplit("/", 1)[-1].startswith("c.")
 
 
 def damaged(path: Path, expected: str, got: object) -> StoreError:
-    """The error of a segment whose files are not what was written."""
+    """Return the error for a segment whose files differ from what was written."""
     return StoreError(path, expected=expected, got=got, remedy="delete the segment and score again")
 
 
@@ -23,19 +23,22 @@ RANKS_FILE = "ranks.parquet"
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a segment; a StoreError where there is none, or one of another format."""
+    """Return the manifest of the segment at `path`.
+
+    Raises:
+        StoreError: There is no manifest, or it is damaged or of another format.
+    """
     file = path / "manifest.json"
     try:
         text = file.read_text()
-        found = json.loads(text)["format"]
+        written_format = json.loads(text)["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise damaged(file, "the manifest of a sealed segment", "nothing") from None
     except (ValueError, LookupError, TypeError) as error:
         raise damaged(file, "a manifest", error) from error
-    if found != FORMAT:
-        raise StoreError(
-            file, expected=FORMAT, got=found, remedy="read it with the version that wrote it, or delete it"
-        )
+    if written_format != FORMAT:
+        remedy = "read it with the version that wrote it, or delete it"
+        raise StoreError(file, expected=FORMAT, got=written_format, remedy=remedy)
     try:
         return decode_manifest(text)
     except ParameterError as error:

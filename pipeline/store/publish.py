@@ -1,4 +1,4 @@
-"""Write a temporary directory, sync it, and rename it into place."""
+"""Publish a segment: write it into a temporary directory, then rename the directory."""
 
 import errno
 import os
@@ -16,7 +16,10 @@ from schemas.manifest import Manifest
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """A directory for one write, named after its owner for `Store.sweep`; gone at the end unless renamed."""
+    """Yield a new directory for one write; it is removed at the end unless it was renamed.
+
+    Its name contains process and host, by which `Store.sweep` recognises the directories of dead writers.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     with temporary(parent / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}") as path:
         path.mkdir()
@@ -24,15 +27,18 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
 
 
 def publish_segment(new: Path, path: Path, manifest: Manifest) -> None:
-    """Make a segment visible under its name; another writer of the same content may have been first."""
+    """Rename a segment's directory to `path`; another writer may have published the same content there.
+
+    Raises:
+        StoreError: There is another segment at `path`.
+    """
     try:
         os.replace(new, path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        found = read_manifest(path).segment_id
-        if found != manifest.segment_id:
-            raise StoreError(
-                path, expected=f"nothing or segment {manifest.segment_id}", got=f"segment {found}", remedy="remove it"
-            ) from None
+        present = read_manifest(path).segment_id
+        if present != manifest.segment_id:
+            expected = f"nothing or segment {manifest.segment_id}"
+            raise StoreError(path, expected=expected, got=f"segment {present}", remedy="remove it") from None
     sync(path.parent)

@@ -1,7 +1,6 @@
-"""Scores as ragged arrays: laid end to end, cut apart again, thinned out.
+"""Join and split scores, which are ragged arrays.
 
-Group by group: head, draw and union entries run along their own counts, everything else along positions. Cutting gives
-views and costs no copy.
+Entries run along the counts of their group, and statistics along positions. Splitting gives views and copies nothing.
 
 Array suffixes: see `pipeline.core.types`; B sequences.
 """
@@ -78,32 +77,32 @@ def _pick(scores: Scores, chosen: Mapping[str, Any]) -> Scores:
     )
 
 
-def offsets(n_N: NDArray[Any]) -> NDArray[np.int64]:
-    """[N + 1] Where each position's entries begin, and the end of all."""
-    return np.append(0, np.cumsum(n_N, dtype=np.int64))
+def offsets(counts_N: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each position's entries begin, and the end of the last ones [N + 1]."""
+    return np.append(0, np.cumsum(counts_N, dtype=np.int64))
 
 
-def starts(n_N: NDArray[Any]) -> NDArray[np.int64]:
-    """[N] Where each position's entries begin."""
-    starts_N: NDArray[np.int64] = np.cumsum(n_N, dtype=np.int64)
-    starts_N -= n_N
+def starts(counts_N: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each position's entries begin [N]."""
+    starts_N: NDArray[np.int64] = np.cumsum(counts_N, dtype=np.int64)
+    starts_N -= counts_N
     return starts_N
 
 
-def owners(n_N: Ints) -> NDArray[np.int64]:
-    """The position of every entry."""
-    return spread(np.arange(len(n_N), dtype=np.int64), n_N)
+def owners(counts_N: Ints) -> NDArray[np.int64]:
+    """Return the position of every entry [E]."""
+    return spread(np.arange(len(counts_N), dtype=np.int64), counts_N)
 
 
-def spread(values_N: NDArray[Any], n_N: Ints) -> NDArray[Any]:
-    """The value of its position for every entry."""
-    return np.repeat(values_N, n_N.astype(np.int64))  # which takes two thirds of the time that other counts take
+def spread(values_N: NDArray[Any], counts_N: Ints) -> NDArray[Any]:
+    """Return for every entry the value of its position [E]."""
+    return np.repeat(values_N, counts_N.astype(np.int64))  # takes two thirds of the time of int32 counts
 
 
-def reduced(by: np.ufunc, values: NDArray[Any], n_N: Ints) -> NDArray[Any]:
-    """[N] The entries of each position taken together (np.add, np.maximum); 0 where there are none."""
-    reduced_N = np.zeros(len(n_N), values.dtype)
+def reduced(by: np.ufunc, values: NDArray[Any], counts_N: Ints) -> NDArray[Any]:
+    """Return the entries of each position combined by a ufunc (np.add, np.maximum) [N]; 0 where there are none."""
+    reduced_N = np.zeros(len(counts_N), values.dtype)
     if len(values):
-        some_N = n_N > 0  # reduceat would give an empty row its neighbour's value
-        reduced_N[some_N] = by.reduceat(values, starts(n_N)[some_N])
+        filled_N = counts_N > 0  # reduceat would give a position without entries the next one's value
+        reduced_N[filled_N] = by.reduceat(values, starts(counts_N)[filled_N])
     return reduced_N

@@ -1,15 +1,11 @@
-"""One segment: a sealed directory of scored sequences.
+"""Read a segment: a sealed directory of scored sequences, see `schemas.segment`.
 
-Guarantee: a directory that has a manifest is a whole segment. Everything else is hashed and synced before it, and one
-rename makes it visible, so a killed writer leaves a `.tmp-*` directory that nobody reads. Equal input gives equal
-bytes, and writing what was read gives them again. Damage is a StoreError: small files are hashed on opening, the
-payload checks itself (`pipeline.store.zarr_payload`).
-Cost: beside its scores 14-25 kB for metadata, index and ranks, and 2 bytes a token.
-Not taken: appending (a DVC-tracked file may be a read-only link), one Zarr zip (unreadable when killed before
-closing), a database of blobs (nobody else could read it), tokens and ranks as they are for memory mapping (5 and 11
-times the bytes, more than the scores themselves in a small segment).
+* A directory that has a manifest is a whole segment.
+* Damage is a StoreError: small files are hashed when the segment is opened, and each chunk of the payload is checked
+  when it is read (`pipeline.store.zarr_payload`).
+* Scores are decoded for neighbouring sequences together, never sequence by sequence.
 
-Array suffixes: see `pipeline.core.types`; B sequences of a segment.
+Array suffixes: see `pipeline.core.types`; here B is the sequences of a segment.
 """
 
 import itertools
@@ -34,13 +30,12 @@ from pipeline.store.zarr_payload import Payload
 from schemas.manifest import Manifest
 from schemas.segment import PAYLOAD, PLANES, TOKENS
 
-_STRETCH = 1 << 13  # positions, more or less, decoded together
+_STRETCH = 1 << 13  # positions, about, that are decoded together
 
 
-# Reading
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A sealed segment, checked and open for reading."""
+    """A sealed segment that is checked and open for reading."""
 
     path: Path
     manifest: Manifest
@@ -53,9 +48,14 @@ class Segment:
 
     @classmethod
     def open(cls, path: Path, *, expect: Mapping[str, object] = {}) -> "Segment":
-        """Open a segment after checking manifest, files, sizes, and the hashes of all but the payload.
+        """Check the manifest, the names and sizes of all files, and the hashes of all but the payload's chunks.
 
-        `expect` has values that fields of the manifest must have.
+        Args:
+            path: The directory of the segment.
+            expect: Values that fields of the manifest must have, by field.
+
+        Raises:
+            StoreError: The segment is missing, damaged, or has another value in a field.
         """
         manifest = read_manifest(path)
         _check_fields(path, manifest, expect)
@@ -82,28 +82,36 @@ class Segment:
         )
 
     def __len__(self) -> int:
+        """Return the number of sequences."""
         return self.manifest.sequences
 
     def tokens(self, row: int) -> tuple[list[int], list[int]]:
-        """Prompt ids and completion ids of one sequence."""
+        """Return prompt ids and completion ids of one sequence."""
         prompt_ids, completion_ids = (self._tokens[name][row].as_py() for name in TOKENS.names)
         return prompt_ids, completion_ids
 
     def differs_from(self, rollouts: Sequence[Rollout]) -> int | None:
-        """The first of as many rollouts whose tokens are not those of its row; None when all are the same."""
-        given = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
-        if pa.Table.from_pydict(given, schema=TOKENS).equals(self._tokens):
+        """Return the first row whose tokens are not those of its rollout, None if there is none."""
+        if token_table(rollouts).equals(self._tokens):
             return None
-        pairs = enumerate(rollouts)
-        return next(row for row, one in pairs if self.tokens(row) != (one.prompt_ids, one.completion_ids))
+        tokens = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
+        return next(row for row, own in enumerate(tokens) if self.tokens(row) != own)
 
     def read(self, start: int, stop: int) -> list[Scores]:
-        """Scores of the sequences in rows [start, stop), views of arrays decoded together."""
-        read = self.read_stretches(start, stop)
-        return [one for stretch in read for one in split_scores(stretch.scores, stretch.positions_B)]
+        """Return the scores of the sequences in rows [start, stop), as views of arrays that were decoded together.
+
+        Raises:
+            StoreError: A chunk of the payload is damaged.
+        """
+        stretches = self.read_stretches(start, stop)
+        return [scores for stretch in stretches for scores in split_scores(stretch.scores, stretch.positions_B)]
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
-        """Scores of the sequences in rows [start, stop), read together and decoded in stretches that a cache holds."""
+        """Return the scores of the sequences in rows [start, stop), in stretches that fit into the processor's cache.
+
+        Raises:
+            StoreError: A chunk of the payload is damaged.
+        """
         assert 0 <= start <= stop <= len(self), f"rows {start}:{stop} of {len(self)}"
         window = {axis: slice(int(ends[start]), int(ends[stop])) for axis, ends in self._bounds.items()}
         arrays = self._payload.read(window)
@@ -113,7 +121,7 @@ class Segment:
         return [self._decode(arrays, start, rows) for rows in itertools.pairwise(cuts)]
 
     def _decode(self, arrays: Arrays, first: int, rows: tuple[int, int]) -> Stretch[Scores]:
-        """Scores of some of the sequences in arrays that begin with row `first`."""
+        """Decode the sequences in `rows` from arrays that begin with row `first`."""
         (start, stop), cut = rows, {}
         for name, array in arrays.items():
             ends = self._bounds[PLANES[PAYLOAD[name].axes[0]]]
@@ -122,43 +130,53 @@ class Segment:
         return Stretch.of(start, self._codec.decode(cut, self.token_of_rank), positions_B)
 
     def verify(self) -> None:
-        """Hash every file; a StoreError names the first that differs from the manifest."""
+        """Hash every file.
+
+        Raises:
+            StoreError: A file differs from the manifest.
+        """
         _check_files(self.path, self.manifest)
         for name, entry in self.manifest.files.items():
             _check_hash(self.path / name, entry.blake2b)
 
 
+def token_table(rollouts: Sequence[Rollout]) -> pa.Table:
+    """Return the token ids of rollouts in the schema TOKENS."""
+    columns = {name: [getattr(rollout, name) for rollout in rollouts] for name in TOKENS.names}
+    return pa.Table.from_pydict(columns, schema=TOKENS)
+
+
 def _check_fields(path: Path, manifest: Manifest, expect: Mapping[str, object]) -> None:
-    for name, wanted in expect.items():
-        found = getattr(manifest, name)
-        if found != wanted:
+    for name, expected in expect.items():
+        got = getattr(manifest, name)
+        if got != expected:
             raise StoreError(
                 path / "manifest.json",
-                expected=f"{name} {wanted}",
-                got=f"{name} {found}",
+                expected=f"{name} {expected}",
+                got=f"{name} {got}",
                 remedy="delete the segment and score again, or use what it was written with",
             )
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
-    """Names and sizes, as far as directory entries tell."""
-    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    found.pop("manifest.json", None)
-    for name in sorted(found.keys() ^ manifest.files.keys()):
-        listed, there = ("a file", "nothing") if name in manifest.files else ("nothing", "a file")
-        raise damaged(path / name, listed, there)
+    """Check the names and sizes of files, without reading them."""
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    files.pop("manifest.json", None)
+    for name in sorted(files.keys() ^ manifest.files.keys()):
+        expected, got = ("a file", "nothing") if name in manifest.files else ("nothing", "a file")
+        raise damaged(path / name, expected, got)
     for name, entry in manifest.files.items():
-        if (size := found[name].stat().st_size) != entry.size_bytes:
+        if (size := files[name].stat().st_size) != entry.size_bytes:
             raise damaged(path / name, f"{entry.size_bytes} bytes", f"{size} bytes")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
-        found = file_digest(path)
+        digest = file_digest(path)
     except OSError as error:
         raise damaged(path, f"a file with blake2b {expected}", error) from error
-    if found != expected:
-        raise damaged(path, f"blake2b {expected}", found)
+    if digest != expected:
+        raise damaged(path, f"blake2b {expected}", digest)
 
 
 def _read_ranks(path: Path, manifest: Manifest) -> NDArray[Any]:

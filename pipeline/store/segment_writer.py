@@ -1,4 +1,12 @@
-"""Write a sealed segment."""
+"""Write a segment: encode the scores, write and hash every file, and seal the directory with the manifest.
+
+* Every file is hashed and synced before the manifest is written, and one rename makes the segment visible. So a killed
+  writer leaves a `.tmp-*` directory, which no reader opens.
+* Equal input gives equal bytes, and writing decoded scores gives the same bytes again.
+* Cost beside the scores: 14 to 25 kB for metadata, index and ranks, and 2 bytes per token.
+
+Array suffixes: see `pipeline.core.types`.
+"""
 
 import hashlib
 import io
@@ -24,10 +32,10 @@ from pipeline.store.manifest import RANKS_FILE, decode_manifest
 from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.ragged import join_scores
 from pipeline.store.records import ScoredSequence
-from pipeline.store.segment_reader import Segment
+from pipeline.store.segment_reader import Segment, token_table
 from pipeline.store.zarr_payload import write_payload
 from schemas.manifest import FileEntry, Manifest, Measured, SegmentHeader
-from schemas.segment import FORMAT, RANKS, TOKENS
+from schemas.segment import FORMAT, RANKS
 
 _ZSTD_LEVEL = 19
 _NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max=0.0, forward_kl=0.0)
@@ -36,9 +44,16 @@ _NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max
 def write_segment(
     path: Path, sequences: Sequence[ScoredSequence], header: SegmentHeader, token_of_rank: NDArray[Any]
 ) -> Manifest:
-    """Write a sealed segment at `path`, or nothing; `token_of_rank` [V] is a permutation.
+    """Write a sealed segment at `path`, whole or not at all; a segment of the same content at `path` stays.
 
-    A segment of the same content at `path` stays; another is a StoreError.
+    Args:
+        path: The directory of the segment.
+        sequences: The rollouts with their scores.
+        header: Scorer and codec.
+        token_of_rank: The token id of each frequency rank [V], a permutation.
+
+    Raises:
+        StoreError: There is another segment at `path`.
     """
     with temporary_directory(path.parent) as temporary:
         manifest = write_files(temporary, sequences, header, token_of_rank, in_store=False)
@@ -54,26 +69,25 @@ def write_files(
     *,
     in_store: bool,
 ) -> Manifest:
-    """All files of a segment, synced, the manifest last.
+    """Write all files of a segment into `root` and sync them, the manifest last.
 
-    In a store the ranks lie in `ranks/` beside the segment's parent, and the manifest tells the errors that were
-    measured. Elsewhere they are part of the segment; its scores may have been read from a store, where the error is
-    nil the second time, so that telling it would make warm and cold runs differ.
+    Args:
+        root: An empty directory.
+        sequences: The rollouts with their scores.
+        header: Scorer and codec.
+        token_of_rank: The token id of each frequency rank [V], a permutation.
+        in_store: True for a segment of the store: its ranks are stored once for all segments, in `ranks/`, and the
+            manifest contains the measured errors. False for a segment that contains its ranks; see `Measured` for why
+            its manifest has no errors.
     """
     codec = build_codec(header.codec, header.codec_config)
     arrays, index, measured = _pack(sequences, header, codec, token_of_rank)
     write_payload(root / "payload.zarr", arrays)
     write_index(root / "index.parquet", index)
-    rollouts = [one.rollout for one in sequences]
-    tokens = {name: [getattr(one, name) for one in rollouts] for name in TOKENS.names}
-    _write_ids(root / "tokens.parquet", pa.Table.from_pydict(tokens, schema=TOKENS), "BYTE_STREAM_SPLIT")
+    tokens = token_table([sequence.rollout for sequence in sequences])
+    _write_ids(root / "tokens.parquet", tokens, "BYTE_STREAM_SPLIT")
     ranks = _write_ranks(root, token_of_rank, in_store=in_store)
-    files = {}
-    for file in sorted(file for file in root.rglob("*") if file.is_file()):
-        sync(file)
-        entry = FileEntry(size_bytes=file.stat().st_size, blake2b=file_digest(file))
-        files[file.relative_to(root).as_posix()] = entry
-    described = Manifest(
+    manifest = Manifest(
         format=FORMAT,
         **asdict(header),
         error_bounds=asdict(codec.bounds),
@@ -84,17 +98,25 @@ def write_files(
         head_entries=int(arrays["head_n"].sum()),
         draws=int(arrays["draw_n"].sum()),
         union_entries=int(arrays["union_n"].sum()),
-        files=files,
+        files={file.relative_to(root).as_posix(): _sealed(file) for file in sorted(root.rglob("*")) if file.is_file()},
     )
-    text = described.to_text()
-    (root / "manifest.json").write_text(text)
+    (root / "manifest.json").write_text(manifest.to_text())
     sync(root / "manifest.json")
     sync_directories(root)
-    return decode_manifest(text)
+    return decode_manifest(manifest.to_text())
 
 
-def copy_files(source: "Segment", root: Path) -> None:
-    """All files of a segment as they are, synced, the manifest last; ranks that lie outside it go to the store's."""
+def _sealed(file: Path) -> FileEntry:
+    """Sync a file, and return its entry in the manifest."""
+    sync(file)
+    return FileEntry(size_bytes=file.stat().st_size, blake2b=file_digest(file))
+
+
+def copy_files(source: Segment, root: Path) -> None:
+    """Copy all files of a segment into `root` and sync them, the manifest last.
+
+    Ranks that are not among the segment's own files go to the ranks of the store that contains `root`.
+    """
     for name in (*source.manifest.files, "manifest.json"):
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,29 +130,27 @@ def copy_files(source: "Segment", root: Path) -> None:
 def _pack(
     sequences: Sequence[ScoredSequence], header: SegmentHeader, codec: Codec, token_of_rank: NDArray[Any]
 ) -> tuple[Arrays, pa.Table, Measured]:
-    """The encoded arrays, the index with statistics of what they decode to, and how far that is from the scores."""
-    vocab, temperatures = header.vocab_size, header.temperatures
-    assert temperatures[:1] == (1.0,), "the first temperature is 1"
-    assert np.array_equal(np.sort(token_of_rank), np.arange(vocab)), "token_of_rank is no permutation of V"
-    positions_B = np.array([len(one.rollout.completion_ids) for one in sequences], dtype=np.int64)
-    scores = join_scores([one.scores for one in sequences], len(temperatures))
-    assert [len(one.scores) for one in sequences] == positions_B.tolist(), "one score a completion token"
-    rank_of_token = np.empty(vocab, dtype=np.int64)
-    rank_of_token[token_of_rank] = np.arange(vocab)
-    arrays = codec.encode(scores, rank_of_token)
+    """Return the encoded arrays, the index with means of the decoded scores, and the errors of the decoded scores."""
+    assert header.temperatures[:1] == (1.0,), "the first temperature is 1"
+    assert np.array_equal(np.sort(token_of_rank), np.arange(header.vocab_size)), "token_of_rank is no permutation of V"
+    rollouts = [sequence.rollout for sequence in sequences]
+    positions_B = np.array([len(rollout.completion_ids) for rollout in rollouts], dtype=np.int64)
+    scores = join_scores([sequence.scores for sequence in sequences], len(header.temperatures))
+    assert [len(sequence.scores) for sequence in sequences] == positions_B.tolist(), "one row per completion token"
+    arrays = codec.encode(scores, np.argsort(token_of_rank))
     decoded = codec.decode(arrays, token_of_rank)
-    stored_n = {group: arrays[f"{group}_n"] for group in STORED_NAMES}
-    index = index_table([one.rollout for one in sequences], stored_n, decoded, positions_B, header.scorer)
+    stored_counts = {group: arrays[f"{group}_n"] for group in STORED_NAMES}
+    index = index_table(rollouts, stored_counts, decoded, positions_B, header.scorer)
     return arrays, index, measure(scores, decoded, codec)
 
 
 def write_index(path: Path, index: pa.Table) -> None:
-    """Without statistics: keys are random, so none of them could tell that a key is not there."""
+    """Write the index without statistics: keys are random, so no statistic could exclude a key."""
     pq.write_table(index, path, compression="zstd", write_statistics=False)
 
 
 def _write_ids(file: Any, table: pa.Table, encoding: str) -> None:
-    """Token ids, in the encoding of Parquet that suits their order."""
+    """Write token ids in the encoding of Parquet that suits their order."""
     pq.write_table(
         table,
         file,
@@ -143,9 +163,9 @@ def _write_ids(file: Any, table: pa.Table, encoding: str) -> None:
 
 
 def _write_ranks(root: Path, token_of_rank: NDArray[Any], *, in_store: bool) -> str:
-    """Write the ranks into the segment or, once, into the store; returns the blake2b of the file."""
+    """Write the ranks into the segment or, once for all segments, into the store; return the blake2b of the file."""
     buffer = io.BytesIO()
-    # tokens that the corpus lacks ascend: their differences take a few bits
+    # Tokens that do not occur in the corpus are in ascending order, so their differences take a few bits.
     _write_ids(buffer, pa.table({"token_id": pa.array(token_of_rank, pa.int32())}, schema=RANKS), "DELTA_BINARY_PACKED")
     name = hashlib.blake2b(buffer.getvalue(), digest_size=32).hexdigest()
     if not in_store:

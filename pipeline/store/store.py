@@ -1,7 +1,7 @@
-"""The store of segments that checkouts share: append-only, content-addressed, any number of writers and readers.
+"""The store of segments that checkouts share: append-only, content-addressed, for any number of writers and readers.
 
-`<root>/segments/<segment id>/` and `<root>/ranks/<hash>.parquet`. It is neither dependency nor output of any stage:
-what it holds changes what a run costs and not what it computes.
+Its files are `<root>/segments/<segment id>/` and `<root>/ranks/<hash>.parquet`. The store is neither a dependency nor
+an output of a stage, because its contents affect the running time of a job and never its results.
 """
 
 import shutil
@@ -29,7 +29,7 @@ _ORPHAN_AGE_S = 24 * 3600.0
 
 
 class Location(NamedTuple):
-    """Where the store holds one sequence's scores; a tuple, because a plan makes a hundred thousand of them."""
+    """Where the store holds one sequence's scores; a tuple, because a look-up may create a hundred thousand of them."""
 
     key: Key
     segment: str
@@ -38,14 +38,23 @@ class Location(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """`<root>/segments/<segment id>/` and `<root>/ranks/`; any number of writers and readers at once."""
+    """The store in the directory `root`."""
 
     root: Path
 
     def publish(
         self, sequences: Sequence[ScoredSequence], header: SegmentHeader, token_of_rank: NDArray[Any]
     ) -> Path | None:
-        """Add one segment, named after its content; None when there are no sequences."""
+        """Add one segment, whose name is the digest of its content.
+
+        Args:
+            sequences: The rollouts with their scores.
+            header: Scorer and codec.
+            token_of_rank: The token id of each frequency rank [V].
+
+        Returns:
+            The directory of the segment; None if there are no sequences.
+        """
         if not sequences:
             return None
         with temporary_directory(self.root / "segments") as temporary:
@@ -55,21 +64,29 @@ class Store:
         return path
 
     def read(self, plan: Iterable[Location]) -> dict[Key, Scores]:
-        """Scores by key. A segment that has vanished since the plan was made is left out."""
-        wanted: dict[str, list[Location]] = defaultdict(list)
+        """Return scores by key, without those of segments that were deleted since the look-up.
+
+        Raises:
+            StoreError: A segment is damaged.
+        """
+        by_segment: dict[str, list[Location]] = defaultdict(list)
         for location in plan:
-            wanted[location.segment].append(location)
-        found: dict[Key, Scores] = {}
-        for name, locations in sorted(wanted.items()):
+            by_segment[location.segment].append(location)
+        scores: dict[Key, Scores] = {}
+        for name, locations in sorted(by_segment.items()):
             path = self.root / "segments" / name
             if path.is_dir():
-                found |= _read_locations(Segment.open(path), locations)
-        return found
+                scores |= _read_locations(Segment.open(path), locations)
+        return scores
 
     def sweep(self) -> list[Path]:
-        """Remove what dead writers of this machine left, and any `.tmp-*` untouched for a day; returns them.
+        """Remove the `.tmp-*` directories of dead writers on this machine, and all others that are a day old.
 
-        A live writer seen as dead (same host name, other process namespace) fails to rename and publishes nothing.
+        A live writer may look dead if it has the same host name and another process namespace. Its rename then fails,
+        and it publishes nothing.
+
+        Returns:
+            The removed directories.
         """
         orphans = [path for path in sorted(self.root.glob("*/.tmp-*")) if _is_orphan(path)]
         for path in orphans:
@@ -78,13 +95,13 @@ class Store:
 
 
 def _read_locations(segment: Segment, locations: list[Location]) -> dict[Key, Scores]:
-    """Read rows that lie close together in one window."""
-    by_row = {one.row: one.key for one in locations}
-    found: dict[Key, Scores] = {}
-    for span in stretches(by_row):
-        scores = segment.read(span.start, span.stop)
-        found |= {by_row[row]: scores[row - span.start] for row in span if row in by_row}
-    return found
+    """Return scores by key; rows that are close together are read together."""
+    key_of_row = {location.row: location.key for location in locations}
+    scores: dict[Key, Scores] = {}
+    for span in stretches(key_of_row):
+        rows = zip(span, segment.read(span.start, span.stop), strict=True)
+        scores |= {key_of_row[row]: row_scores for row, row_scores in rows if row in key_of_row}
+    return scores
 
 
 def _is_orphan(path: Path) -> bool:

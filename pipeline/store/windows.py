@@ -1,10 +1,10 @@
-"""Windows of a segment: sequences decoded together, so that training can shuffle without reading one by one.
+"""Hold windows of a segment in memory: sequences decoded together, so that training can shuffle within a window.
 
-Guarantee: a window is decoded once for each pass over it, and no window is held that the current step does not need.
-Cost: about 10 bytes for each entry and 30 for each position of the windows held, 240 a position at 24 entries and
-draws, whatever the size of the segment; half as much again while one is read.
+* A window is decoded once per pass over it, and only the windows of the current step are in memory.
+* Memory: about 10 bytes per entry and 30 per position of these windows, which is 240 per position at 24 entries and
+  tail samples, whatever the size of the segment; half as much again while a window is decoded.
 
-Array suffixes: see `pipeline.core.types`; B sequences.
+Array suffixes: see `pipeline.core.types`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,36 +18,44 @@ from pipeline.store.stretch import Place, R, Stretch, stretches
 
 
 class ScoreReader(Protocol):
-    """What windows are read from: a segment."""
+    """A source of scores: a segment, or the one-hot teacher of supervised fine-tuning."""
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
-        """Scores of the sequences in rows [start, stop), read together."""
+        """Return the scores of the sequences in rows [start, stop), read together."""
 
 
 class WindowReader(Generic[R]):
     """The windows of one source that are in memory."""
 
     def __init__(self, source: ScoreReader, window_B: NDArray[np.int64], prepare: Callable[[Scores], R]) -> None:
-        """`window_B` says which window each of the source's sequences belongs to; `prepare` what is kept of scores."""
+        """Start with no window in memory.
+
+        Args:
+            source: Where windows are read.
+            window_B: The window of each sequence.
+            prepare: Makes from the scores of a stretch what is held of them.
+        """
         self._source, self._window_B, self._prepare = source, window_B, prepare
-        self._held: dict[int, dict[int, Stretch[R]]] = {}  # window -> row -> where it lies
+        self._held: dict[int, dict[int, Stretch[R]]] = {}  # window -> row -> the stretch that holds the row
 
     def hold(self, rows: Sequence[int]) -> None:
-        """Decode the windows of these rows, and forget all others."""
-        wanted = dict.fromkeys(self._window_B[list(rows)].tolist())
-        self._held = {window: rows for window, rows in self._held.items() if window in wanted}
-        for window in wanted:
+        """Decode the windows of these rows, and drop all other windows."""
+        windows = dict.fromkeys(self._window_B[list(rows)].tolist())
+        self._held = {window: by_row for window, by_row in self._held.items() if window in windows}
+        for window in windows:
             if window not in self._held:
                 self._held[window] = self._read(np.flatnonzero(self._window_B == window).tolist())
 
     def place(self, row: int) -> Place[R]:
-        """Where a row of a held window lies."""
+        """Return the place of a row whose window is held."""
         return self._held[int(self._window_B[row])][row], row
 
     def _read(self, rows: list[int]) -> dict[int, Stretch[R]]:
-        read = [one for span in stretches(rows) for one in self._source.read_stretches(span.start, span.stop)]
-        return {row: kept for kept in map(self._kept, read) for row in range(kept.first, kept.first + len(kept))}
+        spans = stretches(rows)
+        read = [stretch for span in spans for stretch in self._source.read_stretches(span.start, span.stop)]
+        prepared = [self._prepared(stretch) for stretch in read]
+        return {row: stretch for stretch in prepared for row in range(stretch.first, stretch.first + len(stretch))}
 
-    def _kept(self, one: Stretch[Scores]) -> Stretch[R]:
-        scores = self._prepare(one.scores)
-        return Stretch(first=one.first, scores=scores, positions_B=one.positions_B, bounds=one.bounds)
+    def _prepared(self, stretch: Stretch[Scores]) -> Stretch[R]:
+        scores = self._prepare(stretch.scores)
+        return Stretch(first=stretch.first, scores=scores, positions_B=stretch.positions_B, bounds=stretch.bounds)

@@ -1,15 +1,12 @@
-"""The payload of a segment: a Zarr group of byte planes. The only module that knows Zarr.
+"""Store the payload of a segment: a Zarr group of byte planes. This is the only module that uses Zarr.
 
-Guarantee: arrays come back as they went in, any window of them; equal arrays give equal bytes. Every chunk carries a
-crc32c, and one that is gone is a StoreError and no run of zeros.
-Cost: about 3 kB for the group whatever it holds. Read by window: the price of one read is that of its 128 Ki chunks, of
-which zstd takes two thirds. Zarr's own reading costs six times as much, in events and threads, so shards are taken
-apart here unless `zarrs` is installed.
-Not taken: an array for each name (four times the files and metadata), numbers in their own
-bytes (the low byte of a gap is noise and its high byte nearly always 0; together zstd codes both 5-9 % worse), Blosc's
-shuffle (one Huffman table for both), Zstd's level 3 (2-4 % worse for a tenth of the time, which scoring hides).
+* Arrays are read as they were written, in any window, and equal arrays give equal bytes.
+* Every chunk has a crc32c. A damaged or missing chunk is a StoreError; Zarr itself would read a missing one as zeros.
+* Cost: about 3 kB per group. A read decodes whole chunks of 128 Ki rows, of which zstd takes two thirds of the time.
+* Zarr's own reading takes six times as long, in events and threads. So this module reads shards itself, unless `zarrs`
+  is installed.
 
-Array suffixes: see `pipeline.core.types`; P planes.
+Array suffixes: see `pipeline.core.types`; here P is the planes.
 """
 
 import importlib.util
@@ -33,32 +30,32 @@ from pipeline.store.codecs import Arrays
 from pipeline.store.manifest import damaged
 from schemas.segment import PAYLOAD, PLANES
 
-_CHUNK = 1 << 17  # rows; what one random access decodes of each plane
-_SHARD = 1 << 22  # rows; what one file holds at most
+_CHUNK = 1 << 17  # rows of a plane that one random access decodes
+_SHARD = 1 << 22  # the largest number of rows in a file
 _ZSTD_LEVEL = 19
 _CRC = 4  # bytes of a crc32c
 _CONFIGURING = Lock()
 
 
 def write_payload(root: Path, arrays: Arrays) -> None:
-    """The named arrays of a codec, those of one axis together."""
+    """Write the arrays of a codec, those along one axis together."""
     with _configured({"json_indent": None}):
         group = zarr.create_group(LocalStore(root), zarr_format=3)
-    for axes, name in PLANES.items():
-        _write(group, name, {one: arrays[one] for one in PAYLOAD if one in arrays and PAYLOAD[one].axes[0] == axes})
+    for axis, name in PLANES.items():
+        columns = [column for column in PAYLOAD if column in arrays and PAYLOAD[column].axes[0] == axis]
+        _write(group, name, {column: arrays[column] for column in columns})
 
 
 @contextmanager
 def _configured(values: Mapping[str, Any]) -> Iterator[None]:
-    """Zarr's configuration is one for all threads, and what leaves it first would end it for the others."""
+    """Set Zarr's configuration, which all threads share: a lock keeps one thread from resetting another's."""
     with _CONFIGURING, zarr.config.set(values):
         yield
 
 
 def _write(group: Any, name: str, arrays: Arrays) -> None:
-    for one, array in arrays.items():
-        assert array.dtype.name in PAYLOAD[one].dtypes
-    planes_PN = np.concatenate([_planes(one) for one in arrays.values()])
+    assert all(array.dtype.name in PAYLOAD[column].dtypes for column, array in arrays.items())
+    planes_PN = np.concatenate([_planes(array) for array in arrays.values()])
     planes, rows = planes_PN.shape
     chunk = max(1, min(_CHUNK, rows))
     with _configured({"json_indent": None}):
@@ -73,16 +70,14 @@ def _write(group: Any, name: str, arrays: Arrays) -> None:
             chunk_key_encoding={"name": "default", "separator": "."},
             fill_value=0,
             config={"write_empty_chunks": True},
-            attributes={
-                "columns": [[one, _little(array.dtype).str, *array.shape[1:]] for one, array in arrays.items()]
-            },
+            attributes={"columns": [[column, _little(a.dtype).str, *a.shape[1:]] for column, a in arrays.items()]},
         )
     if rows:
         stored[...] = planes_PN
 
 
 def _planes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """[P, N] The bytes of each row, the least significant one of each number first."""
+    """Return the bytes of each row [P, N], the least significant byte of each number first."""
     little = np.ascontiguousarray(array.astype(_little(array.dtype), copy=False))
     return little.view(np.uint8).reshape(len(array), _width(array.dtype, array.shape[1:])).T
 
@@ -92,13 +87,13 @@ def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _width(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Planes of a column."""
+    """Return the number of planes of a column."""
     return int(dtype.itemsize * np.prod(shape, dtype=int))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Column:
-    """Where an array lies among the planes of its axis."""
+    """The place of an array among the planes of its axis."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]  # of one row
@@ -114,7 +109,7 @@ class _Column:
 
 
 def _join(planes_PN: NDArray[np.uint8]) -> NDArray[Any]:
-    """Numbers from their bytes: shifted together, many at a time, where transposing would move byte by byte."""
+    """Return numbers from their bytes, joined by shifts of whole planes; transposing would move single bytes."""
     joined: NDArray[Any] = planes_PN[-1]
     if len(planes_PN) == 1:
         return joined
@@ -136,28 +131,35 @@ class Payload:
 
     @classmethod
     def open(cls, path: Path) -> "Payload":
-        """Read with zarrs where it is installed, which uses many cores: the same files.
+        """Open a payload; `zarrs` reads it if it is installed, on many cores.
 
-        Only read: two zstd libraries need not compress alike, and equal input must give equal bytes everywhere.
+        `zarrs` never writes: its zstd library may compress differently, and equal input must give equal bytes.
         """
-        found = importlib.util.find_spec("zarrs") is not None
-        with _configured({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {}):
+        zarrs = importlib.util.find_spec("zarrs") is not None
+        with _configured({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if zarrs else {}):
             arrays = dict(zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3).arrays())
-        columns = {name: _columns(one.attrs["columns"]) for name, one in arrays.items()}
-        return cls(path=path, _arrays=arrays, _columns=columns, _zarrs=found)
+        columns = {name: _columns(array.attrs["columns"]) for name, array in arrays.items()}
+        return cls(path=path, _arrays=arrays, _columns=columns, _zarrs=zarrs)
 
     def read(self, windows: Mapping[str, slice]) -> Arrays:
-        """The named arrays, of each axis ("head", "position", ...) the rows of its window."""
-        found: Arrays = {}
+        """Return the named arrays.
+
+        Args:
+            windows: The rows to read of each axis ("head", "draw", "union", "position").
+
+        Raises:
+            StoreError: A chunk is damaged or missing.
+        """
+        arrays: Arrays = {}
         for axis, window in windows.items():
             planes_PN = self._read(axis, window)
-            found |= {name: column.take(planes_PN) for name, column in self._columns[axis].items()}
-        return found
+            arrays |= {name: column.take(planes_PN) for name, column in self._columns[axis].items()}
+        return arrays
 
     def _read(self, axis: str, window: slice) -> NDArray[np.uint8]:
         stored, path = self._arrays[axis], self.path / axis
         for number in range(window.start // stored.shards[1], -(-window.stop // stored.shards[1])):
-            if not (path / f"c.0.{number}").is_file():  # Zarr takes it for a run of its fill value
+            if not (path / f"c.0.{number}").is_file():  # Zarr would return its fill value
                 raise damaged(path / f"c.0.{number}", "a chunk", "nothing")
         try:
             return np.asarray(stored[:, window]) if self._zarrs else _read_shards(path, stored, window)
@@ -166,29 +168,29 @@ class Payload:
 
 
 def _read_shards(path: Path, stored: Any, window: slice) -> NDArray[np.uint8]:
-    """[P, rows] A window of an array from the shards that it touches."""
+    """Read a window [P, rows] of an array from the shards that contain it."""
     (planes, _), (_, rows) = stored.shape, stored.shards
     planes_PN = np.empty((planes, window.stop - window.start), np.uint8)
     for number in range(window.start // rows, -(-window.stop // rows)):
         first = number * rows
-        wanted = range(max(window.start, first), min(window.stop, first + rows))
-        target_PN = planes_PN[:, wanted.start - window.start : wanted.stop - window.start]
+        part = range(max(window.start, first), min(window.stop, first + rows))
+        target_PN = planes_PN[:, part.start - window.start : part.stop - window.start]
         with (path / f"c.0.{number}").open("rb", buffering=0) as shard:
-            _read_shard(shard, target_PN, range(wanted.start - first, wanted.stop - first), stored.chunks[1], rows)
+            _read_shard(shard, target_PN, range(part.start - first, part.stop - first), stored.chunks[1], rows)
     return planes_PN
 
 
-def _read_shard(shard: Any, target_PN: NDArray[np.uint8], wanted: range, chunk: int, rows: int) -> None:
-    """Some rows of all planes. A shard ends with where each plane's chunks are: [P, chunks, 2] offsets and sizes."""
+def _read_shard(shard: Any, target_PN: NDArray[np.uint8], part: range, chunk: int, rows: int) -> None:
+    """Read some rows of all planes. A shard ends with the offset and size of each plane's chunks [P, chunks, 2]."""
     planes, chunks = len(target_PN), rows // chunk
     shard.seek(-(16 * planes * chunks + _CRC), os.SEEK_END)
     places = np.frombuffer(_checked(shard.read()), "<u8").reshape(planes, chunks, 2).tolist()
     zstd, whole = Zstd(), np.empty(chunk, np.uint8)
-    for at in range(wanted.start // chunk, -(-wanted.stop // chunk)):
-        start, stop = max(wanted.start, at * chunk), min(wanted.stop, (at + 1) * chunk)
+    for at in range(part.start // chunk, -(-part.stop // chunk)):
+        start, stop = max(part.start, at * chunk), min(part.stop, (at + 1) * chunk)
         for plane in range(planes):
             offset, size = places[plane][at]
-            target = target_PN[plane, start - wanted.start : stop - wanted.start]
+            target = target_PN[plane, start - part.start : stop - part.start]
             shard.seek(offset)
             decoded = target if len(target) == chunk else whole
             zstd.decode(_checked(shard.read(size)), decoded)
@@ -197,10 +199,10 @@ def _read_shard(shard: Any, target_PN: NDArray[np.uint8], wanted: range, chunk: 
 
 
 def _checked(data: bytes) -> bytes:
-    """What stands before its crc32c; a ValueError where that is another's."""
-    body, sum_ = data[:-_CRC], int.from_bytes(data[-_CRC:], "little")
-    if (found := google_crc32c.value(body)) != sum_:
-        raise ValueError(f"crc32c {found:08x} instead of {sum_:08x}")
+    """Return the bytes before the crc32c at the end; raise a ValueError if the crc32c is wrong."""
+    body, stored = data[:-_CRC], int.from_bytes(data[-_CRC:], "little")
+    if (computed := google_crc32c.value(body)) != stored:
+        raise ValueError(f"crc32c {computed:08x} instead of {stored:08x}")
     return body
 
 

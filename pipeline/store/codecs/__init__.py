@@ -1,8 +1,8 @@
-"""How scores become small arrays and come back. A new codec is a file in this directory and a line in `CODECS`.
+"""Codecs: they pack scores into small arrays and unpack them. A new codec is a file here and a line in `CODECS`.
 
-Guarantee: token ids and counts come back exactly, grouped by position; probabilities within the codec's declared
-`bounds`; encoding what was decoded gives the same bytes. A segment names its codec and carries its configuration, so a
-reader re-types nothing.
+* Token ids and counts are decoded exactly, grouped by position; probabilities are within the codec's declared `bounds`.
+* Encoding decoded scores gives the same bytes again.
+* A segment's manifest contains the codec's name and configuration, so a reader needs nothing else.
 """
 
 from dataclasses import fields
@@ -22,14 +22,18 @@ CODECS: dict[str, Codec] = {
     "topk": TopK(),
     "rskd": RSKD(levels=128, floor_nats=20.0),
 }
-"""What a new segment may be written with. A name stands for a whole configuration, which the manifest spells out."""
+"""The codecs for new segments. A name stands for a whole configuration, which the manifest contains."""
 
 
 def build_codec(name: str, config: dict[str, Any]) -> Codec:
-    """The codec that a manifest describes; a StoreError when this version does not know it."""
+    """Return the codec that a manifest describes.
+
+    Raises:
+        StoreError: This version has no codec of this name and configuration.
+    """
     if name not in CODECS:
-        known = ", ".join(CODECS)
-        raise StoreError("codec", expected=f"one of: {known}", got=repr(name), remedy="use the version that wrote it")
+        names = ", ".join(CODECS)
+        raise StoreError("codec", expected=f"one of: {names}", got=repr(name), remedy="use the version that wrote it")
     try:
         return type(CODECS[name])(**config)
     except (TypeError, ValueError) as error:
@@ -39,10 +43,10 @@ def build_codec(name: str, config: dict[str, Any]) -> Codec:
 
 
 def config_of(codec: Codec) -> dict[str, Any]:
-    """The configuration as a manifest stores it; `build_codec` takes it back."""
+    """Return the configuration as a manifest contains it; `build_codec` accepts it."""
     return {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
 
 
 def stored_fingerprint(scorer: str, codec: Codec) -> str:
-    """Identity of scores as they are stored: who scored, and which codec rounded. Another codec scores again."""
+    """Return the identity of stored scores: scorer and codec. Scores that another codec packed are scored anew."""
     return digest(scorer, codec.name, config_of(codec))

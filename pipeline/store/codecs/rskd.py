@@ -1,11 +1,12 @@
-"""The draws as tokens with multiplicities: Random Sampling Knowledge Distillation (Anshumann et al., ACL 2025).
+"""A codec that stores tail samples as tokens with multiplicities: Random Sampling Knowledge Distillation.
 
-There the teacher is m samples with replacement, and a token that came up c times has the unbiased estimate c / m of its
-probability. Here the samples are the draws, which come from outside the head, so the estimate is c / m of the mass
-outside it; head, union and masses are coded as in sqrt8, and an empty head is the paper's own case.
-Guarantee: as `Codec` has it, but a draw's log-prob comes back as that estimate and not as it was.
-Cost: 3 bytes for a distinct draw before compression, where sqrt8 takes 3 for each one of them.
-Not taken: storing the draws' log-probs as well, which is sqrt8.
+Source: Anshumann et al., ACL 2025. In the paper the teacher is m samples with replacement, and a token that was sampled
+c times has the unbiased estimate c / m of its probability. Here the samples come from outside the top tokens, so the
+estimate is c / m of the mass outside. Top tokens, student-support tokens and masses are coded as in `Sqrt8`; a
+position without top tokens is the paper's own case.
+
+* Guarantee: as in `pipeline.store.codecs`, but the log-prob of a tail sample is decoded as this estimate.
+* Cost: 3 bytes per distinct tail sample before compression; `Sqrt8` takes 3 bytes for every tail sample.
 """
 
 import math
@@ -23,7 +24,7 @@ from pipeline.store.ragged import owners
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RSKD:
-    """Everything but the draws is sqrt8's, with its configuration."""
+    """The codec: `Sqrt8` with its configuration for everything but the tail samples."""
 
     name: ClassVar[str] = "rskd"
 
@@ -33,6 +34,7 @@ class RSKD:
     """As in `Sqrt8`."""
 
     def __post_init__(self) -> None:
+        """Check the configuration; a ValueError names the field that is out of range."""
         Sqrt8(levels=self.levels, floor_nats=self.floor_nats)  # checks both
 
     @property
@@ -41,33 +43,39 @@ class RSKD:
 
     @property
     def bounds(self) -> ErrorBounds:
-        """Those of sqrt8; the draws are estimates."""
+        """The bounds of `Sqrt8`; log-probs of tail samples are estimates."""
         return replace(self._rest.bounds, draws_estimated=True)
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
-        """`draw_n` counts distinct tokens."""
-        encode_counts(scores.tail_samples.counts, "draw")  # a multiplicity has one byte as well
+        """Return the packed scores; `draw_n` counts distinct tokens.
+
+        Raises:
+            StoreError: A position has more entries than a count can hold.
+        """
+        encode_counts(scores.tail_samples.counts, "draw")  # a multiplicity has one byte, too
         vocab = len(rank_of_token)
         place, count = np.unique(places(scores.tail_samples, rank_of_token), return_counts=True)
-        n_N = np.bincount(place // vocab, minlength=len(scores)).astype(np.int32)
+        distinct_N = np.bincount(place // vocab, minlength=len(scores)).astype(np.int32)
         arrays = self._rest.encode(replace(scores, tail_samples=Entries.none(len(scores))), rank_of_token)
         del arrays["draw_p"]
         return arrays | {
-            "draw_id": to_gaps(place, n_N, vocab, distinct=True),
+            "draw_id": to_gaps(place, distinct_N, vocab, distinct=True),
             "draw_count": count.astype(np.uint8),
-            "draw_n": encode_counts(n_N, "draw"),
+            "draw_n": encode_counts(distinct_N, "draw"),
         }
 
     def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:
-        """Scores of the positions in `arrays`; each position's entries ascend in rank."""
+        """Return the scores of the positions in `arrays`; each position's entries ascend in rank."""
         none = {"draw_id": arrays["draw_id"][:0], "draw_p": arrays["draw_count"][:0]}
         none["draw_n"] = np.zeros_like(arrays["draw_n"])
         scores = self._rest.decode(arrays | none, token_of_rank)
-        n_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
-        owner = owners(n_N)
-        samples_N = np.bincount(owner, weights=count, minlength=len(n_N)).astype(np.int32)
-        ids = from_gaps(arrays["draw_id"], n_N, token_of_rank, distinct=True)
-        tail_N = np.maximum(scores.stats.tail_NH[:, 0], math.exp(-self.floor_nats))  # a draw is not impossible
+        distinct_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
+        owner = owners(distinct_N)
+        samples_N = np.bincount(owner, weights=count, minlength=len(distinct_N)).astype(np.int32)
+        ids = from_gaps(arrays["draw_id"], distinct_N, token_of_rank, distinct=True)
+        tail_N = np.maximum(
+            scores.stats.tail_NH[:, 0], math.exp(-self.floor_nats)
+        )  # a sampled token has a probability above 0
         logp = np.log(count / samples_N[owner] * tail_N[owner]).astype(np.float32)
         samples = Entries(ids=np.repeat(ids, count), logp=np.repeat(logp, count), counts=samples_N)
         return replace(scores, tail_samples=samples)

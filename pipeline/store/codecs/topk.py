@@ -1,9 +1,8 @@
-"""Token ids as they are and log-probs in half precision: what is usual elsewhere.
+"""The usual codec elsewhere: plain token ids and log-probs in half precision. For comparison, and for imported data.
 
-For comparison, and for data that came this way. Guarantee: as `Codec` has it; entries come back by descending
-log-prob, equal ones by ascending frequency rank, whatever their order was.
-Cost: 4 bytes an entry before compression (6 for V > 65536), and 9 bytes a position at one temperature.
-Not taken: renormalising over the entries, which is usual too: the mass outside them is then lost.
+* Guarantee: as in `pipeline.store.codecs`; entries are decoded by descending log-prob, equal ones by ascending
+  frequency rank, whatever their order was.
+* Cost: 4 bytes per entry before compression (6 for V > 65,536), and 9 bytes per position at one temperature.
 """
 
 import math
@@ -14,18 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.types import Entries, Floats, PositionStats, Scores
-from pipeline.store.codecs.base import (
-    SQRT_ENTROPY_ERROR,
-    STORED_NAMES,
-    TAIL_G_ERROR,
-    Arrays,
-    ErrorBounds,
-    decode_positions,
-    encode_counts,
-    encode_positions,
-    id_dtype,
-    places,
-)
+from pipeline.store.codecs import base
+from pipeline.store.codecs.base import STORED_NAMES, Arrays, ErrorBounds
 
 _FLOOR_NATS = 64.0
 _SMALL_NATS = 8.0
@@ -41,36 +30,36 @@ class TopK:
 
     @property
     def bounds(self) -> ErrorBounds:
-        """A log-prob is off by 2 ** -11 of itself; sqrt(p) feels that most at p = exp(-2)."""
+        """The bounds: a log-prob has a relative error of 2 ** -11, and sqrt(p) its largest error at p = exp(-2)."""
         return ErrorBounds(
             sqrt_p=_ROUNDING / math.e + _FLOAT32,
             log_p=_ROUNDING * _SMALL_NATS + _FLOAT32,
             log_p_small=_ROUNDING * _FLOOR_NATS + _FLOAT32,
             small_p=math.exp(-_SMALL_NATS),
             floor_p=math.exp(-_FLOOR_NATS),
-            sqrt_entropy=SQRT_ENTROPY_ERROR,
-            tail_g=TAIL_G_ERROR,
-            draws_estimated=False,
         )
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
-        """Three arrays a group, the realised token's, two masses, and what `encode_positions` gives."""
-        arrays = encode_positions(scores)
-        vocab = len(rank_of_token)
+        """Return three arrays per group, the sampled token's, two masses, and the arrays of `encode_positions`.
+
+        Raises:
+            StoreError: A position has more entries than a count can hold.
+        """
+        arrays, vocab = base.encode_positions(scores), len(rank_of_token)
         for group, field in STORED_NAMES.items():
             entries: Entries = getattr(scores, field)
             half = _half(entries.logp)
-            order = _likeliest_first(places(entries, rank_of_token), half, vocab, distinct=group != "draw")
-            arrays[f"{group}_token"] = entries.ids[order].astype(id_dtype(vocab))
+            order = _likeliest_first(base.places(entries, rank_of_token), half, vocab, distinct=group != "draw")
+            arrays[f"{group}_token"] = entries.ids[order].astype(base.id_dtype(vocab))
             arrays[f"{group}_logp"] = half[order]
-            arrays[f"{group}_n"] = encode_counts(entries.counts, group)
+            arrays[f"{group}_n"] = base.encode_counts(entries.counts, group)
         arrays["token_logp"] = _half(scores.stats.token_logp_N)
         arrays["log_tail"] = _half_mass(scores.stats.tail_NH)
         arrays["log_union_tail"] = _half_mass(scores.stats.student_tail_NH)
         return arrays
 
     def decode(self, arrays: Arrays, token_of_rank: NDArray[Any]) -> Scores:  # noqa: ARG002
-        """Scores of the positions in `arrays`, in the order that is stored; ranks are not needed."""
+        """Return the scores of the positions in `arrays`, in the stored order; ranks are not needed."""
         entries = {
             field: Entries(
                 ids=arrays[f"{group}_token"].astype(np.int32),
@@ -83,7 +72,7 @@ class TopK:
             tail_NH=_mass(arrays["log_tail"]),
             student_tail_NH=_mass(arrays["log_union_tail"]),
             token_logp_N=arrays["token_logp"].astype(np.float32),
-            **decode_positions(arrays),
+            **base.decode_positions(arrays),
         )
         return Scores(**entries, stats=stats)
 
@@ -91,7 +80,7 @@ class TopK:
 def _likeliest_first(
     place: NDArray[np.int64], half: NDArray[np.float16], vocab: int, *, distinct: bool
 ) -> NDArray[np.int64]:
-    """The order of entries in each position. Below zero the bits of a number ascend as it descends."""
+    """Return the order of entries by descending log-prob: the bits of a negative number ascend as it descends."""
     by_rank = np.argsort(place, kind="stable")
     ranked = place[by_rank]
     assert not distinct or (np.diff(ranked) > 0).all(), "a token twice at a position"
@@ -107,7 +96,7 @@ def _half(logp: NDArray[Any]) -> NDArray[np.float16]:
 
 def _half_mass(mass: NDArray[Any]) -> NDArray[np.float16]:
     assert not np.isnan(mass).any(), "a mass is NaN"
-    positive = mass > 0  # rounding leaves -1e-8 where everything is inside the head
+    positive = mass > 0  # rounding leaves -1e-8 where the stored tokens have all mass
     return np.where(positive, _half(np.log(np.where(positive, mass, 1).astype(np.float64))), np.float16(-np.inf))
 
 
