@@ -17,7 +17,7 @@ Array suffixes: N positions, D hidden width, V vocabulary, K stored tokens, J ta
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -235,8 +235,7 @@ def _gather(
     return student, unstored
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _UnstoredSoftmax:
+class _UnstoredSoftmax(NamedTuple):
     """The softmax over the unstored tokens; exp(logit - largest logit) is in the buffer that held the logits."""
 
     logsumexp_N: Tensor  # -inf where every token is stored
@@ -259,8 +258,7 @@ def _unstored_softmax(logits_NV: Tensor, *, entropy: bool) -> _UnstoredSoftmax:
         blocks.append((largest_N + sum_N.log(), sum_N.clamp_(min=1.0), entropy_N))
     logsumexp_N, sum_N, entropy_N = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     # With x = exp(logit - largest) and S = sum x, the entropy of x / S is log S + (sum -x log x) / S.
-    entropy_N = sum_N.log() + entropy_N / sum_N if entropy else None
-    return _UnstoredSoftmax(logsumexp_N=logsumexp_N, sum_N=sum_N, entropy_N=entropy_N)
+    return _UnstoredSoftmax(logsumexp_N, sum_N, sum_N.log() + entropy_N / sum_N if entropy else None)
 
 
 def _unstored_gradient(

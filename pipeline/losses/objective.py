@@ -40,10 +40,11 @@ class ObjectiveParams:
     tail_estimator: Literal["auto", TailEstimator]
     """Estimate for the tokens that are not stored. bucket: one outcome "any other token", for every divergence, biased
     where the student is far from the teacher. tail_samples: samples from the teacher's tail, for forward_kl and
-    skew_forward_kl. tail_mean: the teacher's mean log-prob over the student's tail, for all divergences but forward_kl.
-    residual: the bucket, made unbiased at the sampled token, for every divergence. sampled: the sampled token alone
-    (with reverse_kl the reward log p - log q, "k1"), for every divergence. The last two need untruncated sampling at
-    temperature 1. auto: tail_samples where it is possible, else tail_mean, and bucket at temperatures other than 1."""
+    skew_forward_kl. tail_mean: the teacher's mean log-prob over the student's tail, at temperature 1, for all
+    divergences but forward_kl. residual: the bucket, made unbiased at the sampled token, for every divergence. sampled:
+    the sampled token alone (with reverse_kl the reward log p - log q, "k1"), for every divergence. residual and sampled
+    need untruncated sampling at temperature 1. auto: tail_samples for its two divergences, and for other divergences
+    tail_mean at temperature 1 and bucket at other temperatures."""
     tail_samples_scale: NonNegative
     """Nats. At a position with bucketed forward KL d, tail samples have the weight 1 - exp(-d / tail_samples_scale) and
     the bucket has the rest. 0: tail samples alone, which is unbiased."""
