@@ -35,7 +35,7 @@ def load_index(root: Path) -> Any:
     Nothing has run where dvc.lock is missing or empty. DVC itself refuses an empty file, which a kill leaves behind.
 
     Raises:
-        DataError: DVC cannot read dvc.yaml, rounds.yaml or dvc.lock.
+        DataError: DVC cannot read dvc.yaml, rounds.yaml or dvc.lock, or two stages write the same file.
     """
     from dvc.dvcfile import load_file
     from dvc.exceptions import DvcException
@@ -48,7 +48,9 @@ def load_index(root: Path) -> Any:
         lock = root / "dvc.lock"
         if lock.is_file() and not lock.read_text().strip():
             pipeline.lockfile_contents = {}
-        return Index(pipeline.repo, stages=list(pipeline.stages.values()))
+        index = Index(pipeline.repo, stages=list(pipeline.stages.values()))
+        index.check_graph()
+        return index
     except DvcException as error:
         remedy = "fix what DVC reports"
         raise DataError(root / "dvc.yaml", expected="a pipeline that DVC reads", got=error, remedy=remedy) from error

@@ -77,3 +77,15 @@ def test_a_damaged_lock_is_a_mistake(tmp_path: Path) -> None:
     (root / "dvc.lock").write_text("stages: 1\n")
     with pytest.raises(DataError, match=r"dvc.yaml: expected a pipeline that DVC reads, got .*dvc.lock"):
         load_index(root)
+
+
+def test_two_stages_that_write_the_same_file_are_a_mistake(tmp_path: Path) -> None:
+    root = make_dvc_project(tmp_path / "new")
+    text = (root / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(
+        text.replace(
+            "- work/corpus/rollouts.parquet\n    - work/costs/generate", "- work/plan.json\n    - work/costs/generate"
+        )
+    )
+    with pytest.raises(DataError, match=r"dvc.yaml: expected a pipeline that DVC reads, got .*work/plan.json"):
+        load_index(root)
