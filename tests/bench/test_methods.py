@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from bench.end_to_end import methods
 from bench.end_to_end.methods_picture import render_methods
-from pipeline.runtime.yaml_files import read_yaml
+from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
 from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import follow_params
 from stages import generate, plan, prepare, score, teacher
@@ -57,7 +57,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
     shutil.copytree(ROOT / "presets", "presets")
-    document = read_yaml(Path("presets/arithmetic-tiny.yaml"))
+    preset = overlay_yaml(Path("presets/default.yaml"), Path("presets/arithmetic-tiny.yaml"))
+    document = parse_yaml(Path("params.yaml"), preset.encode())
     document["teacher"]["model"]["config"] |= {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     document["student"]["small"] |= {"config": {"num_hidden_layers": 1}}
     document["sft"] = {"small": document["sft"]["small"] | {"steps": 1}}
