@@ -158,7 +158,7 @@ class Project:
 
     def stillroom(self, *args: str) -> str:
         """What the command prints on its standard output."""
-        command = [sys.executable, "-m", "stages.cli.main", *args]
+        command = [sys.executable, "-m", "stages.cli", *args]
         done = subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -64,9 +64,7 @@ def sft(model: Path, out: Path, name: str) -> None:
 
 @commands.command()
 @click.argument("name", required=False)
-@click.option(
-    "--method", help="Also apply presets/methods/METHOD.yaml: sft, supervised, sequence-level, mixed or on-policy."
-)
+@click.option("--method", help="Also apply a file of presets/methods, such as on-policy or sequence-level.")
 @click.option("--force", is_flag=True, help="Overwrite a params.yaml or rounds.yaml that was changed by hand.")
 def preset(name: str | None, method: str | None, force: bool) -> None:
     """Write params.yaml and rounds.yaml from a preset.
@@ -85,21 +83,13 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 
 @commands.command()
 @click.option("--teacher", required=True, help="Hub name, directory or .gguf file.")
-@click.option(
-    "--student", required=True, help="Hub name, directory or .gguf file; `teacher` for half of the teacher's layers."
-)
+@click.option("--student", required=True, help="The same, or `teacher` for half of the teacher's layers.")
 @click.option("--data", help="Hub name, directory or file; the tasks docstrings and arithmetic need none.")
 @click.option("--task", help="Default: the task that the columns of the data fit.")
 @click.option("--config", help="Configuration of a data set on the hub.")
 @click.option("--train-split", help="Default: train, or the only split.")
 @click.option("--heldout-split", help="Default: test, validation, valid, val or dev, else the last tenth of train.")
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    metavar="FIELD=COLUMN",
-    help="Column of a field, such as answer_column=solution; repeatable.",
-)
+@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=LAYOUT.params, show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite your own changes.")
 def init(columns: tuple[str, ...], out: Path, force: bool, **choices: Any) -> None:
@@ -183,9 +173,7 @@ def query(sql: str, as_json: bool) -> None:
 @commands.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all of it, for scripts.")
-@click.option(
-    "--card", "as_card", is_flag=True, help="Print the model card with the metrics of the evaluation instead."
-)
+@click.option("--card", "as_card", is_flag=True, help="Print the model card with the evaluation's metrics instead.")
 def lineage(model: Path, as_json: bool, as_card: bool) -> None:
     """Print where the model directory MODEL comes from.
 
@@ -223,7 +211,3 @@ def doctor(as_json: bool) -> None:
 def main() -> None:
     """Run the `stillroom` command."""
     run(commands)
-
-
-if __name__ == "__main__":
-    main()
