@@ -10,10 +10,11 @@ from click.testing import CliRunner
 
 from bench.end_to_end import reward
 from pipeline.runtime.files import read_json
-from pipeline.runtime.yaml_files import read_yaml, write_yaml
+from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml, write_yaml
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"tuning": 1, "steps": 1, "refresh": 1, "prompts": 2, "samples": 2, "seeds": 1}
+PRESET = (Path("presets/default.yaml"), Path("presets/arithmetic-tiny.yaml"))
 ALONE, REWARDED = reward.CONFIGURATIONS[0], reward.CONFIGURATIONS[1]
 
 
@@ -23,7 +24,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STILLROOM_STORE", "store")
     shutil.copytree(ROOT / "presets", "presets")
-    text = Path("presets/arithmetic-tiny.yaml").read_text()
+    text = overlay_yaml(*PRESET)
     Path("params.yaml").write_text(
         text.replace("prompts: 400", "prompts: 3").replace("problems: 20000", "problems: 60")
     )
@@ -38,8 +39,9 @@ def test_the_teacher_has_the_students_size_and_tuning(tmp_path: Path, monkeypatc
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(reward, "run_stage", lambda stage, /, **_: called.append(stage))
     monkeypatch.setattr(reward, "make_corpus", lambda: called.append("corpus"))
+    params = parse_yaml(Path("params.yaml"), overlay_yaml(*PRESET).encode())
     for _ in range(2):  # the second call finds the project
-        reward.make_equal_teacher(tmp_path / "project", read_yaml(Path("presets/arithmetic-tiny.yaml")), 7)
+        reward.make_equal_teacher(tmp_path / "project", params, 7)
     assert called == ["teacher", "prepare", "sft", "corpus", "evaluate"]
     params = read_yaml(tmp_path / "project/params.yaml")
     config = params["teacher"]["model"]["config"]
