@@ -44,30 +44,20 @@ def bar(title: str, total: int | None, *, unit: str = "tokens", done: int = 0) -
     """
     options: dict[str, Any] = {"initial": done, "desc": title, "unit": f" {unit}", "disable": False}
     options |= {"total": total, "unit_scale": total is None or total >= 1000}
-    with _terminal_bar(options) if sys.stderr.isatty() else _lines(options) as meter:
+    on_terminal = sys.stderr.isatty()
+    with tqdm(**options, dynamic_ncols=True, mininterval=0.2) if on_terminal else _lines(options) as meter:
         yield meter
     count, seconds = int(meter.n) - done, meter.format_dict["elapsed"]
     rate = count / max(seconds, 1e-9)
     print(f"{title}: {count:,} {unit} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 2}f} {unit}/s)", flush=True)
 
 
-def _terminal_bar(options: Mapping[str, Any]) -> Meter:
-    return tqdm(**options, dynamic_ncols=True, mininterval=0.2)
-
-
 def _lines(options: Mapping[str, Any]) -> Meter:
-    known = " of {total_fmt}{unit} ({percentage:.0f}%), {rate_noinv_fmt}, {remaining} left"
-    amount = known if options["total"] else "{unit}, {rate_noinv_fmt}"
-    return _Lines(
-        **options,
-        file=io.StringIO(),  # for what tqdm itself writes, such as carriage returns
-        bar_format="{desc}: {n_fmt}" + amount + "{postfix}",
-        mininterval=_LINE_INTERVAL_S,
-        delay=_LINE_INTERVAL_S,
-        miniters=1,
-        smoothing=0,  # the rate is the mean since the start
-        leave=False,
-    )
+    """Return a meter that leaves all of its output to `_Lines.display`, with the mean rate since the start."""
+    of_total = " of {total_fmt}{unit} ({percentage:.0f}%), {rate_noinv_fmt}, {remaining} left"
+    form = "{desc}: {n_fmt}" + (of_total if options["total"] else "{unit}, {rate_noinv_fmt}") + "{postfix}"
+    interval: dict[str, Any] = {"mininterval": _LINE_INTERVAL_S, "delay": _LINE_INTERVAL_S, "miniters": 1}
+    return _Lines(**options, **interval, bar_format=form, smoothing=0, leave=False, file=io.StringIO())
 
 
 def summary(name: str, entry: Mapping[str, Any]) -> str:
