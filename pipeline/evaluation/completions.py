@@ -107,6 +107,10 @@ def completion_metrics(
         completions: The completions, in the order of the prompts.
         decode: Turns token ids into text.
         weights: The weights of the reward functions; without weights there is no metric `reward`.
+
+    Raises:
+        ParameterError: When a reward function does not exist.
+        DataError: When a reward function returns no finite number.
     """
     pair = (completions.greedy, completions.sampled)
     greedy, sampled = (judge(task, prompts, samples, decode) for samples in pair)
