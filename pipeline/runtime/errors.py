@@ -29,7 +29,7 @@ class ParameterError(UserError):
     """A parameter that is unknown, missing, mistyped or out of range."""
 
     def __init__(self, where: object, *, expected: object, got: object, remedy: str = "fix params.yaml") -> None:
-        """Make the message, which says by default that params.yaml is to be fixed."""
+        """Make the message, whose default remedy is to fix params.yaml."""
         super().__init__(where, expected=expected, got=got, remedy=remedy)
 
 

@@ -37,7 +37,7 @@ def parse_yaml(path: Path, content: bytes) -> dict[str, Any]:
     """Return the mapping in the content of a YAML file, which the caller must not change.
 
     ruamel.yaml reads YAML 1.2, in which 1e-4 is a number; PyYAML reads it as text. Parsing params.yaml takes 25 ms, so
-    the result is kept for the next section that is read.
+    the result is cached for the next section.
 
     Raises:
         ParameterError: The content is no YAML, or holds no mapping.
@@ -55,7 +55,7 @@ def parse_yaml(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, value: Mapping[str, Any], *, comment: str) -> None:
-    """Write a mapping in block style, with its keys in the given order and a comment on top."""
+    """Write a mapping in block style, with its keys in their order and a comment on top."""
     yaml = YAML()
     yaml.default_flow_style = False
     with path.open("w") as file:

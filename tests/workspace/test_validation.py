@@ -84,7 +84,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         (
             "task.template.text",
             "Fix {code}.",
-            "task.template.text: expected a text with {body}, got {code}; ",
+            "task.template.text: expected a text with {body}, got {code}; fix params.yaml",
         ),
         ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); fix"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
