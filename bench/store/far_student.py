@@ -44,7 +44,7 @@ from pipeline.rollout.collect import collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import section
 from pipeline.runtime.layout import LAYOUT
-from pipeline.scoring.hf_scorer import draw_seed
+from pipeline.scoring.hf_scorer import tail_sample_seed
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
@@ -228,7 +228,7 @@ def stored(
             tail_sample_ids=recorded.tail_sample_ids,
             tail_offset=recorded.tail_offset,
         )
-        parts.append(truncate(head(teacher_TD), to_score, configuration.truncation, seed=draw_seed(to_score)))
+        parts.append(truncate(head(teacher_TD), to_score, configuration.truncation, seed=tail_sample_seed(to_score)))
     ranks = np.arange(len(head.weight_VD))
     scores = CODECS[codec].decode(CODECS[codec].encode(join_scores(parts, 1), ranks), ranks)
     return collate_scores(rollouts, scores, temperature=1.0, column=0).rows.to(torch.device("cpu"))

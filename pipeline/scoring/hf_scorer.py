@@ -20,64 +20,81 @@ from pipeline.models.context import context_of
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 
-_VERSION = 5  # raise it when the numbers of a score change
-# Tokens, as many as floats in a vector: a row then comes out the same whatever rows and padding there are beside it.
+_VERSION = 5  # increase it when the numbers of a score change
+# Lengths are padded to a multiple of the floats in a vector register: a row then has the same bits in every batch.
 _MULTIPLE = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
 
 
 class HFScorer:
-    """Scores sequences with the teacher in a model directory."""
+    """The scorer for the teacher in a model directory."""
 
     def __init__(
         self, path: Path, *, precision: Precision, vocab: int, truncation: TruncationParams, batch_size: int
     ) -> None:
+        """Load the teacher.
+
+        Args:
+            path: The model directory.
+            precision: Number format of the body.
+            vocab: The size of the tokenizer's vocabulary; further columns of the LM head are ignored.
+            truncation: What is stored of a distribution.
+            batch_size: Sequences per forward pass.
+
+        Raises:
+            ModelError: The model is damaged, or its vocabulary is smaller than `vocab`.
+        """
         self._dtype = lm.resolve_dtype(precision)
         self._model = lm.load_model(path)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._context = context_of(path)
         self._head = lm.head_of(self._model, vocab)
         self._truncation, self._batch_size = truncation, batch_size
-        # Encoder-decoders round differently in other company in any case.
+        # Rows of an encoder-decoder depend on the batch in their last bits, whatever the padding.
         self._multiple = 1 if self._context.separate else _MULTIPLE
         self._prompts: list[list[int]] = []
         self._prefix: lm.PromptCache | None = None  # of those prompts
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
-        """One `Scores` a sequence, in order; tells `on_tokens` how many tokens the teacher read for each batch.
+        """Return one `Scores` per sequence, in order; prompts that consecutive batches share are read once.
 
-        Prompts that batches in a row share are read once.
+        Args:
+            sequences: The sequences.
+            on_tokens: Called for each batch with the number of tokens that the teacher read.
+
+        Raises:
+            DataError: A sequence does not fit into the teacher's context.
         """
         scores: list[Scores] = []
-        with lm.autocast(self._dtype):  # one context: it keeps the bf16 copies of the weights while it lasts
+        with lm.autocast(self._dtype):  # one context for all batches, because it caches the bf16 copies of the weights
             for start in range(0, len(sequences), self._batch_size):
                 batch = sequences[start : start + self._batch_size]
-                for one in batch:
-                    self._context.check(len(one.prompt_ids), len(one.completion_ids), where="scoring")
-                prompts, rows = distinct_prompts([one.prompt_ids for one in batch])
+                for sequence in batch:
+                    self._context.check(len(sequence.prompt_ids), len(sequence.completion_ids), where="scoring")
+                prompts, rows = distinct_prompts([sequence.prompt_ids for sequence in batch])
                 if self._prefix is None or self._prompts != prompts:
                     self._prompts, self._prefix = prompts, lm.prefill(self._model, prompts, multiple=self._multiple)
                     on_tokens(sum(map(len, prompts)))
                 scores += self._truncated(self._prefix, rows, batch)
-                on_tokens(sum(len(one.completion_ids) for one in batch))
+                on_tokens(sum(len(sequence.completion_ids) for sequence in batch))
         return scores
 
     def _truncated(self, prefix: lm.PromptCache, rows: list[int], batch: Sequence[TokenSequence]) -> list[Scores]:
-        completions = [one.completion_ids for one in batch]
+        completions = [sequence.completion_ids for sequence in batch]
         hidden_ND = lm.forward_completions(self._model, prefix, rows, completions, multiple=self._multiple)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
         return [
-            truncate(self._head(hidden_TD), one, self._truncation, seed=draw_seed(one))
-            for hidden_TD, one in zip(spans, batch, strict=True)
+            truncate(self._head(hidden_TD), sequence, self._truncation, seed=tail_sample_seed(sequence))
+            for hidden_TD, sequence in zip(spans, batch, strict=True)
         ]
 
 
-def draw_seed(one: TokenSequence) -> int:
-    """Seeds the tail draws of a sequence by its content."""
-    return derive_seed("tail draws", one.prompt_ids, one.completion_ids)
+def tail_sample_seed(sequence: TokenSequence) -> int:
+    """Return the seed of a sequence's tail samples, which depends on its content alone."""
+    return derive_seed("tail draws", sequence.prompt_ids, sequence.completion_ids)
 
 
 def scorer_fingerprint(teacher: str, *, precision: Precision, truncation: TruncationParams) -> str:
-    """Identity of a score's maker: teacher, engine, dtypes and what is kept of the distribution."""
+    """Return the identity of a scorer: teacher, engine, dtypes and truncation."""
     dtype = str(lm.resolve_dtype(precision))
     return digest("transformers", _VERSION, teacher, {"body": dtype, "head": "float32"}, truncation.identity())

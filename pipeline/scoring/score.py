@@ -1,8 +1,9 @@
-"""Rollouts to scored sequences: ask the store first, and the teacher for what is missing.
+"""Score rollouts: take known scores from the store, and run the teacher on the remaining rollouts.
 
-The teacher is loaded only when something is missing. What it scores goes into the store every `flush_every`
-sequences, so a killed run finds its own work there; no other journal is needed. One part is written while the next is
-scored, never more: memory, and what a kill costs, stay at two parts.
+* The teacher is loaded only if a score is missing.
+* New scores are published to the store every `flush_every` sequences, so a run that was killed finds its work there.
+* One part is written in the background while the next one is scored, never more: memory and the work that a kill loses
+  are at most two parts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,17 +22,17 @@ from pipeline.store.records import ScoredSequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringParams:
-    """How the teacher scores."""
+    """The parameters of scoring."""
 
     precision: Precision
-    """Of the teacher's body; the head runs in float32."""
+    """Number format of the teacher's body; the LM head runs in float32."""
     batch_size: Positive
-    """Sequences in one forward pass. A score's last bits do not depend on it on CPUs with AVX2 or AVX-512 and a decoder
-    that sees all of its text; with 1 nowhere."""
+    """Sequences per forward pass. Scores do not depend on it, to the last bit, for decoders with full attention on CPUs
+    with AVX2 or AVX-512. Elsewhere the last bits may differ, unless it is 1."""
     flush_every: Positive
-    """Sequences between two publications to the store; a kill can cost twice as many."""
+    """Sequences between two publications to the store; a kill loses at most the work of twice as many."""
     codec: str
-    """How the store packs a score."""
+    """The codec that packs scores: one of `sqrt8`, `topk`, `rskd`."""
     truncation: TruncationParams
 
 
@@ -44,7 +45,19 @@ def score_rollouts(
     *,
     title: str,
 ) -> list[ScoredSequence]:
-    """Every rollout with its scores, in the given order; only sequences not in `known` reach the teacher."""
+    """Return every rollout with its scores, in order; only rollouts without known scores reach the teacher.
+
+    Args:
+        rollouts: The rollouts.
+        known: Scores by key, from the store.
+        load_scorer: Loads the teacher; called at most once.
+        publish: Writes scored sequences to the store.
+        p: The parameters of scoring.
+        title: The title of the progress bar.
+
+    Raises:
+        DataError: A rollout does not fit into the teacher's context.
+    """
     scores = dict(known)
     missing = unknown(rollouts, known)
     if missing:
@@ -52,26 +65,26 @@ def score_rollouts(
         with bar(title, tokens_to_read(missing)) as meter, _in_background(publish) as publish_next:
             for start in range(0, len(missing), p.flush_every):
                 part = missing[start : start + p.flush_every]
-                scored = scorer.score(part, meter.update)
-                fresh = [ScoredSequence(rollout=one, scores=rows) for one, rows in zip(part, scored, strict=True)]
-                publish_next(fresh)
-                scores.update({key_of(one.rollout): one.scores for one in fresh})
-    return [ScoredSequence(rollout=one, scores=scores[key_of(one)]) for one in rollouts]
+                pairs = zip(part, scorer.score(part, meter.update), strict=True)
+                sequences = [ScoredSequence(rollout=rollout, scores=scored) for rollout, scored in pairs]
+                publish_next(sequences)
+                scores |= {key_of(sequence.rollout): sequence.scores for sequence in sequences}
+    return [ScoredSequence(rollout=rollout, scores=scores[key_of(rollout)]) for rollout in rollouts]
 
 
 @contextmanager
 def _in_background(
     publish: Callable[[Sequence[ScoredSequence]], object],
 ) -> Iterator[Callable[[Sequence[ScoredSequence]], None]]:
-    """Publishes one part at a time in a thread, in order; the next call, or the end, raises what went wrong there."""
+    """Publish one part at a time in a thread, in order; the next call or the end of the block raises its error."""
     with ThreadPoolExecutor(max_workers=1) as writer:
         running: Future[object] | None = None
 
-        def submit(fresh: Sequence[ScoredSequence]) -> None:
+        def submit(sequences: Sequence[ScoredSequence]) -> None:
             nonlocal running
             if running is not None:
                 running.result()
-            running = writer.submit(publish, fresh)
+            running = writer.submit(publish, sequences)
 
         yield submit
         if running is not None:

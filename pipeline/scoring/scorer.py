@@ -1,4 +1,4 @@
-"""The scorer protocol: completions in, truncated teacher distributions out."""
+"""The interface of a scorer: token sequences in, truncated teacher distributions out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,18 +10,18 @@ from pipeline.runtime.config import AboveZero, Fraction, NonNegative, Positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncationParams:
-    """Which of the teacher's V probabilities are kept at each position."""
+    """Which of the teacher's V probabilities are stored at each position."""
 
     threshold: Fraction
-    """Teacher tokens likelier than this form the head."""
+    """Tokens that the teacher finds likelier than this are top tokens."""
     max_entries: Positive
-    """At most so many of them, the likeliest first."""
+    """The greatest number of top tokens per position, the likeliest first."""
     samples_per_tail: NonNegative
-    """Draws from the tail for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
+    """Tail samples per position for a tail of mass 1; a lighter tail gets proportionally fewer. 0 stores none."""
     min_tail: Fraction
-    """No draws where the tail is lighter than this."""
+    """Positions with a lighter tail get no tail samples."""
     temperatures: tuple[AboveZero, ...]
-    """Temperatures at which the loss may be taken, 1 first: the tail at another one cannot be recovered later."""
+    """Temperatures at which a loss may be computed, 1 first; the tail at other temperatures is not stored."""
 
     def identity(self) -> dict[str, object]:
         """Return the parameters under the names that fingerprints and manifests of existing stores hold."""
@@ -31,10 +31,15 @@ class TruncationParams:
 
 
 class Scorer(Protocol):
-    """Scores completions under the teacher."""
+    """A teacher that scores completions."""
 
     def score(self, sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
-        """The teacher's truncated distributions, one `Scores` a sequence, T rows each; `on_tokens` hears progress.
+        """Return the teacher's truncated distributions: one `Scores` of T positions per sequence, in order.
 
-        Sequences of one prompt that follow each other may cost that prompt once.
+        Args:
+            sequences: The sequences; a prompt may be read once for consecutive sequences that share it.
+            on_tokens: Called with the number of tokens that were read, for progress bars.
+
+        Raises:
+            DataError: A sequence does not fit into the teacher's context.
         """
