@@ -213,7 +213,7 @@ def test_a_mistake_in_a_parameter_is_told_by_the_first_stage(project: Project) -
     output, _ = process.communicate(timeout=100)
     assert process.returncode != 0
     assert executed(output) == ["plan"]
-    assert "error: optimizer.learning_rate: expected float, got 'fast' (str); mend params.yaml\n" in output
+    assert "error: optimizer.learning_rate: expected float, got 'fast' (str); fix params.yaml\n" in output
     assert "Traceback" not in output
 
 
