@@ -7,6 +7,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def _rows(schema: Node, record: Node, prefix: str, values: Any) -> Iterator[list
 
 
 def _kind(node: Node) -> str:
-    """Return the type of a node in words, each option of a union with its bounds."""
-    return " or ".join(f"{named(option)} {bounds(option)}".strip() for option in node.get("anyOf", [node]))
+    """Return the type of a node in words, each option of a union with its bounds, such as `float 0 to 1 or null`."""
+    options = [f"{named(option)} {bounds(option)}".strip() for option in node.get("anyOf", [node])]
+    return re.sub(r">= (\S+) and <=", r"\1 to", " or ".join(options))
 
 
 def _doc(thing: Any) -> str:
