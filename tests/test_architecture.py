@@ -28,6 +28,7 @@ LEVELS = [
 ]
 # These cannot change a number, so no stage lists them; the report alone lists lineage, which it shows.
 EXEMPT = ("pipeline/runtime", "pipeline/lineage", "stages/_stage.py", "stages/__init__.py", "pipeline/__init__.py")
+PLACEHOLDERS = {"one", "found", "told", "some", "given", "alike"}
 
 
 def modules() -> dict[str, Path]:
@@ -190,6 +191,16 @@ def test_a_library_is_known_to_its_owners(library: str, owners: set[str]) -> Non
 def test_who_asks_whether_a_model_has_an_encoder() -> None:
     asking = {name for name, path in MODULES.items() if "is_encoder_decoder" in (ROOT / path).read_text()}
     assert {name.split(".")[1] for name in asking} == {"models"}
+
+
+@pytest.mark.parametrize("folder", ["pipeline", "stages", "schemas", "bench", "tests"])
+def test_no_placeholder_names(folder: str) -> None:
+    """A variable is named by what it holds."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            name = node.id if stored else node.arg if isinstance(node, ast.arg) else None
+            assert name not in PLACEHOLDERS, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {name}"
 
 
 def test_no_test_module_is_imported() -> None:
