@@ -1,11 +1,13 @@
-"""Scores that others wrote as plain Parquet, taken into the store.
+"""Import scores that other tools wrote as plain Parquet.
 
-Guarantee: token ids come in as they are and log-probs within the codec's bounds; what is no distribution over the
-tokenizer's vocabulary is a DataError with its row, before it is published. Taking the same files again adds nothing.
-What truncated scores do not say: a missing tail is what the entries leave of 1, the entropy that of the entries and
-the tail as one outcome (a lower bound), and a completion token that is no entry has the smaller of the tail and the
-least entry as its probability (an upper bound). There are neither draws nor union entries.
-Cost: the files are read twice, first for the frequency ranks.
+* Token ids are imported exactly, and log-probs within the codec's bounds. A row that is no distribution over the
+  tokenizer's vocabulary is a DataError with its number, before anything of it is published.
+* Importing the same files again adds nothing.
+* Truncated scores lack some values. A missing tail is 1 less the sum of the entries. The entropy is computed over the
+  entries and the tail as one outcome (a lower bound). A completion token that is no entry gets the smaller one of the
+  tail and the smallest entry as its probability (an upper bound).
+* There are neither tail samples nor student-support tokens.
+* The files are read twice, first for the frequency ranks.
 
 Array suffixes: see `pipeline.core.types`.
 """
@@ -28,21 +30,21 @@ from pipeline.store.store import Store
 from pipeline.store_admin.parquet_rows import PlainRow, read_entry_ids, read_rows
 from schemas.manifest import SegmentHeader
 
-_ROUNDING = 0.01  # by which probabilities kept in half precision may add up to more than 1
+_ROUNDING = 0.01  # the sum of probabilities in half precision may exceed 1 by this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedTeacher:
-    """What the files do not say about their scores."""
+    """The origin of imported scores, which the files do not contain."""
 
     teacher: str  # its name
     tokenizer: str  # fingerprint
     vocab_size: int
     eos_ids: frozenset[int]
-    prompt_tokens: int | None  # where raw top-k rows have no labels
+    prompt_tokens: int | None  # for raw top-k rows without labels
 
     def header(self, codec: str) -> SegmentHeader:
-        """Another name, another tokenizer or another codec is another scorer."""
+        """Return the header of the segments; another name, tokenizer or codec is another scorer."""
         return SegmentHeader(
             scorer=stored_fingerprint(digest("imported", self.teacher, self.tokenizer), CODECS[codec]),
             teacher=digest("imported", self.teacher),
@@ -59,24 +61,32 @@ class ImportedTeacher:
 
 
 def rank_entries(paths: Sequence[Path], vocab: int) -> tuple[NDArray[np.int32], int]:
-    """Token ids [V] by how often they are entries of any file, and the number of sequences in all."""
+    """Return the token ids [V] by their frequency among all entries, and the number of sequences.
+
+    Raises:
+        DataError: A token id is outside the vocabulary, or a file is not as `parquet_layout` describes.
+    """
     counts_V, rows = np.zeros(vocab, dtype=np.int64), 0
     for path in paths:
-        for ids, some in read_entry_ids(path):
+        for ids, batch_rows in read_entry_ids(path):
             _check_ids(ids, vocab, str(path))
             counts_V += np.bincount(ids, minlength=vocab)
-            rows += some
+            rows += batch_rows
     return rank_by_count(counts_V), rows
 
 
 def import_parquet(
     store: Store, paths: Sequence[Path], origin: ImportedTeacher, codec: str, token_of_rank: NDArray[np.int32]
 ) -> Iterator[list[ScoredSequence]]:
-    """Publish the sequences of the files, a segment at a time; yields what was published."""
+    """Publish the sequences of the files, and yield the sequences of each segment after it was published.
+
+    Raises:
+        DataError: A row is not as `parquet_layout` describes, or is no distribution.
+    """
     header = origin.header(codec)
     for path in paths:
         for rows in read_rows(path, origin.prompt_tokens):
-            sequences = [_scored(one, origin) for one in rows]
+            sequences = [_scored(row, origin) for row in rows]
             store.publish(sequences, header, token_of_rank)
             yield sequences
 
@@ -114,7 +124,7 @@ def _scores(row: PlainRow, vocab: int) -> Scores:
 def _token_logp(
     row: PlainRow, owner: NDArray[Any], ids: NDArray[Any], logp: NDArray[Any], tail_N: NDArray[Any]
 ) -> NDArray[Any]:
-    """Log-prob of each completion token: as given, as its entry has it, or the most that it can be."""
+    """Return the log-prob of each completion token: of its column, of its entry, or else its upper bound."""
     if row.token_logp is not None:
         return np.array(row.token_logp)
     token_logp_N: NDArray[Any] = np.log(np.maximum(tail_N, np.finfo(np.float32).tiny))
@@ -125,9 +135,9 @@ def _token_logp(
 
 
 def _check_distributions(places: NDArray[Any], sum_N: NDArray[Any], where: str) -> None:
-    """No token twice at a position, and probabilities that add up to no more than 1."""
+    """Check that no position has a token twice, or probabilities whose sum exceeds 1."""
     if len(np.unique(places)) < len(places):
-        raise DataError(where, expected="distinct tokens at a position", got="one twice", remedy="mend the row")
+        raise DataError(where, expected="distinct tokens at a position", got="one twice", remedy="fix the row")
     if not (sum_N <= 1 + _ROUNDING).all():
         raise DataError(
             where,
@@ -143,5 +153,5 @@ def _check_ids(ids: NDArray[Any], vocab: int, where: str) -> None:
             where,
             expected=f"token ids below {vocab:,}, the tokenizer's size",
             got=f"{ids.min()} to {ids.max()}",
-            remedy="name the tokenizer of the teacher that was asked",
+            remedy="name the tokenizer of the teacher that scored the rows",
         )

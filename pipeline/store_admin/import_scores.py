@@ -1,4 +1,4 @@
-"""The two kinds of source of `stillroom store import`: sealed segments, and plain Parquet."""
+"""Import scores for `stillroom store import`, from sealed segments or from plain Parquet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,40 +18,49 @@ from pipeline.store_admin.parquet_rows import find_parquet
 
 
 def take_segments(paths: Sequence[Path]) -> dict[str, int]:
-    """How many segments were imported, known or damaged, and the imported positions."""
+    """Import segments, and return how many were imported, known or damaged, and the number of imported positions."""
     counts = {"imported": 0, "known": 0, "damaged": 0, "positions": 0}
-    for one in tqdm(import_segments(store_root(), paths), total=len(paths), desc="import", unit="segment", leave=False):
-        counts[one.outcome] += 1
-        counts["positions"] += one.positions if one.outcome == "imported" else 0
-        if one.error is not None:
-            click.echo(f"{one.error}", err=True)
+    results = import_segments(store_root(), paths)
+    for result in tqdm(results, total=len(paths), desc="import", unit="segment", leave=False):
+        counts[result.outcome] += 1
+        counts["positions"] += result.positions if result.outcome == "imported" else 0
+        if result.error is not None:
+            click.echo(f"{result.error}", err=True)
     return counts
 
 
-def take_parquet(source: Path, **given: Any) -> dict[str, int]:
-    """How many sequences and positions were imported."""
+def take_parquet(source: Path, **options: Any) -> dict[str, int]:
+    """Import a Parquet file or a directory of them, and return the numbers of sequences and positions.
+
+    Args:
+        source: The file or directory.
+        options: `tokenizer`, `teacher` and `prompt_tokens` of the command line.
+
+    Raises:
+        DataError: An option or a column is missing, or a row is no distribution.
+    """
     paths = find_parquet(source)
     if not paths:
         raise DataError(source, expected="sealed segments or Parquet files", got="neither", remedy="correct the path")
-    origin = _origin(source, **given)
+    origin = _origin(source, **options)
     ranks, total = rank_entries(paths, origin.vocab_size)
     counts = {"sequences": 0, "positions": 0}
     with tqdm(total=total, desc="import", unit="sequence", leave=False) as meter:
-        for part in import_parquet(
-            Store(root=store_root()), paths, origin, lookup(LAYOUT.params, "scoring", "codec"), ranks
-        ):
-            meter.update(len(part))
-            counts["sequences"] += len(part)
-            counts["positions"] += sum(len(one.rollout.completion_ids) for one in part)
+        codec = lookup(LAYOUT.params, "scoring", "codec")
+        for sequences in import_parquet(Store(root=store_root()), paths, origin, codec, ranks):
+            meter.update(len(sequences))
+            counts["sequences"] += len(sequences)
+            counts["positions"] += sum(len(sequence.scores) for sequence in sequences)
     return counts
 
 
 def _origin(source: Path, tokenizer: Path | None, teacher: str | None, prompt_tokens: int | None) -> ImportedTeacher:
     if tokenizer is None or teacher is None:
-        remedy = "add --tokenizer DIRECTORY --teacher NAME"
-        raise DataError(
-            source, expected="the tokenizer of the ids and a name for the teacher", got="not both", remedy=remedy
+        expected, remedy = (
+            "the tokenizer of the ids and a name for the teacher",
+            "add --tokenizer DIRECTORY --teacher NAME",
         )
+        raise DataError(source, expected=expected, got="not both", remedy=remedy)
     loaded = load_tokenizer(tokenizer)
     return ImportedTeacher(
         teacher=teacher,

@@ -1,9 +1,9 @@
-"""Looking after a store: what it holds, whether it is whole, and what nobody needs.
+"""Maintain a store: list its segments, verify and quarantine them, and collect segments that no checkout needs.
 
-Guarantee: only `collect` deletes a segment; what `quarantine` takes away lies beside the others, in place of an older
-copy of the same id. A segment that goes costs the teacher's time and nothing else: the next score stage that misses it
-scores its sequences again.
-Cost: `summarise_segment` reads manifests only, `verify_segments` every byte.
+* Only `collect` deletes a segment. `quarantine` moves a segment to <store>/quarantine, where it replaces an
+  older copy of the same id.
+* A missing segment costs the teacher's time and nothing else: the next stage that needs its scores computes them.
+* `summarise_segment` reads manifests only; `verify_segments` reads every byte.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from schemas.segment import INDEXES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSummary:
-    """One segment as its manifest tells it."""
+    """One segment as its manifest describes it."""
 
     segment: str
     written: str  # UTC, ISO 8601
@@ -40,35 +40,39 @@ class SegmentSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """A segment that cannot be read as it was written."""
+    """A segment that differs from what was written."""
 
     segment: str
     error: StoreError
-    rollouts: list[str] | None  # what has to be scored again, None where the index is gone too
+    rollouts: list[str] | None  # ids of the rollouts to score again, None if the index is damaged, too
 
 
 def segments(root: Path) -> list[Path]:
-    """The store's segments, without those of unfinished writes."""
-    return sorted(one for one in (root / "segments").glob("*") if one.is_dir() and not one.name.startswith("."))
+    """Return the store's segments, without unfinished writes."""
+    return sorted(path for path in (root / "segments").glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
 def find_segment(root: Path, name: str) -> Path:
-    """The segment whose id begins with `name`; a StoreError unless there is exactly one."""
-    found = [one for one in segments(root) if one.name.startswith(name)]
-    if len(found) != 1:
-        raise StoreError(
-            root / "segments",
-            expected=f"one segment whose id begins with {name}",
-            got=f"{len(found)}",
-            remedy="`stillroom store ls` lists them",
-        )
-    return found[0]
+    """Return the segment whose id begins with `name`.
+
+    Raises:
+        StoreError: There is none, or more than one.
+    """
+    matching = [path for path in segments(root) if path.name.startswith(name)]
+    if len(matching) != 1:
+        expected, remedy = f"one segment whose id begins with {name}", "`stillroom store ls` lists them"
+        raise StoreError(root / "segments", expected=expected, got=f"{len(matching)}", remedy=remedy)
+    return matching[0]
 
 
 def summarise_segment(path: Path) -> SegmentSummary:
-    """What the manifest says; a StoreError where there is none."""
+    """Return the summary of the segment at `path`.
+
+    Raises:
+        StoreError: Its manifest is missing or damaged.
+    """
     manifest = read_manifest(path)
-    size = sum(one.size_bytes for one in manifest.files.values())
+    size = sum(entry.size_bytes for entry in manifest.files.values())
     written = datetime.fromtimestamp((path / "manifest.json").stat().st_mtime, UTC)
     return SegmentSummary(
         segment=path.name,
@@ -84,24 +88,24 @@ def summarise_segment(path: Path) -> SegmentSummary:
 
 
 def list_segments(paths: Sequence[Path]) -> tuple[list[SegmentSummary], list[StoreError]]:
-    """The facts of every segment whose manifest can be read, and what is wrong with the others."""
-    found: list[SegmentSummary] = []
-    damaged: list[StoreError] = []
+    """Return the summary of every segment whose manifest can be read, and the errors of all others."""
+    summaries: list[SegmentSummary] = []
+    errors: list[StoreError] = []
     for path in paths:
         try:
-            found.append(summarise_segment(path))
+            summaries.append(summarise_segment(path))
         except StoreError as error:
-            damaged.append(error)
-    return found, damaged
+            errors.append(error)
+    return summaries, errors
 
 
 def readable(root: Path) -> list[Path]:
-    """The segments whose manifest can be read."""
-    return [root / "segments" / one.segment for one in list_segments(segments(root))[0]]
+    """Return the segments whose manifest can be read."""
+    return [root / "segments" / summary.segment for summary in list_segments(segments(root))[0]]
 
 
 def verify_segments(paths: Sequence[Path]) -> Iterator[Damage | None]:
-    """Read and hash every file of each segment: its damage, or None."""
+    """Read and hash every file of each segment, and yield its damage or None."""
     for path in paths:
         try:
             Segment.open(path).verify()
@@ -116,21 +120,27 @@ def _rollouts(path: Path) -> list[str] | None:
         column = pq.read_table(path / "index.parquet", columns=["rollout_id"])["rollout_id"]
     except (OSError, pa.ArrowException):
         return None
-    return [str(one) for one in column.to_pylist()]
+    return [str(rollout_id) for rollout_id in column.to_pylist()]
 
 
 def quarantine(root: Path, damage: Damage) -> Path:
-    """Take a segment out of the store, to <store>/quarantine; returns where it lies."""
-    place = root / "quarantine" / damage.segment
-    place.parent.mkdir(exist_ok=True)
-    shutil.rmtree(place, ignore_errors=True)  # of an earlier repair
-    return (root / "segments" / damage.segment).rename(place)
+    """Move a segment to <store>/quarantine, and return its new path."""
+    target = root / "quarantine" / damage.segment
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # an earlier repair may have moved a segment of the same id
+    return (root / "segments" / damage.segment).rename(target)
 
 
 def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
-    """Segments that hold no score which a checkout, by its work directory, has in use.
+    """Return the segments without any score that a checkout uses.
 
-    A DataError for a directory without any segment: taken for a checkout that needs nothing, it would cost the store.
+    Args:
+        root: The directory of the store.
+        works: The work directories of all checkouts.
+
+    Raises:
+        DataError: A work directory has no segment. As a checkout that uses nothing, it would empty the store.
+        StoreError: An index is damaged.
     """
     for work in works:
         if not any(work.rglob("index.parquet")):
@@ -141,7 +151,7 @@ def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
                 remedy="name it with --work, or run `make repro` there first",
             )
     names = unneeded(root, works)
-    return [one for one in segments(root) if one.name in names]
+    return [path for path in segments(root) if path.name in names]
 
 
 def collect(paths: Sequence[Path]) -> None:
@@ -157,7 +167,11 @@ _UNNEEDED = """
 
 
 def unneeded(store_root: Path, works: Sequence[Path]) -> set[str]:
-    """Names of the store's segments that hold no score which is in a segment under one of the `works`."""
+    """Return the names of the store's segments without any score that a segment under `works` has.
+
+    Raises:
+        StoreError: An index is damaged.
+    """
     stored = visible_files(store_root, INDEXES)
     needed = [file for work in works for file in visible_files(work, "**/index.parquet")]
     if not stored or not needed:

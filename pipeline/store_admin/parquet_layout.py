@@ -1,13 +1,13 @@
-"""Scores as plain Parquet, one row a sequence: what `stillroom store export` writes, and what `import` reads.
+"""The layouts of scores as plain Parquet, one row per sequence: `stillroom store export` writes the first, PLAIN.
 
-PLAIN: row t of the last four columns is the teacher's distribution of completion token t. `head_logp` are natural
-log-probs at temperature 1 of the tokens in `head_ids`, `tail` is the mass outside them, `token_logp` the log-prob of
-the completion token. Draws, union entries and other temperatures stay in the segment.
+PLAIN: row t of the last four columns is the teacher's distribution of completion token t. `head_ids` are the top tokens
+and `head_logp` their natural log-probs at temperature 1, `tail` is the mass outside them, and `token_logp` the log-prob
+of the completion token. Tail samples, student-support tokens and other temperatures are not exported.
 
-Raw top-k, as DistillKit keeps it (https://github.com/arcee-ai/DistillKit, `token_ids` and `top_values` of
+Raw top-k, as DistillKit writes it (https://github.com/arcee-ai/DistillKit, `token_ids` and `top_values` of
 LogprobCompressor.decompress_to_sparse): `input_ids` [L] is prompt and completion in one, and row i of `token_ids`
-and `top_values` is the distribution of token i + 1, so there are L - 1 rows, or L where the last one says what would
-follow. Entries of -inf are padding. `labels` [L], where there is one, is negative at the prompt's tokens.
+and `top_values` is the distribution of token i + 1. So there are L - 1 rows, or L if the last one is the distribution
+after the end. Entries of -inf are padding. `labels` [L], if there is such a column, is negative at the prompt's tokens.
 """
 
 import pyarrow as pa
@@ -30,4 +30,4 @@ PLAIN = pa.schema(
 )
 
 RAW_TOPK = ("input_ids", "token_ids", "top_values")
-PACKED_TOPK = ("compressed_logprobs", "packed_indices")  # DistillKit's bit-packed forms, of which either may be there
+PACKED_TOPK = ("compressed_logprobs", "packed_indices")  # columns of DistillKit's bit-packed forms, which are refused

@@ -1,18 +1,20 @@
-"""Ask the teacher again: whether what the store says is what this teacher says, within what the codec promises.
+"""Score stored sequences again, and compare: whether the store's scores are the teacher's, within the codec's bounds.
 
-Drawn sequences are scored anew on the tokens that the store has for them, so that every stored entry meets a fresh
-log-prob. Two limits hold: at each entry of at least `MIN_P` the codec's bound, in sqrt(p) or in log(p), whichever is
-tighter there, plus `ROUNDING` for the engine; and on the average the forward KL of the fresh row to the stored
-one, over the entries and the tail as one outcome. The KL's limit follows from the same two numbers. With
-d = |sqrt(p) - sqrt(q)| <= s + sqrt(p) a / 2 at each of C outcomes (s the codec's bound, a the engine's),
-KL(p || q) <= sum (p - q)^2 / q <= (1 + r)^2 (sqrt(C) s + a / 2)^2, where r bounds sqrt(p / q); rescaling q to a
-distribution only lowers it.
-Cost: that of scoring. Not taken: comparing encoded bytes, which differ wherever rounding crosses an edge.
+The sequences are scored on their stored top tokens, so that every stored entry has a new log-prob. Two limits hold:
 
+* Per entry of at least `MIN_P`: the codec's bound in sqrt(p) or in log(p), whichever is tighter, plus `ROUNDING` for
+  the engine.
+* On average over positions: the forward KL from the new row to the stored row, over the entries and the tail as one
+  outcome. The limit follows from the same two numbers. With d = |sqrt(p) - sqrt(q)| <= s + sqrt(p) a / 2 at each of C
+  outcomes (s is the codec's bound, a the engine's), KL(p || q) <= sum (p - q)^2 / q <= (1 + r)^2 (sqrt(C) s + a / 2)^2,
+  where r bounds sqrt(p / q). Normalising q only lowers it.
+
+The cost is that of scoring the sequences.
 Array suffixes: see `pipeline.core.types`.
 """
 
 import heapq
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -32,41 +34,44 @@ from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.manifest import read_manifest
+from pipeline.store.ragged import owners
 from pipeline.store.segment_reader import Segment
 from pipeline.store_admin.integrity import segments
 
 MIN_P = 1e-3
-_TINY = 1e-9  # a smaller tail is rounding
+_TINY = 1e-9  # smaller tails are the result of rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumericalTolerance:
-    """What another batch shape, thread count or processor may change in a log-prob above MIN_P; nats."""
+    """The differences that batch shape, thread count or processor may make in a log-prob above MIN_P, in nats."""
 
     largest: float
-    typical: float  # root mean square over a row's distribution
+    typical: float  # root mean square over the distribution of a row
 
 
 ROUNDING = {
-    "torch.float32": NumericalTolerance(largest=0.01, typical=0.001),  # measured: 4e-5 at most
-    "torch.bfloat16": NumericalTolerance(largest=0.5, typical=0.05),  # measured: .25 at most over 1,566 entries, .02
+    "torch.float32": NumericalTolerance(largest=0.01, typical=0.001),  # measured: at most 4e-5
+    "torch.bfloat16": NumericalTolerance(
+        largest=0.5, typical=0.05
+    ),  # measured over 1,566 entries: at most 0.25, and 0.02
 }
-"""By the dtype of the teacher's body."""
+"""Tolerances by the dtype of the teacher's body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledSequence:
-    """One stored sequence to score again."""
+    """A stored sequence that is scored again."""
 
-    to_score: TokenSequence
+    tokens: TokenSequence
     stored: Scores
-    sqrt_p: float  # the codec's bounds
-    log_p: float
+    sqrt_p: float  # the codec's bound in sqrt(p)
+    log_p: float  # the codec's bound in log(p), nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreResult:
-    """How far the store and the teacher are apart; nats."""
+    """The differences between the stored scores and the teacher's, in nats."""
 
     sequences: int
     positions: int
@@ -75,41 +80,44 @@ class RescoreResult:
     mean: float
     mean_kl: float
     allowed_kl: float
-    excess: float  # the most by which an entry is beyond its bound and the allowance; 0 where none is
+    excess: float  # the largest difference beyond bound and allowance; 0 if there is none
     allowance: float
 
     @property
     def holds(self) -> bool:
-        """Nothing is beyond what codec and engine explain."""
+        """Whether codec and engine explain all differences."""
         return self.excess == 0 and self.mean_kl <= self.allowed_kl
 
 
 def comparable(paths: Sequence[Path], scorer: str) -> list[Path]:
-    """The segments that this scorer wrote: this teacher in this configuration."""
-    return [one for one in paths if read_manifest(one).scorer == scorer]
+    """Return the segments that this scorer wrote, which is a teacher in a configuration."""
+    return [path for path in paths if read_manifest(path).scorer == scorer]
 
 
-def draw(paths: Sequence[Path], count: int) -> list[SampledSequence]:
-    """At most `count` sequences with completions, the same ones each time; a segment that is added moves few."""
+def sample_sequences(paths: Sequence[Path], count: int) -> list[SampledSequence]:
+    """Return at most `count` sequences with completions.
+
+    The choice is the same each time, and changes little if the store gets another segment.
+
+    Raises:
+        StoreError: A segment is damaged.
+    """
     rows = ((path, row) for path in paths for row in range(read_manifest(path).sequences))
-    chosen = heapq.nsmallest(count, rows, key=lambda one: derive_seed("rescore", one[0].name, one[1]))
-    found: list[SampledSequence] = []
-    for path in sorted({path for path, _ in chosen}):
+    chosen = sorted(heapq.nsmallest(count, rows, key=lambda place: derive_seed("rescore", place[0].name, place[1])))
+    sampled: list[SampledSequence] = []
+    for path, places in itertools.groupby(chosen, key=lambda place: place[0]):
         segment = Segment.open(path)
-        found += [_drawn(segment, row) for owner, row in sorted(chosen) if owner == path]
-    return sorted((one for one in found if one.to_score.completion_ids), key=lambda one: one.to_score.prompt_ids)
+        sampled += [_read(segment, row) for _, row in places]
+    completed = [sequence for sequence in sampled if sequence.tokens.completion_ids]
+    return sorted(completed, key=lambda sequence: sequence.tokens.prompt_ids)
 
 
-def _drawn(segment: Segment, row: int) -> SampledSequence:
+def _read(segment: Segment, row: int) -> SampledSequence:
     (stored,) = segment.read(row, row + 1)
     prompt_ids, completion_ids = segment.tokens(row)
-    heads = np.split(stored.top.ids, np.cumsum(stored.top.counts)[:-1])
+    top_ids = [ids.tolist() for ids in np.split(stored.top.ids, np.cumsum(stored.top.counts)[:-1])]
     return SampledSequence(
-        to_score=TokenSequence(
-            prompt_ids=prompt_ids,
-            completion_ids=completion_ids,
-            support_ids=[one.tolist() for one in heads],
-        ),
+        tokens=TokenSequence(prompt_ids=prompt_ids, completion_ids=completion_ids, support_ids=top_ids),
         stored=stored,
         sqrt_p=segment.manifest.error_bounds["sqrt_p"],
         log_p=segment.manifest.error_bounds["log_p"],
@@ -117,14 +125,21 @@ def _drawn(segment: Segment, row: int) -> SampledSequence:
 
 
 def compare(
-    drawn: Sequence[SampledSequence], scorer: Scorer, on_tokens: Callable[[int], object], rounding: NumericalTolerance
+    sampled: Sequence[SampledSequence], scorer: Scorer, on_tokens: Callable[[int], object], rounding: NumericalTolerance
 ) -> RescoreResult:
-    """Score the sequences again and set them beside what is stored; there is at least one."""
-    fresh = scorer.score([one.to_score for one in drawn], on_tokens)
-    parts = [_apart(one, scores, rounding) for one, scores in zip(drawn, fresh, strict=True)]
-    difference, excess, kl_N, allowed_N = (np.concatenate(one) for one in zip(*parts, strict=True))
+    """Score sequences again, and return the differences to the stored scores.
+
+    Args:
+        sampled: At least one sequence.
+        scorer: The teacher.
+        on_tokens: Called with the number of tokens that were read, for progress bars.
+        rounding: The tolerance for the engine.
+    """
+    new = scorer.score([sequence.tokens for sequence in sampled], on_tokens)
+    parts = [_differences(sequence, scores, rounding) for sequence, scores in zip(sampled, new, strict=True)]
+    difference, excess, kl_N, allowed_N = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return RescoreResult(
-        sequences=len(drawn),
+        sequences=len(sampled),
         positions=len(kl_N),
         entries=len(difference),
         largest=float(difference.max(initial=0)),
@@ -136,54 +151,66 @@ def compare(
     )
 
 
-def _apart(one: SampledSequence, fresh: Scores, rounding: NumericalTolerance) -> tuple[Floats, Floats, Floats, Floats]:
-    """|difference| and what of it is too much, of the entries above MIN_P; KL and its limit, of the positions."""
-    stored, positions = one.stored, len(one.stored)
-    owner = np.repeat(np.arange(positions), stored.top.counts)
-    logp, fresh_logp = stored.top.logp.astype(np.float64), _fresh_logp(stored, fresh)
-    difference, least = np.abs(logp - fresh_logp), np.minimum(logp, fresh_logp)
-    bound = np.minimum(one.log_p, 2 * np.log1p(one.sqrt_p * np.exp(-least / 2)))
-    seen = logp >= np.log(MIN_P)
-    p, q = np.exp(fresh_logp), np.exp(logp)
+def _differences(
+    sequence: SampledSequence, new: Scores, rounding: NumericalTolerance
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Compare the scores of one sequence.
+
+    Returns:
+        Of the entries of at least MIN_P, the absolute difference and its excess over the bound; of the positions, the
+        KL and its limit. All in nats.
+    """
+    stored, positions = sequence.stored, len(sequence.stored)
+    owner = owners(stored.top.counts)
+    logp, new_logp = stored.top.logp.astype(np.float64), _new_logp(stored, new)
+    difference, least = np.abs(logp - new_logp), np.minimum(logp, new_logp)
+    bound = np.minimum(sequence.log_p, 2 * np.log1p(sequence.sqrt_p * np.exp(-least / 2)))
+    large = logp >= np.log(MIN_P)
+    p, q = np.exp(new_logp), np.exp(logp)
     tail_N = np.maximum(1 - np.bincount(owner, weights=p, minlength=positions), 0)
     sum_N = np.bincount(owner, weights=q, minlength=positions) + stored.stats.tail_NH[:, 0]
-    kl_N = np.bincount(owner, weights=p * (fresh_logp - logp), minlength=positions) + np.log(sum_N)
+    kl_N = np.bincount(owner, weights=p * (new_logp - logp), minlength=positions) + np.log(sum_N)
     kl_N += tail_N * np.log(np.maximum(tail_N, _TINY) / np.maximum(stored.stats.tail_NH[:, 0], _TINY))
-    ratio = np.exp((one.log_p + rounding.largest) / 2)
-    allowed_N = ((1 + ratio) * (np.sqrt(stored.top.counts + 1) * one.sqrt_p + rounding.typical / 2)) ** 2
-    return difference[seen], (difference - bound - rounding.largest)[seen], kl_N, allowed_N
+    ratio = np.exp((sequence.log_p + rounding.largest) / 2)
+    allowed_N = ((1 + ratio) * (np.sqrt(stored.top.counts + 1) * sequence.sqrt_p + rounding.typical / 2)) ** 2
+    return difference[large], (difference - bound - rounding.largest)[large], kl_N, allowed_N
 
 
-def _fresh_logp(stored: Scores, fresh: Scores) -> Floats:
-    """The fresh log-prob of every stored entry: it lies in the fresh head or, having been asked for, in the union."""
-    known = [
-        dict(zip(zip(_owners(entries.counts), entries.ids.tolist(), strict=True), entries.logp.tolist(), strict=True))
-        for entries in (fresh.top, fresh.student)
-    ]
-    found = known[0] | known[1]
-    return np.array([found[place] for place in zip(_owners(stored.top.counts), stored.top.ids.tolist(), strict=True)])
-
-
-def _owners(n_N: np.ndarray) -> list[int]:
-    owners: list[int] = np.repeat(np.arange(len(n_N)), n_N).tolist()
-    return owners
+def _new_logp(stored: Scores, new: Scores) -> Floats:
+    """Return the new log-prob of every stored top token: of a top or a student-support token of the new scores."""
+    keys, stored_keys = (
+        np.concatenate([owners(entries.counts) << 32 | entries.ids for entries in groups])
+        for groups in ((new.top, new.student), (stored.top,))
+    )
+    order = np.argsort(keys)
+    index = order[np.searchsorted(keys, stored_keys, sorter=order)]
+    assert np.array_equal(keys[index], stored_keys), "a stored token has no new log-prob"
+    return np.concatenate([new.top.logp, new.student.logp])[index].astype(np.float64)
 
 
 def rescore(count: int) -> tuple[RescoreResult, int]:
-    """How `count` stored sequences agree with the teacher, and how many segments it did not write."""
-    oracle, paths = CachedTeacher.open(section(LAYOUT.params, ScoringParams, "scoring")), segments(store_root())
-    ours = comparable(paths, oracle.header.scorer)
-    drawn = draw(ours, count)
-    if not drawn:
+    """Compare at most `count` stored sequences with the teacher of the project.
+
+    Returns:
+        The differences, and the number of segments that this teacher did not write.
+
+    Raises:
+        StoreError: The store has no sequence that this teacher scored, or a segment is damaged.
+    """
+    teacher, paths = CachedTeacher.open(section(LAYOUT.params, ScoringParams, "scoring")), segments(store_root())
+    own = comparable(paths, teacher.header.scorer)
+    sampled = sample_sequences(own, count)
+    if not sampled:
         raise StoreError(
             store_root(),
             expected=f"scores by {LAYOUT.teacher} in the configuration of {LAYOUT.params}",
             got=f"{len(paths)} segments, none of them with such",
             remedy="run `make repro`, or verify without --rescore",
         )
-    sequences = [one.to_score for one in drawn]
-    tokens = tokens_read([one.prompt_ids for one in sequences], [one.completion_ids for one in sequences])
-    teacher = oracle.scorer
+    tokens = tokens_read(
+        [sequence.tokens.prompt_ids for sequence in sampled], [sequence.tokens.completion_ids for sequence in sampled]
+    )
+    scorer = teacher.scorer
     with redirect_stdout(sys.stderr), bar("rescore", tokens) as meter:
-        agreement = compare(drawn, teacher, meter.update, ROUNDING[oracle.header.dtype])
-    return agreement, len(paths) - len(ours)
+        result = compare(sampled, scorer, meter.update, ROUNDING[teacher.header.dtype])
+    return result, len(paths) - len(own)

@@ -16,7 +16,7 @@ from pipeline.store.keys import key_of
 from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
-from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, draw
+from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, sample_sequences
 from tests.factories import rollout
 from tests.scores import head_only, header, with_stats
 
@@ -68,7 +68,7 @@ def compared(drawn: Sequence[SampledSequence], scorer: Scorer) -> Any:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_teacher_agrees_with_what_it_said(store: Store, teacher_dir: Path, batch_size: int) -> None:
-    actual = compared(draw(segments(store.root), 10), engine(teacher_dir, batch_size))
+    actual = compared(sample_sequences(segments(store.root), 10), engine(teacher_dir, batch_size))
     assert (actual.sequences, actual.positions) == (5, 41)
     assert actual.entries > 41 * 3
     assert actual.holds
@@ -77,7 +77,9 @@ def test_the_teacher_agrees_with_what_it_said(store: Store, teacher_dir: Path, b
 
 
 def test_another_teacher_does_not(store: Store, make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
-    actual = compared(draw(segments(store.root), 10), engine(make_model_dir(tmp_path / "other", layers=4, seed=9)))
+    actual = compared(
+        sample_sequences(segments(store.root), 10), engine(make_model_dir(tmp_path / "other", layers=4, seed=9))
+    )
     assert not actual.holds
     assert actual.excess > 1
     assert actual.mean_kl > 10 * actual.allowed_kl
@@ -88,7 +90,7 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
     store: Store, teacher_dir: Path, shift: float
 ) -> None:
     """.24 nats are allowed at p = .001, and half a step of sqrt(p) near 1, which is less than .01."""
-    drawn = draw(segments(store.root), 10)
+    drawn = sample_sequences(segments(store.root), 10)
     likeliest = max(drawn, key=lambda sample: sample.stored.top.logp.max())
     logp = likeliest.stored.top.logp.copy()
     assert logp.max() > -0.7
@@ -99,7 +101,7 @@ def test_a_likely_entry_is_held_to_the_codecs_step_and_not_to_its_widest_bound(
 
 
 def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path) -> None:
-    drawn = draw(segments(store.root), 10)
+    drawn = sample_sequences(segments(store.root), 10)
     wrong = [
         replace(sample, stored=with_stats(sample.stored, tail_NH=sample.stored.stats.tail_NH + 0.5)) for sample in drawn
     ]
@@ -110,9 +112,9 @@ def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path)
 
 def test_the_same_sequences_are_drawn_each_time_and_fewer_are_a_part_of_them(store: Store) -> None:
     paths = segments(store.root)
-    all_ids = [sequence.to_score.completion_ids for sequence in draw(paths, 6)]
-    part = [sequence.to_score.completion_ids for sequence in draw(paths, 3)]
-    assert [sequence.to_score.completion_ids for sequence in draw(paths[::-1], 3)] == part
+    all_ids = [sequence.tokens.completion_ids for sequence in sample_sequences(paths, 6)]
+    part = [sequence.tokens.completion_ids for sequence in sample_sequences(paths, 3)]
+    assert [sequence.tokens.completion_ids for sequence in sample_sequences(paths[::-1], 3)] == part
     assert 2 <= len(part) <= 3  # the empty completion is drawn and left out
     assert all(ids in all_ids for ids in part)
     assert len(all_ids) == 5
@@ -125,4 +127,4 @@ def test_only_this_scorers_segments_are_compared(store: Store, teacher_dir: Path
     mixed.publish(sequences[2:4], replace(HEADER, scorer="another"), np.arange(VOCAB))
     (ours,) = comparable(segments(mixed.root), "scorer")
     keys = {key_of(sequence.rollout) for sequence in sequences[:2]}
-    assert len(draw([ours], 9)) == len(keys) == 2
+    assert len(sample_sequences([ours], 9)) == len(keys) == 2
