@@ -52,7 +52,9 @@ def named(name: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            # `from package import module` names the module, and no definition of the package's own file.
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            names |= submodules if len(submodules) == len(node.names) else {node.module, *submodules}
     return frozenset(names & MODULES.keys()) - {name}
 
 
