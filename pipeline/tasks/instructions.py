@@ -2,19 +2,17 @@
 
 * Conversations are lists of messages with `role` and `content`, as in UltraChat; the messages before the last answer
   are the prompt. ShareGPT's `from` and `value` must be renamed first. Tables have Alpaca's columns.
-* Guarantee: a prompt is in one split only, and the held-out split wins. Rows without an answer are filtered.
 * Limit: ROUGE-L measures free answers poorly (Agarwal et al. 2024 use a judge). Look at the student's divergence from
   the teacher and at the teacher's log-likelihood of its completions, which the evaluation reports for every task.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.core.hashing import digest
 from pipeline.runtime.errors import ParameterError
-from pipeline.tasks.base import Case, Message, RougeL, Split
-from pipeline.tasks.loading import RowSettings, iter_splits
-from pipeline.tasks.rows import Row, merge_cases
+from pipeline.tasks.base import Case, RougeL
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
+from pipeline.tasks.table import Content, table_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,44 +51,24 @@ class Instructions(RougeL):
         Raises:
             DataError: When the data cannot be read.
         """
-        return merge_cases(_cases(settings))
+        return table_cases("instructions", settings, _conversation if settings.messages_column else _triple)
 
 
-def _cases(settings: InstructionSettings) -> Iterator[Case]:
-    columns = (settings.messages_column, settings.instruction_column, settings.input_column, settings.output_column)
-    for split, row in iter_splits(settings, [column for column in columns if column is not None]):
-        case = _conversation(split, row, settings) if settings.messages_column else _triple(split, row, settings)
-        if case is not None:
-            yield case
-
-
-def _conversation(split: Split, row: Row, settings: InstructionSettings) -> Case | None:
+def _conversation(row: Row, settings: InstructionSettings) -> Content:
     messages = row.messages(str(settings.messages_column))
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
-    *prompt, answer = messages or [{}]
+    *prompt, answer = messages or [{"content": ""}]
     requests = [message["content"] for message in prompt if message["role"] == "user"]
-    return _case(split, prompt, requests[-1], "", answer["content"]) if requests else None
+    return _fields(requests[-1] if requests else "", ""), [answer["content"]], prompt
 
 
-def _triple(split: Split, row: Row, settings: InstructionSettings) -> Case | None:
+def _triple(row: Row, settings: InstructionSettings) -> Content:
     instruction = row.text(str(settings.instruction_column)).strip()
-    text = row.text(settings.input_column).strip() if settings.input_column else ""
-    messages = [{"role": "user", "content": _request(instruction, text)}]
-    return _case(split, messages, instruction, text, row.text(str(settings.output_column)))
+    fields = _fields(instruction, row.text(settings.input_column).strip() if settings.input_column else "")
+    return fields, [row.text(str(settings.output_column))], [{"role": "user", "content": fields["request"]}]
 
 
-def _case(split: Split, messages: list[Message], instruction: str, text: str, answer: str) -> Case | None:
-    if not instruction.strip() or not answer.strip():
-        return None
-    return Case(
-        case_id=f"instructions/{digest(messages, size=8)}",
-        split=split,
-        fields={"instruction": instruction, "input": text, "request": _request(instruction, text)},
-        messages=tuple(messages),
-        references=(answer.strip(),),
-    )
-
-
-def _request(instruction: str, text: str) -> str:
-    return f"{instruction}\n\n{text}" if text else instruction
+def _fields(instruction: str, text: str) -> dict[str, str]:
+    request = f"{instruction}\n\n{text}" if text else instruction
+    return {"instruction": instruction, "input": text, "request": request}

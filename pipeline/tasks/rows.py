@@ -1,15 +1,15 @@
-"""Read the columns of one row of a data set, and merge rows into cases.
+"""Read the columns of one row of a data set.
 
 A column is found by its name, or inside another column by a path with dots: `translation.de` of WMT,
 `instances.0.output` of self-instruct. The error about a missing column lists the columns that exist.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.runtime.errors import DataError
-from pipeline.tasks.base import Case, Message
+from pipeline.tasks.base import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +29,6 @@ class Row:
         if not isinstance(value, str):
             raise self._wrong_type(column, "text", value)
         return value
-
-    def joined(self, column: str) -> str:
-        """Return a text, or a list of sentences as one text.
-
-        Raises:
-            DataError: When there is no such column, or it holds neither.
-        """
-        return " ".join(self.texts(column))
 
     def texts(self, column: str) -> tuple[str, ...]:
         """Return a list of texts; a single text is a list of one.
@@ -83,21 +75,3 @@ class Row:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-def merge_cases(cases: Iterable[Case]) -> list[Case]:
-    """Merge cases with the same id, in the order of their first occurrence.
-
-    Args:
-        cases: The cases of the held-out split, then those of the training split.
-
-    Returns:
-        One case per id. A case that occurs again in its split adds its references; in the other split it is dropped.
-    """
-    merged: dict[str, Case] = {}
-    for case in cases:
-        earlier = merged.setdefault(case.case_id, case)
-        if earlier is not case and earlier.split == case.split:
-            references = tuple(dict.fromkeys([*earlier.references, *case.references]))
-            merged[case.case_id] = replace(earlier, references=references)
-    return list(merged.values())

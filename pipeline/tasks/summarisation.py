@@ -7,18 +7,17 @@
 | CNN/DailyMail | article | highlights |
 | DialogSum | dialogue | summary (the test split repeats a dialogue for each of its three) |
 
-Guarantee: a document is in one split only, and the held-out split wins. A case has every summary of its document in its
-split: the student trains on the first, and the metrics use the best. Rows without a text or a summary are filtered.
+A case has every summary of its document in its split: the student trains on the first, and the metrics use the best.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.hashing import digest
 from pipeline.metrics.rouge import rouge
 from pipeline.tasks.base import Case, Judged, RougeL, mean
-from pipeline.tasks.loading import RowSettings, iter_splits
-from pipeline.tasks.rows import merge_cases
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
+from pipeline.tasks.table import Content, table_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class Summarisation(RougeL):
         Raises:
             DataError: When the data cannot be read.
         """
-        return merge_cases(_cases(settings))
+        return table_cases("summarisation", settings, _content)
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """Return the mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L."""
@@ -51,10 +50,6 @@ class Summarisation(RougeL):
         return {name: mean([score[name] for score in scores]) for name in scores[0]} | super().metrics(judged)
 
 
-def _cases(settings: SummarisationSettings) -> Iterator[Case]:
-    for split, row in iter_splits(settings, (settings.document_column, settings.summary_column)):
-        document = row.joined(settings.document_column).strip()
-        summaries = tuple(text.strip() for text in row.texts(settings.summary_column) if text.strip())
-        if document and summaries:
-            case_id = f"summarisation/{digest(document, size=8)}"
-            yield Case(case_id=case_id, split=split, fields={"document": document}, references=summaries)
+def _content(row: Row, settings: SummarisationSettings) -> Content:
+    document = " ".join(row.texts(settings.document_column)).strip()
+    return {"document": document}, row.texts(settings.summary_column), []

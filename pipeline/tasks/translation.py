@@ -1,20 +1,18 @@
 """Translate a sentence: Multi30k, WMT, and every table or pair of files with two languages.
 
-* Guarantee: a source sentence is in one split only, and the held-out split wins. A sentence that occurs again in its
-  split adds a reference. Pairs with an empty side are filtered.
-* Limit: WMT's files are often tokenised with Moses ("don &apos;t , he said ."). BLEU then counts tokens that no
-  translator would write, and is comparable only among runs on the same files. To compare with published numbers,
-  detokenise the files first (sacremoses), or use the published untokenised set.
+Limit: WMT's files are often tokenised with Moses ("don &apos;t , he said ."). BLEU then counts tokens that no
+translator would write, and is comparable only among runs on the same files. To compare with published numbers,
+detokenise the files first (sacremoses), or use the published untokenised set.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.hashing import digest
 from pipeline.metrics.bleu import corpus_scores, sentence_score
 from pipeline.tasks.base import Case, Judged
-from pipeline.tasks.loading import RowSettings, iter_splits
-from pipeline.tasks.rows import merge_cases
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
+from pipeline.tasks.table import Content, table_cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class Translation:
         Raises:
             DataError: When the data cannot be read.
         """
-        return merge_cases(_cases(settings))
+        return table_cases("translation", settings, _content)
 
     def score(self, completion: str, references: Sequence[str]) -> float:
         """Return the chrF of the sentence, from 0 to 1."""
@@ -51,9 +49,5 @@ class Translation:
         return corpus_scores([sentence.text for sentence in judged], [sentence.references for sentence in judged])
 
 
-def _cases(settings: TranslationSettings) -> Iterator[Case]:
-    for split, row in iter_splits(settings, (settings.source_column, settings.target_column)):
-        source, target = row.text(settings.source_column).strip(), row.text(settings.target_column).strip()
-        if source and target:
-            case_id = f"translation/{digest(source, size=8)}"
-            yield Case(case_id=case_id, split=split, fields={"source": source}, references=(target,))
+def _content(row: Row, settings: TranslationSettings) -> Content:
+    return {"source": row.text(settings.source_column).strip()}, [row.text(settings.target_column)], []

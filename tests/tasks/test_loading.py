@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict
 from pipeline.runtime.errors import DataError
 from pipeline.tasks.base import Case
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, iter_splits
-from pipeline.tasks.rows import Row, merge_cases
+from pipeline.tasks.rows import Row
+from pipeline.tasks.table import merge_cases
 
 ROWS = [{"q": f'Größe {number}?\u2028, "ja"', "a": f"line\nof {number}"} for number in range(10)]
 LINES = [f"Zeile {number} \u2028 \x85 end" for number in range(10)]  # what str.splitlines would break
@@ -179,7 +180,7 @@ def test_a_wrong_column_lists_those_that_exist(column: str, message: str) -> Non
 def test_lists_of_texts_and_messages_are_read_and_nothing_else() -> None:
     talk = [{"role": "user", "content": "Hi", "id": 7}]
     record = row(text="a", texts=["a", "b"], mixed=["a", 1], null=None, talk=talk, half=[{"role": "user"}])
-    assert (record.texts("text"), record.texts("texts"), record.joined("texts")) == (("a",), ("a", "b"), "a b")
+    assert (record.texts("text"), record.texts("texts"), record.text("text")) == (("a",), ("a", "b"), "a")
     assert record.messages("talk") == [{"role": "user", "content": "Hi"}]
     for column, method in (
         ("mixed", record.texts),
