@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.core.files import read_prompts
-from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, comparison_rows, concatenate
+from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate
 from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
@@ -42,8 +42,9 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
         models = ModelPair(student=model, teacher=ctx.layout.teacher, vocab_size=vocab)
         agreements = compare(models, prompts, completions.sampled, p.evaluation, title=f"compare {name}")
         metrics |= concatenate(agreements).means()
-        tokens_of, count = partial(token_texts, tokenizer), p.evaluation.recorded_prompts
-        rows = comparison_rows(prompts, completions.sampled, agreements, tokens_of, count=count)
+        compared = list(zip(prompts, completions.sampled, agreements, strict=True))
+        for prompt, sample, agreement in compared[: p.evaluation.recorded_prompts]:
+            rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
     write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
     texts = [{"prompt_id": prompt.prompt_id} | asdict(judged) for prompt, judged in zip(prompts, greedy, strict=True)]
     positions = sum(len(sample.token_ids) for sample in completions.sampled)

@@ -7,18 +7,16 @@
 * Shapes: N completion positions, K = `LIKELIEST` tokens, V vocabulary, D width.
 """
 
-import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pipeline.core.types import Prompt
-from pipeline.evaluation.completions import EvaluationParams
+from pipeline.evaluation.completions import EvaluationParams, batches_by_length
 from pipeline.models import language_model as lm
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.progress import bar
@@ -52,13 +50,12 @@ class ModelPair:
     vocab_size: int  # only the first so many token ids are compared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class Agreement(NamedTuple):
     """The distance between teacher and student at N consecutive completion positions."""
 
     forward_kl_N: Tensor  # nats
     reverse_kl_N: Tensor  # nats
-    same_top1_N: Tensor  # true where both models have the same likeliest token
+    top1_agreement_N: Tensor  # true where both models have the same likeliest token
     teacher_logp_N: Tensor  # nats, of the token that the student sampled
     teacher_ids_NK: Tensor  # the likeliest tokens, best first
     teacher_p_NK: Tensor
@@ -67,13 +64,8 @@ class Agreement:
 
     def means(self) -> dict[str, float]:
         """Return the mean divergences and teacher log-prob in nats per token, and the share of equal top tokens."""
-        columns = {
-            "forward_kl": self.forward_kl_N,
-            "reverse_kl": self.reverse_kl_N,
-            "top1_agreement": self.same_top1_N,
-            "teacher_logp": self.teacher_logp_N,
-        }
-        return {name: values_N.double().mean().item() for name, values_N in columns.items()}
+        names = ("forward_kl", "reverse_kl", "top1_agreement", "teacher_logp")
+        return {name: getattr(self, f"{name}_N").double().mean().item() for name in names}
 
     def rows(self, prompt_id: str, token_ids: Sequence[int], tokens_of: TokensOf) -> Iterator[TokenComparison]:
         """Yield one row for each position of a completion.
@@ -120,11 +112,9 @@ def compare(
     models = [lm.load_model(path) for path in (pair.teacher, pair.student)]
     teacher_head, student_head = (lm.head_of(model, pair.vocab_size) for model in models)
     texts = [(prompt.prompt_ids, sample.token_ids) for prompt, sample in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]))
     agreements: dict[int, Agreement] = {}
     with bar(title, sum(len(prompt) + len(tokens) for prompt, tokens in texts)) as meter, lm.autocast(dtype):
-        for start in range(0, len(order), p.batch_size):
-            chunk = order[start : start + p.batch_size]
+        for chunk in batches_by_length(prompts, p.batch_size):
             batch = [texts[i][0] for i in chunk], [texts[i][1] for i in chunk]
             hidden = [torch.split(lm.completion_hidden(model, *batch), _POSITIONS) for model in models]
             sampled_N = torch.tensor([token for ids in batch[1] for token in ids], device=hidden[0][0].device)
@@ -132,7 +122,7 @@ def compare(
                 _agreement(teacher_head(p_ND), student_head(q_ND), ids_N)
                 for p_ND, q_ND, ids_N in zip(*hidden, torch.split(sampled_N, _POSITIONS), strict=True)
             ]
-            agreements.update(zip(chunk, _split(concatenate(parts), list(map(len, batch[1]))), strict=True))
+            agreements |= zip(chunk, _split(concatenate(parts), list(map(len, batch[1]))), strict=True)
             meter.update(sum(map(len, batch[0])) + sum(map(len, batch[1])))
     return [agreements[index] for index in range(len(texts))]
 
@@ -146,7 +136,7 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
     return Agreement(
         forward_kl_N=(logp_NV.exp() * ratio_NV).sum(-1).cpu(),
         reverse_kl_N=-(logq_NV.exp() * ratio_NV).sum(-1).cpu(),
-        same_top1_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
+        top1_agreement_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
         teacher_logp_N=logp_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
         teacher_ids_NK=top_p.indices.cpu(),
         teacher_p_NK=top_p.values.exp().cpu(),
@@ -157,26 +147,9 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
 
 def concatenate(parts: Sequence[Agreement]) -> Agreement:
     """Return the positions of all parts, end to end."""
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Agreement)}
-    return Agreement(**{name: torch.cat(tensors) for name, tensors in columns.items()})
-
-
-def comparison_rows(
-    prompts: Sequence[Prompt],
-    completions: Sequence[Sampled],
-    agreements: Sequence[Agreement],
-    tokens_of: TokensOf,
-    *,
-    count: int,
-) -> list[TokenComparison]:
-    """Return the rows of the first `count` completions, one per position, in the order of the prompts."""
-    return [
-        row
-        for prompt, completion, agreement in itertools.islice(zip(prompts, completions, agreements, strict=True), count)
-        for row in agreement.rows(prompt.prompt_id, completion.token_ids, tokens_of)
-    ]
+    return Agreement(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:
-    columns = {field.name: torch.split(getattr(whole, field.name), lengths) for field in dataclasses.fields(Agreement)}
-    return [Agreement(**{name: parts[index] for name, parts in columns.items()}) for index in range(len(lengths))]
+    columns = [torch.split(values_N, lengths) for values_N in whole]
+    return [Agreement(*parts) for parts in zip(*columns, strict=True)]

@@ -53,21 +53,24 @@ def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *
     Raises:
         DataError: When a prompt and a completion do not fit into the model's context.
     """
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].prompt_ids), index))
     pairs: dict[int, tuple[Sampled, Sampled]] = {}
     with bar(title, 2 * p.max_new_tokens * len(prompts)) as meter:
-        for start in range(0, len(order), p.batch_size):
-            chunk = order[start : start + p.batch_size]
+        for chunk in batches_by_length(prompts, p.batch_size):
             prompts_ids = [prompts[index].prompt_ids for index in chunk]
             sample_ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
             params = [_sampling(p, temperature) for temperature in (1.0, 0.0) for _ in chunk]
             completions = sampler.sample(prompts_ids * 2, sample_ids * 2, params)
-            sampled, greedy = completions[: len(chunk)], completions[len(chunk) :]
-            pairs.update(zip(chunk, zip(sampled, greedy, strict=True), strict=True))
+            pairs |= zip(chunk, zip(completions[: len(chunk)], completions[len(chunk) :], strict=True), strict=True)
             meter.update(sum(len(completion.token_ids) for completion in completions))
         meter.total = meter.n
     in_order = [pairs[index] for index in range(len(prompts))]
     return Completions(sampled=[sampled for sampled, _ in in_order], greedy=[greedy for _, greedy in in_order])
+
+
+def batches_by_length(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
+    """Return the indices of all prompts in batches, the shortest prompts first."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].prompt_ids))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
