@@ -20,7 +20,7 @@ from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.store.records import ScoredSequence
 from pipeline.training.batches import BatchParams
-from tests.scores import head_only
+from tests.scores import top_only
 
 
 def rollout(name: str, completion: Sequence[int], *, prompt: Sequence[int] = (1, 2), **changes: Any) -> Rollout:
@@ -136,13 +136,13 @@ def sampling_params(**changes: Any) -> Sampling:
 
 def scores_of(completion: list[int]) -> Scores:
     """Return scores in which the log-prob of each sampled token is minus its id, so that no two are equal."""
-    return head_only(completion, 0.0, [1] * len(completion), tail=0.0, token_logp=-np.array(completion))
+    return top_only(completion, 0.0, [1] * len(completion), tail=0.0, token_logp=-np.array(completion))
 
 
 def scored_sequence(name: int, tokens: int = 4) -> ScoredSequence:
     """Return a rollout of `tokens` tokens below 50 with scores that store each sampled token alone."""
     completion = [(name + t) % 50 for t in range(tokens)]
-    scores = head_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
+    scores = top_only(completion, -0.5, [1] * tokens, tail=0.4, token_logp=-0.5)
     written = rollout(f"r{name}", completion, prompt=[1, 2, name], finished=True)
     return ScoredSequence(rollout=written, scores=scores)
 

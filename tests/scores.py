@@ -1,4 +1,4 @@
-"""Scores for tests that ask for a head and nothing else, and a source of scores that is no segment."""
+"""Scores for tests: of top tokens alone, changed in a field, or from a source that is no segment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from pipeline.store.stretch import Stretch
 from schemas.manifest import SegmentHeader
 
 
-def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:
-    """Scores at one temperature, without draws or union; `logp` and `token_logp` may be one number for all."""
+def top_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_logp: Any) -> Scores:
+    """Return scores of top tokens alone at one temperature; `logp` and `token_logp` may be one number for all."""
     counts = np.asarray(counts, np.int32)
     n, logp = len(counts), np.broadcast_to(np.float32(logp), len(ids)).copy()
     return Scores.of_top(
@@ -26,19 +26,19 @@ def head_only(ids: Sequence[int], logp: Any, counts: Any, *, tail: float, token_
 
 
 def entries(rows: Sequence[Sequence[int]], logp: Any) -> Entries:
-    """The tokens of each position with log-probs; `logp` may be one number for all."""
+    """Return the tokens of each position with log-probs; `logp` may be one number for all."""
     ids = np.array([token for row in rows for token in row], np.int32)
     counts = np.array([len(row) for row in rows], np.int32)
     return Entries(ids=ids, logp=np.broadcast_to(np.float32(logp), len(ids)).copy(), counts=counts)
 
 
 def with_stats(scores: Scores, **changes: Any) -> Scores:
-    """The same scores with other values in some fields of `PositionStats`."""
+    """Return the scores with other values in fields of `PositionStats`."""
     return replace(scores, stats=replace(scores.stats, **changes))
 
 
 def arrays_of(scores: Scores) -> dict[str, Any]:
-    """Every array of scores by its name, such as `top.ids`."""
+    """Return every array of the scores by its name, such as `top.ids`."""
     parts = {name: getattr(scores, name) for name in Scores.__slots__}
     return {f"{name}.{field}": getattr(part, field) for name, part in parts.items() for field in part.__slots__}
 
@@ -60,7 +60,7 @@ class InMemory:
 
 
 def header(vocab: int, **changes: Any) -> SegmentHeader:
-    """The header of a segment by nobody in particular, at temperature 1."""
+    """Return the header of a segment at temperature 1; `changes` sets other fields."""
     codec = changes.get("codec", "sqrt8")
     fields = {"scorer": "scorer", "teacher": "teacher", "tokenizer": "tokenizer", "template": "", "scoring": {}}
     fields |= {"engine": "transformers", "dtype": "torch.float32", "temperatures": (1.0,)}

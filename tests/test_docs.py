@@ -25,7 +25,7 @@ from stages.cli.main import commands
 from tests.factories import rollout
 from tests.messages import messages
 from tests.project import PARAMS, ROOT, Project, committed
-from tests.scores import head_only, header
+from tests.scores import header, top_only
 
 DOCS = ROOT / "docs"
 PAGES = {"README.md": ROOT / "README.md", "CONTRIBUTING.md": ROOT / "CONTRIBUTING.md"}
@@ -179,7 +179,7 @@ def _sequence(completion: list[int], generator: np.random.Generator) -> ScoredSe
     counts = generator.integers(1, 9, len(completion))
     ids = np.concatenate([generator.choice(300, count, replace=False) for count in counts]).astype(np.int32)
     logp = np.log(generator.uniform(1e-5, 0.9, len(ids)))
-    scores = head_only(ids, logp, counts, tail=0.1, token_logp=-1.0)
+    scores = top_only(ids, logp, counts, tail=0.1, token_logp=-1.0)
     return ScoredSequence(rollout=rollout(str(completion), completion, source="dataset", finished=True), scores=scores)
 
 

@@ -61,7 +61,7 @@ def test_a_sequence_that_occurs_twice_is_scored_once_and_returned_twice() -> Non
     assert [sequence.scores.stats.token_logp_N[0] for sequence in scored] == [-4, -8, -4]
 
 
-def test_the_completions_of_one_prompt_are_asked_for_side_by_side() -> None:
+def test_the_completions_of_one_prompt_are_scored_side_by_side() -> None:
     """In whatever order they come; they are returned in that order."""
     other = [replace(rollout, prompt_ids=[3]) for rollout in ROLLOUTS[2:4]]
     mixed = [ROLLOUTS[0], other[0], ROLLOUTS[1], other[1], ROLLOUTS[4]]
@@ -95,9 +95,9 @@ def test_what_was_published_before_an_interruption_is_known_afterwards() -> None
 
 
 def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
-    """Each publication waits until the teacher is asked again; were it waited for, the teacher never would be."""
+    """Each publication waits until the teacher scores again, so waiting for a publication would never end."""
     teacher, asked = CountingTeacher(), Semaphore(0)
-    ahead: list[int] = []  # parts that were not published when the next was asked for
+    ahead: list[int] = []  # parts that were not published when the next one was scored
     score = teacher.score
 
     def watched(sequences: Sequence[TokenSequence], on_tokens: Callable[[int], object]) -> list[Scores]:
@@ -117,8 +117,8 @@ def test_a_part_is_written_while_the_next_is_scored_and_never_two() -> None:
     assert max(ahead) == 1
 
 
-@pytest.mark.parametrize("failing, asked", [(0, 4), (2, 5)])
-def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: int, asked: int) -> None:
+@pytest.mark.parametrize("failing, scored_parts", [(0, 4), (2, 5)])
+def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: int, scored_parts: int) -> None:
     teacher, calls = CountingTeacher(), iter(range(3))
 
     def publish(fresh: Sequence[ScoredSequence]) -> None:
@@ -127,7 +127,7 @@ def test_a_writer_that_fails_is_heard_at_the_next_part_and_at_the_end(failing: i
 
     with pytest.raises(OSError, match="No space left"):
         score_rollouts(ROLLOUTS, {}, teacher.load, publish, PARAMS, title="score")
-    assert len(teacher.scored) == asked
+    assert len(teacher.scored) == scored_parts
 
 
 def test_what_was_scored_is_published_when_the_teacher_fails_afterwards() -> None:

@@ -79,7 +79,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, spread=st.floats(0.1, 10), threshold=st.sampled_from([0.0, 0.01, 0.2, 0.9]), cap=st.integers(1, 60))
-def test_head_is_what_exceeds_the_threshold_the_likeliest_and_the_realised(
+def test_top_tokens_exceed_the_threshold_or_are_the_likeliest_or_sampled(
     seed: int, spread: float, threshold: float, cap: int
 ) -> None:
     logits_TV = teacher(4, seed=seed, spread=spread)
@@ -96,7 +96,7 @@ def test_head_is_what_exceeds_the_threshold_the_likeliest_and_the_realised(
 @given(
     seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12, unique=True), min_size=4, max_size=4)
 )
-def test_union_is_what_the_author_named_and_the_head_lacks(seed: int, lists: list[list[int]]) -> None:
+def test_student_support_tokens_are_recorded_and_no_top_tokens(seed: int, lists: list[list[int]]) -> None:
     logits_TV, tokens = teacher(4, seed=seed), [1, 2, 3, 4]
     scores = truncate(logits_TV, tokens, lists, support(), seed=0)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
@@ -111,7 +111,7 @@ def test_union_is_what_the_author_named_and_the_head_lacks(seed: int, lists: lis
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, spread=st.floats(0.1, 12))
 def test_tails_are_the_mass_that_is_left(seed: int, spread: float) -> None:
-    """At every temperature, to single precision of the tail itself and not of one minus the head."""
+    """At every temperature, to single precision of the tail itself, not of 1 minus the top tokens."""
     logits_TV, temperatures = teacher(3, seed=seed, spread=spread), (1.0, 2.0, 0.5)
     lists = [[0, 1, 2], [3], []]
     scores = truncate(logits_TV, [5, 6, 7], lists, support(temperatures=temperatures), seed=0)
@@ -138,7 +138,7 @@ def test_normaliser_carries_log_probs_to_another_temperature() -> None:
             )
 
 
-def test_realised_token_and_entropy() -> None:
+def test_sampled_token_and_entropy() -> None:
     logits_TV, tokens = teacher(5), [3, 1, 4, 1, 5]
     scores = truncate(logits_TV, tokens, [], support(), seed=0)
     p_TV = probabilities(logits_TV)
@@ -159,8 +159,8 @@ def test_there_is_an_entropy_for_each_temperature(seed: int, spread: float) -> N
 
 @settings(max_examples=12, deadline=None)
 @given(seed=seeds, cap=st.integers(1, 8), named=st.lists(st.integers(0, VOCAB - 1), max_size=8, unique=True))
-def test_a_token_that_is_there_because_it_was_realised_is_marked(seed: int, cap: int, named: list[int]) -> None:
-    """Marked or not, what is stored beside marked tokens is the same whatever token was realised."""
+def test_a_token_that_is_stored_only_because_sampled_is_marked(seed: int, cap: int, named: list[int]) -> None:
+    """The tokens that are stored beside a marked token do not depend on which token was sampled."""
     logits_TV, p = teacher(1, seed=seed), support(max_entries=cap)
     others = set()
     for token in range(VOCAB):
@@ -170,7 +170,7 @@ def test_a_token_that_is_there_because_it_was_realised_is_marked(seed: int, cap:
     assert len(others) == 1
 
 
-def test_an_impossible_token_stays_marked_though_its_author_found_it_likely() -> None:
+def test_an_impossible_token_stays_marked_even_if_it_was_recorded() -> None:
     logits_TV = torch.full((1, VOCAB), -torch.inf)
     logits_TV[0, 7] = 0.0
     assert truncate(logits_TV, [8], [[7, 8]], support(), seed=0).stats.stored_only_because_sampled_N.tolist() == [True]
@@ -179,7 +179,7 @@ def test_an_impossible_token_stays_marked_though_its_author_found_it_likely() ->
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12), min_size=4, max_size=4))
-def test_g_is_the_mean_over_the_draws_that_are_not_stored_plus_its_offset(seed: int, lists: list[list[int]]) -> None:
+def test_the_tail_mean_is_the_mean_over_unstored_tail_samples_plus_offset(seed: int, lists: list[list[int]]) -> None:
     logits_TV, likely, offset = teacher(4, seed=seed), [[1, 2], [], [3], [4, 5]], [0.0, 0.5, -1.0, 0.25]
     scores = truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0, tail_sample_ids=lists, tail_offset=offset)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
@@ -190,7 +190,7 @@ def test_g_is_the_mean_over_the_draws_that_are_not_stored_plus_its_offset(seed: 
     assert np.isnan(truncate(logits_TV, [1, 2, 3, 4], likely, support(), seed=0).stats.tail_mean_N).all()
 
 
-def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
+def test_a_one_hot_teacher_has_no_tail_no_entropy_and_no_tail_samples() -> None:
     logits_TV = torch.full((1, VOCAB), -torch.inf)
     logits_TV[0, 7] = 0.0
     scores = truncate(logits_TV, [7], [[7, 8]], support(), seed=0)
@@ -205,7 +205,9 @@ def test_a_certain_teacher_has_no_tail_no_entropy_and_no_draws() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, spread=st.floats(0.1, 6), per_tail=st.sampled_from([0.0, 0.5, 10.0, 1000.0]))
-def test_draws_lie_in_the_tail_and_follow_its_mass_in_number(seed: int, spread: float, per_tail: float) -> None:
+def test_tail_samples_are_outside_the_top_tokens_and_as_many_as_the_mass_requires(
+    seed: int, spread: float, per_tail: float
+) -> None:
     p, logits_TV = support(samples_per_tail=per_tail), teacher(4, seed=seed, spread=spread)
     scores = truncate(logits_TV, [0] * 4, [[1, 2, 3]] * 4, p, seed=seed)
     logp_TV = logits_TV.double().log_softmax(-1).numpy()
@@ -216,8 +218,8 @@ def test_draws_lie_in_the_tail_and_follow_its_mass_in_number(seed: int, spread: 
         assert rows(scores, "tail_samples")[t] == pytest.approx({token: logp_TV[t, token] for token in ids}, abs=1e-5)
 
 
-def test_draws_follow_the_distribution_of_the_tail() -> None:
-    """Chi-square over 255 draws at each of 200 equal positions; with 7 degrees of freedom P(> 24.3) is .001."""
+def test_tail_samples_follow_the_distribution_of_the_tail() -> None:
+    """Chi-square over 255 samples at each of 200 equal positions; with 7 degrees of freedom P(> 24.3) is 0.001."""
     p_V = np.array([0.3, 0.15, 0.12, 0.1, 0.09, 0.08, 0.07, 0.05, 0.04])
     logits_TV = torch.from_numpy(np.log(p_V)).float().expand(200, -1)
     scores = truncate(logits_TV, [0] * 200, [], support(threshold=0.2, samples_per_tail=1e6), seed=3)
@@ -227,19 +229,19 @@ def test_draws_follow_the_distribution_of_the_tail() -> None:
     assert ((counts[1:] - expected) ** 2 / expected).sum() < 24.3
 
 
-def test_positions_draw_independently() -> None:
+def test_positions_are_sampled_independently() -> None:
     logits_TV = torch.zeros(40, VOCAB)
     scores = truncate(logits_TV, [0] * 40, [], support(samples_per_tail=4.0), seed=0)
     assert len({tuple(ids) for ids in drawn(scores)}) > 35
 
 
-def test_a_light_tail_gets_no_draws() -> None:
+def test_a_light_tail_gets_no_tail_samples() -> None:
     logits_TV = torch.tensor([[0.97, 0.02, 0.01], [0.99, 0.006, 0.004]]).log()
     scores = truncate(logits_TV, [0, 0], [], support(threshold=0.5), seed=0)
     assert scores.tail_samples.counts.tolist() == [1, 0]
 
 
-def test_the_seed_decides_the_draws_and_the_union_does_not() -> None:
+def test_tail_samples_depend_on_the_seed_and_not_on_student_support_tokens() -> None:
     logits_TV = torch.zeros(3, VOCAB)
     scores = truncate(logits_TV, [0] * 3, [], support(), seed=1)
     with_union = truncate(logits_TV, [0] * 3, [[1, 2]] * 3, support(), seed=1)

@@ -79,7 +79,7 @@ def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("older", [["seg1", "seg2"], ["seg2"]])
-def test_an_index_of_an_older_format_is_an_error_that_says_what_to_do(tmp_path: Path, older: list[str]) -> None:
+def test_an_index_of_an_older_format_is_an_error_with_a_remedy(tmp_path: Path, older: list[str]) -> None:
     for name in ("seg1", "seg2"):
         _segment(tmp_path, name, [("a", name)])
     for name in older:

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.core.types import Scores
 from pipeline.store.ragged import join_scores, pick_positions, reduced, split_scores
-from tests.scores import arrays_of, head_only
+from tests.scores import arrays_of, top_only
 
 
 def _same(left: Scores, right: Scores) -> bool:
@@ -16,9 +16,9 @@ def _same(left: Scores, right: Scores) -> bool:
 
 
 PARTS = [
-    head_only([3, 4, 5], [-1.0, -2.0, -3.0], [2, 0, 1], tail=0.1, token_logp=-1.0),
-    head_only([], -1.0, [], tail=0.2, token_logp=-2.0),
-    head_only([6, 7], -4.0, [1, 1], tail=0.3, token_logp=-3.0),
+    top_only([3, 4, 5], [-1.0, -2.0, -3.0], [2, 0, 1], tail=0.1, token_logp=-1.0),
+    top_only([], -1.0, [], tail=0.2, token_logp=-2.0),
+    top_only([6, 7], -4.0, [1, 1], tail=0.3, token_logp=-3.0),
 ]
 
 

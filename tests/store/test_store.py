@@ -200,7 +200,7 @@ def test_any_window_equals_the_whole(tmp_path: Path, codec: str) -> None:
             assert all(_same(a, b) for a, b in zip(window, whole[start:stop], strict=True))
 
 
-def test_agreement_counts_positions_whose_likeliest_token_was_taken(tmp_path: Path) -> None:
+def test_agreement_counts_positions_at_which_the_likeliest_token_was_sampled(tmp_path: Path) -> None:
     sequence = _sequence(1, 2, 300, 1)
     top = entries([[7, 8], [7, 8]], np.array([-0.1, -3, -3, -0.1]))
     student = dataclasses.replace(sequence.scores.student, ids=sequence.scores.student.ids + 10)
@@ -260,7 +260,7 @@ def test_equal_input_gives_equal_bytes_in_another_process(tmp_path: Path) -> Non
     assert _bytes(tmp_path / "here") == _bytes(tmp_path / "there")
 
 
-def test_keys_tell_sequences_apart() -> None:
+def test_different_sequences_have_different_keys() -> None:
     rollout = _rollout("a", [1, 2], [3], [[4]])
     assert sequence_key(rollout) == sequence_key(_rollout("b", [1, 2], [3], []))
     assert sequence_key(rollout) != sequence_key(_rollout("a", [1], [2, 3], [[4]]))

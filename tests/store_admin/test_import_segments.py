@@ -22,7 +22,7 @@ from tests.factories import rollout, scoring_params
 from tests.scores import header
 from tests.training_jobs import CountingTeacher
 
-HEADER = header(50, codec="topk")  # whole nats come back as they were
+HEADER = header(50, codec="topk")  # whole nats are decoded exactly
 RANKS = np.arange(50)[::-1].copy()
 PARAMS = scoring_params()
 ROLLOUTS = [rollout(f"r{token}", [token, token + 1]) for token in (5, 3, 9, 7)]

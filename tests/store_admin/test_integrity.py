@@ -176,7 +176,7 @@ def test_verify_and_repair(store: Store, monkeypatch: pytest.MonkeyPatch, capsys
     assert stillroom(monkeypatch, "verify") == 0
 
 
-def test_gc_is_dry_until_it_is_told(
+def test_gc_deletes_nothing_without_force(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_segment(tmp_path / "work/corpus/segment", [scored_sequence(0), scored_sequence(4)], HEADER, RANKS)

@@ -18,7 +18,7 @@ from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, sample_sequences
 from tests.factories import rollout
-from tests.scores import head_only, header, with_stats
+from tests.scores import header, top_only, with_stats
 
 VOCAB = 260
 SUPPORT = TruncationParams(threshold=0.005, max_entries=64, samples_per_tail=8.0, min_tail=0.02, temperatures=(1.0,))
@@ -50,7 +50,7 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
 
 def nothing() -> Scores:
     """Of a completion without tokens."""
-    return head_only([], 0.0, [], tail=0.0, token_logp=0.0)
+    return top_only([], 0.0, [], tail=0.0, token_logp=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +110,12 @@ def test_a_wrong_tail_is_seen_in_the_divergence(store: Store, teacher_dir: Path)
     assert not actual.holds
 
 
-def test_the_same_sequences_are_drawn_each_time_and_fewer_are_a_part_of_them(store: Store) -> None:
+def test_the_same_sequences_are_sampled_each_time_and_a_smaller_sample_is_a_part(store: Store) -> None:
     paths = segments(store.root)
     all_ids = [sequence.tokens.completion_ids for sequence in sample_sequences(paths, 6)]
     part = [sequence.tokens.completion_ids for sequence in sample_sequences(paths, 3)]
     assert [sequence.tokens.completion_ids for sequence in sample_sequences(paths[::-1], 3)] == part
-    assert 2 <= len(part) <= 3  # the empty completion is drawn and left out
+    assert 2 <= len(part) <= 3  # the empty completion is sampled and filtered
     assert all(ids in all_ids for ids in part)
     assert len(all_ids) == 5
 

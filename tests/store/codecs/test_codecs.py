@@ -24,7 +24,7 @@ codecs = pytest.mark.parametrize("codec", [pytest.param(codec, id=name) for name
 
 
 def _random_scores(seed: int, positions: int, vocab: int, temperatures: int) -> Scores:
-    """Anything the record allows: empty heads, repeated draws, masses of exactly 0 and 1."""
+    """Return any scores that the record allows: no top tokens, repeated tail samples, masses of exactly 0 and 1."""
     rng = np.random.default_rng(seed)
     groups: dict[str, list[NDArray[np.int64]]] = {"top": [], "tail_samples": [], "student": []}
     for _ in range(positions):
@@ -141,7 +141,7 @@ def test_probabilities_stay_within_bounds(codec: Codec, logp: list[float]) -> No
 
 
 def _through(codec: Codec, logp: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probs encoded and decoded as the head of one position."""
+    """Encode and decode log-probs as the top tokens of one position."""
     n = len(logp)
     scores = _one_position(ids=list(range(n)), logp=logp.tolist())
     ranks = np.arange(max(n, 2))
@@ -199,10 +199,10 @@ _SQRT8_BYTES = {
     "union_p": bytes([1]),
     "union_n": bytes([1, 0]),
     "token_p": bytes([68]),  # 255 - 187; (60 / 128) ** 2 is the nearest to exp(-1.5)
-    "tail": bytes([190]),  # 191 - 1: such a head leaves nothing
+    "tail": bytes([190]),  # 191 - 1: these top tokens leave no mass
     "union_tail": bytes([191]),  # 191 - 0
     **_POSITION_BYTES,
-    "entropy": bytes([253]),  # 48 - 51: .25 log 4 of the head, .25 (log 4 + 7.5) of the tail, 2.57 nats
+    "entropy": bytes([253]),  # 48 - 51: .25 log 4 of the top tokens, .25 (log 4 + 7.5) of the tail, 2.57 nats
 }
 LITERAL_BYTES = {
     "sqrt8": _SQRT8_BYTES,
@@ -244,7 +244,7 @@ def test_literal_bytes(codec: Codec) -> None:
     assert {name: array.tobytes() for name, array in arrays.items()} == LITERAL_BYTES[codec.name]
 
 
-def test_a_draw_of_rskd_is_estimated_by_how_often_it_came() -> None:
+def test_rskd_estimates_a_tail_sample_by_its_multiplicity() -> None:
     codec, ranks = CODECS["rskd"], np.arange(8)
     scores = join_scores(
         [
@@ -258,7 +258,7 @@ def test_a_draw_of_rskd_is_estimated_by_how_often_it_came() -> None:
     assert got.tail_samples.ids.tolist() == [3, 6, 6, 6, 2]
     assert got.tail_samples.counts.tolist() == [4, 1, 0]
     assert np.exp(got.tail_samples.logp[:4]) == pytest.approx([0.0625, 0.1875, 0.1875, 0.1875], rel=1e-6)
-    assert got.tail_samples.logp[4] == pytest.approx(-20)  # the floor: what was drawn is not impossible
+    assert got.tail_samples.logp[4] == pytest.approx(-20)  # the floor: a sampled token has a probability above 0
 
 
 def test_every_half_is_its_own_code() -> None:
@@ -275,7 +275,7 @@ def test_every_half_is_its_own_code() -> None:
     assert np.array_equal(_through(codec, values), values)
 
 
-def test_every_code_means_what_the_schema_says() -> None:
+def test_every_code_has_the_value_of_the_specification() -> None:
     """The formulas in the docstring of schemas.segment, written out once more."""
     codec = Sqrt8(levels=128, floor_nats=20.0)
     k, b = math.floor(128 * math.sqrt(0.001)), 131
@@ -285,7 +285,7 @@ def test_every_code_means_what_the_schema_says() -> None:
     codes = np.arange(256, dtype=np.uint8)
     rows = join_scores([_one_position(ids=[], logp=[])] * 256, 1)
     ranks = np.arange(8)
-    tail = codes[:, None] - np.uint8(255)  # without a head all the mass is expected in the tail
+    tail = codes[:, None] - np.uint8(255)  # without top tokens the expected tail has all the mass
     arrays = codec.encode(rows, ranks) | {"tail": tail, "union_tail": np.zeros((256, 1), np.uint8)}
     masses = codec.decode(arrays, ranks).stats.tail_NH[:, 0]
     assert np.allclose(masses, p, rtol=1e-6, atol=0)

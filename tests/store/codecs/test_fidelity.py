@@ -11,13 +11,13 @@ from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import CODECS
 from pipeline.store.codecs.fidelity import measure
 from pipeline.store.ragged import join_scores
-from tests.scores import entries, head_only
+from tests.scores import entries, top_only
 
 SQRT8, RSKD = CODECS["sqrt8"], CODECS["rskd"]
 
 
 def _row(p: list[float], tail: float) -> Scores:
-    return head_only(list(range(len(p))), np.log(p), [len(p)], tail=tail, token_logp=-1.0)
+    return top_only(list(range(len(p))), np.log(p), [len(p)], tail=tail, token_logp=-1.0)
 
 
 def test_what_is_read_as_it_was_has_no_error() -> None:
@@ -51,7 +51,7 @@ def test_entries_are_compared_token_by_token() -> None:
     assert measure(before, turned, SQRT8).sqrt_p_max == 0
 
 
-def test_draws_count_unless_they_are_estimates() -> None:
+def test_tail_samples_are_compared_unless_they_are_estimates() -> None:
     before, after = (replace(_row([0.5], 0.5), tail_samples=entries([[5]], logp)) for logp in (-3.0, -2.0))
     assert measure(before, after, RSKD).sqrt_p_max == 0
     with pytest.raises(StoreError, match=r"codec sqrt8: expected an error of sqrt_p of at most 0\.0039\d+, got 0\.14"):
@@ -65,7 +65,7 @@ def test_a_logarithm_beyond_the_promise_is_refused() -> None:
 
 def test_a_sample_is_spread_evenly() -> None:
     positions = 3 * 4096
-    head = head_only([1] * positions, math.log(0.5), [1] * positions, tail=0.5, token_logp=-1.0)
+    head = top_only([1] * positions, math.log(0.5), [1] * positions, tail=0.5, token_logp=-1.0)
     logp = np.where(np.arange(positions) % 3 == 0, math.log(0.501), math.log(0.5)).astype(np.float32)
     actual = measure(head, replace(head, top=replace(head.top, logp=logp)), SQRT8)
     assert actual.positions == 4096

@@ -27,7 +27,7 @@ def test_sums_are_those_of_each_position(heads: list[list[int]]) -> None:
 
 
 @given(st.lists(st.integers(1, 200), max_size=6), st.integers(0, 255))
-def test_the_expected_codes_are_near_what_a_plain_calculation_gives(head: list[int], tail: int) -> None:
+def test_expected_codes_are_close_to_exact_ones(head: list[int], tail: int) -> None:
     sums_N = EXPECT.sums(np.array(head, np.uint8), np.array([len(head)], np.int32))
     rest = max(1 - sum(P_C[code] for code in head), 0)
     assert math.sqrt(P_C[EXPECT.tail(sums_N)[0]]) == pytest.approx(math.sqrt(rest), abs=0.021)  # a bin and half a step
@@ -37,7 +37,7 @@ def test_the_expected_codes_are_near_what_a_plain_calculation_gives(head: list[i
     assert code == pytest.approx(min(32 * math.sqrt(nats), 255), abs=1.1)
 
 
-def test_a_head_without_rest_expects_the_least_tail_and_none_expects_all() -> None:
+def test_the_expected_tail_of_no_and_of_all_mass() -> None:
     assert EXPECT.tail(EXPECT.sums(np.array([255, 255], np.uint8), np.array([2, 0], np.int32))).tolist() == [1, 255]
 
 
