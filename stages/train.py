@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from pipeline.core.sampling import Sampling, comparable_temperature
-from pipeline.lineage.training_round import lineage_before, write_round
+from pipeline.lineage.lineage import lineage_before
+from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.runtime.resume import resumable

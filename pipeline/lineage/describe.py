@@ -13,33 +13,14 @@ from typing import Any
 from pipeline.lineage.dvc_index import OutputRecord, load_index, trace
 from pipeline.lineage.lineage import FILE, history, kept_layers, last_warning, read_lineage
 from pipeline.lineage.model_card import model_card
-from pipeline.lineage.records import Lineage, ModelSource, Round
-from pipeline.runtime.display import short
+from pipeline.lineage.records import Lineage, ModelSource, Round, Scored
+from pipeline.runtime.display import number_text, short
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import Layout
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.templates import fill_template
 
 Costs = Mapping[str, Mapping[str, Any]]  # the files of work/costs, by name
-_STAGES = ("rollout", "score", "train")
-
-
-def describe_text(model: Path) -> str:
-    """Return the description of a model directory for people.
-
-    Raises:
-        DataError: The directory has no lineage, or a file of its project cannot be read.
-    """
-    return as_text(*_sources(model))
-
-
-def describe_json(model: Path) -> dict[str, Any]:
-    """Return the description of a model directory as plain values, for programs.
-
-    Raises:
-        DataError: The directory has no lineage, or a file of its project cannot be read.
-    """
-    return as_json(*_sources(model))
 
 
 def describe_card(model: Path) -> str:
@@ -65,8 +46,12 @@ def _read(model: Path) -> tuple[Lineage, Path | None]:
     return lineage, next((parent for parent in model.resolve().parents if (parent / "dvc.yaml").is_file()), None)
 
 
-def _sources(model: Path) -> tuple[Lineage, Costs, OutputRecord | None]:
-    """Return what is known about a model directory: its lineage, the costs of its project, and dvc.lock's record."""
+def read_sources(model: Path) -> tuple[Lineage, Costs, OutputRecord | None]:
+    """Return what is known about a model directory: its lineage, the costs of its project, and dvc.lock's record.
+
+    Raises:
+        DataError: The directory has no lineage, or a file of its project cannot be read.
+    """
     lineage, root = _read(model)
     if root is None:
         return lineage, {}, None
@@ -74,38 +59,45 @@ def _sources(model: Path) -> tuple[Lineage, Costs, OutputRecord | None]:
     return lineage, costs, trace(load_index(root), model.resolve().relative_to(root).as_posix())
 
 
-def as_json(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> dict[str, Any]:
+def describe_json(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> dict[str, Any]:
     """Return the lineage, the costs of its rounds, the record of dvc.lock and the warning as plain values."""
-    costs_by_round = {
-        round_.id: {stage: _cost(lineage, round_, stage, costs) for stage in _STAGES} for round_ in lineage.rounds
+    described = {
+        "costs": {round_.id: _costs_of(lineage, round_, costs) for round_ in lineage.rounds},
+        "dvc_lock": asdict(record) if record else None,
+        "warning": last_warning(lineage),
     }
-    described = {"costs": costs_by_round, "dvc_lock": asdict(record) if record else None}
-    return asdict(lineage) | described | {"warning": last_warning(lineage)}
+    return asdict(lineage) | described
 
 
-def as_text(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> str:
+def describe_text(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> str:
     """Return the runs of a model, the first one first, then dvc.lock's record and the warning."""
-    lines: list[str] = []
-    for run in history(lineage):
-        table = facts(run) | {f"parameters.{name}": value for name, value in parameters(run).items()}
-        width = max(map(len, table))
-        lines += [f"{name.ljust(width)}  {value}" for name, value in table.items()]
-        run_costs = costs if run is lineage else {}
-        lines += ["", markdown_table(rounds(run, run_costs)) if run.rounds else "No round yet.", ""]
-        lines += ["Scores of each round:", *(f"  {name}: {value}" for name, value in scores(run).items()), ""]
-        if run is not lineage:
-            lines += ["... and from there, in this run:", ""]
-    if record is None:
-        lines.append("dvc.lock: no record of this directory")
-    else:
-        lines.append(f"dvc.lock: {record.md5}, code {short(record.code)}, made by {len(record.stages)} stages with")
-        lines += [f"  {name}: {value}" for name, value in record.parameters.items()]
-    if warning := last_warning(lineage):
-        lines.append(f"warning: {warning}")
-    return "\n".join(lines) + "\n"
+    runs = describe_runs(lineage, costs)
+    for run in runs:
+        run["table"] = run["facts"] | {f"parameters.{name}": value for name, value in run["parameters"].items()}
+    template = Path(__file__).with_name("lineage.txt.j2")
+    return fill_template(template, runs=runs, record=record, warning=last_warning(lineage))
 
 
-def facts(run: Lineage) -> dict[str, str]:
+def describe_runs(lineage: Lineage, costs: Costs) -> list[dict[str, Any]]:
+    """Return the runs of a student for templates, the first one first; the costs of earlier runs are unknown.
+
+    Returns:
+        Mappings with the keys `student`, `facts`, `parameters` (of the last round), `rounds` (a table with a header,
+        empty before the first round), and `scores` (the segments of teacher scores by round). Values are texts.
+    """
+    return [
+        {
+            "student": run.student,
+            "facts": _facts(run),
+            "parameters": _flat(run.rounds[-1].parameters) if run.rounds else {},
+            "rounds": _rounds(run, costs if run is lineage else {}),
+            "scores": {round_.id: ", ".join(map(_scored, round_.scored)) for round_ in run.rounds},
+        }
+        for run in history(lineage)
+    ]
+
+
+def _facts(run: Lineage) -> dict[str, str]:
     """Return what is known about a run of a student, without its parameters and rounds, by title."""
     table = {"student": run.student or "none: this is a teacher", "teacher": _source(run.teacher)}
     if run.start:
@@ -125,41 +117,25 @@ def facts(run: Lineage) -> dict[str, str]:
     return table
 
 
-def parameters(run: Lineage) -> dict[str, str]:
-    """Return the parameters of the last round by dotted key; none before the first round."""
-    return _flat(run.rounds[-1].parameters) if run.rounds else {}
-
-
-def scores(run: Lineage) -> dict[str, str]:
-    """Return the segments of teacher scores that each round was trained on, by round."""
-    return {
-        round_.id: ", ".join(
-            f"{part.name} {short(part.segment)} ({part.positions:,} positions)" for part in round_.scored
-        )
-        for round_ in run.rounds
-    }
-
-
-def rounds(run: Lineage, costs: Costs) -> list[list[str]]:
+def _rounds(run: Lineage, costs: Costs) -> list[list[str]]:
     """Return a table with a header: the steps, tokens, teacher tokens, seconds and commit of each round."""
     rows = [["round", "steps", "tokens trained", "teacher tokens", "of them new", "seconds", "code"]]
     for round_ in run.rounds:
-        costs_of_round = [_cost(run, round_, stage, costs) for stage in _STAGES]
-        _, score, train = costs_of_round
+        cost = _costs_of(run, round_, costs)
         # Only the round's own scores count here, because all rounds share the fixed corpus.
         own = sum(part.positions for part in round_.scored if part.name != "corpus")
-        new = f"{score['positions'] - score['positions_reused']:,}" if score else "unknown"
-        seconds = [cost["seconds"] for cost in costs_of_round if cost]
+        score, train = cost["score"], cost["train"] or {}
+        new = number_text(score["positions"] - score["positions_reused"] if score else None)
+        seconds = [entry["seconds"] for entry in cost.values() if entry]
         spent = f"{sum(seconds):,.1f}" if seconds else "unknown"
         steps = f"{round_.first_step + 1}-{round_.first_step + round_.steps}"
-        rows.append([round_.id, steps, f"{round_.tokens:,}", f"{own:,}", new, spent, _commit(train)])
-    return rows
+        code = short(train.get("commit") or "unknown") + (", altered" if train.get("dirty") else "")
+        rows.append([round_.id, steps, f"{round_.tokens:,}", f"{own:,}", new, spent, code])
+    return rows if run.rounds else []
 
 
-def _commit(cost: Mapping[str, Any] | None) -> str:
-    if not cost or not cost.get("commit"):
-        return "unknown"
-    return short(str(cost["commit"])) + (", altered" if cost["dirty"] else "")
+def _scored(segment: Scored) -> str:
+    return f"{segment.name} {short(segment.segment)} ({segment.positions:,} positions)"
 
 
 def _source(source: ModelSource) -> str:
@@ -182,5 +158,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _cost(run: Lineage, round_: Round, stage: str, costs: Costs) -> Mapping[str, Any] | None:
-    return costs.get(f"{run.student}-{round_.id}-{stage}")
+def _costs_of(run: Lineage, round_: Round, costs: Costs) -> dict[str, Any]:
+    """Return the costs of the stages of a round by stage, None where they are unknown."""
+    return {stage: costs.get(f"{run.student}-{round_.id}-{stage}") for stage in ("rollout", "score", "train")}

@@ -7,6 +7,8 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import click
+
 from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Tuning
 from pipeline.runtime.config import parse
 from pipeline.runtime.display import short
@@ -33,6 +35,23 @@ def read_lineage(model: Path) -> Lineage | None:
         return parse(Lineage, value, where="lineage")
     except ParameterError as error:
         raise DataError(path, expected="a lineage", got=error.finding, remedy="take the original file") from error
+
+
+def lineage_before(model: Path, teacher: str) -> Lineage:
+    """Return the lineage of the checkpoint at the beginning of a round.
+
+    Print a warning if the student trained with scores of another teacher before; `teacher` is the fingerprint of the
+    teacher that scores now.
+
+    Raises:
+        DataError: The checkpoint has no lineage.
+    """
+    lineage = read_lineage(model)
+    if lineage is None:
+        raise DataError(model / FILE, expected="a file", got="nothing", remedy="run `dvc repro --force` on its stage")
+    if warning := teacher_warning(lineage, teacher):
+        click.echo(f"warning: {warning}", err=True)
+    return lineage
 
 
 def write_lineage(model: Path, lineage: Lineage) -> None:

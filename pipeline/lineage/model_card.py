@@ -4,26 +4,43 @@
 * The front matter contains only names that are on the hub, because the hub refuses others. The text has all names.
 """
 
-import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.lineage.lineage import kept_layers
-from pipeline.lineage.records import Lineage, ModelSource
+from pipeline.lineage.lineage import add_round, kept_layers, write_lineage
+from pipeline.lineage.records import Lineage, Round
+from pipeline.runtime.templates import fill_template
 
 _METRICS = ("forward_kl", "reverse_kl")  # the metrics that every evaluation has, whatever the task
+
+
+def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
+    """Write the lineage after a round beside the weights, for `stillroom lineage`, and the model card README.md."""
+    after = add_round(lineage, trained)
+    write_lineage(model, after)
+    (model / "README.md").write_text(model_card(after))
 
 
 def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:
     """Return the card of a trained student; `metrics` come from its own evaluation."""
     assert lineage.student and lineage.start and lineage.rounds, "only a trained student has a card"
-    metrics = metrics or {}
-    return f"---\n{_front_matter(lineage, metrics)}\n---\n\n{_text(lineage, metrics)}"
+    return fill_template(
+        Path(__file__).with_name("model_card.md.j2"),
+        front_matter=_front_matter(lineage, metrics or {}),
+        lineage=lineage,
+        start=lineage.start,
+        layers=kept_layers(lineage),
+        last=lineage.rounds[-1],
+        metrics=metrics,
+    )
 
 
 def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
+    # An adapter to a pruned or randomly initialised model does not fit the base on the hub.
+    is_adapter = lineage.lora and not lineage.layers and lineage.config is None
     data = str(last.settings.get("data"))
     results = [
         EvalResult(
@@ -37,7 +54,7 @@ def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
     ]
     return ModelCardData(
         base_model=start.model if start.hub else None,
-        base_model_relation=_relation(lineage) if start.hub else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if start.hub else None,
         datasets=[data] if last.hub_data else None,
         license=start.license,
         library_name="peft" if lineage.lora else "transformers",
@@ -47,46 +64,3 @@ def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:
         model_name=f"{lineage.student}-{last.id}" if results else None,
         eval_results=results or None,
     ).to_yaml()
-
-
-def _text(lineage: Lineage, metrics: Mapping[str, float]) -> str:
-    start, last = lineage.start or lineage.teacher, lineage.rounds[-1]
-    steps, tokens = (sum(getattr(trained, name) for trained in lineage.rounds) for name in ("steps", "tokens"))
-    lines = [
-        f"# {lineage.student}, round {last.id}",
-        "",
-        f"A student of {_named(lineage.teacher)}, distilled on its own completions with the teacher's token-level",
-        "feedback (GKD, [Agarwal et al., 2024](https://arxiv.org/abs/2306.13649)) by stillroom.",
-        "",
-        f"* Begins as {_named(start)}{_changes(lineage)}.",
-        *([f"* A LoRA adapter to it, `{_json(lineage.lora)}`."] if lineage.lora else []),
-        f"* Task: {last.task}, `{_json(last.settings)}`.",
-        f"* {steps} optimizer steps in {len(lineage.rounds)} rounds; {tokens:,} tokens in the loss.",
-        f"* Licence of the model it begins as: {start.license or 'unknown'}.",
-    ]
-    if lineage.earlier:
-        lines.append(f"* It was a student before: {lineage.earlier.student} of {_named(lineage.earlier.teacher)}.")
-    if metrics:
-        lines += ["", "Measured on held-out prompts:", "", "| metric | value |", "| --- | ---: |"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    lines += ["", "Parameters of the last round:", "", "```json", _json(last.parameters, indent=1), "```"]
-    return "\n".join([*lines, "", "`stillroom.json` beside this file has all of it for programs."]) + "\n"
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, sort_keys=True)
-
-
-def _named(source: ModelSource) -> str:
-    return f"`{source.model}`" + (f" at `{source.revision}`" if source.revision else "")
-
-
-def _relation(lineage: Lineage) -> str:
-    """Return the hub's word for the relation to the base; an adapter to a pruned model does not fit the hub's model."""
-    return "adapter" if lineage.lora and not lineage.layers and lineage.config is None else "finetune"
-
-
-def _changes(lineage: Lineage) -> str:
-    if lineage.config is not None:
-        return f" with random weights and `{_json(lineage.config)}`"
-    return f" cut to layers {kept_layers(lineage)}" if lineage.layers else ""

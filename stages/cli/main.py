@@ -179,12 +179,14 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
 
     That is its teacher, data, parameters, rounds, tokens, seconds and code.
     """
-    from pipeline.lineage.describe import describe_card, describe_json, describe_text
+    from pipeline.lineage.describe import describe_card, describe_json, describe_text, read_sources
 
-    if as_json and not as_card:
-        click.echo(json.dumps(describe_json(model)))
+    if as_card:
+        click.echo(describe_card(model), nl=False)
+    elif as_json:
+        click.echo(json.dumps(describe_json(*read_sources(model))))
     else:
-        click.echo(describe_card(model) if as_card else describe_text(model), nl=False)
+        click.echo(describe_text(*read_sources(model)), nl=False)
 
 
 @commands.command()

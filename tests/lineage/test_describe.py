@@ -3,7 +3,7 @@
 import json
 import re
 
-from pipeline.lineage.describe import as_json, as_text
+from pipeline.lineage.describe import describe_json, describe_text
 from pipeline.lineage.dvc_index import OutputRecord
 from tests.factories import lineage, lineage_round, model_source
 
@@ -16,7 +16,7 @@ RECORD = OutputRecord(stages=["train"], parameters={"seed": 0}, code="d" * 32, m
 
 
 def test_the_rounds_have_tokens_seconds_and_code() -> None:
-    text = as_text(lineage(lineage_round()), COSTS, RECORD)
+    text = describe_text(lineage(lineage_round()), COSTS, RECORD)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         *["r1", "1-4", "1,234", "50", "30", "7.0", "cccccccccccc, altered"]
@@ -29,7 +29,7 @@ def test_the_rounds_have_tokens_seconds_and_code() -> None:
 
 
 def test_a_model_outside_its_project_has_unknown_costs() -> None:
-    text = as_text(lineage(lineage_round()), {}, None)
+    text = describe_text(lineage(lineage_round()), {}, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert row.count("unknown") == 3
     assert "dvc.lock: no record of this directory" in text
@@ -38,10 +38,10 @@ def test_a_model_outside_its_project_has_unknown_costs() -> None:
 def test_an_earlier_run_and_its_teacher_are_described() -> None:
     old = lineage(lineage_round("r7", teacher="old-print"), teacher=model_source("old"))
     student = lineage(lineage_round(), earlier=old)
-    text = as_text(student, COSTS, None)
+    text = describe_text(student, COSTS, None)
     assert text.index("| r7 ") < text.index("| r1 ")
     assert "warning: student small: first tuned on data of teacher old" in text
-    described = json.loads(json.dumps(as_json(student, COSTS, RECORD)))
+    described = json.loads(json.dumps(describe_json(student, COSTS, RECORD)))
     assert described["earlier"]["rounds"][0]["id"] == "r7"
     assert described["costs"]["r1"]["train"]["seconds"] == 4.0
     assert described["warning"] in text
@@ -49,4 +49,4 @@ def test_an_earlier_run_and_its_teacher_are_described() -> None:
 
 
 def test_a_teacher_has_a_lineage_too() -> None:
-    assert "none: this is a teacher" in as_text(lineage(student=None, start=None, layers=None), {}, None)
+    assert "none: this is a teacher" in describe_text(lineage(student=None, start=None, layers=None), {}, None)
