@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from pipeline.report.run_report import RunReport
+from pipeline.report.run_report import read_run, write_report
 from stages._stage import StageContext, run, stage
 
 
 @stage(None, students=tuple[str, ...])
 def main(ctx: StageContext, p: Any) -> None:
     """Write the report."""
-    RunReport.read(ctx.layout, p.students).write()
+    write_report(ctx.layout, read_run(ctx.layout, p.students))
     click.echo((ctx.layout.report / "table.md").read_text())
 
 

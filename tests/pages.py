@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.lineage.records import Lineage
-from pipeline.report.page.page import RunPage, run_page
-from pipeline.report.page.queries import ViewRows, by_round
+from pipeline.report.page.page import Run, run_page
 from tests.factories import lineage, lineage_round, model_source
 
 NASTY = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
@@ -49,40 +48,35 @@ def _quality(far: float) -> dict[str, float]:
     }
 
 
-def view_rows(students: Sequence[str] = ("small",)) -> ViewRows:
+def view_rows(students: Sequence[str] = ("small",)) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the run's views."""
     places = [("", "corpus"), *((name, id_) for name in students for id_ in CHECKPOINTS[1:])]
-    training = [_step(name, step) for name in students for step in range(1, 31)]
-    return ViewRows(
-        training=training,
-        rounds=by_round(training),
-        costs=[_cost("prepare", "", ""), *(_cost(kind, *at) for at in places for kind in ("score", "train"))],
-        tails=[
-            {
-                "student": name,
-                "round": id_,
-                "source": "student",
-                "measure": measure,
-                "mean": 0.3,
-                "p50": 0.2,
-                "p90": 0.6,
-            }
+    spread = {"mean": 0.3, "p50": 0.2, "p90": 0.6}
+    return {
+        "runs": [_step(name, step) for name in students for step in range(1, 31)],
+        "costs": [_cost("prepare", "", ""), *(_cost(kind, *at) for at in places for kind in ("score", "train"))],
+        "tails": [
+            {"student": name, "round": id_, "source": "student", "measure": measure} | spread
             for name, id_ in places
             for measure in ("tail", "entropy")
         ],
-        segments=[_segment(*at) for at in places],
-        tokens=[
+        "segments": [_segment(*at) for at in places],
+        "tokens": [
             _token(name, id_, prompt, position)
             for name in students
             for id_ in ("init", "r3")
             for prompt in range(6)
             for position in range(30)
         ],
-        prompts={
-            f"networkx.case{n}": {"prompt_text": f"Summarise {n}: {NASTY}", "reference_text": "Ends it."}
+        "prompts": [
+            {
+                "prompt_id": f"networkx.case{n}",
+                "prompt_text": f"Summarise {n}: {NASTY}",
+                "reference_text": "Ends it.",
+            }
             for n in range(6)
-        },
-    )
+        ],
+    }
 
 
 def _step(student: str, step: int) -> dict[str, Any]:
@@ -140,10 +134,10 @@ def page(students: Sequence[str] = ("small",), **changes: Any) -> str:
         "title": "stillroom: docstrings",
         "metrics": metrics(students),
         "views": view_rows(students),
-        "checkpoints": CHECKPOINTS,
+        "last_steps": {id_: 10 * index for index, id_ in enumerate(CHECKPOINTS) if index},
         "lineages": lineages(students),
         "costs": costs(),
         "max_staleness": None,
         "params": f"seed: 0\nname: {NASTY}\n",
     }
-    return run_page(RunPage(**(content | changes)))
+    return run_page(Run(**(content | changes)))

@@ -11,30 +11,23 @@ import altair as alt
 import vl_convert
 
 from pipeline.report.metric_titles import measure
+from pipeline.report.summary import Metrics, checkpoints
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe and Ito: safe for colour-blind
 GREY = "#555555"
 _TEACHER = "teacher"
 
 
-def render_run(metrics: Mapping[str, Any], steps: Sequence[int]) -> str:
-    """Return the picture of metrics.json as SVG.
-
-    Args:
-        metrics: The content of metrics.json.
-        steps: Optimizer steps of the checkpoints, 0 first.
-    """
+def render_run(metrics: Metrics) -> str:
+    """Return the picture of metrics.json as SVG."""
     score = metrics["headline"]
-    distances, scores = _points(metrics, "forward_kl", steps), _points(metrics, score, steps)
+    distances = [point for point in _points(metrics, "forward_kl") if point["value"] > 0]
+    scores = _points(metrics, score)
+    steps = sorted({row["step"] for student in metrics["students"].values() for row in checkpoints(student)})
     scores += [{"model": _TEACHER, "step": step, "value": metrics["teacher"][score]} for step in (steps[0], steps[-1])]
-    left = _panel([point for point in distances if point["value"] > 0], steps, "log")
-    right = _panel(scores, steps, "linear")
-    return to_svg(
-        alt.hconcat(
-            left.properties(title="forward KL to the teacher (nats per token)"),
-            right.properties(title=measure(score).title),
-        ).resolve_scale(color="shared", strokeDash="shared")
-    )
+    left = _panel(distances, steps, "log").properties(title="forward KL to the teacher (nats per token)")
+    right = _panel(scores, steps, "linear").properties(title=measure(score).title)
+    return to_svg(alt.hconcat(left, right).resolve_scale(color="shared", strokeDash="shared"))
 
 
 def to_svg(chart: Any) -> str:
@@ -45,12 +38,12 @@ def to_svg(chart: Any) -> str:
     return svg
 
 
-def _points(metrics: Mapping[str, Any], key: str, steps: Sequence[int]) -> list[dict[str, Any]]:
+def _points(metrics: Metrics, key: str) -> list[dict[str, Any]]:
     return [
-        {"model": f"student {name}", "step": step, "value": checkpoint[key]}
+        {"model": f"student {name}", "step": row["step"], "value": row[key]}
         for name, student in metrics["students"].items()
-        for step, checkpoint in zip(steps, [student["before"], *student["rounds"]], strict=True)
-        if math.isfinite(checkpoint[key])
+        for row in checkpoints(student)
+        if math.isfinite(row[key])
     ]
 
 
@@ -61,14 +54,10 @@ def _panel(points: Sequence[Mapping[str, Any]], steps: Sequence[int], scale: str
     colours = [*(COLOURS[index % len(COLOURS)] for index in range(len(students))), GREY]
     legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2)
     dashes = [*([1, 0] for _ in students), [6, 4]]
+    y_scale = alt.Scale(type=scale, zero=False, nice=False, padding=8)
     base = alt.Chart(alt.Data(values=list(points)), width=300, height=180).encode(
         x=alt.X("step:Q", title="optimizer steps (one mark per round)", axis=alt.Axis(values=list(steps))),
-        y=alt.Y(
-            "value:Q",
-            title=None,
-            scale=alt.Scale(type=scale, zero=False, nice=False, padding=8),
-            axis=alt.Axis(format="~g"),
-        ),
+        y=alt.Y("value:Q", title=None, scale=y_scale, axis=alt.Axis(format="~g")),
         color=alt.Color("model:N", title=None, scale=alt.Scale(domain=models, range=colours), legend=legend),
         strokeDash=alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=models, range=dashes)),
     )

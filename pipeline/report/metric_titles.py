@@ -23,7 +23,6 @@ class Measure:
         return "" if before is None and after is None else f"{self.show(before)} → {self.show(after)}"
 
 
-PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures
 MEASURES = {
     "forward_kl": Measure(title="forward KL", format=".3f", unit="nats per token", at_teacher=0.0),
     "reverse_kl": Measure(title="reverse KL", format=".3f", unit="nats per token", at_teacher=0.0),

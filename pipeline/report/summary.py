@@ -1,14 +1,16 @@
 """Summary of a run: metrics.json, its key figures for DVC's tables, curves for `dvc plots`, and the printed table."""
 
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from pipeline.report.metric_titles import MEASURES, PLACE, measure
+from pipeline.report.metric_titles import MEASURES, measure
 from pipeline.runtime.markdown import markdown_table
 
 Metrics = Mapping[str, Any]
+_PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures
 
 
 def summarise(
@@ -32,6 +34,8 @@ def summarise(
         costs: Costs by the name of the stage.
         last_steps: Round -> the optimizer step at its end.
     """
+    stages = costs_by_stage(costs)
+    tokens = {name: stage["tokens"] for name, stage in stages.items()}
     scored = [cost for cost in costs.values() if "positions" in cost]
     positions, reused, payload_bytes = (
         sum(cost[key] for cost in scored) for key in ("positions", "positions_reused", "payload_bytes")
@@ -53,20 +57,10 @@ def summarise(
             "payload_bytes": payload_bytes,
             "bytes_per_position": payload_bytes / positions if positions else 0.0,
             "reused_share": reused / positions if positions else 0.0,
-            "teacher_tokens_per_trained_token": _tokens(costs, "score") / max(1, _tokens(costs, "train")),
+            "teacher_tokens_per_trained_token": tokens.get("score", 0) / max(1, tokens.get("train", 0)),
         },
-        "cost": costs_by_stage(costs),
+        "cost": stages,
     }
-
-
-def _tokens(costs: Mapping[str, Metrics], stage: str) -> int:
-    """Return the number of tokens that models read in one kind of stage."""
-    return sum(cost["tokens"] for name, cost in costs.items() if _kind(name) == stage)
-
-
-def _kind(name: str) -> str:
-    """Return `score` for `small-r1-score`."""
-    return name.rpartition("-")[2]
 
 
 def _rounds(
@@ -97,15 +91,21 @@ def _seconds(metrics: Metrics) -> float:
     return seconds
 
 
-def quality_curves(metrics: Metrics) -> dict[str, dict[str, dict[int, float]]]:
-    """Return measure -> student -> step -> value, for every measure of the checkpoints."""
-    curves: dict[str, dict[str, dict[int, float]]] = {}
-    for name, student in metrics["students"].items():
-        for row in [{"step": 0} | student["before"], *student["rounds"]]:
-            for key, value in row.items():
-                if key not in PLACE:
-                    curves.setdefault(key, {}).setdefault(name, {})[row["step"]] = value
-    return curves
+def checkpoints(student: Metrics) -> list[Metrics]:
+    """Return the student's rows of metrics.json: before training, with step 0, and then each round."""
+    return [{"id": "before", "step": 0, "scored_positions": 0} | student["before"], *student["rounds"]]
+
+
+def measures(rows: Iterable[Metrics]) -> list[str]:
+    """Return the names of all measures of these rows, in the order of their first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row if key not in _PLACE))
+
+
+def quality_curves(metrics: Metrics, key: str) -> dict[str, dict[int, float]]:
+    """Return student -> step -> value of a measure, for all checkpoints."""
+    return {
+        name: {row["step"]: row[key] for row in checkpoints(student)} for name, student in metrics["students"].items()
+    }
 
 
 def best_round(rounds: Sequence[tuple[str, Metrics]]) -> dict[str, Any] | None:
@@ -121,7 +121,8 @@ def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
     """Return runs, tokens and seconds of every kind of stage."""
     stages: dict[str, dict[str, Any]] = {}
     for name, cost in costs.items():
-        total = stages.setdefault(_kind(name), {"runs": 0, "tokens": 0, "seconds": 0.0})
+        kind = name.rpartition("-")[2]  # `score` of `small-r1-score`
+        total = stages.setdefault(kind, {"runs": 0, "tokens": 0, "seconds": 0.0})
         total["runs"] += 1
         total["tokens"] += cost["tokens"]
         total["seconds"] = round(total["seconds"] + cost["seconds"], 3)
@@ -129,12 +130,16 @@ def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:
 
 
 def render_table(metrics: Metrics) -> str:
-    """Return Markdown: models by quality, stages by cost, and a line about the store."""
-    keys = _measured(metrics)
+    """Return Markdown: models by quality, stages by cost, and a line about the store.
+
+    Listed measures are in the order of MEASURES, and all others follow.
+    """
     models = [("teacher", metrics["teacher"])]
-    for name, student in metrics["students"].items():
-        rounds = [(f"{name}, {row['id']}", row) for row in student["rounds"]]
-        models += [(f"{name}, before", student["before"]), *rounds]
+    models += [
+        (f"{name}, {row['id']}", row) for name, student in metrics["students"].items() for row in checkpoints(student)
+    ]
+    names = measures(row for _, row in models)
+    keys = [key for key in MEASURES if key in names] + [key for key in names if key not in MEASURES]
     quality = [["model", *(measure(key).title for key in keys)]]
     quality += [[label, *(measure(key).show(row.get(key)) for key in keys)] for label, row in models]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
@@ -142,33 +147,25 @@ def render_table(metrics: Metrics) -> str:
         rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
         cost.append([name, f"{stage['runs']}", f"{stage['tokens']:,}", f"{stage['seconds']:.1f}", f"{rate:,.0f}"])
     store = metrics["store"]
-    lines = [
-        markdown_table(quality),
-        "",
-        markdown_table(cost),
-        "",
-        f"{_seconds(metrics):.0f} s in all stages. Store: {store['positions']:,} positions, "
-        f"{store['bytes_per_position']:.1f} bytes each; cache hits: {store['reused_share']:.1%} of the positions.",
-        "KL in nats per token on each model's own held-out rollouts (dense, temperature 1).",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""{markdown_table(quality)}
+
+{markdown_table(cost)}
+
+{_seconds(metrics):.0f} s in all stages. Store: {store["positions"]:,} positions, \
+{store["bytes_per_position"]:.1f} bytes each; cache hits: {store["reused_share"]:.1%} of the positions.
+KL in nats per token on each model's own held-out rollouts (dense, temperature 1).
+"""
 
 
-def _measured(metrics: Metrics) -> list[str]:
-    """Return the measures of any model: listed ones in the order of MEASURES, then all others."""
-    models = [metrics["teacher"], *(student["before"] for student in metrics["students"].values())]
-    keys = dict.fromkeys(key for model in models for key in model)
-    return [key for key in MEASURES if key in keys] + [key for key in keys if key not in MEASURES]
-
-
-def write_curves(file: TextIO, curves: Mapping[str, Mapping[int, Any]]) -> None:
-    """Write a CSV for `dvc plots`: a row per step, a column per student, an empty cell where a student has no value.
+def curves_csv(curves: Mapping[str, Mapping[int, Any]]) -> str:
+    """Return a CSV for `dvc plots`: a row per step, a column per student, an empty cell where a student has no value.
 
     Args:
-        file: The open file.
         curves: Student -> step -> value.
     """
-    writer = csv.writer(file, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", *curves])
     for step in sorted(set().union(*curves.values())):
         writer.writerow([step, *(values.get(step, "") for values in curves.values())])
+    return text.getvalue()

@@ -12,10 +12,15 @@ from pipeline.runtime.atomic import replacing
 from pipeline.runtime.errors import DataError
 
 
+def json_text(value: Any) -> str:
+    """Return a value as JSON with sorted keys, so that equal values give equal bytes."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON with sorted keys, so that equal values give equal bytes."""
+    """Write a value as JSON with sorted keys."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json_text(value))
 
 
 def read_json(path: Path) -> Any:

@@ -55,7 +55,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert (project.path / "report/table.md").read_text() in output
     for stage in [path.stem for path in (project.path / "work/costs").glob("*.json")]:
         assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
-    for done in ("read .*: 3 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 4 parts"):
+    for done in ("read .*: 3 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 10 files"):
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
     html = (project.path / "report/index.html").read_text()
     assert re.findall('<section id="([^"]+)"', html) == [
@@ -159,7 +159,7 @@ def test_a_student_that_is_an_adapter_leaves_adapters_and_one_base(project: Proj
     }
     project.change("student", "low", to=PARAMS["student"]["small"] | {"layers": None, "lora": lora})
     project.change("students", to=["low"])
-    stages = [f"{stage}@low-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")]
+    stages = [f"{stage}@low-{round_id}" for round_id in ("r1", "r2") for stage in ("rollout", "score", "train")]
     stages += ["plan", "init@low", *(f"evaluate@low-{name}" for name in ("init", "r1", "r2")), "report"]
     assert executed(project.repro()) == sorted(stages)
     work = project.path / "work"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.run_report import RunReport
+from pipeline.report.run_report import read_run, write_report
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import write_json
 from pipeline.runtime.layout import Layout
@@ -44,7 +44,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def test_a_report_has_all_its_files(layout: Layout) -> None:
-    RunReport.read(layout, ["small"]).write()
+    write_report(layout, read_run(layout, ["small"]))
     files = {path.relative_to(layout.report).as_posix() for path in layout.report.rglob("*") if path.is_file()}
     plots = {f"plots/{name}.csv" for name in ("loss", "forward_kl", "reverse_kl", "task_metric")}
     assert files == plots | {
@@ -61,15 +61,15 @@ def test_a_report_has_all_its_files(layout: Layout) -> None:
 
 
 def test_costs_of_earlier_schedules_are_left_out(layout: Layout) -> None:
-    report = RunReport.read(layout, ["small"])
-    assert set(report.costs) == set(cost_names(ROUNDS))
-    assert report.metrics["cost"]["train"] == {"runs": 2, "tokens": 20, "seconds": 4.0}
-    assert report.metrics["store"]["reused_share"] == 0.5
-    assert report.last_steps == {"r1": 2, "r2": 3}
-    assert json.loads(json.dumps(report.metrics)) == report.metrics
+    run = read_run(layout, ["small"])
+    assert set(run.costs) == set(cost_names(ROUNDS))
+    assert run.metrics["cost"]["train"] == {"runs": 2, "tokens": 20, "seconds": 4.0}
+    assert run.metrics["store"]["reused_share"] == 0.5
+    assert run.last_steps == {"r1": 2, "r2": 3}
+    assert json.loads(json.dumps(run.metrics)) == run.metrics
 
 
 def test_a_missing_evaluation_is_an_error(layout: Layout) -> None:
     layout.evaluation("small-r2").unlink()
     with pytest.raises(DataError, match=r"small-r2\.json: expected a file, got nothing"):
-        RunReport.read(layout, ["small"])
+        read_run(layout, ["small"])

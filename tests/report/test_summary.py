@@ -1,6 +1,5 @@
 """pipeline.report.summary: the summary of a run, from measurements and costs."""
 
-import io
 import math
 from typing import Any
 
@@ -8,12 +7,14 @@ import pytest
 
 from pipeline.report.summary import (
     best_round,
+    checkpoints,
     costs_by_stage,
+    curves_csv,
     key_figures,
+    measures,
     quality_curves,
     render_table,
     summarise,
-    write_curves,
 )
 from pipeline.runtime.markdown import markdown_table
 
@@ -139,12 +140,10 @@ def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:
 
 
 def test_curves_begin_with_the_first_checkpoint_and_contain_every_measure() -> None:
-    curves = quality_curves(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS))
-    assert set(curves) == set(quality(1))
-    assert curves["forward_kl"] == {"small": {0: 7, 10: 3, 20: 1}}
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS)
+    assert measures(checkpoints(metrics["students"]["small"])) == list(quality(1))
+    assert quality_curves(metrics, "forward_kl") == {"small": {0: 7, 10: 3, 20: 1}}
 
 
 def test_curves_have_one_row_per_step_and_empty_cells_where_a_student_has_no_value() -> None:
-    file = io.StringIO()
-    write_curves(file, {"a": {1: 3.0, 2: 2.5}, "b": {2: 4.0}})
-    assert file.getvalue().splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]
+    assert curves_csv({"a": {1: 3.0, 2: 2.5}, "b": {2: 4.0}}).splitlines() == ["step,a,b", "1,3.0,", "2,2.5,4.0"]

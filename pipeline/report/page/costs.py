@@ -1,32 +1,26 @@
 """Cost of a run: tokens, seconds and bytes by stage and by round, and the time that the store saved."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.page.charts import Axis, bars
-from pipeline.report.page.html import Chart, Section, section
-from pipeline.report.page.queries import Row, place
-
-_COLUMNS = ("runs", "seconds", "tokens", "tokens/s", "bytes", "positions from the store")
-_RUN_COLUMNS = ("run", "seconds", "tokens", "scored positions", "bytes per position", "from the store")
+from pipeline.report.page.charts import Chart, Row, bars
+from pipeline.report.page.html import Section, place, section
 
 
-def ledger(rows: Sequence[Row]) -> Section:
+def ledger(costs: Sequence[Row]) -> Section:
     """Return the costs by stage and by round, from the view `costs`; empty without costs."""
-    if not rows:
+    if not costs:
         return Section(name="costs", title="Cost", body="", charts=[])
     # What all students share comes first.
-    rows = sorted(rows, key=lambda row: (row["student"], row["round"] not in {"", "init"}, row["round"] != "corpus"))
-    points = [{"group": _place(row), "series": row["stage"], "y": row["seconds"]} for row in rows]
-    spec = bars(points, Axis("seconds", ",.1f"))
+    costs = sorted(costs, key=lambda row: (row["student"], row["round"] not in {"", "init"}, row["round"] != "corpus"))
+    rows = [row | {"group": place(row) or "once", "series": row["stage"], "y": row["seconds"]} for row in costs]
     return section(
         "costs",
         "Cost",
-        [Chart(name="costs-by-round", title="Seconds by round and stage", spec=spec)],
-        columns=list(_COLUMNS),
-        stages=_grouped(rows, lambda row: str(row["stage"])),
-        rounds=_grouped(rows, _place),
+        [Chart(name="costs-by-round", title="Seconds by round and stage", spec=bars(rows))],
+        stages=_grouped(rows, "stage"),
+        rounds=_grouped(rows, "group"),
         **_savings(rows),
     )
 
@@ -38,9 +32,9 @@ def compared_costs(runs: Mapping[str, Mapping[str, Any]]) -> Section:
         for run, metrics in runs.items()
         for stage, cost in metrics["cost"].items()
     ]
-    chart = Chart(name="costs-by-run", title="Seconds by run and stage", spec=bars(points, Axis("seconds", ",.1f")))
+    chart = Chart(name="costs-by-run", title="Seconds by run and stage", spec=bars(points))
     rows = [_run_row(run, metrics) for run, metrics in runs.items()]
-    return section("costs", "Cost", [chart], template="compared-costs", columns=_RUN_COLUMNS, rows=rows)
+    return section("costs", "Cost", [chart], template="compared-costs", rows=rows)
 
 
 def _run_row(run: str, metrics: Mapping[str, Any]) -> list[str]:
@@ -55,15 +49,11 @@ def _run_row(run: str, metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _place(row: Row) -> str:
-    return place(row) or "once"
-
-
-def _grouped(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
+def _grouped(rows: Sequence[Row], key: str) -> list[list[str]]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[name_of(row)].append(row)
-    return [_line(name, group) for name, group in groups.items()] + [_line("all", rows)]
+        groups[row[key]].append(row)
+    return [_line(name, group) for name, group in [*groups.items(), ("all", rows)]]
 
 
 def _line(name: str, rows: Sequence[Row]) -> list[str]:
@@ -76,11 +66,11 @@ def _line(name: str, rows: Sequence[Row]) -> list[str]:
 
 def _savings(rows: Sequence[Row]) -> dict[str, str]:
     """Return the time of all stages, the positions scored and reused, and the time that reuse saved; '' for none."""
-    scored = [row for row in rows if row["positions"]]
-    positions, reused = _sum(scored, "positions"), _sum(scored, "positions_reused")
+    positions, reused = _sum(rows, "positions"), _sum(rows, "positions_reused")
+    teacher_seconds = sum(row["seconds"] for row in rows if row["positions"])
     # A reused position saves the mean time of those that the teacher scored in this run.
     fresh = positions - reused
-    saved = _duration(_sum(scored, "seconds") / fresh * reused) if reused and fresh else ""
+    saved = _duration(teacher_seconds / fresh * reused) if reused and fresh else ""
     counts = {"positions": f"{positions:,}" if positions else "", "reused": f"{reused:,}"}
     return {"seconds": _duration(_sum(rows, "seconds")), "saved": saved} | counts
 

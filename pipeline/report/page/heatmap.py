@@ -6,21 +6,22 @@
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
+from pipeline.report.page.charts import Row
 from pipeline.report.page.html import Section, section, to_json
-from pipeline.report.page.queries import Row
 
 BYTES = 1_200_000
 
 
-def cases(tokens: Sequence[Row], prompts: Mapping[str, Row], first: str, last: str) -> list[dict[str, Any]]:
+def cases(tokens: Sequence[Row], prompts: Sequence[Row], first: str, last: str) -> list[dict[str, Any]]:
     """Return one case per student and prompt: the prompt, its references, and the tokens of two checkpoints.
 
     Args:
         tokens: Rows of the view `tokens`.
-        prompts: Rows of the view `prompts` by id.
+        prompts: Rows of the view `prompts`.
         first: The checkpoint before training.
         last: The checkpoint after training.
     """
@@ -29,12 +30,13 @@ def cases(tokens: Sequence[Row], prompts: Mapping[str, Row], first: str, last: s
         for side, checkpoint in (("before", first), ("after", last)):
             if row["round"] == checkpoint:
                 sides_of[row["student"], row["prompt_id"]].setdefault(side, []).append(_token(row))
+    texts = {row["prompt_id"]: row for row in prompts}
     return [
         {
             "student": student,
             "id": prompt_id,
-            "prompt": prompts.get(prompt_id, {}).get("prompt_text", ""),
-            "references": _references(prompts.get(prompt_id, {})),
+            "prompt": texts.get(prompt_id, {}).get("prompt_text", ""),
+            "references": _references(texts.get(prompt_id, {})),
             "sides": sides,
         }
         for (student, prompt_id), sides in sides_of.items()
@@ -57,13 +59,8 @@ def _token(row: Row) -> list[Any]:
 
 def fitting(all_cases: Sequence[dict[str, Any]], limit: int = BYTES) -> list[dict[str, Any]]:
     """Return the first cases that take at most `limit` bytes together."""
-    chosen, size = [], 0
-    for case in all_cases:
-        size += len(to_json(case))
-        if size > limit:
-            break
-        chosen.append(case)
-    return chosen
+    sizes = accumulate(len(to_json(case)) for case in all_cases)
+    return [case for case, size in zip(all_cases, sizes, strict=True) if size <= limit]
 
 
 def heat_section(shown: int, total: int) -> Section:

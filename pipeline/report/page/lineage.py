@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pipeline.lineage.describe import Costs, describe_runs
 from pipeline.lineage.lineage import last_warning
 from pipeline.lineage.records import Lineage
+from pipeline.report.page.charts import Row
 from pipeline.report.page.html import Section, section
-from pipeline.report.page.queries import Row
 from pipeline.runtime.display import short
 
 _FINGERPRINTS, _SETTINGS = ("teacher", "tokenizer", "scorer"), ("engine", "dtype", "codec")

@@ -2,51 +2,55 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.lineage.describe import Costs
 from pipeline.lineage.records import Lineage
 from pipeline.report.metric_titles import measure
 from pipeline.report.page import heatmap, quality
+from pipeline.report.page.charts import Row
 from pipeline.report.page.costs import compared_costs, ledger
 from pipeline.report.page.html import document
 from pipeline.report.page.lineage import origins
-from pipeline.report.page.queries import ViewRows
 from pipeline.report.page.scores import scores
 from pipeline.report.page.training import training
-
-Metrics = Mapping[str, Any]
+from pipeline.report.summary import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunPage:
-    """The content of a run's page."""
+class Run:
+    """The results of a run, which its report is about."""
 
     title: str
-    metrics: Metrics  # the content of metrics.json
-    views: ViewRows
-    checkpoints: Sequence[str]  # of each student, `init` first
-    lineages: Sequence[Lineage]  # of the students after their last round
+    last_steps: Mapping[str, int]
+    """The number of the last step of each round, counted from 1."""
+    metrics: Metrics
+    """The content of metrics.json."""
+    views: Mapping[str, Sequence[Row]]
+    """Rows of the SQL views by the name of the view, without what earlier schedules left."""
     costs: Costs
+    """The costs of the stages in rounds.yaml by name; files of earlier schedules are left out."""
+    lineages: Sequence[Lineage]
+    """The lineages of the students after their last round."""
     max_staleness: float | None
-    params: str  # the text of params.yaml
+    params: str
+    """The text of params.yaml."""
 
 
-def run_page(run: RunPage) -> str:
+def run_page(run: Run) -> str:
     """Return the page of a run."""
-    students = quality.students_of({"": run.metrics})
-    cases = heatmap.cases(run.views.tokens, run.views.prompts, run.checkpoints[0], run.checkpoints[-1])
+    students, views, last = quality.students_of({"": run.metrics}), run.views, ["init", *run.last_steps][-1]
+    cases = heatmap.cases(views["tokens"], views["prompts"], "init", last)
     shown = heatmap.fitting(cases)
     sections = [
         quality.side_by_side(students),
         quality.headline(students),
         quality.curves(students),
         heatmap.heat_section(len(shown), len(cases)),
-        training(run.views, students, max_staleness=run.max_staleness),
+        training(views["runs"], students, max_staleness=run.max_staleness),
         quality.against_teacher_tokens(students),
-        ledger(run.views.costs),
-        scores(run.views),
-        origins(run.lineages, run.costs, run.views.segments, run.params),
+        ledger(views["costs"]),
+        scores(views["tails"], views["segments"]),
+        origins(run.lineages, run.costs, views["segments"], run.params),
     ]
     return document(run.title, _lead(students), sections, shown)
 
@@ -65,9 +69,6 @@ def comparison_page(runs: Mapping[str, Metrics]) -> str:
 
 
 def _lead(students: Sequence[quality.Student]) -> str:
-    key = "forward_kl"
-    changes = [measure(key).show_change(student.before.get(key), student.after.get(key)) for student in students]
-    words = "; ".join(
-        f"{student.label}: forward KL {change}" for student, change in zip(students, changes, strict=True)
-    )
-    return f"{words}. Divergences in nats per token, on each student's own held-out completions."
+    about = measure("forward_kl")
+    changes = [f"{student.label}: forward KL {about.show_change(*student.ends('forward_kl'))}" for student in students]
+    return f"{'; '.join(changes)}. Divergences in nats per token, on each student's own held-out completions."

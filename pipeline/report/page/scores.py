@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.page.charts import Axis, ranges
-from pipeline.report.page.html import Chart, Section, section
-from pipeline.report.page.queries import Row, ViewRows, place
+from pipeline.report.page.charts import Chart, Row, ranges
+from pipeline.report.page.html import Section, place, section
 
 _SPREAD = {
     "tail": ("Teacher's probability outside the stored tokens", "probability"),
@@ -19,21 +18,19 @@ _ENTRIES = {
 _HEAD = ("segment", "sequences", "positions", *_ENTRIES.values(), "codec", "error, nats")
 
 
-def scores(views: ViewRows) -> Section:
-    """Return charts of tail probability and entropy, and a table with a row per segment."""
-    charts = [_chart(key, title, unit, views.tails) for key, (title, unit) in _SPREAD.items() if views.tails]
-    rows = [_line(row) for row in views.segments]
-    return section("store", "Teacher scores", charts, head=_HEAD, rows=rows)
+def scores(tails: Sequence[Row], segments: Sequence[Row]) -> Section:
+    """Return charts of tail probability and entropy, and a table with a row per segment.
 
-
-def _chart(key: str, title: str, unit: str, tails: Sequence[Row]) -> Chart:
-    points = [
-        {"group": place(row), "series": row["source"]} | {name: row[name] for name in ("mean", "p50", "p90")}
-        for row in tails
-        if row["measure"] == key
-    ]
-    note = "mean; line: median to 90th percentile of the sequences"
-    return Chart(name=f"store-{key}", title=title, note=note, spec=ranges(points, Axis(unit, ".3f")))
+    Args:
+        tails: Rows of the view `tails`.
+        segments: Rows of the view `segments`.
+    """
+    charts = []
+    for key, (title, unit) in _SPREAD.items() if tails else ():
+        rows = [row | {"group": place(row), "series": row["source"]} for row in tails if row["measure"] == key]
+        note = "mean; line: median to 90th percentile of the sequences"
+        charts.append(Chart(name=f"store-{key}", title=title, note=note, spec=ranges(rows, unit)))
+    return section("store", "Teacher scores", charts, head=_HEAD, rows=[_line(row) for row in segments])
 
 
 def _line(row: Row) -> list[str]:

@@ -1,39 +1,50 @@
-"""Course of training: a chart per number in the logs, and a table of the rounds."""
+"""Course of training: a chart per number in the logs, and a table of the rounds.
 
+Charts of long logs are thinned to POINTS rows per student, each the mean of consecutive steps, so that the page stays
+small.
+"""
+
+import math
 from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import Any
 
 from pipeline.report.metric_titles import measure
-from pipeline.report.page.charts import Axis, curve
-from pipeline.report.page.html import Chart, Section, section
+from pipeline.report.page.charts import Chart, Row, curve
+from pipeline.report.page.html import Section, place, section
 from pipeline.report.page.quality import Student
-from pipeline.report.page.queries import Row, ViewRows, is_number, place
 
+POINTS = 400
 _LABELS = ("student", "round", "step")
 _ASIDE = ("grad_norm", "learning_rate", "tokens", "read_tokens", "compared_tokens")  # settings rather than results
-_LIMITED = "staleness_kl"
-_HEAD = ("round", "steps taken", "mean loss", "staleness at the end, nats", "effective share", "own rollouts")
+_CELLS = (("loss", ".3f"), ("last_staleness_kl", ".3g"), ("last_effective_share", ".0%"), ("own_share", ".0%"))
 
 
-def training(views: ViewRows, students: Sequence[Student], *, max_staleness: float | None) -> Section:
+def training(log: Sequence[Row], students: Sequence[Student], *, max_staleness: float | None) -> Section:
     """Return a curve over steps for each number of the logs, and a table of the rounds.
 
     Args:
-        views: Rows of the run's views.
+        log: Rows of the view `runs` by student and step.
         students: The students, for the rounds' planned steps.
         max_staleness: The limit that the chart of staleness shows, or None.
     """
-    rows = views.training
+    rows = thinned(log)
     keys = [key for key in (rows[0] if rows else {}) if key not in _LABELS and any(is_number(row[key]) for row in rows)]
     borders = sorted({row["step"] + 0.5 for student in students for row in student.checkpoints[1:-1]})
-    levels = {} if max_staleness is None else {_LIMITED: ("schedule.max_staleness", max_staleness)}
-    charts = {key: _chart(key, rows, borders, levels.get(key)) for key in keys}
+    levels = {} if max_staleness is None else {"staleness_kl": ("schedule.max_staleness", max_staleness)}
+    charts = {}
+    for key in keys:
+        about = measure(key)
+        points = [{"series": row["student"], "x": row["step"], "y": row[key]} for row in rows if is_number(row[key])]
+        spec = curve(points, "optimizer steps", about, marked=False, level=levels.get(key), borders=borders)
+        charts[key] = Chart(name=f"training-{key}", title=about.title, note=about.unit, spec=spec)
     # A round that took fewer steps than were planned had become too stale.
     planned = {
-        (student.name, row["id"]): row["step"] - before["step"]
+        (student.label, row["id"]): row["step"] - before["step"]
         for student in students
-        for before, row in student.rounds()
+        for before, row in pairwise(student.checkpoints)
     }
-    rounds = [(row, planned[key]) for row in views.rounds if (key := (row["student"], row["round"])) in planned]
+    rounds = [(row, planned[at]) for row in by_round(log) if (at := (row["student"], row["round"])) in planned]
     return section(
         "training",
         "Training",
@@ -42,19 +53,44 @@ def training(views: ViewRows, students: Sequence[Student], *, max_staleness: flo
         aside=[chart for key, chart in charts.items() if key in _ASIDE],
         borders=borders,
         missing=sum(steps - row["steps"] for row, steps in rounds),
-        head=_HEAD,
         rows=[_line(row, steps) for row, steps in rounds],
     )
 
 
-def _chart(key: str, rows: Sequence[Row], borders: Sequence[float], level: tuple[str, float] | None) -> Chart:
-    points = [{"series": row["student"], "x": row["step"], "y": row[key]} for row in rows if is_number(row[key])]
-    about, steps = measure(key), Axis("optimizer steps", ",")
-    spec = curve(points, steps, Axis(about.title, about.format), marked=False, level=level, borders=borders)
-    return Chart(name=f"training-{key}", title=about.title, note=about.unit, spec=spec)
-
-
 def _line(row: Row, planned: int) -> list[str]:
-    columns = (("loss", ".3f"), ("last_staleness_kl", ".3g"), ("last_effective_share", ".0%"), ("own_share", ".0%"))
-    cells = [format(row[key], form) if is_number(row.get(key)) else "" for key, form in columns]
+    cells = [format(row[key], form) if is_number(row.get(key)) else "" for key, form in _CELLS]
     return [place(row), f"{row['steps']} of {planned}", *cells]
+
+
+def thinned(rows: Sequence[Row], points: int = POINTS) -> list[Row]:
+    """Return at most `points` rows per student: means over consecutive steps, with the number of the last step."""
+    means: list[Row] = []
+    for _, group in groupby(rows, key=lambda row: row["student"]):
+        steps = list(group)
+        size = math.ceil(len(steps) / points)
+        means += [_mean(steps[start : start + size]) for start in range(0, len(steps), size)]
+    return means
+
+
+def by_round(rows: Sequence[Row]) -> list[Row]:
+    """Return a row per student and round: the number of steps, means, and the last step's values as `last_NAME`."""
+    rounds = []
+    for _, group in groupby(rows, key=lambda row: (row["student"], row["round"])):
+        steps = list(group)
+        last = {f"last_{key}": value for key, value in steps[-1].items()}
+        rounds.append(_mean(steps) | last | {"steps": len(steps)})
+    return rounds
+
+
+def _mean(steps: Sequence[Row]) -> Row:
+    merged = dict(steps[-1])
+    for key, last in merged.items():
+        numbers = [row[key] for row in steps if is_number(row[key])]
+        if key != "step" and numbers and not isinstance(last, str):
+            merged[key] = sum(numbers) / len(numbers)
+    return merged
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value can be drawn and averaged: a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 from markupsafe import escape
 
-from pipeline.report.metric_titles import measure
+from pipeline.report.metric_titles import Measure, measure
 from pipeline.report.page import heatmap, quality
-from pipeline.report.page.charts import Axis, bars, curve
+from pipeline.report.page.charts import bars, curve
 from pipeline.report.page.costs import ledger
 from pipeline.report.page.html import Section, render, to_json
 from pipeline.report.page.lineage import origins
 from pipeline.report.page.page import comparison_page
-from pipeline.report.page.queries import by_round, thinned
-from pipeline.report.page.training import training
+from pipeline.report.page.training import by_round, thinned, training
 from tests.factories import lineage_round
 from tests.pages import NASTY, costs, lineages, metrics, page, view_rows
 
@@ -61,19 +60,17 @@ def test_unlisted_measures_and_columns_appear_under_their_own_names() -> None:
 
 
 def test_a_section_without_content_is_left_out() -> None:
-    views = dataclasses.replace(
-        view_rows(), training=[], rounds=[], costs=[], tails=[], segments=[], tokens=[], prompts={}
-    )
+    views: dict[str, Any] = {name: [] for name in view_rows()}
     alone = metrics()
     alone["students"]["small"]["rounds"] = []
-    html = page(views=views, metrics=alone, checkpoints=["init"], lineages=[])
+    html = page(views=views, metrics=alone, last_steps={}, lineages=[])
     assert re.findall(r'<section id="([^"]+)"', html) == ["headline", "lineage"]
     assert chart_places(html) == set()
-    assert 'id="tokens"' not in page(views=dataclasses.replace(view_rows(), tokens=[]))
+    assert 'id="tokens"' not in page(views=view_rows() | {"tokens": []})
 
 
 def test_the_page_contains_the_lineage_of_every_student() -> None:
-    body = origins(lineages(("small", "tiny")), costs(), view_rows().segments, "seed: 0").body
+    body = origins(lineages(("small", "tiny")), costs(), view_rows()["segments"], "seed: 0").body
     assert re.findall("<h3>(.*?)</h3>", body) == ["small", "tiny", "The teacher's scores"]
     for fact in ("teacher-prin", "tokenizer-p", "gsm8k: data openai/gsm8k, config main", "layers 0, 2"):
         assert fact in body
@@ -87,9 +84,8 @@ def test_the_page_contains_the_lineage_of_every_student() -> None:
 
 
 def trained(skipped: Sequence[int], limit: float | None) -> Section:
-    steps = [row for row in view_rows().training if row["step"] not in skipped]
-    views = dataclasses.replace(view_rows(), training=steps, rounds=by_round(steps))
-    return training(views, quality.students_of({"": metrics()}), max_staleness=limit)
+    steps = [row for row in view_rows()["runs"] if row["step"] not in skipped]
+    return training(steps, quality.students_of({"": metrics()}), max_staleness=limit)
 
 
 def specs_of(section: Section) -> dict[str, Any]:
@@ -105,7 +101,7 @@ def test_the_table_of_rounds_has_skipped_steps_and_the_staleness_at_the_end() ->
     section = trained((18, 19, 20), 0.08)
     body, specs = section.body, specs_of(section)
     assert "3 steps were not taken" in body
-    loss = sum(row["loss"] for row in view_rows().training[10:17]) / 7
+    loss = sum(row["loss"] for row in view_rows()["runs"][10:17]) / 7
     assert f'<th scope="row">small r2</th><td>7 of 10</td><td>{loss:.3f}</td><td>0.07</td>' in body
     assert "schedule.max_staleness" in str(specs["training-staleness_kl"])
     assert "schedule.max_staleness" not in str(specs["training-loss"])
@@ -116,7 +112,7 @@ def test_numbers_that_are_none_are_neither_drawn_nor_averaged() -> None:
     steps = [{"student": "s", "round": "r1", "step": n, "loss": loss} for n, loss in enumerate(losses)]
     (row,) = by_round(steps)
     assert (row["steps"], row["loss"], row["last_loss"]) == (4, 2.0, None)
-    section = training(dataclasses.replace(view_rows(), training=steps), [], max_staleness=None)
+    section = training(steps, [], max_staleness=None)
     points = json.loads(to_json(specs_of(section)["training-loss"]))["data"]["values"]
     assert [(point["x"], point["y"]) for point in points] == [(0, 1.0), (2, 3.0)]
 
@@ -134,7 +130,7 @@ def test_texts_from_outside_stay_text() -> None:
 
 def test_data_cannot_close_its_element_and_is_json_for_all_numbers() -> None:
     value = {"a": [float("nan"), float("inf"), 1.5, NASTY, (1, None)]}
-    html = page(views=dataclasses.replace(view_rows(), prompts={"networkx.case0": {"prompt_text": value}}))
+    html = page(views=view_rows() | {"prompts": [{"prompt_id": "networkx.case0", "prompt_text": value}]})
     (text,) = re.findall('<script type="application/json" id="cases">(.*?)</script>', html, re.DOTALL)
     assert "<" not in text
     assert json.loads(text)[0]["prompt"] == {"a": [None, None, 1.5, NASTY, [1, None]]}
@@ -177,20 +173,20 @@ def test_long_logs_are_means_of_consecutive_steps() -> None:
 
 def test_the_heat_map_has_the_first_and_the_last_checkpoint_side_by_side() -> None:
     views = view_rows()
-    cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
+    cases = heatmap.cases(views["tokens"], views["prompts"], "init", "r3")
     assert [case["id"] for case in cases] == [f"networkx.case{n}" for n in range(6)]
     assert {name: len(tokens) for name, tokens in cases[1]["sides"].items()} == {"before": 30, "after": 30}
     token, forward, reverse, teacher, student = cases[1]["sides"]["after"][3]
     assert (forward, reverse) == (9.0, 4.5)
     assert teacher[0] == [token, 0.5]
     assert student[0] == [teacher[-1][0], 0.4]
-    only = heatmap.cases(views.tokens, {}, "init", "init")
+    only = heatmap.cases(views["tokens"], [], "init", "init")
     assert set(only[0]["sides"]) == {"before", "after"}
 
 
 def test_cases_beyond_the_limit_are_left_out_and_counted() -> None:
     views = view_rows()
-    cases = heatmap.cases(views.tokens, views.prompts, "init", "r3")
+    cases = heatmap.cases(views["tokens"], views["prompts"], "init", "r3")
     limit = len(to_json(cases[0])) + len(to_json(cases[1]))
     assert heatmap.fitting(cases, limit) == cases[:2]
     assert "4 of 6 completions are left out" in heatmap.heat_section(2, 6).body
@@ -200,22 +196,22 @@ def test_cases_beyond_the_limit_are_left_out_and_counted() -> None:
 def test_several_series_have_a_legend_and_one_has_none() -> None:
     single = [{"series": "a", "x": 0, "y": 1.0}]
     for points, legend in ((single, False), ([*single, {"series": "b", "x": 0, "y": 2.0}], True)):
-        spec = json.dumps(curve(points, Axis("x"), Axis("y"), marked=True))
+        spec = json.dumps(curve(points, "x", Measure(title="y"), marked=True))
         assert ('"legend": {"orient": "top"}' in spec) == legend
-    assert bars([{"group": "g", "series": "a", "y": 1.0}], Axis("s"))["encoding"]["color"]["legend"] is None
+    assert bars([{"group": "g", "series": "a", "y": 1.0}])["encoding"]["color"]["legend"] is None
 
 
 def test_bars_are_stacked_with_the_largest_total_first() -> None:
     rows = [
         {"group": g, "series": s, "y": y} for g, s, y in (("a", "few", 5.0), ("a", "many", 4.0), ("b", "many", 3.0))
     ]
-    spec = bars(rows, Axis("s"))
+    spec = bars(rows)
     assert spec["encoding"]["color"]["sort"] == ["many", "few"]
     assert [point["rank"] for point in spec["data"]["values"]] == [1, 0, 0]
 
 
 def test_the_ledger_reports_cache_hits() -> None:
-    body = ledger([row for row in view_rows().costs if row["stage"] in ("score", "prepare")]).body
+    body = ledger([row for row in view_rows()["costs"] if row["stage"] in ("score", "prepare")]).body
     assert '<th scope="row">score</th><td>4</td><td>126.0</td><td>16,000</td><td>127</td>' in body
     assert "<td>469,448</td><td>1,400 of 5,656</td>" in body
     assert "1,400 of them were cache hits in the store, which saved about 41 s of the teacher's time" in body

@@ -1,11 +1,10 @@
-"""pipeline.report.page.vega: scripts that need no network, and the page that DVC fills with its plots."""
+"""pipeline.report.page.html: scripts that need no network, and the page that DVC fills with its plots."""
 
 import re
 
 from dvc_render.html import HTML
 
-from pipeline.report.page.html import dvc_template
-from pipeline.report.page.vega import javascript
+from pipeline.report.page.html import dvc_template, javascript
 
 
 def test_the_script_holds_vega_and_ends_no_element_that_it_stands_in() -> None:
