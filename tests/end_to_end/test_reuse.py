@@ -51,7 +51,7 @@ def test_another_student_asks_only_about_its_own_rollouts(project: Project) -> N
     document["student"]["medium"] = document["student"]["small"] | {"layers": [0, 1, 3]}
     project.write_params(document)
     output = project.repro()
-    stages = [f"{stage}@medium-round{index}" for index in (0, 1) for stage in ("rollout", "score", "train")]
+    stages = [f"{stage}@medium-{round_id}" for round_id in ("r1", "r2") for stage in ("rollout", "score", "train")]
     stages += [f"evaluate@medium-{name}" for name in ("init", "r1", "r2")]
     assert executed(output) == sorted(["plan", "init@medium", *stages, "report"])
     asked = teacher_tokens(project, output)
