@@ -6,12 +6,12 @@
 """
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -83,14 +83,12 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
         options["revision"] = revision
     try:
         gguf = _gguf_read_once() if "gguf_file" in options else nullcontext()
-        with gguf, bar(f"read {model}", 3, unit="parts") as meter:
+        with gguf, bar(f"read {model}", 2, unit="parts") as meter:
             meter.set_postfix(now="tokenizer")
             tokenizer = load_tokenizer(source, **options)
-            meter.set_postfix(now="configuration")
             meter.update()
-            config = AutoConfig.from_pretrained(source, **options)
             meter.set_postfix(now="weights")
-            meter.update()
+            config = AutoConfig.from_pretrained(source, **options)
             # Given the configuration, transformers does not read it a second time.
             loaded, info = auto_class(config).from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True, **options
@@ -104,22 +102,17 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     return _dequantised(loaded).to(dtype), tokenizer
 
 
-@contextmanager
-def _gguf_read_once() -> Iterator[None]:
-    """Share one reader of a GGUF file and one table of tensor names between tokenizer, configuration and weights.
+def _gguf_read_once() -> AbstractContextManager[Any]:
+    """Return a context that shares one reader of a GGUF file between tokenizer, configuration and weights.
 
-    transformers opens the file for each of the three and makes the table for every module, which doubles the time.
+    transformers opens the file for each of the three, and makes the table of tensor names for every module, which
+    doubles the time.
     """
     import gguf  # no other source needs it
 
-    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    try:
-        for name, function in originals.items():
-            setattr(gguf, name, cache(function))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(gguf, name, function)
+    cached: Any = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    patcher: AbstractContextManager[Any] = patch.multiple(gguf, **cached)
+    return patcher
 
 
 def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
@@ -146,12 +139,8 @@ def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _unavailable(where: str, model: str, reason: str) -> ModelError:
-    return ModelError(
-        where,
-        expected="a hub name, a local model directory or a GGUF file",
-        got=f"{model!r} ({reason.splitlines()[0][:160]})",
-        remedy="check the name, the network and HF_HUB_OFFLINE",
-    )
+    expected, got = "a hub name, a local model directory or a GGUF file", f"{model!r} ({reason.splitlines()[0][:160]})"
+    return ModelError(where, expected=expected, got=got, remedy="check the name, the network and HF_HUB_OFFLINE")
 
 
 def _dequantised(model: Any) -> Any:

@@ -5,7 +5,6 @@
 """
 
 import re
-import struct
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from pipeline.lineage.records import Lineage, ModelSource
 from pipeline.runtime.errors import DataError
 
 _README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in the front matter
-_GGUF_KEY = b"general.license"
+# The format stores a string as its key, a u32 type (8), a u64 length, and its bytes.
+_GGUF_LICENSE = re.compile(rb"general\.license\x08\0\0\0(.{8})", re.DOTALL)
 _GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading all fields takes seconds for the vocabulary
-_GGUF_STRING = 8  # the format's number for a string
 
 
 def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> ModelSource:
@@ -102,8 +101,6 @@ def _license(source: str, options: dict[str, Any], revision: str | None) -> str 
 
 def _fetch(source: str, name: str, revision: str | None) -> Path | None:
     """Return one file of a local directory or of a hub model."""
-    if Path(source).is_dir():
-        return Path(source) / name if (Path(source) / name).is_file() else None
     silenced = ("missing_entries", "connection_errors", "gated_repo")
     options: dict[str, Any] = {f"_raise_exceptions_for_{kind}": False for kind in silenced}
     try:
@@ -114,11 +111,10 @@ def _fetch(source: str, name: str, revision: str | None) -> Path | None:
 
 
 def _gguf_license(path: Path) -> str | None:
-    """Return the string at general.license, which the format stores as key, u32 type, u64 length, bytes."""
+    """Return the string at general.license."""
     with path.open("rb") as file:
         header = file.read(_GGUF_HEADER_BYTES)
-    _, key, rest = header.partition(_GGUF_KEY)
-    if not key or len(rest) < 12:
-        return None
-    kind, length = struct.unpack_from("<IQ", rest)
-    return rest[12 : 12 + length].decode(errors="replace") if kind == _GGUF_STRING else None
+    if match := _GGUF_LICENSE.search(header):
+        text = header[match.end() :][: int.from_bytes(match[1], "little")]
+        return text.decode(errors="replace")
+    return None

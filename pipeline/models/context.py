@@ -31,12 +31,9 @@ class Context:
         longest = max(prompt, completion) if self.separate else prompt + completion
         if longest > self.limit:
             both = "prompt, and of completion" if self.separate else "prompt and completion"
-            raise DataError(
-                where,
-                expected=f"at most {self.limit} tokens of {both} (the model's context)",
-                got=f"{longest}",
-                remedy="lower task.max_prompt_tokens or max_new_tokens",
-            )
+            expected = f"at most {self.limit} tokens of {both} (the model's context)"
+            remedy = "lower task.max_prompt_tokens or max_new_tokens"
+            raise DataError(where, expected=expected, got=longest, remedy=remedy)
 
 
 def context_of(path: Path) -> Context:

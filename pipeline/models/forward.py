@@ -39,83 +39,66 @@ class EncoderOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderInputs:
-    """The inputs of a decoder for G prompts, before any completion token."""
+    """The inputs of one pass of a decoder over T more tokens of B sequences."""
 
-    ids_GS: Tensor
-    mask_GS: Tensor
-    cache: Cache | None
-    encoder: EncoderOutput | None  # None for a decoder that reads its prompts itself
+    ids_BT: Tensor  # the tokens to read
+    mask_BS: Tensor  # 1 at every token that the decoder attends to: the tokens in the cache, and these T tokens
+    cache: Cache | None  # keys and values of the tokens before
+    encoder: EncoderOutput | None  # of each row's prompt; None for a decoder that reads its prompts itself
 
 
 def decoder_inputs(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> DecoderInputs:
-    """Return the decoder's inputs for G prompts, after the pass of an encoder over them.
+    """Return the decoder's inputs for G prompts before any completion token, after the pass of an encoder over them.
 
     The prompts are padded to a multiple of `multiple` tokens, as in `padded`.
     """
     if not model.config.is_encoder_decoder:
         ids_GS, mask_GS = (tensor.to(model.device) for tensor in padded(prompts, left=True, multiple=multiple))
-        return DecoderInputs(ids_GS=ids_GS, mask_GS=mask_GS, cache=None, encoder=None)
+        return DecoderInputs(ids_BT=ids_GS, mask_BS=mask_GS, cache=None, encoder=None)
     batch = padded(prompts, left=False, multiple=multiple, longest=max_padded_length(model))
     ids_GP, mask_GP = (tensor.to(model.device) for tensor in batch)
     states_GPD = model.get_encoder()(input_ids=ids_GP, attention_mask=mask_GP).last_hidden_state
     start_G1 = torch.full((len(prompts), 1), model.config.decoder_start_token_id, device=model.device)
     return DecoderInputs(
-        ids_GS=start_G1,
-        mask_GS=torch.ones_like(start_G1),
+        ids_BT=start_G1,
+        mask_BS=torch.ones_like(start_G1),
         cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         encoder=EncoderOutput(states_GPD=states_GPD, mask_GP=mask_GP),
     )
 
 
-def hidden_states(
-    model: Model,
-    ids_BT: Tensor,
-    mask_BS: Tensor,
-    cache: Cache | None,
-    encoder: EncoderOutput | None,
-    *,
-    use_cache: bool = True,
-) -> tuple[Tensor, Cache]:
+def hidden_states(model: Model, inputs: DecoderInputs, *, use_cache: bool = True) -> tuple[Tensor, Cache]:
     """Return the hidden states of T more tokens, as the LM head takes them, and the cache after these tokens.
 
     Args:
         model: The model.
-        ids_BT: The tokens to read.
-        mask_BS: 1 at every token that the decoder attends to: the tokens in the cache, and these T tokens.
-        cache: Keys and values of the tokens before.
-        encoder: The encoder's states of each row's prompt.
+        inputs: The tokens, and what the model has read before.
         use_cache: False returns no new keys and values.
 
     Returns:
         States [B, T, D], and the cache.
     """
-    options = {"attention_mask": mask_BS, "past_key_values": cache, "use_cache": use_cache}
-    if encoder is None:
-        result = model.base_model(input_ids=ids_BT, position_ids=_positions(mask_BS, ids_BT), **options)
+    options = {"attention_mask": inputs.mask_BS, "past_key_values": inputs.cache, "use_cache": use_cache}
+    if inputs.encoder is None:
+        result = model.base_model(input_ids=inputs.ids_BT, position_ids=_positions(inputs), **options)
     else:
-        source = {"encoder_hidden_states": encoder.states_GPD, "encoder_attention_mask": encoder.mask_GP}
-        result = model.get_decoder()(input_ids=ids_BT, **source, **options)
+        source = {"encoder_hidden_states": inputs.encoder.states_GPD, "encoder_attention_mask": inputs.encoder.mask_GP}
+        result = model.get_decoder()(input_ids=inputs.ids_BT, **source, **options)
     scale = head_scale(model.config)
     states_BTD = result.last_hidden_state
     return states_BTD if scale == 1.0 else states_BTD * scale, result.past_key_values
 
 
-def next_logits(
-    model: Model, ids_BT: Tensor, mask_BS: Tensor, cache: Cache | None, encoder: EncoderOutput | None
-) -> tuple[Tensor, Cache]:
+def next_logits(model: Model, inputs: DecoderInputs) -> tuple[Tensor, Cache]:
     """Return the model's own logits [B, V] after T more tokens, and the cache; arguments as in `hidden_states`."""
-    options = {"past_key_values": cache, "use_cache": True}
-    if encoder is None:
-        positions_BT = _positions(mask_BS, ids_BT)
-        result = model(input_ids=ids_BT, attention_mask=mask_BS, position_ids=positions_BT, logits_to_keep=1, **options)
+    options: dict[str, Any] = {"past_key_values": inputs.cache, "use_cache": True}
+    if inputs.encoder is None:
+        options |= {"position_ids": _positions(inputs), "logits_to_keep": 1}
+        result = model(input_ids=inputs.ids_BT, attention_mask=inputs.mask_BS, **options)
     else:
-        result = model(
-            decoder_input_ids=ids_BT,
-            decoder_attention_mask=mask_BS,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder.states_GPD),
-            attention_mask=encoder.mask_GP,
-            **options,
-        )
+        source = BaseModelOutput(last_hidden_state=inputs.encoder.states_GPD)
+        options |= {"encoder_outputs": source, "attention_mask": inputs.encoder.mask_GP}
+        result = model(decoder_input_ids=inputs.ids_BT, decoder_attention_mask=inputs.mask_BS, **options)
     return result.logits[:, -1], result.past_key_values
 
 
@@ -150,6 +133,6 @@ def padded(
     return ids_BS, mask_BS
 
 
-def _positions(mask_BS: Tensor, ids_BT: Tensor) -> Tensor:
-    """Return the positions [B, T] of the last T tokens."""
-    return (mask_BS.cumsum(-1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+def _positions(inputs: DecoderInputs) -> Tensor:
+    """Return the positions [B, T] of the tokens to read."""
+    return (inputs.mask_BS.cumsum(-1) - 1).clamp(min=0)[:, -inputs.ids_BT.shape[1] :]

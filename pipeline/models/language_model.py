@@ -28,7 +28,7 @@ from pipeline.core.prompt_sharing import distinct_prompts
 from pipeline.core.types import Precision
 from pipeline.models import forward, kv_cache, lora
 from pipeline.models.architectures import auto_class
-from pipeline.models.forward import EncoderOutput
+from pipeline.models.forward import DecoderInputs, EncoderOutput
 from pipeline.models.head import Head
 from pipeline.runtime.errors import ModelError
 
@@ -136,12 +136,8 @@ def _check_start_token(model: Model, path: Path) -> None:
         return
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
     if model.config.decoder_start_token_id is None:
-        raise ModelError(
-            path,
-            expected="the token that a decoder starts with",
-            got="none",
-            remedy="set decoder_start_token_id in its config.json (T5: the id of <pad>)",
-        )
+        expected, remedy = "the token that a decoder starts with", "set decoder_start_token_id in its config.json"
+        raise ModelError(path, expected=expected, got="none", remedy=f"{remedy} (T5: the id of <pad>)")
 
 
 @torch.no_grad()
@@ -152,12 +148,10 @@ def _check_head(model: Model, path: Path) -> None:
     actual_V = head_of(model, rows)(prefill(model, probe).last_GD)[0]
     difference = float((actual_V - expected_V).abs().max() / expected_V.abs().max().clamp(min=1e-9))
     if not difference <= _LOGIT_TOLERANCE.get(model.dtype, 0.03):
-        raise ModelError(
-            path,
-            expected="logits that are a linear map of the hidden state, soft-capped or not",
-            got=f"others in this {model.config.model_type}, by {difference:.0%} of the largest",
-            remedy="use another architecture, or add this one to pipeline/models/architectures.py",
-        )
+        got = f"others in this {model.config.model_type}, by {difference:.0%} of the largest"
+        remedy = "use another architecture, or add this one to pipeline/models/architectures.py"
+        expected = "logits that are a linear map of the hidden state, soft-capped or not"
+        raise ModelError(path, expected=expected, got=got, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,15 +185,14 @@ def _forward_together(
     rows = torch.tensor(rows_B, device=model.device)
     start = forward.decoder_inputs(model, prompts)
     ids_BT, mask_BT = _all_but_last_token(model, completions, multiple=1)
-    states_BSD, _ = forward.hidden_states(
-        model,
-        torch.cat([start.ids_GS[rows], ids_BT], -1),
-        torch.cat([start.mask_GS[rows], mask_BT], -1),
-        None,
-        start.encoder and start.encoder.select(rows),
-        use_cache=False,
+    inputs = DecoderInputs(
+        ids_BT=torch.cat([start.ids_BT[rows], ids_BT], -1),
+        mask_BS=torch.cat([start.mask_BS[rows], mask_BT], -1),
+        cache=None,
+        encoder=start.encoder and start.encoder.select(rows),
     )
-    first = start.ids_GS.shape[1] - 1
+    states_BSD, _ = forward.hidden_states(model, inputs, use_cache=False)
+    first = start.ids_BT.shape[1] - 1
     ends = [first + len(completion) for completion in completions]
     return torch.cat([states_SD[first:end] for states_SD, end in zip(states_BSD, ends, strict=True)])
 
@@ -215,8 +208,8 @@ def _all_but_last_token(model: Model, completions: Sequence[list[int]], *, multi
 def prefill(model: Model, prompts: Sequence[list[int]], *, multiple: int = 1) -> PromptCache:
     """Read G prompts, padded to a multiple of `multiple` tokens."""
     start = forward.decoder_inputs(model, prompts, multiple=multiple)
-    states_GSD, cache = forward.hidden_states(model, start.ids_GS, start.mask_GS, start.cache, start.encoder)
-    return PromptCache(last_GD=states_GSD[:, -1], mask_GS=start.mask_GS, cache=cache, encoder=start.encoder)
+    states_GSD, cache = forward.hidden_states(model, start)
+    return PromptCache(last_GD=states_GSD[:, -1], mask_GS=start.mask_BS, cache=cache, encoder=start.encoder)
 
 
 def forward_completions(
@@ -237,13 +230,13 @@ def forward_completions(
     if max(lengths) == 1:
         return first_BD
     ids_BT, mask_BT = _all_but_last_token(model, completions, multiple=multiple)
-    rest_BTD, _ = forward.hidden_states(
-        model,
-        ids_BT,
-        torch.cat([prefix.mask_GS[rows], mask_BT], -1),
-        kv_cache.select_rows(prefix.cache, rows),
-        prefix.encoder and prefix.encoder.select(rows),
+    inputs = DecoderInputs(
+        ids_BT=ids_BT,
+        mask_BS=torch.cat([prefix.mask_GS[rows], mask_BT], -1),
+        cache=kv_cache.select_rows(prefix.cache, rows),
+        encoder=prefix.encoder and prefix.encoder.select(rows),
     )
+    rest_BTD, _ = forward.hidden_states(model, inputs)
     hidden_BTD = torch.cat([first_BD[:, None], rest_BTD], 1)
     return torch.cat([hidden_TD[:length] for hidden_TD, length in zip(hidden_BTD, lengths, strict=True)])
 
@@ -258,8 +251,8 @@ class Decoding:
         """Read the prompts once; each completion follows the prompt at its row."""
         self._model, rows = model, torch.tensor(rows_B, device=model.device)
         start = forward.decoder_inputs(model, prompts)
-        logits_GV, self._cache = forward.next_logits(model, start.ids_GS, start.mask_GS, start.cache, start.encoder)
-        self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_GS[rows]
+        logits_GV, self._cache = forward.next_logits(model, start)
+        self.logits_BV, self._mask_BS = logits_GV[rows], start.mask_BS[rows]
         self._encoder = start.encoder and start.encoder.select(rows)
         self._cache.batch_select_indices(rows)
         kv_cache.preallocate(self._cache)
@@ -276,9 +269,8 @@ class Decoding:
         """Append one token to each completion and compute the logits of the next."""
         self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._mask_BS[:, :1])], -1)
         ids_B1 = ids_B[:, None].to(self._model.device)
-        self.logits_BV, self._cache = forward.next_logits(
-            self._model, ids_B1, self._mask_BS, self._cache, self._encoder
-        )
+        inputs = DecoderInputs(ids_BT=ids_B1, mask_BS=self._mask_BS, cache=self._cache, encoder=self._encoder)
+        self.logits_BV, self._cache = forward.next_logits(self._model, inputs)
 
 
 def head_of(model: Model, vocab: int) -> Head:

@@ -16,7 +16,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,12 +71,8 @@ def base_of(path: Path) -> Path:
         expected = "an adapter's configuration as peft writes it"
         raise ModelError(path / _CONFIG, expected=expected, got=str(error), remedy="run `make repro`") from error
     if not (base / "config.json").is_file():
-        raise ModelError(
-            path,
-            expected=f"its base model in {base}",
-            got="none",
-            remedy="run `dvc checkout`, or keep the two together; `stillroom merge` makes one directory of them",
-        )
+        remedy = "run `dvc checkout`, or keep the two together; `stillroom merge` makes one directory of them"
+        raise ModelError(path, expected=f"its base model in {base}", got="none", remedy=remedy)
     return base
 
 
@@ -95,15 +91,9 @@ def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
     from peft import LoraConfig, PeftModel
 
     targets = p.target_modules if isinstance(p.target_modules, str) else list(p.target_modules)
-    config = LoraConfig(
-        r=p.r,
-        lora_alpha=p.lora_alpha,
-        lora_dropout=p.lora_dropout,
-        use_rslora=p.use_rslora,
-        target_modules=targets,
-        base_model_name_or_path=BASE,
-        revision=revision,
-    )
+    options = asdict(p) | {"target_modules": targets, "base_model_name_or_path": BASE, "revision": revision}
+    del options["base_dtype"]
+    config = LoraConfig(**options)
     try:
         with _quiet():
             adapted: Any = PeftModel(model, config).get_base_model()

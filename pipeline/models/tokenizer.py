@@ -5,7 +5,8 @@
 * Cost: importing transformers takes 2-3 s, and loading a tokenizer about 1 s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,15 +36,8 @@ def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
     """
     if isinstance(path, Path) and not path.is_dir():
         raise ModelError(path, expected="a model directory", got="nothing", remedy="make it or correct the path")
-    try:
+    with _readable(path, "name a directory with tokenizer.json, or a model on the hub while it can be reached"):
         return AutoTokenizer.from_pretrained(str(path), **options)
-    except Exception as error:  # the tokenizers library raises bare Exception for a damaged tokenizer.json
-        raise ModelError(
-            path,
-            expected="a tokenizer",
-            got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="name a directory with tokenizer.json, or a model on the hub while it can be reached",
-        ) from error
 
 
 def byte_tokenizer(words: Sequence[str]) -> Tokenizer:
@@ -70,11 +64,18 @@ def load_tokenizer_file(path: Path) -> Tokenizer:
         ModelError: When the file is missing or damaged.
     """
     special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    try:
+    with _readable(path, "put the model's own there"):
         return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
-    except Exception as error:  # as in load_tokenizer
+
+
+@contextmanager
+def _readable(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn every error of the block into one line about the tokenizer at `path`."""
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged tokenizer.json
         got = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(path, expected="a tokenizer", got=got, remedy="put the model's own there") from error
+        raise ModelError(path, expected="a tokenizer", got=got, remedy=remedy) from error
 
 
 def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[str, list[int]]:
@@ -162,12 +163,8 @@ def eos_ids(tokenizer: Tokenizer) -> list[int]:
     """
     ids = list(dict.fromkeys(token for token in (_turn_end(tokenizer), tokenizer.eos_token_id) if token is not None))
     if not ids:
-        raise ModelError(
-            tokenizer.name_or_path or "tokenizer",
-            expected="an end-of-sequence token",
-            got="none",
-            remedy="set eos_token in its tokenizer_config.json",
-        )
+        name, remedy = tokenizer.name_or_path or "tokenizer", "set eos_token in its tokenizer_config.json"
+        raise ModelError(name, expected="an end-of-sequence token", got="none", remedy=remedy)
     return ids
 
 
@@ -205,12 +202,8 @@ def require_same_tokenizer(teacher: Tokenizer, student: Tokenizer, names: tuple[
         return
     differing = sorted(set(teacher.get_vocab().items()) ^ set(student.get_vocab().items()))
     got = f"{len(differing):,} differing entries such as {differing[0]}" if differing else "other special tokens"
-    raise ModelError(
-        names[1],
-        expected=f"the tokenizer of the teacher {names[0]}",
-        got=got,
-        remedy="take a student of the teacher's family, or a new one made with the teacher's tokenizer",
-    )
+    remedy = "take a student of the teacher's family, or a new one made with the teacher's tokenizer"
+    raise ModelError(names[1], expected=f"the tokenizer of the teacher {names[0]}", got=got, remedy=remedy)
 
 
 def _ids(tokenizer: Tokenizer, text: str, **options: bool) -> list[int]:
