@@ -1,6 +1,6 @@
 """Turn the cases of a task into tokenized prompts, and rank the tokens by frequency for the codec.
 
-In: the data set, and the tokenizer of the teacher. Out: work/prompts.
+In: the data set, and the tokenizer in TEACHER, a model directory. Out: work/prompts.
 """
 
 from pathlib import Path
@@ -18,17 +18,15 @@ from stages._stage import StageContext, run, stage
 
 
 @stage("prepare", seed=int, task=PromptParams)
-@click.option("--teacher", type=Path, required=True, help="The model directory with the tokenizer.")
 def main(ctx: StageContext, p: Any, teacher: Path) -> None:
     """Write the prompts."""
     tokenizer = load_tokenizer(teacher)
-    prompts, counts = render_prompts(find_cases(p.task), tokenizer, p.task, seed=p.seed)
+    prompts, lines = render_prompts(find_cases(p.task), tokenizer, p.task, seed=p.seed)
     write_rows(ctx.layout.prompts, prompts, PROMPT)
     with replacing(ctx.layout.ranks) as temporary, temporary.open("wb") as file:
         np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))
     ctx.cost["tokens"] = sum(len(prompt.prompt_ids) for prompt in prompts)
-    for split in counts:
-        click.echo(str(split))
+    click.echo("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -30,11 +30,7 @@ from pipeline.tasks.base import Split
 from pipeline.tasks.rows import Row
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
-_SUFFIXES = tuple(f"{suffix}{packed}" for suffix in _BUILDERS for packed in ("", ".gz"))
-_TABLES = tuple(f"{{split}}{suffix}" for suffix in _SUFFIXES)  # the first file that exists is read
-_LINES = tuple(f"{name}{packed}" for name in ("{split}.{column}", "{column}-{split}.txt") for packed in ("", ".gz"))
 _SAVED = "data-*-of-*.arrow"  # the files of `save_to_disk`; sorted names have the order of the rows
-_PART = re.compile(r"(.+?)(\[.*\])?")
 _LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
 
@@ -86,12 +82,9 @@ def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iter
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, EOFError, zlib.error) as error:  # no network, no such name, damage
-        raise DataError(
-            where,
-            expected="rows of a directory's file or of a data set on the hub",
-            got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="fix the file or task.settings; a name on the hub needs the network once, to fill its cache",
-        ) from error
+        expected, got = "rows of a directory's file or of a data set on the hub", " ".join(str(error).split())
+        remedy = "fix the file or task.settings; a name on the hub needs the network once, to fill its cache"
+        raise DataError(where, expected=expected, got=got or type(error).__name__, remedy=remedy) from error
     if number < 0:
         raise DataError(where, expected="rows", got="none", remedy="name another split in task.settings")
 
@@ -107,7 +100,8 @@ def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
     if saved := {file.parent.name for file in directory.glob(f"*/{_SAVED}")}:
         return {name: [] for name in sorted(saved)}
     names = sorted(path.name for path in directory.iterdir())
-    tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in names if name.endswith(_SUFFIXES)}
+    tabular = [name for name in names if name.removesuffix(".gz").endswith(tuple(_BUILDERS))]
+    tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in tabular}
     lines: dict[str, list[str]] = {}
     for match in filter(None, map(_LINE_FILE.fullmatch, names)):
         lines.setdefault(match["name"] or match["split"], []).append(match["first"] or match["column"])
@@ -136,9 +130,9 @@ def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator
 
 
 def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    match = _PART.fullmatch(split)
-    name, part = match.groups() if match else (split, None)
-    if table := _first(directory, _TABLES, split=name):
+    name, bracket, numbers = split.partition("[")
+    part = bracket + numbers
+    if table := _first(directory, [f"{name}{suffix}" for suffix in _BUILDERS]):
         kind = Path(table.name.removesuffix(".gz")).suffix
         yield from _read(_BUILDERS[kind], [table], part)
     elif saved := sorted((directory / name).glob(_SAVED)):
@@ -147,37 +141,36 @@ def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict
         yield from _line_files(directory, name, part, columns)
 
 
-def _line_files(directory: Path, split: str, part: str | None, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _line_files(directory: Path, split: str, part: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield rows from one file of lines per column."""
-    files = {column: _first(directory, _LINES, split=split, column=column) for column in columns}
+    files = {column: _first(directory, [f"{split}.{column}", f"{column}-{split}.txt"]) for column in columns}
     if not all(files.values()):
         raise _no_file(directory, split, files)
     lines = [_read("text", [file], part) for file in files.values() if file]
     for number, texts in enumerate(zip_longest(*lines)):
         if None in texts:
             longer = ", ".join(file.name for file, text in zip(files.values(), texts, strict=True) if file and text)
+            expected, got = f"files of equally many lines for {split}", f"{number:,} in one and more in {longer}"
             raise DataError(
-                directory,
-                expected=f"files of equally many lines for {split}",
-                got=f"{number:,} in one and more in {longer}",
-                remedy="fix the files; line n of each belongs together",
+                directory, expected=expected, got=got, remedy="fix the files; line n of each belongs together"
             )
         yield {column: text["text"] for column, text in zip(files, texts, strict=True)}
 
 
-def _first(directory: Path, patterns: Sequence[str], **names: str) -> Path | None:
-    paths = (directory / pattern.format(**names) for pattern in patterns)
+def _first(directory: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of these files that exists, gzipped or not."""
+    paths = (directory / f"{name}{packed}" for name in names for packed in ("", ".gz"))
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read(builder: str, files: Sequence[Path], part: str | None) -> Iterator[dict[str, Any]]:
+def _read(builder: str, files: Sequence[Path], part: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     # A stream of `datasets` over empty files ends with a StopIteration, which a generator must not raise.
     if not any(file.stat().st_size for file in files):
         return
     paths = [str(file) for file in files]
-    if part is None:
+    if not part:
         yield from load_dataset(builder, data_files=paths, split="train", streaming=True)
         return
     with TemporaryDirectory() as cache:

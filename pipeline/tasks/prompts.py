@@ -42,24 +42,6 @@ class PromptParams:
     """The task's own settings; see its file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitCounts:
-    """The numbers of cases and prompts of one split."""
-
-    split: Split
-    cases: int
-    requested: int  # prompts
-    prompts: int
-    too_long: int  # filtered among the cases that were tokenised
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        text = f"{self.split}: {self.prompts:,} of {self.cases:,} cases, {self.too_long:,} filtered as too long"
-        return (
-            text if self.prompts == self.requested else f"{text}; {self.requested:,} were requested, no more are left"
-        )
-
-
 def find_cases(p: PromptParams) -> list[Case]:
     """Return every case of the task that `p` names.
 
@@ -73,10 +55,10 @@ def find_cases(p: PromptParams) -> list[Case]:
 
 def render_prompts(
     cases: Iterable[Case], tokenizer: Tokenizer, p: PromptParams, *, seed: int
-) -> tuple[list[Prompt], list[SplitCounts]]:
-    """Return training prompts, then held-out prompts, each in random order, and the counts of each split.
+) -> tuple[list[Prompt], list[str]]:
+    """Return training prompts, then held-out prompts, each in random order, and a line about the counts of each split.
 
-    A split with fewer prompts than requested is no error; the counts show it.
+    A split with fewer prompts than requested is no error; the line reports it.
 
     Raises:
         DataError: When a split has no prompt.
@@ -86,7 +68,7 @@ def render_prompts(
     cases = list(cases)
     assert len({case.case_id for case in cases}) == len(cases), "a task gave two cases the same id"
     prompts: list[Prompt] = []
-    counts: list[SplitCounts] = []
+    lines: list[str] = []
     with bar("tokenise", p.train + p.heldout, unit="prompts") as meter:
         for split, requested in zip(get_args(Split), (p.train, p.heldout), strict=True):
             pool = sorted((case for case in cases if case.split == split), key=lambda case: digest(seed, case.case_id))
@@ -94,11 +76,11 @@ def render_prompts(
             if not rendered:
                 raise _no_prompt(split, len(pool), p)
             prompts += rendered
-            counts.append(
-                SplitCounts(split=split, cases=len(pool), requested=requested, prompts=len(rendered), too_long=too_long)
-            )
+            line = f"{split}: {len(rendered):,} of {len(pool):,} cases, {too_long:,} filtered as too long"
+            missing = f"; {requested:,} were requested, no more are left" if len(rendered) < requested else ""
+            lines.append(line + missing)
         meter.total = meter.n
-    return prompts, counts
+    return prompts, lines
 
 
 def _render(
@@ -114,20 +96,17 @@ def _render(
         if len(ids) > p.max_prompt_tokens:
             too_long += 1
         else:
-            prompts.append(_prompt(case, tokenizer, text, ids))
+            prompt = Prompt(
+                prompt_id=case.case_id,
+                split=case.split,
+                prompt_ids=ids,
+                reference_ids=completion_ids(tokenizer, case.references[0]),
+                prompt_text=text,
+                references=list(case.references),
+            )
+            prompts.append(prompt)
             meter.update()
     return prompts, too_long
-
-
-def _prompt(case: Case, tokenizer: Tokenizer, text: str, ids: list[int]) -> Prompt:
-    return Prompt(
-        prompt_id=case.case_id,
-        split=case.split,
-        prompt_ids=ids,
-        reference_ids=completion_ids(tokenizer, case.references[0]),
-        prompt_text=text,
-        references=list(case.references),
-    )
 
 
 def _no_prompt(split: Split, cases: int, p: PromptParams) -> DataError:
