@@ -45,12 +45,12 @@ def summarise(
         "teacher": dict(teacher),
         "students": {
             name: {
-                "before": dict(checkpoints[0][1]),
-                "after": dict(checkpoints[-1][1]),
-                "rounds": _rounds(name, checkpoints[1:], costs, last_steps),
-                "best": best_round(checkpoints[1:]),
+                "before": dict(evaluations[0][1]),
+                "after": dict(evaluations[-1][1]),
+                "rounds": _rounds(name, evaluations[1:], costs, last_steps),
+                "best": best_round(evaluations[1:]),
             }
-            for name, checkpoints in students.items()
+            for name, evaluations in students.items()
         },
         "store": {
             "positions": positions,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import visible_files
@@ -22,32 +21,11 @@ from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX, INDEXES
 
-_FILENAME: Any = ("filename", pa.string())
-_RUNS_FIELDS: list[Any] = [
-    *((name, pa.string()) for name in ("student", "round")),
-    *(("step", pa.int64()), ("loss", pa.float64()), ("compared_tokens", pa.int64())),
-    *((name, pa.float64()) for name in ("staleness_kl", "effective_share", "clipped_share", "truncated_share")),
-]
-RUNS = pa.schema(_RUNS_FIELDS)
-_COST_FIELDS: list[Any] = [
-    *(("tokens", pa.int64()), ("seconds", pa.float64())),
-    *((name, pa.int64()) for name in ("positions", "positions_reused", "payload_bytes", "steps", "steps_not_taken")),
-    _FILENAME,
-]
-_MANIFEST_FIELDS: list[Any] = [
-    *((name, pa.string()) for name in ("scorer", "teacher", "tokenizer", "engine", "dtype", "codec")),
-    *((name, pa.int64()) for name in ("sequences", "positions", "head_entries", "draws", "union_entries")),
-    ("measured", pa.struct([("positions", pa.int64()), ("forward_kl", pa.float64())])),
-    ("files", pa.map_(pa.string(), pa.struct([("size_bytes", pa.int64())]))),
-    _FILENAME,
-]
-_TIME_FIELDS: list[Any] = [_FILENAME, ("last_modified", pa.timestamp("us", tz="UTC"))]
-
-# How DuckDB reads files, given their list and the columns of the view's schema.
+# How DuckDB reads files, given their list and the columns of files.sql.
 _PARQUET = "read_parquet({files}, filename = true)"
 _JSON = "read_json({files}, filename = true, columns = {columns})"
-_CSV = """(SELECT * FROM no_runs UNION ALL BY NAME SELECT * FROM read_csv({files}, union_by_name = true,
-    types = {{'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}}))"""
+_CSV = """(SELECT * FROM no_runs_files UNION ALL BY NAME SELECT * FROM read_csv({files}, filename = true,
+    union_by_name = true, types = {{'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}}))"""
 
 VIEWS = (
     *("prompts", "rollouts", "scores", "store", "runs", "segments", "tokens", "ages", "coverage", "tails"),
@@ -58,19 +36,25 @@ VIEWS = (
 def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
     """Return a database in memory with the VIEWS of these directories."""
     connection = duckdb.connect()
-    indexes, index = visible_files(store, INDEXES), _with_filename(INDEX)
-    for name, paths, schema, reader in (
-        ("prompts", visible_files(work, "prompts/prompts.parquet"), PROMPT, "read_parquet({files})"),
-        ("rollouts_files", visible_files(work, "**/rollouts.parquet"), _with_filename(ROLLOUT), _PARQUET),
-        ("scores_files", visible_files(work, "**/index.parquet"), index, _PARQUET),
-        ("store", indexes, index, _PARQUET),
-        ("store_times", indexes, pa.schema(_TIME_FIELDS), "read_blob({files})"),
-        ("tokens_files", visible_files(work, "evaluations/*-*.parquet"), _with_filename(COMPARISON), _PARQUET),
-        ("manifests_files", visible_files(work, "**/manifest.json"), pa.schema(_MANIFEST_FIELDS), _JSON),
-        ("runs", visible_files(logs, "**/train.csv"), RUNS, _CSV),
-        ("costs_files", visible_files(work, "costs/*.json"), pa.schema(_COST_FIELDS), _JSON),
+    connection.execute(files(__package__).joinpath("files.sql").read_text())
+    for name, schema in (
+        *(("prompts_files", PROMPT), ("rollouts_files", ROLLOUT), ("tokens_files", COMPARISON)),
+        *(("scores_files", INDEX), ("store", INDEX)),
     ):
-        _view(connection, name, paths, schema, reader)
+        connection.register(f"no_{name}", schema.empty_table())
+    indexes = visible_files(store, INDEXES)
+    for name, paths, reader in (
+        ("prompts_files", visible_files(work, "prompts/prompts.parquet"), _PARQUET),
+        ("rollouts_files", visible_files(work, "**/rollouts.parquet"), _PARQUET),
+        ("scores_files", visible_files(work, "**/index.parquet"), _PARQUET),
+        ("store", indexes, _PARQUET),
+        ("store_times", indexes, "read_blob({files})"),
+        ("tokens_files", visible_files(work, "evaluations/*-*.parquet"), _PARQUET),
+        ("manifests_files", visible_files(work, "**/manifest.json"), _JSON),
+        ("runs_files", visible_files(logs, "**/train.csv"), _CSV),
+        ("costs_files", visible_files(work, "costs/*.json"), _JSON),
+    ):
+        _view(connection, name, paths, reader)
     # The directories of a file below `work`.
     start = len(f"{work}/") + 1
     connection.execute(f"CREATE MACRO place(filename) AS string_split(substr(filename, {start}), '/')")
@@ -92,18 +76,10 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], l
         raise UserError("query", expected="SQL that DuckDB runs", got=got, remedy=f"the views are {views}") from error
 
 
-def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str], schema: pa.Schema, reader: str) -> None:
-    """Create a view over files, or over an empty table of the same columns (`no_NAME`) if there are none."""
-    connection.register(f"no_{name}", schema.empty_table())
-    described = connection.execute(f"DESCRIBE no_{name}").fetchall()
-    columns = {column: type_ for column, type_, *_ in described if column != "filename"}
-    source = reader.format(files=_literal(paths), columns=columns) if paths else f"no_{name}"
+def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str], reader: str) -> None:
+    """Create a view over files with their columns and `filename`, or over the empty table `no_NAME` without files."""
+    columns = {column: type_ for column, type_, *_ in connection.execute(f"DESCRIBE no_{name}").fetchall()}
+    literal = duckdb.ConstantExpression(paths)
+    empty = f"(SELECT *, '' AS filename FROM no_{name})"
+    source = reader.format(files=literal, columns=columns) if paths else empty
     connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
-
-
-def _with_filename(schema: pa.Schema) -> pa.Schema:
-    return schema.append(pa.field(*_FILENAME))
-
-
-def _literal(texts: list[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"

@@ -1,5 +1,9 @@
 -- Views for `stillroom query`, over the files that pipeline/report/views.py registers.
 
+-- work/prompts/prompts.parquet, and logs/STUDENT/ROUND/train.csv with one row per optimizer step.
+CREATE VIEW prompts AS SELECT * EXCLUDE (filename) FROM prompts_files;
+CREATE VIEW runs AS SELECT * EXCLUDE (filename) FROM runs_files;
+
 -- The rollouts, scores and manifests of work/STUDENT/ROUND/... and work/corpus/..., with columns student and round.
 CREATE MACRO student_of(place) AS CASE WHEN place[1] = 'corpus' THEN '' ELSE place[1] END;
 CREATE MACRO round_of(place) AS CASE WHEN place[1] = 'corpus' THEN 'corpus' ELSE place[2] END;

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core.types import Prompt, Rollout, Source
 from pipeline.evaluation.agreement import TokenComparison
-from pipeline.report.views import RUNS, VIEWS, connect, query
+from pipeline.report.views import VIEWS, connect, query
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json, write_rows
 from pipeline.store.segment_writer import write_index
@@ -25,12 +25,16 @@ from schemas.segment import INDEX
 from tests.factories import rollout
 
 PLACE = ["filename", "student", "round"]
+RUNS = [
+    *("student", "round", "step", "loss", "compared_tokens"),
+    *("staleness_kl", "effective_share", "clipped_share", "truncated_share"),
+]
 COLUMNS = {
     "prompts": PROMPT.names,
     "rollouts": [*ROLLOUT.names, *PLACE],
     "scores": [*INDEX.names, *PLACE],
     "store": [*INDEX.names, "filename"],
-    "runs": RUNS.names,
+    "runs": RUNS,
     "segments": [
         *("scorer", "teacher", "tokenizer", "engine", "dtype", "codec"),
         *("sequences", "positions", "head_entries", "draws", "union_entries"),
@@ -141,7 +145,7 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
     connection = connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store")
     assert _rows(connection, "SELECT prompts.references[1] FROM prompts") == [("é",)]
     assert query(connection, "SELECT * FROM runs ORDER BY student") == (
-        [*RUNS.names, "kl"],
+        [*RUNS, "kl"],
         [("x", "0", 1, 0.5, *[None] * 5, None), ("y", "0", 1, 0.5, *[None] * 5, 2)],
     )
 
