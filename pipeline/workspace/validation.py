@@ -3,10 +3,8 @@
 The first stage runs these checks, so a mistake in a parameter of the last stage is reported within seconds.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from pipeline.checkpoints.pretrained import TeacherParams
 from pipeline.checkpoints.student import StudentParams
@@ -32,9 +30,6 @@ from pipeline.workspace.schedule import ScheduleParams
 
 _RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")
 """Names of work/ that are not students."""
-
-Requirement: TypeAlias = tuple[bool, str, object, object, str]
-"""Whether a requirement is met, and the parts of the message otherwise: where, expected, got, and remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,89 +68,106 @@ def check_params(path: Path) -> None:
     task = find_task(p.task.name)
     parse(task.settings, p.task.settings, where="task.settings")
     check_template(p.task.template, task.fields)
+    _check_students(p)
+    _check_scoring(p.scoring)
+    _check_sources(p)
+    _check_decay(p.optimizer, p.schedule.total_steps, "schedule.total_steps", where="optimizer")
+    _check_sft(p)
     objective.check_objective(p.objective)
-    weighted_reward(p.reward)
-    for group in (_students, _scoring, _sources, _learning_rates, _rewards, _tail_estimator):
-        for met, where, expected, got, remedy in group(p):
-            if not met:
-                raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+    _check_reward(p)
+    _check_tail_estimator(p)
     objective.temperature_column(p.objective, p.scoring.truncation.temperatures)
 
 
-def _students(p: Parameters) -> Iterator[Requirement]:
-    """Yield that names can be parts of paths and of stage names, and that each trained or tuned model is described."""
-    names = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
+def _check_students(p: Parameters) -> None:
+    """Check that the names can be parts of paths and of stage names, and that each student is described."""
     for name in p.students:
-        yield name.isidentifier() and name not in _RESERVED, "students", names, repr(name), "rename it"
-        yield name in p.student, "students", f"names out of: {', '.join(p.student)}", repr(name), "add it to student"
-    models = ["teacher", *p.student]
-    for name in p.sft:
-        yield name in models, "sft", f"names out of: {', '.join(models)}", repr(name), "rename it"
+        if not name.isidentifier() or name in _RESERVED:
+            expected = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
+            raise ParameterError("students", expected=expected, got=repr(name), remedy="rename it")
+        if name not in p.student:
+            expected = f"names out of: {', '.join(p.student)}"
+            raise ParameterError("students", expected=expected, got=repr(name), remedy="add it to student")
 
 
-def _scoring(p: Parameters) -> Iterator[Requirement]:
-    """Yield that the codec exists, and that temperature 1 is scored first."""
-    codec, temperatures = p.scoring.codec, list(p.scoring.truncation.temperatures)
-    yield codec in CODECS, "scoring.codec", f"one of: {', '.join(CODECS)}", repr(codec), "fix params.yaml"
-    starts, where = temperatures[:1] == [1.0], "scoring.truncation.temperatures"
-    yield starts, where, "a list that starts with 1.0", temperatures, "put 1.0 first"
+def _check_scoring(p: ScoringParams) -> None:
+    if p.codec not in CODECS:
+        expected = f"one of: {', '.join(CODECS)}"
+        raise ParameterError("scoring.codec", expected=expected, got=repr(p.codec), remedy="fix params.yaml")
+    temperatures = list(p.truncation.temperatures)
+    if temperatures[:1] != [1.0]:
+        where, expected = "scoring.truncation.temperatures", "a list that starts with 1.0"
+        raise ParameterError(where, expected=expected, got=temperatures, remedy="put 1.0 first")
 
 
-def _sources(p: Parameters) -> Iterator[Requirement]:
-    """Yield that each batch slot can be filled: by the fixed corpus, or by rollouts of the student."""
+def _check_sources(p: Parameters) -> None:
+    """Check that each batch slot can be filled: by the fixed corpus, or by rollouts of the student."""
     fraction, weights, where = p.batches.student_fraction, p.batches.corpus_weights, "batches.student_fraction"
     sequences = (weights.dataset if weights else 1) * p.corpus.references
     sequences += (weights.teacher if weights else 1) * p.corpus.generations
-    on_policy = all(fraction_at(fraction, step) >= 1 for step in (0, p.schedule.total_steps - 1))
-    remedy = "raise it, or corpus.references or corpus.generations and their weights"
-    yield sequences > 0 or on_policy, where, "1 without a corpus", fraction, remedy
-    yield fraction == 0 or p.rollout.prompts > 0, where, "0 without rollouts", fraction, "raise rollout.prompts"
+    last_step = p.schedule.total_steps - 1
+    if not sequences and min(fraction_at(fraction, 0), fraction_at(fraction, last_step)) < 1:
+        remedy = "raise it, or corpus.references or corpus.generations and their weights"
+        raise ParameterError(where, expected="1 without a corpus", got=fraction, remedy=remedy)
+    if fraction != 0 and p.rollout.prompts == 0:
+        raise ParameterError(where, expected="0 without rollouts", got=fraction, remedy="raise rollout.prompts")
 
 
-def _learning_rates(p: Parameters) -> Iterator[Requirement]:
-    """Yield that the learning rate of the training and of each fine-tuning is above 0 at every step."""
-    trainings = [("optimizer", p.optimizer, "schedule.total_steps", p.schedule.total_steps)]
-    trainings += [(f"sft.{name}.optimizer", q.optimizer, f"sft.{name}.steps", q.steps) for name, q in p.sft.items()]
-    remedy = "raise it, which trains the earlier rounds again, or take constant_with_warmup"
-    for section, optimizer, key, steps in trainings:
-        expected = f"at least {key} ({steps}) with {optimizer.lr_scheduler_type}, which ends in 0"
-        positive = optimizer.lr_scheduler_type == "constant_with_warmup" or steps <= optimizer.decay_steps
-        yield positive, f"{section}.decay_steps", expected, optimizer.decay_steps, remedy
+def _check_sft(p: Parameters) -> None:
+    for name, tuning in p.sft.items():
+        if name != "teacher" and name not in p.student:
+            expected = f"names out of: {', '.join(['teacher', *p.student])}"
+            raise ParameterError("sft", expected=expected, got=repr(name), remedy="rename it")
+        _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
 
 
-def _rewards(p: Parameters) -> Iterator[Requirement]:
-    """Yield that every rollout has an advantage and a ratio to the student where rewards count."""
+def _check_decay(p: OptimizerParams, steps: int, name: str, *, where: str) -> None:
+    """Check that the learning rate is above 0 at every step; `name` is the key of the number of steps."""
+    if p.lr_scheduler_type != "constant_with_warmup" and steps > p.decay_steps:
+        expected = f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0"
+        remedy = "raise it, which trains the earlier rounds again, or take constant_with_warmup"
+        raise ParameterError(f"{where}.decay_steps", expected=expected, got=p.decay_steps, remedy=remedy)
+
+
+def _check_reward(p: Parameters) -> None:
+    """Check that the reward functions exist, and that every rollout has an advantage and a ratio where they count."""
+    weighted_reward(p.reward)
     alpha, fraction, samples = p.objective.alpha, p.batches.student_fraction, p.rollout.samples_per_prompt
     sampling = (p.rollout.sampling.temperature, p.rollout.sampling.top_p)
-    if alpha < 1:
-        counted, remedy = f"with objective.alpha {alpha}", "or alpha to 1"
-        several = f"at least 2, since a reward counts over the others of its prompt, {counted}"
-        untruncated = f"temperature 1 and top_p 1, of which the ratio to the student is defined, {counted}"
-        yield bool(p.reward), "reward", f"a function {counted}", "none", f"name one, {remedy}"
-        yield fraction != 0, "batches.student_fraction", f"above 0 {counted}", fraction, f"raise it, {remedy}"
-        yield samples > 1, "rollout.samples_per_prompt", several, samples, f"raise it, {remedy}"
-        got = "{} and {}".format(*sampling)
-        yield sampling == (1, 1), "rollout.sampling", untruncated, got, f"set both to 1, {remedy}"
+    several = "at least 2, since a reward counts over the others of its prompt,"
+    untruncated = "temperature 1 and top_p 1, of which the ratio to the student is defined,"
+    needs = [
+        (bool(p.reward), "reward", "a function", "none", "name one"),
+        (fraction != 0, "batches.student_fraction", "above 0", fraction, "raise it"),
+        (samples > 1, "rollout.samples_per_prompt", several, samples, "raise it"),
+        (sampling == (1, 1), "rollout.sampling", untruncated, "{} and {}".format(*sampling), "set both to 1"),
+    ]
+    for met, where, expected, got, remedy in needs:
+        if alpha < 1 and not met:
+            expected, remedy = f"{expected} with objective.alpha {alpha}", f"{remedy}, or alpha to 1"
+            raise ParameterError(where, expected=expected, got=got, remedy=remedy)
 
 
-def _tail_estimator(p: Parameters) -> Iterator[Requirement]:
-    """Yield that rollouts and scores hold what the tail estimator needs, and that it is unbiased with them."""
+def _check_tail_estimator(p: Parameters) -> None:
+    """Check that rollouts and scores hold what the tail estimator needs, and that it is unbiased with them."""
     estimator, sampling = objective.tail_estimator_of(p.objective), p.rollout.sampling
     where = f"rollout.sampling with objective.tail_estimator: {estimator}"
     remedy = "change it, or set objective.tail_estimator: bucket"
     got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
-    if estimator in ("residual", "sampled"):
-        untruncated = (sampling.temperature, sampling.top_p) == (1, 1)
-        yield untruncated, where, "temperature 1 and top_p 1, at which any token can be drawn", got, remedy
-    if estimator == "tail_mean":
+    if estimator in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
+        expected = "temperature 1 and top_p 1, at which any token can be drawn"
+        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+    if estimator == "tail_mean" and comparable_temperature(sampling) is None:
         expected = "top_p 1 and a temperature above 0, of which the staleness is defined"
-        yield comparable_temperature(sampling) is not None, where, expected, got, remedy
-        recorded = sampling.record_tail_samples
-        yield recorded > 0, where, "record_tail_samples of at least 1", recorded, remedy
-    if estimator == "tail_samples" and CODECS[p.scoring.codec].bounds.draws_estimated:
-        divergence, temperature = p.objective.divergence.name, p.objective.temperature
-        where = f"objective.tail_estimator with scoring.codec: {p.scoring.codec}"
-        expected = "tail_samples for forward_kl at temperature 1 only: their probabilities are estimates"
-        remedy = "set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket"
-        got = f"{divergence} at temperature {temperature}"
-        yield (divergence, temperature) == ("forward_kl", 1), where, expected, got, remedy
+        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+    if estimator == "tail_mean" and sampling.record_tail_samples == 0:
+        raise ParameterError(where, expected="record_tail_samples of at least 1", got=0, remedy=remedy)
+    estimated = CODECS[p.scoring.codec].bounds.draws_estimated
+    divergence, temperature = p.objective.divergence.name, p.objective.temperature
+    if estimator == "tail_samples" and estimated and (divergence, temperature) != ("forward_kl", 1):
+        raise ParameterError(
+            f"objective.tail_estimator with scoring.codec: {p.scoring.codec}",
+            expected="tail_samples for forward_kl at temperature 1 only: their probabilities are estimates",
+            got=f"{divergence} at temperature {temperature}",
+            remedy="set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket",
+        )
