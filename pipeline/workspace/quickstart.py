@@ -82,27 +82,21 @@ def write_params(request: InitRequest, out: Path, *, force: bool) -> list[str]:
         require_unchanged()
     elif not force and out.exists():
         raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")
-    presets = [path for path in (PRESETS / f"{name}.yaml" for name in _OWN_DATA) if path.exists()]
-    tasks = [parse_yaml(path, overlay_yaml(DEFAULT, path).encode())["task"] for path in presets]
-    changes, findings = propose_params(request, read_yaml(LAYOUT.params), {task["name"]: task for task in tasks})
-    text = edit_yaml(LAYOUT.params, changes, top=_TOP)
+    changes, findings = propose_params(request, read_yaml(LAYOUT.params))
     with replacing(out) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(edit_yaml(LAYOUT.params, changes, top=_TOP))
         check_params(temporary)
     if out == LAYOUT.params:
         follow_params()
     return findings
 
 
-def propose_params(
-    request: InitRequest, document: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]
-) -> tuple[Changes, list[str]]:
+def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[Changes, list[str]]:
     """Inspect the models and the data.
 
     Args:
         request: The options of the command line.
         document: The parameters to start from.
-        tasks: The section `task` of each task that needs no data.
 
     Returns:
         The parameters to change, and what was inferred, line by line.
@@ -110,21 +104,22 @@ def propose_params(
     Raises:
         UserError: Something does not fit.
     """
-    half = request.student == "teacher"
-    tokenizer = _tokenizer(request.teacher, "--teacher")
-    if not half:
-        require_same_tokenizer(tokenizer, _tokenizer(request.student, "--student"), (request.teacher, request.student))
-    teacher = _skeleton(request.teacher, "--teacher")
-    layers = _half(teacher) if half else None
-    student = _skeleton(request.student, "--student") if layers is None else _cut(teacher, layers)
-    task, findings = _task(request, tokenizer, tasks)
+    tokenizer, teacher = _without_weights(request.teacher, "--teacher")
+    if request.student == "teacher":
+        layers = _half(teacher)
+        student = keep_layers(copy.deepcopy(teacher), layers, where="--student")
+    else:
+        other, student = _without_weights(request.student, "--student")
+        require_same_tokenizer(tokenizer, other, (request.teacher, request.student))
+        layers = None
+    task, findings = _task(request, tokenizer)
     prompt, completion = _lengths(task, tokenizer, [teacher, student])
     sizes = {"teacher": teacher.num_parameters(), "student": student.num_parameters()}
     findings += [f"{name}: {size:,} parameters" for name, size in sizes.items()]
-    first_cases = f"by the first {_INSPECTED_CASES} cases"
-    findings += [f"prompts of at most {prompt} tokens, completions of at most {completion}, {first_cases}"]
+    lengths = f"prompts of at most {prompt} tokens, completions of at most {completion}"
+    findings += [f"{lengths}, by the first {_INSPECTED_CASES} cases"]
     findings += _memory(sizes, document["scoring"]["precision"], document["evaluation"]["precision"])
-    if half:
+    if layers:
         findings += ["the student is half of the teacher; `python -m bench.end_to_end.layers` finds better layers"]
     start = {"model": request.student, "revision": None, "layers": layers, "config": None, "lora": None}
     changes: Changes = {
@@ -141,21 +136,17 @@ def propose_params(
     return changes, findings
 
 
-def _tokenizer(model: str, where: str) -> Tokenizer:
+def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
+    """Return the tokenizer of a model, and the model without its weights, made from its configuration alone."""
     path, options = locate(model, where)
-    return load_tokenizer(path, **options)
-
-
-def _skeleton(model: str, where: str) -> Any:
-    """Return a model without its weights, made from its configuration alone."""
-    path, options = locate(model, where)
+    tokenizer = load_tokenizer(path, **options)
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         got = " ".join(str(error).split())[:160]
         raise ModelError(where, expected="a model", got=got, remedy="check the name and the network") from error
     with torch.device("meta"):
-        return auto_class(config).from_config(config)
+        return tokenizer, auto_class(config).from_config(config)
 
 
 def _half(teacher: Any) -> Layers:
@@ -173,21 +164,18 @@ def _spread(layers: int) -> tuple[int, ...]:
     return tuple(sorted({round(index * (layers - 1) / (count - 1)) for index in range(count)}))
 
 
-def _cut(teacher: Any, layers: Layers) -> Any:
-    return keep_layers(copy.deepcopy(teacher), layers, where="--student")
-
-
-def _task(
-    request: InitRequest, tokenizer: Tokenizer, tasks: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, Any], list[str]]:
+def _task(request: InitRequest, tokenizer: Tokenizer) -> tuple[dict[str, Any], list[str]]:
     """Return the section `task`, and what was inferred, line by line."""
     chat = bool(tokenizer.chat_template)
     prompts = f"prompts {'in the chat template' if chat else 'as plain text: the tokenizer has no chat template'}"
     if request.data is None:
-        if request.task is None or request.task not in tasks:
-            remedy = f"add --data, or --task with one of: {', '.join(tasks) or 'none, in this directory'}"
+        presets = [path for name in _OWN_DATA if (path := PRESETS / f"{name}.yaml").exists()]
+        tasks = [parse_yaml(path, overlay_yaml(DEFAULT, path).encode())["task"] for path in presets]
+        task = next((task for task in tasks if task["name"] == request.task), None)
+        if task is None:
+            names = ", ".join(task["name"] for task in tasks) or "none, in this directory"
+            remedy = f"add --data, or --task with one of: {names}"
             raise DataError("--data", expected="a data set", got="none", remedy=remedy)
-        task = dict(tasks[request.task])
         return task | {"template": task["template"] | {"chat": chat}}, [f"task {request.task}", prompts]
     rows = find_rows(request.data, request.config, request.train_split, request.heldout_split)
     row = first_row(rows, request.columns.values())
