@@ -73,9 +73,8 @@ import pyarrow as pa
 FORMAT = "stillroom.segment/5"
 
 _INDEX_FIELDS: list[Any] = [
-    pa.field(
-        "score_key", pa.binary(16), nullable=False
-    ),  # blake2b of "scorer/sequence_key/support_key"; lookups use it
+    # blake2b of "scorer/sequence_key/support_key", which lookups use.
+    pa.field("score_key", pa.binary(16), nullable=False),
     pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
     # Identity of the tokens that the sampling policy recorded: its likely tokens, and its samples from the others.
     pa.field("support_key", pa.string(), nullable=False),
@@ -100,10 +99,7 @@ _INDEX_FIELDS: list[Any] = [
 INDEX = pa.schema(_INDEX_FIELDS, metadata={"schema": "stillroom.segment.index/2"})
 
 TOKENS = pa.schema(
-    [
-        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
-    ],
+    [pa.field(name, pa.list_(pa.int32()), nullable=False) for name in ("prompt_ids", "completion_ids")],
     metadata={"schema": "stillroom.segment.tokens/2"},
 )
 
@@ -142,9 +138,7 @@ PAYLOAD: dict[str, PayloadArray] = {
     "log_tail": PayloadArray(("float16",), "NH", "log of the mass outside the top tokens"),
     "log_union_tail": PayloadArray(("float16",), "NH", "log of the mass outside top tokens and student-support tokens"),
     "tail": PayloadArray(("uint8",), "NH", "mass outside the top tokens, as a difference from what they leave"),
-    "union_tail": PayloadArray(
-        ("uint8",), "NH", "mass outside top and student-support tokens, as a difference from tail"
-    ),
+    "union_tail": PayloadArray(("uint8",), "NH", "mass outside top and student-support tokens, coded relative to tail"),
     "token_p": PayloadArray(("uint8",), "N", "probability of the sampled token, as a difference from the largest"),
     "token_logp": PayloadArray(("float16",), "N", "log-prob of the sampled token"),
     "realised_only": PayloadArray(("uint8",), "N", "the sampled token is stored only because it was sampled"),

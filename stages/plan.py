@@ -6,9 +6,8 @@ order.
 
 from typing import Any
 
-from pipeline.runtime.config import lookup, section
 from pipeline.runtime.files import write_json
-from pipeline.workspace.schedule import ScheduleParams, check_rounds
+from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.validation import check_params
 from stages._stage import StageContext, run, stage
 
@@ -18,8 +17,7 @@ def main(ctx: StageContext, _: Any) -> None:
     """Check the files."""
     params = ctx.layout.params
     check_params(params)
-    schedule = section(params, ScheduleParams, "schedule")
-    check_rounds(ctx.layout.rounds, schedule, lookup(params, "students"), lookup(params, "sft"))
+    check_rounds(ctx.layout.rounds, *read_schedule(params))
     write_json(ctx.layout.plan, {"sound": True})
 
 

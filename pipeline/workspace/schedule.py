@@ -4,7 +4,7 @@ DVC's graph has no cycles and its templates have no arithmetic, so rounds.yaml l
 rollout -> score -> train. `stillroom plan` writes the file, which is committed, and the stage `plan` checks it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,35 +41,34 @@ def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collectio
         students: The names of the students.
         tuned: The names under `sft`: students, or `teacher`.
     """
-    rounds = {f"{student}-{item['round']}": {"student": student, **item} for student in students for item in _rounds(p)}
-    files = {name: LAYOUT.round(item["student"], item["round"]) for name, item in rounds.items()}
+    rounds: dict[str, dict[str, Any]] = {}
+    scores = {"corpus": str(LAYOUT.corpus.directory)}
     checkpoints = {"teacher": {"model": str(LAYOUT.teacher), "base": str(LAYOUT.plan)}}
     for student in students:
-        models = {f"{student}-init": LAYOUT.round(student, "init").model}
-        models |= {name: files[name].model for name, item in rounds.items() if item["student"] == student}
-        base = str(LAYOUT.base(student))
-        checkpoints |= {name: {"model": str(model), "base": base} for name, model in models.items()}
+        base, start = str(LAYOUT.base(student)), LAYOUT.round(student, "init")
+        checkpoints[f"{student}-init"] = {"model": str(start.model), "base": base}
+        for item in _rounds(p):
+            name, files = f"{student}-{item['round']}", LAYOUT.round(student, item["round"])
+            rounds[name] = {"student": student, **item}
+            scores[name] = str(files.directory)
+            checkpoints[name] = {"model": str(files.model), "base": base}
     return {
         "teacher_dir": str(LAYOUT.untuned_teacher if "teacher" in tuned else LAYOUT.teacher),
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
         "tuned": {name: _tuning(name) for name in ("teacher", *students) if name in tuned},
         "rounds": rounds,
-        "scores": {"corpus": str(LAYOUT.corpus.directory)} | {name: str(files[name].directory) for name in rounds},
+        "scores": scores,
         "checkpoints": checkpoints,
     }
 
 
-def _rounds(p: ScheduleParams) -> list[dict[str, Any]]:
-    """Return the rounds of one student."""
-    return [
-        {
-            "round": f"r{index}",
-            "prev": f"r{index - 1}" if index > 1 else "init",
-            "first_step": first_step,
-            "steps": min(p.refresh_every, p.total_steps - first_step),
-        }
-        for index, first_step in enumerate(range(0, p.total_steps, p.refresh_every), start=1)
-    ]
+def _rounds(p: ScheduleParams) -> Iterator[dict[str, Any]]:
+    """Yield the rounds of one student."""
+    previous = "init"
+    for index, first_step in enumerate(range(0, p.total_steps, p.refresh_every), start=1):
+        steps = min(p.refresh_every, p.total_steps - first_step)
+        yield {"round": f"r{index}", "prev": previous, "first_step": first_step, "steps": steps}
+        previous = f"r{index}"
 
 
 def _tuning(name: str) -> dict[str, str]:
