@@ -41,13 +41,8 @@ def source_of(model: str, revision: str | None, directory: Path, *, where: str) 
     if model.startswith(FRESH):
         return ModelSource(model=model, revision=None, hub=False, license=None, fingerprint=fingerprint)
     source, options = locate(model, where)
-    return ModelSource(
-        model=model,
-        revision=revision,
-        hub=not options and not Path(source).is_dir(),
-        license=_license(source, options, revision),
-        fingerprint=fingerprint,
-    )
+    hub, license_id = not options and not Path(source).is_dir(), _license(source, options, revision)
+    return ModelSource(model=model, revision=revision, hub=hub, license=license_id, fingerprint=fingerprint)
 
 
 def student_lineage(student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str) -> Lineage:
@@ -101,10 +96,8 @@ def _license(source: str, options: dict[str, Any], revision: str | None) -> str 
 
 def _fetch(source: str, name: str, revision: str | None) -> Path | None:
     """Return one file of a local directory or of a hub model."""
-    silenced = ("missing_entries", "connection_errors", "gated_repo")
-    options: dict[str, Any] = {f"_raise_exceptions_for_{kind}": False for kind in silenced}
     try:
-        file = cached_file(source, name, revision=revision, **options)
+        file = cached_file(source, name, revision=revision)
     except (OSError, ValueError):
         return None
     return Path(file) if file else None

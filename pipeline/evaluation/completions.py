@@ -1,11 +1,12 @@
 """Sample completions of the held-out prompts, at temperature 1 and greedily, and score them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Precision, Prompt
-from pipeline.metrics.rewards import mean_reward
+from pipeline.metrics.rewards import Weights, mean_reward
+from pipeline.rollout.collect import Decode
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.config import Count, Positive
 from pipeline.runtime.progress import bar
@@ -84,9 +85,7 @@ def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
     )
 
 
-def judge(
-    task: Task, prompts: Sequence[Prompt], completions: Sequence[Sampled], decode: Callable[[list[int]], str]
-) -> list[Judged]:
+def judge(task: Task, prompts: Sequence[Prompt], completions: Sequence[Sampled], decode: Decode) -> list[Judged]:
     """Return the text and the task's score of each completion, in the order of the prompts."""
     texts = [decode(completion.token_ids) for completion in completions]
     return [
@@ -96,11 +95,7 @@ def judge(
 
 
 def completion_metrics(
-    task: Task,
-    prompts: Sequence[Prompt],
-    completions: Completions,
-    decode: Callable[[list[int]], str],
-    weights: Mapping[str, float],
+    task: Task, prompts: Sequence[Prompt], completions: Completions, decode: Decode, weights: Weights
 ) -> tuple[dict[str, float], list[Judged]]:
     """Return the metrics of a model's completions, and its greedy completions with their scores.
 

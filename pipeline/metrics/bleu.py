@@ -16,29 +16,25 @@ from typing import Any
 
 def corpus_scores(completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `bleu` and `chrf` of all completions together, from 0 to 100, each completion with its own references."""
-    from sacrebleu.metrics import BLEU
-
     streams = [list(stream) for stream in zip_longest(*references)]  # None where a completion has fewer references
     return {
-        "bleu": float(BLEU().corpus_score(completions, streams).score),
-        "chrf": float(_chrf().corpus_score(completions, streams).score),
+        "bleu": float(_metric("BLEU").corpus_score(completions, streams).score),
+        "chrf": float(_metric("CHRF").corpus_score(completions, streams).score),
     }
 
 
 def sentence_score(completion: str, references: Sequence[str]) -> float:
     """Return the chrF of one text with its best reference, from 0 to 1."""
-    return float(_chrf().sentence_score(completion, references).score) / 100
+    return float(_metric("CHRF").sentence_score(completion, references).score) / 100
 
 
 def sentence_bleu(completion: str, references: Sequence[str]) -> float:
     """Return the BLEU of one text from 0 to 1, with sacrebleu's smoothing and n-grams no longer than the text."""
-    from sacrebleu.metrics import BLEU
-
-    return float(BLEU(effective_order=True).sentence_score(completion, references).score) / 100
+    return float(_metric("BLEU", effective_order=True).sentence_score(completion, references).score) / 100
 
 
 @cache
-def _chrf() -> Any:
-    from sacrebleu.metrics import CHRF
+def _metric(name: str, **options: bool) -> Any:
+    from sacrebleu import metrics
 
-    return CHRF()
+    return getattr(metrics, name)(**options)

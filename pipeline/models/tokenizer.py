@@ -92,20 +92,15 @@ def render(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> tuple[st
     """
     if isinstance(prompt, str):
         return prompt, _ids(tokenizer, prompt, add_special_tokens=True)
-    text = _apply_chat_template(tokenizer, prompt)
-    return text, _ids(tokenizer, text, add_special_tokens=False)
-
-
-def _apply_chat_template(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     name = tokenizer.name_or_path or "tokenizer"
     if not tokenizer.chat_template:
         raise ModelError(name, expected="a chat template", got="none", remedy="set task.template.chat: false")
     try:
-        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text: str = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     except TemplateError as error:  # for example no system turn, or turns that do not alternate
-        expected = f"a chat template for turns of {', '.join(message['role'] for message in messages)}"
+        expected = f"a chat template for turns of {', '.join(message['role'] for message in prompt)}"
         raise ModelError(name, expected=expected, got=str(error), remedy="fix task.template") from error
-    return text
+    return text, _ids(tokenizer, text, add_special_tokens=False)
 
 
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:

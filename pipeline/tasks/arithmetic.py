@@ -12,6 +12,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import add, floordiv, mul, sub
 from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
@@ -35,10 +36,10 @@ _SENTENCES: dict[Operation, tuple[str, ...]] = {
 }
 _SIGNS: dict[Operation, str] = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _RESULTS: dict[Operation, Callable[[int, int], int]] = {
-    "add": lambda value, k: value + k,
-    "subtract": lambda value, k: value - k,
-    "multiply": lambda value, k: value * k,
-    "divide": lambda value, k: value // k,
+    "add": add,
+    "subtract": sub,
+    "multiply": mul,
+    "divide": floordiv,
 }
 
 

@@ -21,9 +21,8 @@ _TEST = re.compile(r"tests?|test_.*|.*_tests?|conftest")
 
 
 def docstrings(module: str, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and the docstring of each public function in a module's file."""
-    for name, text in _functions(_parse(path.read_bytes()), ""):
-        yield f"{module}.{name}", text
+    """Return the dotted name and the docstring of each public function in a module's file."""
+    return _functions(_parse(path.read_bytes()), f"{module}.")
 
 
 def modules(package: str) -> list[tuple[str, Path]]:
@@ -38,11 +37,8 @@ def _below(name: str, root: Path) -> Iterator[tuple[str, Path]]:
     if root.is_file():
         yield name, root
         return
-    files = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    for relative, path in sorted(files, key=lambda pair: pair[0].as_posix()):
-        parts = [*relative.parts[:-1], relative.stem]
-        if parts[-1] == "__init__":
-            parts.pop()
+    for path in sorted(root.rglob("*.py"), key=Path.as_posix):
+        parts = [part for part in path.relative_to(root).with_suffix("").parts if part != "__init__"]
         if all(map(_public, parts)):
             yield ".".join([name, *parts]), path
 
@@ -66,8 +62,7 @@ def _public(name: str) -> bool:
 
 
 def _parse(source: bytes) -> list[ast.stmt]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes and similar faults belong to the package
+    with warnings.catch_warnings(action="ignore"):  # invalid escapes and similar faults belong to the package
         try:
             return ast.parse(source).body
         except (SyntaxError, ValueError, RecursionError):  # a template, or source for another version of Python

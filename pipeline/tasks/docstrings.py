@@ -64,16 +64,14 @@ class Docstrings(RougeL):
             DataError: When a package is not installed, or has no Python source.
         """
         _require_disjoint(settings)
-        ids: set[str] = set()
-        bodies: set[str] = set()
+        used: set[str] = set()  # the names and the bodies of the cases so far
         files = _files(settings)
         with bar("read docstrings", len(files), unit="files") as meter:
             for split, module, path in files:
                 for name, summary, body in _texts(module, path, settings):
                     key = " ".join(body.lower().split())
-                    if name not in ids and key not in bodies:  # a name occurs again where a definition has variants
-                        ids.add(name)
-                        bodies.add(key)
+                    if used.isdisjoint((name, key)):  # a name occurs again where a definition has variants
+                        used |= {name, key}
                         yield Case(case_id=name, split=split, fields={"body": body}, references=(summary,))
                 meter.update()
 
