@@ -87,9 +87,9 @@ def test_the_index_of_decisions_names_every_decision() -> None:
 
 
 def test_the_documentation_is_short() -> None:
-    """The words of every page count, except the generated list of parameters."""
+    """The words of docs/ and of the README count, those of the generated list of parameters too."""
     assert len(TEXT["README.md"].splitlines()) <= README_LINES
-    assert sum(len(text.split()) for name, text in TEXT.items() if name not in GENERATED) < WORDS
+    assert sum(len(text.split()) for name, text in TEXT.items() if name != "CONTRIBUTING.md") < WORDS
 
 
 @pytest.mark.parametrize("page", WRITTEN)
