@@ -10,19 +10,12 @@ from pipeline.report.page.html import Section, place, section
 
 def ledger(costs: Sequence[Row]) -> Section:
     """Return the costs by stage and by round, from the view `costs`; empty without costs."""
-    if not costs:
-        return Section(name="costs", title="Cost", body="", charts=[])
     # What all students share comes first.
     costs = sorted(costs, key=lambda row: (row["student"], row["round"] not in {"", "init"}, row["round"] != "corpus"))
     rows = [row | {"group": place(row) or "once", "series": row["stage"], "y": row["seconds"]} for row in costs]
-    return section(
-        "costs",
-        "Cost",
-        [Chart(name="costs-by-round", title="Seconds by round and stage", spec=bars(rows))],
-        stages=_grouped(rows, "stage"),
-        rounds=_grouped(rows, "group"),
-        **_savings(rows),
-    )
+    charts = [Chart(name="costs-by-round", title="Seconds by round and stage", spec=bars(rows))] if rows else []
+    stages, rounds = _grouped(rows, "stage"), _grouped(rows, "group")
+    return section("costs", "Cost", charts, stages=stages, rounds=rounds, **_savings(rows))
 
 
 def compared_costs(runs: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -64,15 +57,14 @@ def _line(name: str, rows: Sequence[Row]) -> list[str]:
     return [name, f"{len(rows)}", f"{seconds:,.1f}", *read, *scored]
 
 
-def _savings(rows: Sequence[Row]) -> dict[str, str]:
+def _savings(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the time of all stages, the positions scored and reused, and the time that reuse saved; '' for none."""
     positions, reused = _sum(rows, "positions"), _sum(rows, "positions_reused")
     teacher_seconds = sum(row["seconds"] for row in rows if row["positions"])
     # A reused position saves the mean time of those that the teacher scored in this run.
     fresh = positions - reused
     saved = _duration(teacher_seconds / fresh * reused) if reused and fresh else ""
-    counts = {"positions": f"{positions:,}" if positions else "", "reused": f"{reused:,}"}
-    return {"seconds": _duration(_sum(rows, "seconds")), "saved": saved} | counts
+    return {"seconds": _duration(_sum(rows, "seconds")), "positions": positions, "reused": reused, "saved": saved}
 
 
 def _sum(rows: Sequence[Row], key: str) -> Any:

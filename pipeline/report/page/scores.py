@@ -9,13 +9,7 @@ _SPREAD = {
     "tail": ("Teacher's probability outside the stored tokens", "probability"),
     "entropy": ("Teacher's entropy", "nats"),
 }
-_ENTRIES = {
-    "head_entries": "top tokens",
-    "union_entries": "student-support tokens",
-    "draws": "tail samples",
-    "size_bytes": "bytes",
-}
-_HEAD = ("segment", "sequences", "positions", *_ENTRIES.values(), "codec", "error, nats")
+_PER_POSITION = ("head_entries", "union_entries", "draws", "size_bytes")
 
 
 def scores(tails: Sequence[Row], segments: Sequence[Row]) -> Section:
@@ -30,10 +24,10 @@ def scores(tails: Sequence[Row], segments: Sequence[Row]) -> Section:
         rows = [row | {"group": place(row), "series": row["source"]} for row in tails if row["measure"] == key]
         note = "mean; line: median to 90th percentile of the sequences"
         charts.append(Chart(name=f"store-{key}", title=title, note=note, spec=ranges(rows, unit)))
-    return section("store", "Teacher scores", charts, head=_HEAD, rows=[_line(row) for row in segments])
+    return section("store", "Teacher scores", charts, rows=[_line(row) for row in segments])
 
 
 def _line(row: Row) -> list[str]:
-    per_position = [f"{row[key] / row['positions']:.1f}" if row["positions"] else "" for key in _ENTRIES]
+    per_position = [f"{row[key] / row['positions']:.1f}" if row["positions"] else "" for key in _PER_POSITION]
     error = f"{row['error_nats']:.2g}" if row["measured_positions"] else ""
     return [place(row), f"{row['sequences']:,}", f"{row['positions']:,}", *per_position, row["codec"], error]
