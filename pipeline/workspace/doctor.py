@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 from pipeline.checkpoints.pretrained import locate
 from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.layout import Layout
+from pipeline.runtime.layout import Layout, store_root
 from pipeline.runtime.process import alive
 from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
@@ -28,7 +28,7 @@ from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.validation import check_params
 
 State: TypeAlias = Literal["well", "note", "wrong"]
-_LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)")
+_LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)", re.MULTILINE)
 _DEFAULT_BYTES = 5 << 30  # free space where the size of the job is unknown; the default job leaves 3 GB
 _SPARE_BYTES = 1 << 30  # free space for the store, the report, and files that are written before they replace others
 _LISTED = 4  # packages that a message lists
@@ -44,32 +44,25 @@ class Finding:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The directories that are checked."""
-
-    root: Path
-    store: Path
+Result: TypeAlias = str | tuple[State, str, str]
+"""The message of a check that finds nothing wrong, or else state, message and remedy."""
 
 
-Result: TypeAlias = tuple[State, str, str]  # state, message, remedy
-
-
-def examine(setup: Setup) -> Iterator[Finding]:
-    """Yield the finding of every check, in order."""
+def examine(layout: Layout) -> Iterator[Finding]:
+    """Yield the finding of every check of a project and of the store at STILLROOM_STORE, in order."""
     for name, check in _CHECKS.items():
         try:
-            state, message, remedy = check(setup)
+            result = check(layout)
         except UserError as error:
-            state, message, remedy = "wrong", str(error), "see the message"
-        yield Finding(check=name, state=state, message=message, remedy=remedy)
+            result = "wrong", str(error), "see the message"
+        if isinstance(result, str):
+            yield Finding(check=name, state="well", message=result, remedy="")
+        else:
+            state, message, remedy = result
+            yield Finding(check=name, state=state, message=message, remedy=remedy)
 
 
-def _well(message: str) -> Result:
-    return "well", message, ""
-
-
-def _python(_: Setup) -> Result:
+def _python(_: Layout) -> Result:
     message = f"{sys.version_info.major}.{sys.version_info.minor} at {sys.prefix}"
     if sys.version_info[:2] != (3, 11):
         return "wrong", message, "`make setup` with Python 3.11"
@@ -78,21 +71,21 @@ def _python(_: Setup) -> Result:
     if command is None or Path(command).parent != Path(sys.executable).parent:
         message += f"; `python` is {command or 'no command'}"
         return "wrong", message, "activate the environment, or use `make repro`"
-    return _well(message)
+    return message
 
 
-def _packages(setup: Setup) -> Result:
-    path = setup.root / "requirements/lock.txt"
+def _packages(layout: Layout) -> Result:
+    path = layout.root / "requirements/lock.txt"
     if not path.is_file():
         return "wrong", f"no {path}", "run in the project's root"
-    lines = map(_LOCKED.match, path.read_text().splitlines())
-    locked = {line[1]: line[2] for line in lines if line}
-    installed = {name: _version(name) for name in locked}
+    locked = dict(_LOCKED.findall(path.read_text()))
     other = [
-        f"{name} {installed[name]} for {version}" for name, version in locked.items() if installed[name] != version
+        f"{name} {installed} for {version}"
+        for name, version in locked.items()
+        if (installed := _version(name)) != version
     ]
     if not other:
-        return _well(f"{len(locked)} as locked")
+        return f"{len(locked)} as locked"
     listed = ", ".join(other[:_LISTED]) + (", ..." if len(other) > _LISTED else "")
     return "wrong", f"{len(other)} of {len(locked)} are not as locked: {listed}", "run `make setup`"
 
@@ -104,26 +97,26 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device(_: Setup) -> Result:
+def _device(_: Layout) -> Result:
     import torch  # takes seconds, and the other checks do not need it
 
     from pipeline.models.language_model import device, resolve_dtype
 
     where, dtype = device(), str(resolve_dtype("auto")).removeprefix("torch.")
     name = torch.cuda.get_device_name() if where.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return _well(f"{where.type} ({name}); precision auto is {dtype}")
+    return f"{where.type} ({name}); precision auto is {dtype}"
 
 
-def _memory(_: Setup) -> Result:
+def _memory(_: Layout) -> Result:
     free, total = (os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9 for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
-    return _well(f"{total:.1f} GB, of which {free:.1f} are neither used nor cache")
+    return f"{total:.1f} GB, of which {free:.1f} are neither used nor cache"
 
 
-def _disk(setup: Setup) -> Result:
-    free = {path: shutil.disk_usage(_existing(path)).free for path in (setup.root.resolve(), setup.store.resolve())}
+def _disk(layout: Layout) -> Result:
+    free = {path: shutil.disk_usage(_existing(path)).free for path in (layout.root.resolve(), store_root().resolve())}
     project, store = free.values()
     try:
-        rest = rest_bytes(setup.root)
+        rest = rest_bytes(layout.root)
     except (UserError, LookupError, TypeError):  # other checks report wrong parameters
         rest = None
     needed = _DEFAULT_BYTES if rest is None else rest + _SPARE_BYTES
@@ -132,49 +125,49 @@ def _disk(setup: Setup) -> Result:
     message, missing = f"{places}; the rounds that are left take {job}", max(needed - project, _SPARE_BYTES - store)
     if missing > 0:
         return "wrong", message, f"free {missing / 1e9:.1f} GB: `dvc gc --workspace`, `stillroom store gc`"
-    return _well(message)
+    return message
 
 
 def _existing(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
-def _git(setup: Setup) -> Result:
-    commit = _run(setup, "git", "rev-parse", "--short", "HEAD")
+def _git(layout: Layout) -> Result:
+    commit = _run(layout.root, "git", "rev-parse", "--short", "HEAD")
     if commit is None:
         remedy = "`git init` and commit, for `dvc exp` and `stillroom lineage`; or `dvc config core.no_scm true`"
         return "note", "no repository with a commit", remedy
-    return _well(f"at {commit.strip()}")
+    return f"at {commit.strip()}"
 
 
-def _dvc(setup: Setup) -> Result:
-    if not (setup.root / ".dvc").is_dir() or not (setup.root / "dvc.yaml").is_file():
+def _dvc(layout: Layout) -> Result:
+    if not (layout.root / ".dvc").is_dir() or not (layout.root / "dvc.yaml").is_file():
         return "wrong", "no DVC project", "run in the project's root, or `dvc init`"
-    lock = setup.root / "dvc.lock"
+    lock = layout.root / "dvc.lock"
     if lock.is_file() and not lock.read_text().strip():
         remedy = "`rm dvc.lock` (`make repro` does it); the run cache has its content"
         return "wrong", "dvc.lock is empty: dvc was killed", remedy
-    report = _run(setup, sys.executable, "-m", "dvc", "doctor")
+    report = _run(layout.root, sys.executable, "-m", "dvc", "doctor")
     if report is None:
         return "wrong", "`dvc doctor` fails", "run it and see its message"
     line = re.search(r"^Cache types: (.*)$", report, re.MULTILINE)
     if line is None or "<http" in line[1]:
-        return _well("links to the cache: no cache yet")
+        return "links to the cache: no cache yet"
     if not {"reflink", "hardlink"} & set(line[1].split(", ")):
         remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
         return "note", f"links to the cache: {line[1]}; every output is copied", remedy
-    return _well(f"links to the cache: {line[1]}")
+    return f"links to the cache: {line[1]}"
 
 
-def _run(setup: Setup, *command: str) -> str | None:
+def _run(root: Path, *command: str) -> str | None:
     try:
-        return subprocess.run(command, cwd=setup.root, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _locks(setup: Setup) -> Result:
-    path = setup.root / ".dvc/tmp/rwlock"
+def _locks(layout: Layout) -> Result:
+    path = layout.root / ".dvc/tmp/rwlock"
     try:
         holders = _holders(json.loads(path.read_text() or "{}")) if path.is_file() else set()
     except (ValueError, TypeError, LookupError):
@@ -182,7 +175,7 @@ def _locks(setup: Setup) -> Result:
     if living := sorted(pid for pid in holders if alive(pid)):
         remedy = "wait for it; two `dvc repro` in one checkout disturb each other"
         return "note", f"process {living[0]} is at work here", remedy
-    return _well(f"{len(holders)} left by dead processes, which dvc ignores" if holders else "none")
+    return f"{len(holders)} left by dead processes, which dvc ignores" if holders else "none"
 
 
 def _holders(locks: Any) -> set[int]:
@@ -191,41 +184,41 @@ def _holders(locks: Any) -> set[int]:
     return {int(info["pid"]) for kind in kinds for info in (kind if isinstance(kind, list) else [kind]) if info}
 
 
-def _params(setup: Setup) -> Result:
-    check_params(Layout(setup.root).params)
-    return _well("sound")
+def _params(layout: Layout) -> Result:
+    check_params(layout.params)
+    return "sound"
 
 
-def _rounds(setup: Setup) -> Result:
-    layout = Layout(setup.root)
+def _rounds(layout: Layout) -> Result:
     check_rounds(layout.rounds, *read_schedule(layout.params))
-    return _well("matches params.yaml")
+    return "matches params.yaml"
 
 
-def _teacher(setup: Setup) -> Result:
-    name = lookup(Layout(setup.root).params, "teacher", "model")
+def _teacher(layout: Layout) -> Result:
+    name = lookup(layout.params, "teacher", "model")
     path, options = locate(name, "teacher.model")
-    if options or (setup.root / path).is_dir():
-        return _well(f"{name} is here")
+    if options or (layout.root / path).is_dir():
+        return f"{name} is here"
     offline = os.environ.get("HF_HUB_OFFLINE")
     source = "HF_HUB_OFFLINE is set: it must be in the hub's cache" if offline else "it is loaded from the hub"
-    return _well(f"{name}: no directory; {source}")
+    return f"{name}: no directory; {source}"
 
 
-def _store(setup: Setup) -> Result:
-    parent = _existing(setup.store.resolve())
+def _store(_: Layout) -> Result:
+    store = store_root()
+    parent = _existing(store.resolve())
     if not os.access(parent, os.W_OK):
         return "wrong", f"{parent} cannot be written", "chmod it, or set STILLROOM_STORE"
-    whole, damaged = list_segments(segments(setup.store))
+    whole, damaged = list_segments(segments(store))
     if damaged:
         message = f"{len(damaged)} of {len(whole) + len(damaged)} segments are damaged: {damaged[0]}"
         return "wrong", message, "run `stillroom store repair`"
-    unfinished = len(list(setup.store.glob("*/.tmp-*")))
+    unfinished = len(list(store.glob("*/.tmp-*")))
     note = f", {unfinished} unfinished writes, which the next score stage removes" if unfinished else ""
-    return _well(f"{len(whole)} segments, manifests whole{note} at {setup.store}")
+    return f"{len(whole)} segments, manifests whole{note} at {store}"
 
 
-_CHECKS: dict[str, Callable[[Setup], Result]] = {
+_CHECKS: dict[str, Callable[[Layout], Result]] = {
     "python": _python,
     "packages": _packages,
     "device": _device,

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pipeline.runtime.layout import Layout
 from pipeline.store.store import Store
 from pipeline.workspace import doctor as checkup
-from pipeline.workspace.doctor import Finding, Setup, examine
+from pipeline.workspace.doctor import Finding, examine
 from stages.cli.main import commands
 from tests.factories import scored_sequence
 from tests.scores import header
@@ -26,28 +27,27 @@ Change = Callable[[Path, pytest.MonkeyPatch], object]
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     """A project in which everything is well."""
     for name in ("params.yaml", "rounds.yaml", "dvc.yaml", "requirements"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(
-        checkup, "_run", lambda setup, *command: "Cache types: hardlink\n" if "dvc" in command else None
-    )
+    monkeypatch.setattr(checkup, "_run", lambda root, *command: "Cache types: hardlink\n" if "dvc" in command else None)
     monkeypatch.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))  # whatever is here
     Store(root=tmp_path / ".store").publish([scored_sequence(0)], HEADER, RANKS)
     Store(root=tmp_path / ".store").publish([scored_sequence(1)], HEADER, RANKS)
-    return Setup(root=tmp_path, store=tmp_path / ".store")
+    monkeypatch.setenv("STILLROOM_STORE", str(tmp_path / ".store"))
+    return Layout(tmp_path)
 
 
-def findings_of(setup: Setup) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine(setup)}
+def findings_of(project: Layout) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(project)}
 
 
-def test_a_sound_project_has_nothing_wrong(setup: Setup) -> None:
-    findings = findings_of(setup)
+def test_a_sound_project_has_nothing_wrong(project: Layout) -> None:
+    findings = findings_of(project)
     assert list(findings) == list(checkup._CHECKS)
     assert {name: finding.message for name, finding in findings.items() if finding.state == "wrong"} == {}
     assert all(finding.remedy for finding in findings.values() if finding.state != "well")
@@ -94,41 +94,40 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_mistake_is_found(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, check: str, change: Change, message: str
+    project: Layout, monkeypatch: pytest.MonkeyPatch, check: str, change: Change, message: str
 ) -> None:
-    change(setup.root, monkeypatch)
-    finding = findings_of(setup)[check]
+    change(project.root, monkeypatch)
+    finding = findings_of(project)[check]
     assert (finding.state, bool(finding.remedy)) == ("wrong", True)
     assert re.search(message, finding.message), finding.message
 
 
-def test_locks_of_living_and_dead_processes(setup: Setup) -> None:
+def test_locks_of_living_and_dead_processes(project: Layout) -> None:
     def lock(pid: int) -> Finding:
         entry = {"work/teacher": {"write": {"pid": pid, "cmd": "dvc repro"}}, "a": {"read": [{"pid": pid, "cmd": ""}]}}
-        (setup.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
-        return findings_of(setup)["locks"]
+        (project.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
+        return findings_of(project)["locks"]
 
     assert (lock(os.getpid()).state, lock(2**22 + 1).state) == ("note", "well")
 
 
-def test_a_cache_that_can_only_copy_is_noted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "_run", lambda setup, *command: "Cache types: symlink\n")
-    assert findings_of(setup)["dvc"].state == "note"
+def test_a_cache_that_can_only_copy_is_noted(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "_run", lambda root, *command: "Cache types: symlink\n")
+    assert findings_of(project)["dvc"].state == "note"
 
 
 def test_the_command_prints_findings_and_fails_if_something_is_wrong(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def doctor(*args: str) -> int:
         with pytest.raises(SystemExit) as caught:
             commands(["doctor", *args])
         return int(caught.value.code or 0)
 
-    monkeypatch.chdir(setup.root)
-    monkeypatch.setenv("STILLROOM_STORE", str(setup.store))
+    monkeypatch.chdir(project.root)
     assert doctor("--json") == 0
     assert {finding["state"] for finding in json.loads(capsys.readouterr().out)} <= {"well", "note"}
-    (setup.root / "dvc.lock").touch()
+    (project.root / "dvc.lock").touch()
     assert doctor() == 1
     out = capsys.readouterr().out
     assert "wrong  dvc" in out
