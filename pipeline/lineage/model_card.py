@@ -26,7 +26,7 @@ def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
 def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:
     """Return the card of a trained student; `metrics` come from its own evaluation."""
     assert lineage.student and lineage.start and lineage.rounds, "only a trained student has a card"
-    return fill_template(
+    text = fill_template(
         Path(__file__).with_name("model_card.md.j2"),
         front_matter=_front_matter(lineage, metrics or {}),
         lineage=lineage,
@@ -35,6 +35,7 @@ def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> 
         last=lineage.rounds[-1],
         metrics=metrics,
     )
+    return text + "\n"
 
 
 def _front_matter(lineage: Lineage, metrics: Mapping[str, float]) -> str:

@@ -7,10 +7,7 @@ from typing import Any
 def round_list(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rounds of rounds.yaml, each once: {id, prev, first_step, steps}."""
     rounds = {item["round"]: item for item in document["rounds"].values()}
-    return [
-        {"id": id_, "prev": item["prev"], "first_step": item["first_step"], "steps": item["steps"]}
-        for id_, item in rounds.items()
-    ]
+    return [{"id": id_} | {key: item[key] for key in ("prev", "first_step", "steps")} for id_, item in rounds.items()]
 
 
 def cost_names(document: Mapping[str, Any]) -> list[str]:

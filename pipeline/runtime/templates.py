@@ -14,18 +14,17 @@ from pipeline.runtime.markdown import markdown_table
 
 
 def fill_template(template: Path, **values: Any) -> str:
-    """Return the text of a template with these values, as it is, without escapes.
+    """Return the text of a template with these values, without escapes and without line breaks at the end.
 
     A block tag in a line of its own leaves no blank line. The filters `json`, `number`, `short` and `table` are those
     of the package `pipeline.runtime`; JSON has sorted keys.
     """
     loader = FileSystemLoader(template.parent)
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.keep_trailing_newline = True
     environment.filters |= {
         "json": lambda value, indent=None: json.dumps(value, indent=indent, sort_keys=True),
         "number": number_text,
         "short": short,
         "table": markdown_table,
     }
-    return environment.get_template(template.name).render(values)
+    return environment.get_template(template.name).render(values).rstrip("\n")

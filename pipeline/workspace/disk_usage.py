@@ -39,14 +39,13 @@ def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> int | Non
             student: sum(not layout.round(student, item["id"]).model.is_dir() for item in schedule)
             for student in params["students"]
         }
-    sizes = {student: _trained_numbers(layout, student, params) for student, count in rounds.items() if count}
     # A round stores the weights, two moments of each, and their running average where there is one.
-    copies = 3 if params["optimizer"]["ema_decay"] is None else 4
-    total = 0
-    for student, size in sizes.items():
+    copies, total = 3 if params["optimizer"]["ema_decay"] is None else 4, 0
+    for student, count in rounds.items():
+        size = _trained_numbers(layout, student, params) if count else 0
         if size is None:
             return None
-        total += _BYTES_PER_NUMBER * copies * size * rounds[student]
+        total += _BYTES_PER_NUMBER * copies * size * count
     return total
 
 

@@ -108,14 +108,12 @@ def find_scorer(paths: Sequence[Path], teacher: str, p: ScoringParams) -> str | 
     """
     dtypes = {"auto": ("torch.float32", "torch.bfloat16")}.get(p.precision, (f"torch.{p.precision}",))
     expected = (teacher, p.codec, p.truncation.identity())
-    manifests = {path: read_manifest(path) for path in paths}
-    matching = [
-        path
-        for path, manifest in manifests.items()
-        if (manifest.teacher, manifest.codec, manifest.scoring.get("support")) == expected and manifest.dtype in dtypes
-    ]
-    newest = max(matching, key=lambda path: (path / "manifest.json").stat().st_mtime, default=None)
-    return manifests[newest].scorer if newest else None
+    for path in sorted(paths, key=lambda path: (path / "manifest.json").stat().st_mtime, reverse=True):
+        manifest = read_manifest(path)
+        written_with = (manifest.teacher, manifest.codec, manifest.scoring.get("support"))
+        if written_with == expected and manifest.dtype in dtypes:
+            return manifest.scorer
+    return None
 
 
 def store_sizes(paths: Sequence[Path], scorer: str | None) -> dict[str, SegmentSize]:
@@ -145,17 +143,14 @@ def teacher_rate(costs: Mapping[str, Mapping[str, Any]]) -> tuple[float, int] | 
 
 
 def _estimate(before: Sequence[ScoreStage], stage: ScoreStage, inputs: ForecastInputs) -> ScoringEstimate:
-    if stage.rollouts is not None:
-        work = _counted(stage.name, stage.rollouts, inputs)
-    else:
-        work = _expected(before, stage, inputs)
+    work = _expected(before, stage, inputs) if stage.rollouts is None else _counted(stage.name, stage.rollouts, inputs)
     if not work.positions:
         return work
     size, size_basis = _size(stage, work, inputs)
     rate = teacher_rate(inputs.costs)
     rate_basis = f"{1 / rate[0]:.0f} tokens/s of {rate[1]} score stages" if rate else "no stage timed"
-    seconds, basis = work.tokens * rate[0] if rate else None, f"{work.basis}; {size_basis}; {rate_basis}"
-    return replace(work, bytes=size, seconds=seconds, basis=basis)
+    seconds = work.tokens * rate[0] if rate else None
+    return replace(work, bytes=size, seconds=seconds, basis=f"{work.basis}; {size_basis}; {rate_basis}")
 
 
 def _counted(name: str, rollouts: Sequence[Rollout], inputs: ForecastInputs) -> ScoringEstimate:
@@ -210,8 +205,8 @@ def _size(stage: ScoreStage, work: ScoringEstimate, inputs: ForecastInputs) -> t
 
 def _completion_length(before: Sequence[ScoreStage], student: str, most: int) -> tuple[float, str]:
     """Return the expected tokens per completion of a round to come, and the reason; `before` are the stages before."""
-    written = [stage for stage in before if stage.student and stage.rollouts]
-    latest = next(reversed([stage for stage in written if stage.student == student] or written), None)
+    written = [stage for stage in reversed(before) if stage.student and stage.rollouts]
+    latest = max(written, key=lambda stage: stage.student == student, default=None)
     if latest is None:
         return most, "the most"
     length = _mean_length([rollout for rollout in latest.rollouts or [] if rollout.source == "student"])

@@ -17,18 +17,17 @@ training is scaled by its steps. `pipeline.workspace.forecast` estimates scoring
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pipeline.lineage.dvc_index import load_index, stages_before
 from pipeline.runtime.config import lookup
-from pipeline.runtime.display import number_text
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import LAYOUT, Layout
-from pipeline.runtime.markdown import markdown_table
 from pipeline.runtime.rounds import cost_names
+from pipeline.runtime.templates import fill_template
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.forecast_inputs import forecast_schedule
@@ -126,24 +125,19 @@ def with_seconds(
         costs: The files of work/costs by name.
         scoring: The seconds that the forecast expects of score stages, by name.
     """
-    return [replace(job, seconds=_seconds(job, jobs, costs, scoring)) for job in jobs]
 
+    def seconds(job: Job) -> float | None:
+        if job.state in ("done", "waits"):
+            return costs[job.name]["seconds"] if job.name in costs else None
+        if job.kind == "score":
+            return scoring.get(job.name)
+        # The teacher's own evaluation compares nothing, so that it shows nothing about the evaluation of a student.
+        of_student = [other for other in jobs if (other.student is None) == (job.student is None)]
+        measured = [other for other in of_student if other.kind == job.kind and other.name in costs]
+        latest = max(reversed(measured), key=lambda other: other.student == job.student, default=None)
+        return float(costs[latest.name]["seconds"]) * job.steps / latest.steps if latest else None
 
-def _seconds(
-    job: Job, jobs: Sequence[Job], costs: Mapping[str, Mapping[str, Any]], scoring: Mapping[str, float | None]
-) -> float | None:
-    if job.state in ("done", "waits"):
-        return costs[job.name]["seconds"] if job.name in costs else None
-    if job.kind == "score":
-        return scoring.get(job.name)
-    # The teacher's own evaluation compares nothing, so that it shows nothing about the evaluation of a student.
-    measured = [
-        other
-        for other in jobs
-        if other.kind == job.kind and other.name in costs and (other.student is None) == (job.student is None)
-    ]
-    latest = next(reversed([other for other in measured if other.student == job.student] or measured), None)
-    return float(costs[latest.name]["seconds"]) * job.steps / latest.steps if latest else None
+    return [replace(job, seconds=seconds(job)) for job in jobs]
 
 
 def read_status() -> tuple[list[Job], dict[str, Any]]:
@@ -178,22 +172,11 @@ def as_text(jobs: list[Job], left: dict[str, Any]) -> str:
     rows = [["student", "round", *KINDS]]
     for student, round_id in dict.fromkeys((str(job.student), str(job.round)) for job in jobs if job.student):
         rows.append([student, round_id, *(states.get(f"{student}-{round_id}-{kind}", "") for kind in KINDS)])
-    shared = ", ".join(f"{job.name} {job.state}" for job in jobs if job.student is None)
-    lines = [f"shared: {shared}", "", markdown_table(rows), ""]
-    if not left["stages"]:
-        return "\n".join([*lines, "all stages are done"])
-    if waiting := sum(job.state == "waits" for job in jobs):
-        lines.append(f"{waiting} wait: they run again if the outputs of the stages before them change")
-    unknown = "an unknown number of"
-    seconds, store, cache = (number_text(left[key], unknown) for key in ("seconds", "store_bytes", "cache_bytes"))
-    lines.append(f"left: {left['stages']} of {len(jobs)} stages, about {seconds} s inside them (from work/costs)")
-    lines.append(
-        f"the teacher scores {left['teacher_positions']:,} more positions, {store} bytes in the store; "
-        f"students and optimizers take {cache} bytes in DVC's cache"
+    return fill_template(
+        Path(__file__).with_name("status.txt.j2"),
+        shared=", ".join(f"{job.name} {job.state}" for job in jobs if job.student is None),
+        rounds=rows,
+        left=left,
+        stages=len(jobs),
+        waiting=sum(job.state == "waits" for job in jobs),
     )
-    return "\n".join(lines)
-
-
-def to_json(jobs: list[Job], left: dict[str, Any]) -> dict[str, Any]:
-    """Return the stages and what is left as plain values, for programs."""
-    return {"stages": [asdict(job) for job in jobs], "left": left}

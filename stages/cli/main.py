@@ -13,7 +13,6 @@ import click
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.layout import LAYOUT, store_root
 from stages._stage import run
-from stages.cli.model import best, merge
 from stages.cli.store import store
 
 
@@ -22,8 +21,7 @@ def commands() -> None:
     """Distil a language model from a teacher that is loaded once."""
 
 
-for command in (best, merge, store):
-    commands.add_command(command)
+commands.add_command(store)
 
 
 @commands.command()
@@ -112,10 +110,11 @@ def status(as_json: bool) -> None:
 
     This works while `dvc repro` runs.
     """
-    from pipeline.workspace.status import as_text, read_status, to_json
+    from pipeline.workspace.status import as_text, read_status
 
     jobs, left = read_status()
-    click.echo(json.dumps(to_json(jobs, left)) if as_json else as_text(jobs, left))
+    stages = [asdict(job) for job in jobs]
+    click.echo(json.dumps({"stages": stages, "left": left}) if as_json else as_text(jobs, left))
 
 
 @commands.command()
@@ -186,7 +185,7 @@ def lineage(model: Path, as_json: bool, as_card: bool) -> None:
     elif as_json:
         click.echo(json.dumps(describe_json(*read_sources(model))))
     else:
-        click.echo(describe_text(*read_sources(model)), nl=False)
+        click.echo(describe_text(*read_sources(model)))
 
 
 @commands.command()
@@ -196,10 +195,10 @@ def doctor(as_json: bool) -> None:
 
     The exit code is 1 if something is wrong.
     """
-    from pipeline.workspace.doctor import Setup, examine
+    from pipeline.workspace.doctor import examine
 
     findings = []
-    for finding in examine(Setup(root=Path(), store=store_root())):
+    for finding in examine(LAYOUT):
         findings.append(finding)
         if not as_json:  # immediately, because some checks take seconds
             remedy = f"\n       -> {finding.remedy}" if finding.remedy else ""
@@ -208,6 +207,46 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     if any(finding.state == "wrong" for finding in findings):
         raise SystemExit(1)
+
+
+@commands.command()
+@click.argument("model", type=Path)
+@click.argument("out", type=Path)
+def merge(model: Path, out: Path) -> None:
+    """Merge a LoRA student and its base into an ordinary model.
+
+    MODEL is the adapter in a round of the student; OUT becomes a model directory in float32.
+    """
+    from pipeline.models.language_model import load_model, save_model
+    from pipeline.models.tokenizer import load_tokenizer
+    from pipeline.runtime.atomic import whole_directory
+
+    if out.exists():
+        raise DataError(out, expected="no such file or directory yet", got="one", remedy="name another, or remove it")
+    with whole_directory(out) as folder:
+        save_model(load_model(model), folder)
+        load_tokenizer(model).save_pretrained(folder)
+    click.echo(out)
+
+
+@commands.command()
+@click.argument("student")
+def best(student: str) -> None:
+    """Print the model directory of a student's best round.
+
+    It has the smallest forward KL to the teacher on held-out prompts.
+    """
+    from pipeline.report.summary import best_round
+    from pipeline.runtime.files import read_json
+    from pipeline.runtime.rounds import round_list
+    from pipeline.runtime.yaml_files import read_yaml
+
+    rounds = [item["id"] for item in round_list(read_yaml(LAYOUT.rounds))]
+    measured = [(id_, read_json(LAYOUT.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in rounds]
+    closest = best_round(measured)
+    if closest is None:
+        raise DataError(LAYOUT.evaluations, expected="a finite forward KL", got="none", remedy="see logs/")
+    click.echo(LAYOUT.round(student, closest["round"]).model)
 
 
 def main() -> None:

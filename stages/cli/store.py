@@ -200,12 +200,10 @@ def forecast(as_json: bool, sample: int | None) -> None:
 
 def _print_estimates(estimates: Sequence[Any]) -> None:
     columns = ("positions", "known", "bytes", "seconds")
-    values = [[getattr(estimate, column) for column in columns] for estimate in estimates]
-    totals = [None if None in column else sum(column) for column in zip(*values, strict=True)]
-    rows = [("score stage", *columns)]
-    for name, numbers in zip([*(estimate.name for estimate in estimates), "in all"], [*values, totals], strict=True):
-        rows.append((name, *map(number_text, numbers)))
-    click.echo(markdown_table(rows))
+    values = {estimate.name: [getattr(estimate, column) for column in columns] for estimate in estimates}
+    values["in all"] = [None if None in column else sum(column) for column in zip(*values.values(), strict=True)]
+    rows = [(name, *map(number_text, numbers)) for name, numbers in values.items()]
+    click.echo(markdown_table([("score stage", *columns), *rows]))
     for estimate in estimates:
         click.echo(f"{estimate.name}: {estimate.basis}")
 
@@ -226,18 +224,13 @@ def _print_damages(damages: Sequence[Any]) -> None:
 
 
 def _agrees(count: int, as_json: bool) -> bool:
+    from pipeline.runtime.templates import fill_template
     from pipeline.store_admin.rescore import MIN_P, rescore
 
-    result, unchecked = rescore(count)
+    agreement, unchecked = rescore(count)
     if as_json:
-        click.echo(json.dumps(asdict(result) | {"holds": result.holds, "unchecked_segments": unchecked}))
-        return result.holds
-    click.echo(
-        f"{result.sequences} sequences, {result.positions:,} positions, {result.entries:,} entries of p >= {MIN_P:g}: "
-        f"log-probs differ by {result.largest:.4f} nats at most and {result.mean:.4f} on average; beyond the codec's "
-        f"bounds and {result.allowance:g} nats for the engine's rounding by {result.excess:.4f}"
-    )
-    click.echo(f"forward KL {result.mean_kl:.6f} nats, of which {result.allowed_kl:.6f} are explained")
-    click.echo(f"{unchecked} segments not compared: another teacher or configuration wrote them")
-    click.echo("the teacher agrees" if result.holds else "the teacher DISAGREES: was it the teacher that wrote them?")
-    return result.holds
+        click.echo(json.dumps(asdict(agreement) | {"holds": agreement.holds, "unchecked_segments": unchecked}))
+    else:
+        template = Path(__file__).with_name("agreement.txt.j2")
+        click.echo(fill_template(template, agreement=agreement, unchecked=unchecked, min_p=MIN_P))
+    return agreement.holds

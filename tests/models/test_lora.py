@@ -19,7 +19,7 @@ from pipeline.models import lora as adapter
 from pipeline.models.tokenizer import load_tokenizer, tokenizer_fingerprint
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.errors import ModelError, ParameterError
-from stages.cli.model import merge
+from stages.cli.main import merge
 from tests.factories import lora_params, make_lora_student
 
 VOCAB = 260
