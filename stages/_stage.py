@@ -1,17 +1,19 @@
 """What every stage has in common: its parameters, its command line, its cost, and how it ends.
 
 A stage is a function below `@stage(...)`. The keywords of the decorator are the sections of params.yaml that it reads;
-tests/test_architecture.py compares them with `params` in dvc.yaml.
+tests/test_architecture.py compares them with `params` in dvc.yaml. The parameters of the function are the options of
+the command line.
 """
 
 import errno
 import functools
+import inspect
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,8 +57,9 @@ class StageCommand(click.Command):
 def stage(cost_name: str | None, /, **sections: Section) -> Callable[[Callable[..., None]], StageCommand]:
     """Return the decorator that makes the command of a stage from its function.
 
-    The function is called with a StageContext, a namespace of its sections, and its options as keywords. The docstring
-    of its module is the help of the command.
+    The function is called with a StageContext, a namespace of its sections, and its options as keywords. Each parameter
+    after the first two is a required option: `first_step: int` is `--first-step`, and `round_id: str` is `--round`. The
+    docstring of its module is the help of the command.
 
     Args:
         cost_name: The name of the stage's entry in work/costs, with options in braces, such as `{student}-init`; None
@@ -77,11 +80,17 @@ def stage(cost_name: str | None, /, **sections: Section) -> Callable[[Callable[.
                 function(StageContext(layout=LAYOUT, cost=entry), params, **options)
 
         module_docstring = sys.modules[function.__module__].__doc__
-        command = click.command(cls=StageCommand, help=module_docstring)(callback)
+        params = list(inspect.signature(function).parameters.values())[2:]
+        options = [click.Option(_option_names(param.name), type=param.annotation, required=True) for param in params]
+        command = click.command(cls=StageCommand, help=module_docstring, params=options)(callback)
         command.sections = {name: key for name, (key, _) in pairs.items()}
         return command
 
     return decorate
+
+
+def _option_names(name: str) -> list[str]:
+    return [name, "--" + name.removesuffix("_id").replace("_", "-")]
 
 
 def run(command: click.Command) -> None:
@@ -130,16 +139,12 @@ def cost(name: str) -> Iterator[dict[str, Any]]:
 def _code_version() -> dict[str, Any]:
     """Return the commit, and whether tracked files other than dvc.lock, which the run writes, differ from it."""
     commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "dirty": None}
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    return {"commit": commit, "dirty": bool(changed)}
+    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
 
 
 def _git(*args: str) -> str | None:
     """Return the output of a git command, or None without git or without a repository."""
-    try:
-        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=True).stdout.strip()
+    return None

@@ -1,15 +1,14 @@
 """Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone.
 
 In: a model directory, work/teacher and work/prompts. Out: work/evaluations/NAME.json with the metrics and the greedy
-completions, and NAME.parquet with the token-by-token comparison of a student's first sampled completions.
+completions, and NAME.parquet with the token-by-token comparison of a student's first sampled completions. NAME is
+STUDENT-ROUND, or `teacher`, which is compared with nothing.
 """
 
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import click
 
 from pipeline.core.files import read_prompts
 from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate
@@ -23,8 +22,6 @@ from stages._stage import StageContext, run, stage
 
 
 @stage("{name}-evaluate", seed=int, evaluation=EvaluationParams, reward=dict[str, float], task=("task.name", str))
-@click.option("--name", required=True, help="STUDENT-ROUND, or `teacher`, which is compared with nothing.")
-@click.option("--model", type=Path, required=True)
 def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
     """Write the evaluation."""
     task, tokenizer, out = find_task(p.task), load_tokenizer(model), ctx.layout.evaluation(name)

@@ -8,8 +8,7 @@ from typing import Any
 from pipeline.core.files import read_prompts
 from pipeline.core.types import reference_rollouts
 from pipeline.rollout.collect import CorpusParams, RolloutParams, shuffle_prompts
-from pipeline.rollout.sample import ROLLOUTS, SamplingJob, count_tokens, finish_rollouts, sample
-from pipeline.runtime.resume import resumable
+from pipeline.rollout.sample import SamplingJob, write_rollouts
 from stages._stage import StageContext, run, stage
 
 
@@ -27,10 +26,8 @@ def main(ctx: StageContext, p: Any) -> None:
         seed=p.seed,
         params=p.rollout,
     )
-    with resumable({ROLLOUTS: ctx.layout.corpus.rollouts}, job.fingerprint()) as scratch:
-        completions = sample(job, scratch)
-        finish_rollouts(scratch, [*reference_rollouts(prompts[: p.corpus.references]), *completions])
-    ctx.cost["tokens"] = count_tokens(completions)
+    references = reference_rollouts(prompts[: p.corpus.references])
+    ctx.cost["tokens"] = write_rollouts(job, ctx.layout.corpus.rollouts, lambda sampled: [*references, *sampled])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Make the first checkpoint of a student.
 
 In: work/teacher, or the model in the student's section of params.yaml. Out: work/STUDENT/TO/model, with the teacher's
-tokenizer. The checkpoint of a student with `lora` is an adapter, and work/STUDENT/base holds the frozen weights below
-it; for other students work/STUDENT/base holds one line of text.
+tokenizer; TO is `init`, or `untuned` before supervised fine-tuning. The checkpoint of a student with
+`lora` is an adapter, and work/STUDENT/base holds the frozen weights below it; for other students work/STUDENT/base
+holds one line of text.
 """
 
 from typing import Any
@@ -21,8 +22,6 @@ from stages._stage import StageContext, run, stage
 
 
 @stage("{student}-init", seed=int, student=("student.{student}", StudentParams))
-@click.option("--student", required=True)
-@click.option("--to", required=True, help="init, or untuned before supervised fine-tuning.")
 def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
     """Write the checkpoint."""
     where, seed, teacher = f"student.{student}", derive_seed(p.seed, "init", student), ctx.layout.teacher

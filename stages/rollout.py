@@ -8,14 +8,11 @@ the stages that score and train read one file; the teacher does not score them a
 from dataclasses import replace
 from typing import Any
 
-import click
-
 from pipeline.core.files import read_prompts, read_rollouts
+from pipeline.core.types import Rollout
 from pipeline.metrics.rewards import reward_rollouts
-from pipeline.rollout.collect import RolloutParams, prompts_of_round, turn_of
-from pipeline.rollout.replay import replayed_rollouts
-from pipeline.rollout.sample import ROLLOUTS, SamplingJob, count_tokens, finish_rollouts, sample
-from pipeline.runtime.resume import resumable
+from pipeline.rollout.collect import RolloutParams, prompts_of_round, replayed_rollouts, turn_of
+from pipeline.rollout.sample import SamplingJob, write_rollouts
 from stages._stage import StageContext, run, stage
 
 
@@ -27,10 +24,6 @@ from stages._stage import StageContext, run, stage
     replay_rounds=("replay.rounds", int),
     max_age=("replay.max_age", int | None),
 )
-@click.option("--student", required=True)
-@click.option("--round", "round_id", required=True)
-@click.option("--prev", required=True)
-@click.option("--first-step", type=int, required=True)
 def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int) -> None:
     """Write the rollouts of a round."""
     before, train = ctx.layout.round(student, prev), read_prompts(ctx.layout.prompts, "train")
@@ -46,11 +39,12 @@ def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, firs
         seed=p.seed,
         params=p.rollout,
     )
-    with resumable({ROLLOUTS: ctx.layout.round(student, round_id).rollouts}, job.fingerprint()) as scratch:
-        sampled = [replace(rollout, step=first_step) for rollout in sample(job, scratch)]
-        rewarded = reward_rollouts(sampled, prompts=prompts, weights=p.reward)
-        finish_rollouts(scratch, [*rewarded, *replayed])
-    ctx.cost["tokens"] = count_tokens(sampled)
+
+    def finish(sampled: list[Rollout]) -> list[Rollout]:
+        of_round = [replace(rollout, step=first_step) for rollout in sampled]
+        return [*reward_rollouts(of_round, prompts=prompts, weights=p.reward), *replayed]
+
+    ctx.cost["tokens"] = write_rollouts(job, ctx.layout.round(student, round_id).rollouts, finish)
 
 
 if __name__ == "__main__":

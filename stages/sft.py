@@ -1,14 +1,12 @@
 """Fine-tune a model on the references of the training prompts, before it teaches or learns.
 
 In: a model directory, work/prompts, and the section sft.NAME of params.yaml. Out: the model in the precision of the
-original, and a log with one row per step.
+original, and a log with one row per step. NAME is `teacher`, or a student.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import click
 
 from pipeline.checkpoints.pretrained import stored_dtype
 from pipeline.core.files import read_prompts
@@ -18,7 +16,6 @@ from pipeline.lineage.lineage import add_sft, read_lineage, write_lineage
 from pipeline.lineage.records import Tuning
 from pipeline.models.context import context_of
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab
-from pipeline.runtime.resume import resumable
 from pipeline.training.log import Row
 from pipeline.training.round import CONVERTED_MODEL, LOG, train_round
 from pipeline.training.run import TrainingData, TrainingRun
@@ -33,10 +30,6 @@ from stages._stage import StageContext, run, stage
     chunk_tokens=("objective.chunk_tokens", int),
     task=("task.name", str),
 )
-@click.option("--name", required=True, help="teacher, or a student.")
-@click.option("--model", type=Path, required=True)
-@click.option("--out", type=Path, required=True)
-@click.option("--log", type=Path, required=True)
 def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path) -> None:
     """Write the fine-tuned model."""
     rollouts, context = reference_rollouts(read_prompts(ctx.layout.prompts, "train")), context_of(model)
@@ -48,15 +41,11 @@ def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path
         round_id="sft",
         steps=range(p.sft.steps),
         start=model,
-        optimizer_state=None,
         objective=cross_entropy(p.chunk_tokens),
         optimizer=p.sft.optimizer,
         batches=p.sft.batches,
-        replay=None,
         seed=p.seed,
         vocab_size=shared_vocab(tokenizer),
-        behaviour_temperature=None,
-        max_staleness=None,
         saved_dtype=stored_dtype(model),
     )
     data = TrainingData.of_references(rollouts, p.sft.batches)
@@ -74,8 +63,7 @@ def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path
             )
             write_lineage(tuned, add_sft(lineage, tuning))
 
-    with resumable({CONVERTED_MODEL: out, LOG: log}, training.fingerprint(data)) as scratch:
-        rows = train_round(training, data, scratch, finish)
+    rows = train_round(training, data, {CONVERTED_MODEL: out, LOG: log}, finish)
     ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
 
 

@@ -1,7 +1,7 @@
 """Make the teacher an ordinary model directory.
 
-In: a hub name, a directory, a .gguf file or a configuration, as params.yaml has it. Out: work/teacher, or work/base if
-supervised fine-tuning follows.
+In: a hub name, a directory, a .gguf file or a configuration, as params.yaml has it. The directory OUT is
+work/teacher, or work/base if supervised fine-tuning follows.
 """
 
 from pathlib import Path
@@ -19,7 +19,6 @@ _WHERE = "teacher.model"
 
 
 @stage("teacher", teacher=TeacherParams)
-@click.option("--out", type=Path, required=True, help="work/teacher, or work/base before supervised fine-tuning.")
 def main(_: StageContext, p: Any, out: Path) -> None:
     """Write the teacher."""
     with whole_directory(out) as folder:

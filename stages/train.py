@@ -7,14 +7,11 @@ and the optimizer in work/STUDENT/ROUND, and logs/STUDENT/ROUND/train.csv.
 from pathlib import Path
 from typing import Any
 
-import click
-
 from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
-from pipeline.runtime.resume import resumable
 from pipeline.training.batches import BatchParams
 from pipeline.training.log import Row
 from pipeline.training.mixing import ReplayParams
@@ -36,11 +33,6 @@ from stages._stage import StageContext, run, stage
     task=("task.name", str),
     settings=("task.settings", dict[str, object]),
 )
-@click.option("--student", required=True)
-@click.option("--round", "round_id", required=True)
-@click.option("--prev", required=True)
-@click.option("--first-step", type=int, required=True)
-@click.option("--steps", type=int, required=True)
 def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int, steps: int) -> None:
     """Train; one parameter per option of the command."""
     before, files = ctx.layout.round(student, prev), ctx.layout.round(student, round_id)
@@ -59,7 +51,6 @@ def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, firs
         vocab_size=shared_vocab(tokenizer),
         behaviour_temperature=comparable_temperature(p.sampling),
         max_staleness=p.max_staleness,
-        saved_dtype=None,
     )
     data = TrainingData.open(training, files, ctx.layout.corpus, tokenizer_fingerprint(tokenizer))
     lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
@@ -69,8 +60,7 @@ def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, firs
         write_round(model, lineage, training.describe(data, rows, p.task, p.settings))
 
     outputs = {MODEL: files.model, OPTIMIZER: files.optimizer, LOG: files.log}
-    with resumable(outputs, training.fingerprint(data)) as scratch:
-        rows = train_round(training, data, scratch, finish)
+    rows = train_round(training, data, outputs, finish)
     ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
     ctx.cost["steps"], ctx.cost["steps_not_taken"] = len(rows), steps - len(rows)
 

@@ -4,7 +4,7 @@
   before anything is sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,11 +18,8 @@ from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.files import write_rows
 from pipeline.runtime.progress import bar
-from pipeline.runtime.resume import DONE
+from pipeline.runtime.resume import DONE, resumable
 from schemas.rollout import ROLLOUT
-
-ROLLOUTS = "rollouts.parquet"
-"""The name of the finished file among the outputs of `pipeline.runtime.resume.resumable`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +51,8 @@ class SamplingJob:
     @cached_property
     def sampler(self) -> HFSampler:
         """The model."""
-        return HFSampler(
-            self.model,
-            precision=self.params.precision,
-            vocab=shared_vocab(self.tokenizer),
-            eos_ids=eos_ids(self.tokenizer),
-            seed=self.seed,
-        )
+        vocab, ends = shared_vocab(self.tokenizer), eos_ids(self.tokenizer)
+        return HFSampler(self.model, precision=self.params.precision, vocab=vocab, eos_ids=ends, seed=self.seed)
 
     def fingerprint(self) -> str:
         """Return the digest of everything that the completions depend on."""
@@ -69,12 +61,30 @@ class SamplingJob:
         return digest(policy, self.seed, asdict(self.params), requests)
 
 
-def sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
-    """Return the completions of a job; those of complete batches are read from `scratch` and not sampled again.
+def write_rollouts(job: SamplingJob, path: Path, finish: Callable[[list[Rollout]], Sequence[Rollout]]) -> int:
+    """Sample the completions of a job, and write the rollouts file.
+
+    Args:
+        job: What to sample.
+        path: The rollouts file.
+        finish: Returns all rows of the file, given the completions.
+
+    Returns:
+        The number of completion tokens that the model wrote.
 
     Raises:
         DataError: A prompt and its completion can exceed the context of the model.
     """
+    with resumable({path.name: path}, job.fingerprint()) as scratch:
+        completions = _sample(job, scratch)
+        rollouts = finish(completions)
+        with whole_directory(scratch / DONE) as done:
+            write_rows(done / path.name, rollouts, ROLLOUT)
+    return _count_tokens(completions)
+
+
+def _sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
+    """Return the completions of a job; those of complete batches are read from `scratch` and not sampled again."""
     rollouts: list[Rollout] = []
     batches = job.batches
     with bar(f"rollout {job.name}", sum(map(len, batches)) * job.params.sampling.max_new_tokens) as meter:
@@ -85,17 +95,11 @@ def sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
                 sampled = collect_rollouts(batch, job.sampler, job.params.sampling, text_of, source=job.source)
                 write_rows(part, sampled, ROLLOUT)
             rollouts += read_rollouts(part)
-            meter.update(count_tokens(rollouts) - meter.n)
+            meter.update(_count_tokens(rollouts) - meter.n)
         meter.total = meter.n
     return rollouts
 
 
-def count_tokens(rollouts: Sequence[Rollout]) -> int:
+def _count_tokens(rollouts: Sequence[Rollout]) -> int:
     """Return the number of completion tokens."""
     return sum(len(rollout.completion_ids) for rollout in rollouts)
-
-
-def finish_rollouts(scratch: Path, rollouts: Sequence[Rollout]) -> None:
-    """Write the finished rollouts file to the place in `scratch` from which `resumable` publishes it."""
-    with whole_directory(scratch / DONE) as done:
-        write_rows(done / ROLLOUTS, rollouts, ROLLOUT)

@@ -6,6 +6,7 @@
   bits.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def train(
             state.optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
                 state.average.update_parameters(model)
-            state.rows.append(run.labels | _row(step, sums, norm, learning_rate))
+            state.rows.append(_row(run, step, sums, norm, learning_rate))
             meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
             last = step == run.steps[-1] or is_stale(state.rows[-1], run.max_staleness)
@@ -96,8 +97,7 @@ def _backward(model: lm.Model, window: list[Batch], run: TrainingRun, dtype: tor
     """Accumulate the gradient of the window's mean loss, and return sums over its tokens and sequences."""
     head, behaviour = lm.head_of(model, run.vocab_size), run.behaviour_temperature
     tokens = sum(len(batch.rows.token_ids_N) for batch in window)
-    sums: Row = {"tokens": tokens, "loss_sum": 0.0, "own": 0, "truncated": 0, "sequences": 0, "read_tokens": 0}
-    sums |= {"reward_sum": 0.0, "rewarded": 0}
+    sums: Row = defaultdict(int, tokens=tokens)
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
@@ -112,16 +112,18 @@ def _backward(model: lm.Model, window: list[Batch], run: TrainingRun, dtype: tor
         sums["reward_sum"] += float(np.nansum(batch.reward_B, dtype=np.float64))
         sums["rewarded"] += int(np.isfinite(batch.reward_B).sum())
         for name, value in metrics.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
+            sums[name] += value.item()
     return sums
 
 
-def _row(step: int, sums: Row, norm: Tensor, learning_rate: float) -> Row:
+def _row(run: TrainingRun, step: int, sums: Row, norm: Tensor, learning_rate: float) -> Row:
     """Return one row of the training log.
 
     Means are per token and in nats. A mean over nothing, such as the reward of a step without rewards, is None.
     """
     return {
+        "student": run.student,
+        "round": run.round_id,
         "step": step + 1,
         "loss": sums["loss_sum"] / sums["tokens"],
         "grad_norm": norm.item(),
@@ -132,5 +134,5 @@ def _row(step: int, sums: Row, norm: Tensor, learning_rate: float) -> Row:
         **staleness_columns(sums),
         "teacher_tail": sums["teacher_tail_sum"] / sums["tokens"],
         "reward": sums["reward_sum"] / sums["rewarded"] if sums["rewarded"] else None,
-        "gain_clipped": sums["clipped_tokens"] / sums["clippable_tokens"] if sums.get("clippable_tokens") else None,
+        "gain_clipped": sums["clipped_tokens"] / sums["clippable_tokens"] if sums["clippable_tokens"] else None,
     }

@@ -3,13 +3,13 @@
 * A killed round goes on after its last checkpoint and ends with the same bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.models import language_model as lm
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.progress import bar
-from pipeline.runtime.resume import DONE
+from pipeline.runtime.resume import DONE, resumable
 from pipeline.training.batches import iter_batches, planned_tokens
 from pipeline.training.checkpoint import checkpoints, open_run
 from pipeline.training.log import Row, read_log
@@ -17,35 +17,40 @@ from pipeline.training.loop import train
 from pipeline.training.run import TrainingData, TrainingRun
 
 MODEL, CONVERTED_MODEL, OPTIMIZER, LOG = "model", "converted", "optimizer.pt", "train.csv"
-"""The names of the outputs in scratch/done; a model is CONVERTED_MODEL if `saved_dtype` is not None."""
+"""The names of the outputs; the model is CONVERTED_MODEL if `saved_dtype` is not None."""
 
 
 def train_round(
-    run: TrainingRun, data: TrainingData, scratch: Path, finish: Callable[[Path, list[Row]], None]
+    run: TrainingRun, data: TrainingData, outputs: Mapping[str, Path], finish: Callable[[Path, list[Row]], None]
 ) -> list[Row]:
-    """Train a round, or go on where a killed process stopped, and leave the outputs in scratch/done.
+    """Train a round, or go on where a killed process stopped, and publish the outputs.
 
     Args:
         run: The settings of the round.
         data: Its sequences.
-        scratch: The directory that `pipeline.runtime.resume.resumable` yields.
+        outputs: The place of each output, by its name above.
         finish: Writes the files that belong beside the weights, given the model directory and the training log.
 
     Returns:
         The training log, one row per step.
     """
-    if not (scratch / DONE).is_dir():
-        model, state = open_run(run, scratch)
-        planned = run.plan(data)[len(state.rows) :]
-        batches = iter_batches(planned, temperature=run.objective.temperature, column=data.column)
-        with bar(f"train {run.student} {run.round_id}", planned_tokens(planned)) as meter:
-            train(model, batches, state, run, scratch, meter)
-        checkpoint = checkpoints(scratch)[-1]
-        published = checkpoint / MODEL
-        if run.saved_dtype is not None:
-            published = checkpoint / CONVERTED_MODEL
-            with whole_directory(published) as folder:
-                lm.save_model(state.published(model).to(run.saved_dtype), folder)
-        finish(published, state.rows)
-        checkpoint.rename(scratch / DONE)
-    return read_log(scratch / DONE / LOG)
+    with resumable(outputs, run.fingerprint(data)) as scratch:
+        if not (scratch / DONE).is_dir():
+            checkpoint, rows = _train(run, data, scratch)
+            finish(checkpoint / (MODEL if run.saved_dtype is None else CONVERTED_MODEL), rows)
+            checkpoint.rename(scratch / DONE)
+        return read_log(scratch / DONE / LOG)
+
+
+def _train(run: TrainingRun, data: TrainingData, scratch: Path) -> tuple[Path, list[Row]]:
+    """Take the remaining steps; return the last checkpoint, with the converted model if there is one, and the log."""
+    model, state = open_run(run, scratch)
+    planned = run.plan(data)[len(state.rows) :]
+    batches = iter_batches(planned, temperature=run.objective.temperature, column=data.column)
+    with bar(f"train {run.student} {run.round_id}", planned_tokens(planned)) as meter:
+        train(model, batches, state, run, scratch, meter)
+    checkpoint = checkpoints(scratch)[-1]
+    if run.saved_dtype is not None:
+        with whole_directory(checkpoint / CONVERTED_MODEL) as folder:
+            lm.save_model(state.published(model).to(run.saved_dtype), folder)
+    return checkpoint, state.rows

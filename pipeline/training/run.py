@@ -31,20 +31,20 @@ class TrainingRun:
     """The numbers of the steps, counted from the start of the student."""
     start: Path
     """The model directory at the beginning of the round."""
-    optimizer_state: Path | None
+    optimizer_state: Path | None = None
     """The state of the optimizer at the end of the round before; None begins with a new optimizer."""
     objective: ObjectiveParams
     optimizer: OptimizerParams
     batches: BatchParams
-    replay: ReplayParams | None
+    replay: ReplayParams | None = None
     seed: int
     vocab_size: int
     """The tokens that the loss compares. The LM head may have more rows, because models pad their vocabulary."""
-    behaviour_temperature: float | None
+    behaviour_temperature: float | None = None
     """The temperature at which the model's log-probs compare with the sampling log-probs; None: at none."""
-    max_staleness: float | None
+    max_staleness: float | None = None
     """Nats per token; the round ends after a step with a larger `staleness_kl`. None: never."""
-    saved_dtype: torch.dtype | None
+    saved_dtype: torch.dtype | None = None
     """The precision of the model that is published; None: float32, in which it trains."""
 
     @property
@@ -53,20 +53,10 @@ class TrainingRun:
         return self.seed, self.student, self.round_id
 
     @property
-    def labels(self) -> dict[str, str]:
-        """The first columns of every row in the log."""
-        return {"student": self.student, "round": self.round_id}
-
-    @property
     def parameters(self) -> dict[str, object]:
         """The sections of params.yaml, as the lineage records them."""
-        return {
-            "seed": self.seed,
-            "objective": asdict(self.objective),
-            "optimizer": asdict(self.optimizer),
-            "batches": asdict(self.batches),
-            "replay": asdict(self.replay) if self.replay else None,
-        }
+        record = asdict(self)
+        return {name: record[name] for name in ("seed", "objective", "optimizer", "batches", "replay")}
 
     def plan(self, data: "TrainingData") -> list[list[list[Pick]]]:
         """Return the micro-batches of every step."""

@@ -13,9 +13,8 @@ from pipeline.core.types import Prompt, Rollout, reference_rollouts
 from pipeline.metrics.rewards import reward_rollouts
 from pipeline.rollout import sample as module
 from pipeline.rollout.collect import RolloutParams, collect_rollouts
-from pipeline.rollout.sample import ROLLOUTS, SamplingJob, count_tokens, finish_rollouts, sample
+from pipeline.rollout.sample import SamplingJob, write_rollouts
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.resume import resumable
 
 SAMPLING = Sampling(
     max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=4, record_tail_samples=0
@@ -46,11 +45,12 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def write_sampled(model: Path, prompts: Sequence[Prompt] = PROMPTS, weights: dict[str, float] | None = None) -> int:
     """Write one reference and sampled rollouts to OUT, as stages do, and return the number of tokens sampled."""
     job = SamplingJob(model=model, prompts=prompts, samples=1, source="student", name="small/r1", seed=0, params=PARAMS)
-    with resumable({ROLLOUTS: OUT}, job.fingerprint()) as scratch:
-        sampled = sample(job, scratch)
+
+    def finish(sampled: list[Rollout]) -> list[Rollout]:
         rewarded = reward_rollouts(sampled, prompts=prompts, weights=weights or {})
-        finish_rollouts(scratch, [*reference_rollouts(PROMPTS[:1]), *rewarded])
-    return count_tokens(sampled)
+        return [*reference_rollouts(PROMPTS[:1]), *rewarded]
+
+    return write_rollouts(job, OUT, finish)
 
 
 def test_sampling_that_was_interrupted_repeats_no_batch_and_gives_the_same(

@@ -35,7 +35,7 @@ def make_command(function: Callable[..., None], cost_name: str | None = "{studen
         limit=("schedule.max_staleness", float | None),
         layers=("student.{student}.layers", int),
     )
-    return decorate(click.option("--student", required=True)(function))
+    return decorate(function)
 
 
 def test_a_stage_gets_its_sections_and_options_and_writes_its_cost() -> None:
@@ -60,8 +60,24 @@ def test_a_stage_gets_its_sections_and_options_and_writes_its_cost() -> None:
 
 
 def test_a_stage_without_a_cost_writes_none() -> None:
-    make_command(lambda ctx, p, student: None, cost_name=None).run(student="small")
+    def main(ctx: StageContext, p: Any, student: str) -> None:
+        assert ctx.cost == {}
+
+    make_command(main, cost_name=None).run(student="small")
     assert not Path("work").exists()
+
+
+def test_the_options_of_a_stage_are_the_parameters_of_its_function() -> None:
+    received: list[Any] = []
+
+    @stage(None)
+    def main(ctx: StageContext, p: Any, round_id: str, first_step: int, out: Path) -> None:
+        received.extend([round_id, first_step, out])
+
+    main.main(args=["--round", "r1", "--first-step", "3", "--out", "work/x"], standalone_mode=False)
+    assert received == ["r1", 3, Path("work/x")]
+    with pytest.raises(click.MissingParameter, match="round_id"):
+        main.main(args=["--first-step", "3", "--out", "work/x"], standalone_mode=False)
 
 
 @pytest.mark.parametrize(
