@@ -18,14 +18,26 @@ Array: TypeAlias = Any  # a numpy array from `pipeline.training.collate`, a torc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherRows:
+class LossTargets:
+    """The tokens of N positions whose logits a loss needs.
+
+    The stored ids of a position are distinct. Padding repeats the first of them with log-prob -inf.
+    """
+
+    ids_NK: Array  # int32: stored tokens
+    logp_NK: Array  # float32: the teacher's log-probs of the stored tokens
+    tail_sample_ids_NJ: Array  # int32
+    token_ids_N: Array  # int64: the completion's tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRows(LossTargets):
     """Everything that the loss knows about N positions beside the student's logits.
 
     Log-probs of the teacher are at the temperature of the loss. Padding carries no probability: padded entries have
     log-prob -inf, and padded tail samples have log-weight -inf.
     """
 
-    token_ids_N: Array  # int64: the completion's tokens
     on_policy_N: Array  # bool: the student sampled the sequence in the current round
     behaviour_logp_N: Array  # float32: log-prob under the student that sampled the token; NaN where no student did
     sampling_logp_N: Array  # float32: log-prob under the policy, student or teacher, that sampled the token; else NaN
@@ -33,10 +45,7 @@ class TeacherRows:
     token_logp_N: Array  # float32: the teacher's log-prob of the token
     stored_only_because_sampled_N: Array  # bool: the token is stored for no other reason than that it was sampled
     tail_mean_N: Array  # float32: mean log-prob of the teacher over the student's tail; NaN where it is unknown
-    ids_NK: Array  # int32: stored tokens; padding repeats the first of the position
-    logp_NK: Array  # float32
     tail_N: Array  # float32: the teacher's mass outside the stored tokens
-    tail_sample_ids_NJ: Array  # int32
     tail_sample_logp_NJ: Array  # float32
     tail_sample_logweight_NJ: Array  # float32: log of the sample's weight in the expectation over the tail
     has_tail_samples_N: Array  # bool; also true where all samples have weight 0 because their tokens are stored

@@ -23,22 +23,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses.batch import LossTargets
 from pipeline.models.head import Head
 
 _ROWS_PER_THREAD = 8  # positions per thread with logits that stay in the cache from one pass over them to the next
 _COLUMNS = 4096  # columns of the vocabulary that the backward pass converts together
 _PIECE = 128  # positions that the loss function sees together; bounds its temporary memory by a few [128, V]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossTargets:
-    """The token ids whose logits a loss needs. Stored ids of a row are distinct; padding repeats one of them."""
-
-    ids_NK: Tensor
-    padding_NK: Tensor  # bool
-    tail_sample_ids_NJ: Tensor
-    token_ids_N: Tensor
-    token_temperature: float  # the temperature of `StudentLogits.token_logp_N`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +42,7 @@ class StudentLogits:
     unstored_N: Tensor  # log-sum-exp of the unstored tokens' logits
     tail_sample_NJ: Tensor
     token_N: Tensor
-    token_logp_N: Tensor  # log-probs of the sampled tokens at `LossTargets.token_temperature`, without a gradient
+    token_logp_N: Tensor  # log-probs of the sampled tokens at `FusedLinearLoss.token_temperature`, without a gradient
     unstored_entropy_N: Tensor | None  # nats, of the softmax over the unstored tokens; None unless requested
 
     def log_normaliser(self) -> Tensor:
@@ -74,6 +64,8 @@ class FusedLinearLoss:
     loss: PositionLoss
     temperature: float
     """The divisor of the logits."""
+    token_temperature: float
+    """The temperature of `StudentLogits.token_logp_N`."""
     chunk: int
     """Positions whose logits are in memory at the same time."""
     entropy: bool = False
@@ -190,7 +182,7 @@ def _piece(settings: FusedLinearLoss, logits_NV: Tensor, span: slice) -> tuple[T
     targets = settings.targets
     stored_ids_NK, tail_sample_ids_NJ = (ids[span].long() for ids in (targets.ids_NK, targets.tail_sample_ids_NJ))
     ids = (stored_ids_NK, tail_sample_ids_NJ, targets.token_ids_N[span, None])
-    student, unstored = _gather(settings, logits_NV, ids, targets.padding_NK[span])
+    student, unstored = _gather(settings, logits_NV, ids, torch.isneginf(targets.logp_NK[span]))
     leaves = [student.stored_NK, student.tail_sample_NJ, student.token_N, student.unstored_N]
     leaves += [] if student.unstored_entropy_N is None else [student.unstored_entropy_N]
     with torch.enable_grad():
@@ -219,7 +211,7 @@ def _gather(
     stored_NK, tail_sample_NJ, token_N1 = (logits_NV.gather(-1, token_ids) for token_ids in ids)
     stored_NK.masked_fill_(padding_NK, -torch.inf)
     # At another temperature the sampled token needs the log-sum-exp of all logits, at the same one it costs nothing.
-    sharpness = settings.temperature / settings.targets.token_temperature
+    sharpness = settings.temperature / settings.token_temperature
     normaliser_N = None if sharpness == 1.0 else (logits_NV * sharpness).logsumexp(-1)
     unstored = _unstored_softmax(logits_NV.scatter_(-1, ids[0], -torch.inf), entropy=settings.entropy)
     if normaliser_N is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, Divergence, DivergenceParams
-from pipeline.losses.fused_linear import FusedLinearLoss, LossTargets, Metrics, StudentLogits
+from pipeline.losses.fused_linear import FusedLinearLoss, Metrics, StudentLogits
 from pipeline.losses.policy_gradient import policy_gradient
 from pipeline.losses.staleness import staleness_sums
 from pipeline.losses.tail_estimators import bucket, residual, sampled, tail_mean, tail_samples
@@ -84,28 +84,18 @@ def check_objective(p: ObjectiveParams) -> None:
     Raises:
         ParameterError: if estimator and divergence, estimator and temperature, or reward and temperature do not match.
     """
-    estimator = tail_estimator_of(p)
-    if (names := DIVERGENCES_OF.get(estimator)) and p.divergence.name not in names:
-        raise ParameterError(
-            "objective.tail_estimator",
-            expected=f"{estimator} with no other divergence than {', '.join(names)}",
-            got=f"{estimator} with {p.divergence.name}",
-            remedy="set objective.tail_estimator: auto",
-        )
-    if estimator == "tail_mean" and p.temperature != 1:
-        raise ParameterError(
-            "objective.tail_estimator",
-            expected="tail_mean at objective.temperature 1 only, because the tail mean is stored at temperature 1",
-            got=p.temperature,
-            remedy="set objective.tail_estimator: auto, or the temperature to 1",
-        )
-    if p.alpha < 1 and p.temperature != 1:
-        raise ParameterError(
-            "objective.temperature",
-            expected="1 when objective.alpha is below 1, because rewards are of completions sampled at temperature 1",
-            got=p.temperature,
-            remedy="set it to 1, or objective.alpha: 1",
-        )
+    estimator, divergence, temperature = tail_estimator_of(p), p.divergence.name, p.temperature
+    where, remedy = "objective.tail_estimator", "set objective.tail_estimator: auto"
+    if (names := DIVERGENCES_OF.get(estimator)) and divergence not in names:
+        expected = f"{estimator} with no other divergence than {', '.join(names)}"
+        raise ParameterError(where, expected=expected, got=f"{estimator} with {divergence}", remedy=remedy)
+    if estimator == "tail_mean" and temperature != 1:
+        expected = "tail_mean at objective.temperature 1 only, because the tail mean is stored at temperature 1"
+        raise ParameterError(where, expected=expected, got=temperature, remedy=f"{remedy}, or the temperature to 1")
+    if p.alpha < 1 and temperature != 1:
+        expected = "1 when objective.alpha is below 1, because rewards are of completions sampled at temperature 1"
+        remedy = "set it to 1, or objective.alpha: 1"
+        raise ParameterError("objective.temperature", expected=expected, got=temperature, remedy=remedy)
 
 
 def tail_estimator_of(p: ObjectiveParams) -> TailEstimator:
@@ -124,12 +114,9 @@ def temperature_column(p: ObjectiveParams, scored: tuple[float, ...]) -> int:
         ParameterError: if it is not among them, because the tail at another temperature cannot be recovered.
     """
     if p.temperature not in scored:
-        raise ParameterError(
-            "objective.temperature",
-            expected=f"one of the scored temperatures {list(scored)}",
-            got=p.temperature,
-            remedy="add it to scoring.truncation.temperatures, which scores again",
-        )
+        expected = f"one of the scored temperatures {list(scored)}"
+        remedy = "add it to scoring.truncation.temperatures, which scores again"
+        raise ParameterError("objective.temperature", expected=expected, got=p.temperature, remedy=remedy)
     return scored.index(p.temperature)
 
 
@@ -164,18 +151,12 @@ def batch_loss(
         )
         return p.alpha * loss_N - (1 - p.alpha) * gain_N, metrics | clipping
 
-    targets = LossTargets(
-        ids_NK=teacher.ids_NK,
-        padding_NK=torch.isneginf(teacher.logp_NK),
-        tail_sample_ids_NJ=teacher.tail_sample_ids_NJ,
-        token_ids_N=teacher.token_ids_N,
-        token_temperature=behaviour_temperature or p.temperature,
-    )
     return FusedLinearLoss(
         head=head,
-        targets=targets,
+        targets=teacher,
         loss=loss,
         temperature=p.temperature,
+        token_temperature=behaviour_temperature or p.temperature,
         chunk=p.chunk_tokens,
         entropy=estimator == "tail_mean",
     )(hidden_ND)

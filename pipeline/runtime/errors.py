@@ -33,6 +33,16 @@ class ParameterError(UserError):
         super().__init__(where, expected=expected, got=got, remedy=remedy)
 
 
+def require(met: bool, where: object, *, expected: object, got: object, remedy: str = "fix params.yaml") -> None:
+    """Check a requirement of a parameter.
+
+    Raises:
+        ParameterError: The requirement is not met.
+    """
+    if not met:
+        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+
+
 class DataError(UserError):
     """Input data that is empty, unreadable or of the wrong shape."""
 

@@ -17,10 +17,10 @@ The arrays of a batch are numpy arrays. Array suffixes: see `pipeline.core.types
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from pipeline.training.collate import CompletionArrays, collate
 from pipeline.training.mixing import CorpusWeights, Ramp, corpus_shares, draw_kinds, fraction_at
 from pipeline.training.temperature import TemperedRows, at_temperature, concatenate_rows
 
+T = TypeVar("T")
 _STD_FLOOR = 1e-4  # added to standard deviations as in TRL, so that tiny differences of rewards stay small
 
 
@@ -99,10 +100,9 @@ def make_pool(rollouts: Sequence[Rollout], source: ScoreReader, p: BatchParams) 
 
     The completions of a prompt are in the same window.
     """
-    groups = _rows_by_prompt(rollouts)
-    before = np.cumsum([0, *map(len, groups)])
+    groups = _grouped(range(len(rollouts)), lambda row: rollouts[row].prompt_id)
     window_B = np.zeros(len(rollouts), dtype=np.int64)
-    for rows, first in zip(groups, before.tolist(), strict=False):
+    for rows, first in zip(groups, itertools.accumulate(map(len, groups), initial=0), strict=False):
         window_B[rows] = first // p.shuffle_window
     return Pool(
         rollouts=rollouts,
@@ -118,12 +118,11 @@ def advantages(rollouts: Sequence[Rollout], p: BatchParams) -> Floats:
 
     Rollouts without a reward, and those whose prompt has no other completion by the same policy, have the advantage 0.
     """
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, rollout in enumerate(rollouts):
-        if rollout.reward is not None and rollout.source == "student":
-            groups[rollout.prompt_id, rollout.policy].append(row)
+    rewarded = [
+        row for row, rollout in enumerate(rollouts) if rollout.reward is not None and rollout.source == "student"
+    ]
     advantage_B = np.zeros(len(rollouts), np.float32)
-    for rows in groups.values():
+    for rows in _grouped(rewarded, lambda row: (rollouts[row].prompt_id, rollouts[row].policy)):
         if len(rows) > 1:
             advantage_B[rows] = _leave_one_out(np.array([rollouts[row].reward for row in rows], np.float64), p)
     return advantage_B
@@ -163,35 +162,27 @@ def plan_steps(
     kinds = _kinds(own, corpus, p)
     fraction_N = np.repeat([fraction_at(p.student_fraction, step) for step in steps], p.batch_size)
     shares = {"own": fraction_N * (1 - replay), "replay": fraction_N * replay}
-    shares |= {name: (1 - fraction_N) * share for name, share in _corpus_shares(kinds, p).items()}
-    for name, share_N in shares.items():
-        if share_N.any() and not kinds[name]:
-            raise ParameterError(
-                "batches.student_fraction",
-                expected="1 without a corpus, 0 without rollouts",
-                got=p.student_fraction,
-                remedy="change it, or corpus.references, corpus.generations and batches.corpus_weights",
-            )
+    counts = {name: len(picks) for name, picks in kinds.items()}
+    corpus_share = (p.corpus_weights and corpus_shares(p.corpus_weights, counts)) or {"corpus": 1.0}
+    shares |= {name: (1 - fraction_N) * share for name, share in corpus_share.items()}
+    if any(share_N.any() and not kinds[name] for name, share_N in shares.items()):
+        where, expected = "batches.student_fraction", "1 without a corpus, 0 without rollouts"
+        remedy = "change it, or corpus.references, corpus.generations and batches.corpus_weights"
+        raise ParameterError(where, expected=expected, got=p.student_fraction, remedy=remedy)
     sequences = _choose(kinds, shares, key)
     windows = [sorted(window, key=_by_lengths) for window in _cut(sequences, p.batch_size)]
     return [_cut(window, p.micro_batch_size) for window in windows]
 
 
-def _kinds(own: Pool, corpus: Pool, p: BatchParams) -> dict[str, list[Pick]]:
+def _kinds(own: Pool, corpus: Pool, p: BatchParams) -> defaultdict[str, list[Pick]]:
     """Return the sequences by kind; without weights all sequences of the fixed corpus are one kind, `corpus`."""
-    picks = [(pool, row) for pool in (own, corpus) for row in range(len(pool.rollouts))]
-    names = {"student": "own", "replay": "replay"}
-    kinds: dict[str, list[Pick]] = {"own": [], "replay": [], "corpus": [], "dataset": [], "teacher": []}
-    for pool, row in picks:
-        source = pool.rollouts[row].source
-        kinds[names.get(source) or ("corpus" if p.corpus_weights is None else source)].append((pool, row))
+    of_corpus = {} if p.corpus_weights else {"dataset": "corpus", "teacher": "corpus"}
+    kind_of = {"student": "own", **of_corpus}
+    kinds = defaultdict(list)
+    for pool in (own, corpus):
+        for row, rollout in enumerate(pool.rollouts):
+            kinds[kind_of.get(rollout.source, rollout.source)].append((pool, row))
     return kinds
-
-
-def _corpus_shares(kinds: Mapping[str, Sequence[Pick]], p: BatchParams) -> dict[str, float]:
-    """Return the share of each kind in the slots of the fixed corpus."""
-    counts = {name: len(picks) for name, picks in kinds.items()}
-    return (p.corpus_weights and corpus_shares(p.corpus_weights, counts)) or {"corpus": 1.0}
 
 
 def _choose(
@@ -210,10 +201,7 @@ def _walk(picks: Sequence[Pick], *key: object) -> Iterator[Pick]:
     The completions of a prompt follow each other. All prompts are shuffled; windows are visited in the order of their
     first prompts, and the prompts of a window in the order of the shuffle. With one window this is the shuffle itself.
     """
-    groups: dict[tuple[int, str], list[Pick]] = defaultdict(list)
-    for pool, row in picks:
-        groups[id(pool), pool.rollouts[row].prompt_id].append((pool, row))
-    prompts = list(groups.values())
+    prompts = _grouped(picks, lambda pick: (id(pick[0]), pick[0].rollouts[pick[1]].prompt_id))
     window_G = [(id(pool), int(pool.window_B[row])) for (pool, row), *_ in prompts]
     for epoch in itertools.count():
         order = np.random.Generator(np.random.Philox(derive_seed(*key, epoch))).permutation(len(prompts)).tolist()
@@ -228,12 +216,12 @@ def _by_lengths(pick: Pick) -> tuple[int, str, int]:
     return len(rollout.prompt_ids), rollout.prompt_id, len(rollout.completion_ids)
 
 
-def _rows_by_prompt(rollouts: Sequence[Rollout]) -> list[list[int]]:
-    """Return the rows of each prompt, with prompts in the order of their first rows."""
-    rows: dict[str, list[int]] = {}
-    for row, rollout in enumerate(rollouts):
-        rows.setdefault(rollout.prompt_id, []).append(row)
-    return list(rows.values())
+def _grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
+    """Return the items with equal keys together, in the order of the first item of each key."""
+    groups: dict[object, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return list(groups.values())
 
 
 def _cut(sequences: list[Pick], size: int) -> list[list[Pick]]:
@@ -259,11 +247,10 @@ def iter_batches(
     readers: dict[Pool, WindowReader[TemperedRows]] = {}
     for step in planned:
         # A reader holds the windows of this step and drops all others.
-        rows_by_pool = defaultdict(list)
-        for pool, row in itertools.chain.from_iterable(step):
-            rows_by_pool[pool].append(row)
-        for pool, rows in rows_by_pool.items():
-            readers.setdefault(pool, WindowReader(pool.scores, pool.window_B, prepare)).hold(rows)
+        for of_pool in _grouped(itertools.chain.from_iterable(step), lambda pick: id(pick[0])):
+            pool, _ = of_pool[0]
+            reader = readers.setdefault(pool, WindowReader(pool.scores, pool.window_B, prepare))
+            reader.hold([row for _, row in of_pool])
         yield [_collate_picks(picks, readers) for picks in step]
 
 

@@ -10,7 +10,7 @@ continues from the raw weights, so a checkpoint stores both.
 * Cost: a copy of the model, and one pass over it per step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -22,17 +22,14 @@ _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 def average_of(model: torch.nn.Module, decay: float) -> AveragedModel:
     """Return the moving average of a model's weights over the coming steps; `module` is the averaged model."""
-    return AveragedModel(model, multi_avg_fn=_update_function(decay))
 
-
-def _update_function(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     @torch.no_grad()
     def update(averaged: _Tensors, current: _Tensors, steps_before: Tensor | int) -> None:
         # The current weights have coefficient 1, out of the sum 1 + decay + ... + decay ** steps_before.
         share = (1 - decay) / (1 - decay ** (int(steps_before) + 1))
         torch._foreach_lerp_(averaged, current, share)
 
-    return update
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 def average_state(model: torch.nn.Module, average: AveragedModel) -> dict[str, Any]:

@@ -30,10 +30,6 @@ class Ramp:
     end: Fraction
     steps: Positive
 
-    def at(self, step: int) -> float:
-        """Return the fraction at a global step."""
-        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusWeights:
@@ -61,7 +57,9 @@ class ReplayParams:
 
 def fraction_at(fraction: float | Ramp, step: int) -> float:
     """Return a constant or linear fraction of params.yaml at a global step."""
-    return fraction.at(step) if isinstance(fraction, Ramp) else fraction
+    if not isinstance(fraction, Ramp):
+        return fraction
+    return fraction.start + (fraction.end - fraction.start) * min(step / fraction.steps, 1.0)
 
 
 def replay_weight(p: ReplayParams, rollouts: Sequence[Rollout], teacher_nll_B: NDArray[Any]) -> float:

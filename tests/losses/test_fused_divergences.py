@@ -6,7 +6,7 @@ same numbers from a plain tensor [N, V] that autograd differentiates, as the los
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.losses import objective as module
-from pipeline.losses.batch import TeacherRows
+from pipeline.losses.batch import LossTargets, TeacherRows
 from pipeline.losses.divergences import DIVERGENCES
-from pipeline.losses.fused_linear import LossTargets, Metrics, PositionLoss, StudentLogits
+from pipeline.losses.fused_linear import Metrics, PositionLoss, StudentLogits
 from pipeline.losses.objective import DIVERGENCES_OF, ObjectiveParams, TailEstimator, batch_loss
 from pipeline.models.head import Head
 from tests.loss_cases import many_rows, objective, random_logits
@@ -36,16 +36,23 @@ pytestmark = pytest.mark.parametrize(
 
 
 def densely(
-    hidden_ND: Tensor, *, head: Head, targets: LossTargets, loss: PositionLoss, temperature: float, entropy: bool
+    hidden_ND: Tensor,
+    *,
+    head: Head,
+    targets: LossTargets,
+    loss: PositionLoss,
+    temperature: float,
+    token_temperature: float,
+    entropy: bool,
 ) -> tuple[Tensor, Metrics]:
-    """Compute a `FusedLinearLoss` by its definition."""
+    """Compute a `FusedLinearLoss` by its definition; the parameters are its fields."""
     logits_NV = head(hidden_ND)
     at_T_NV, token_ids_N1 = logits_NV / temperature, targets.token_ids_N[:, None]
     others_NV = at_T_NV.scatter(-1, targets.ids_NK, -torch.inf)
     share_NV = others_NV.softmax(-1)
-    logp_NV = (logits_NV / targets.token_temperature).log_softmax(-1)
+    logp_NV = (logits_NV / token_temperature).log_softmax(-1)
     student = StudentLogits(
-        stored_NK=at_T_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf),
+        stored_NK=at_T_NV.gather(-1, targets.ids_NK).masked_fill(torch.isneginf(targets.logp_NK), -torch.inf),
         unstored_N=others_NV.logsumexp(-1),
         tail_sample_NJ=at_T_NV.gather(-1, targets.tail_sample_ids_NJ),
         token_N=at_T_NV.gather(-1, token_ids_N1)[:, 0],
@@ -59,7 +66,7 @@ def densely(
 def in_double(rows: TeacherRows, advantage_N: Tensor) -> tuple[TeacherRows, TeacherRows]:
     """Return the rows with these advantages, in float32 and in float64."""
     rows = replace(rows, advantage_N=advantage_N)
-    values = {name: getattr(rows, name) for name in rows.__slots__}
+    values = {field.name: getattr(rows, field.name) for field in fields(rows)}
     wide = {
         key: value.double() for key, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()
     }

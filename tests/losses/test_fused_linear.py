@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.losses import fused_linear as module
-from pipeline.losses.fused_linear import FusedLinearLoss, LossTargets, Metrics, PositionLoss, StudentLogits
+from pipeline.losses.batch import LossTargets
+from pipeline.losses.fused_linear import FusedLinearLoss, Metrics, PositionLoss, StudentLogits
 from pipeline.models.head import Head
 
 POSITIONS, WIDTH, VOCAB = 7, 5, 23
@@ -32,10 +33,9 @@ def make_targets() -> LossTargets:
     padding_NK = torch.arange(6) > torch.arange(POSITIONS)[:, None]
     return LossTargets(
         ids_NK=torch.where(padding_NK, ids_NK[:, :1], ids_NK),
-        padding_NK=padding_NK,
+        logp_NK=torch.zeros(POSITIONS, 6).masked_fill(padding_NK, -torch.inf),
         tail_sample_ids_NJ=torch.randint(VOCAB, (POSITIONS, 4), generator=generator),
         token_ids_N=torch.randint(VOCAB, (POSITIONS,), generator=generator),
-        token_temperature=0.7,
     )
 
 
@@ -60,7 +60,15 @@ def fused(
     chunk: int = 3,
     entropy: bool = False,
 ) -> FusedLinearLoss:
-    return FusedLinearLoss(head=head, targets=targets, loss=loss, temperature=temperature, chunk=chunk, entropy=entropy)
+    return FusedLinearLoss(
+        head=head,
+        targets=targets,
+        loss=loss,
+        temperature=temperature,
+        token_temperature=0.7,
+        chunk=chunk,
+        entropy=entropy,
+    )
 
 
 def densely(
@@ -68,7 +76,7 @@ def densely(
 ) -> Tensor:
     """Return the same loss from all logits [N, V]."""
     logits_NV = head(hidden_ND) / temperature
-    stored_NK = logits_NV.gather(-1, targets.ids_NK).masked_fill(targets.padding_NK, -torch.inf)
+    stored_NK = logits_NV.gather(-1, targets.ids_NK).masked_fill(torch.isneginf(targets.logp_NK), -torch.inf)
     student = StudentLogits(
         stored_NK=stored_NK,
         unstored_N=logits_NV.scatter(-1, targets.ids_NK, -torch.inf).logsumexp(-1),
@@ -154,7 +162,7 @@ def test_autocast_rounds_the_products_of_the_backward_pass_alone(columns: int, m
 
 def test_all_tokens_may_be_stored() -> None:
     targets = replace(make_targets(), ids_NK=torch.arange(VOCAB).expand(POSITIONS, -1))
-    targets = replace(targets, padding_NK=torch.zeros(POSITIONS, VOCAB, dtype=torch.bool))
+    targets = replace(targets, logp_NK=torch.zeros(POSITIONS, VOCAB))
     head, hidden_ND = make_head(), random(POSITIONS, WIDTH, seed=0)
     value, _ = fused(head, targets)(hidden_ND)
     expected = densely(head, hidden_ND, targets, 1.0)

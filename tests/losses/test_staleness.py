@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.sampling import Sampling, comparable_temperature
-from pipeline.losses.fused_linear import FusedLinearLoss, LossTargets, StudentLogits
+from pipeline.losses.batch import LossTargets
+from pipeline.losses.fused_linear import FusedLinearLoss, StudentLogits
 from pipeline.losses.staleness import is_stale, staleness_columns, staleness_sums
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
@@ -56,13 +57,15 @@ def after(writer: Path, reader: Path, settings: Sampling) -> dict[str, Any]:
 
     targets = LossTargets(
         ids_NK=tokens_N[:, None],
-        padding_NK=torch.zeros(len(tokens_N), 1, dtype=torch.bool),
+        logp_NK=torch.zeros(len(tokens_N), 1),
         tail_sample_ids_NJ=tokens_N[:, None],
         token_ids_N=tokens_N,
-        token_temperature=temperature,
     )
     head = lm.head_of(model, 260)
-    _, sums = FusedLinearLoss(head=head, targets=targets, loss=loss, temperature=2.0, chunk=7)(hidden_ND)
+    fused = FusedLinearLoss(
+        head=head, targets=targets, loss=loss, temperature=2.0, token_temperature=temperature, chunk=7
+    )
+    _, sums = fused(hidden_ND)
     return staleness_columns({name: float(value) for name, value in sums.items()} | {"own": 3, "truncated": 1})
 
 

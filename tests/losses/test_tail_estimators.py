@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -308,18 +308,13 @@ def test_chunks_in_float32_are_the_whole_in_float64(name: str, estimator: str) -
     rows, hidden_ND = many_rows(30, 5)
     p = objective(name, tail_estimator=estimator, chunk_tokens=7)
     tokens = len(hidden_ND)
-    wide = [
-        value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in vars_of(rows)
-    ]
-    in_double = type(rows)(**dict(zip(rows.__slots__, wide, strict=True)))
+    values = {field.name: getattr(rows, field.name) for field in fields(rows)}
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
+    in_double = TeacherRows(**wide)
     chunked = loss_and_gradient(p, (hidden_ND / 1).float(), rows)
     whole = loss_and_gradient(replace(p, chunk_tokens=1000), hidden_ND, in_double)
     assert chunked[0] / tokens == pytest.approx(whole[0] / tokens, rel=1e-6, abs=1e-6)
     assert (chunked[1] - whole[1]).abs().max() / tokens < 1e-6
-
-
-def vars_of(rows: TeacherRows) -> list[Any]:
-    return [getattr(rows, name) for name in rows.__slots__]
 
 
 @every_combination
