@@ -15,7 +15,7 @@ from pipeline.losses.objective import ObjectiveParams
 from pipeline.metrics.rewards import weighted_reward
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.runtime.config import parse
-from pipeline.runtime.errors import ParameterError
+from pipeline.runtime.errors import require
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.score import ScoringParams
 from pipeline.store.codecs import CODECS
@@ -68,36 +68,39 @@ def check_params(path: Path) -> None:
     task = find_task(p.task.name)
     parse(task.settings, p.task.settings, where="task.settings")
     check_template(p.task.template, task.fields)
-    _check_students(p)
+    objective.check_objective(p.objective)
+    weighted_reward(p.reward)
+    _check_models(p)
     _check_scoring(p.scoring)
     _check_sources(p)
     _check_decay(p.optimizer, p.schedule.total_steps, "schedule.total_steps", where="optimizer")
-    _check_sft(p)
-    objective.check_objective(p.objective)
-    _check_reward(p)
+    for name, tuning in p.sft.items():
+        _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+    if p.objective.alpha < 1:
+        _check_rewards(p)
     _check_tail_estimator(p)
     objective.temperature_column(p.objective, p.scoring.truncation.temperatures)
 
 
-def _check_students(p: Parameters) -> None:
-    """Check that the names can be parts of paths and of stage names, and that each student is described."""
+def _check_models(p: Parameters) -> None:
+    """Check that names can be parts of paths and of stage names, and that every trained model is described."""
     for name in p.students:
-        if not name.isidentifier() or name in _RESERVED:
-            expected = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
-            raise ParameterError("students", expected=expected, got=repr(name), remedy="rename it")
-        if name not in p.student:
-            expected = f"names out of: {', '.join(p.student)}"
-            raise ParameterError("students", expected=expected, got=repr(name), remedy="add it to student")
+        expected = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
+        fits = name.isidentifier() and name not in _RESERVED
+        require(fits, "students", expected=expected, got=repr(name), remedy="rename it")
+        expected = f"names out of: {', '.join(p.student)}"
+        require(name in p.student, "students", expected=expected, got=repr(name), remedy="add it to student")
+    models = ["teacher", *p.student]
+    for name in p.sft:
+        expected = f"names out of: {', '.join(models)}"
+        require(name in models, "sft", expected=expected, got=repr(name), remedy="rename it")
 
 
 def _check_scoring(p: ScoringParams) -> None:
-    if p.codec not in CODECS:
-        expected = f"one of: {', '.join(CODECS)}"
-        raise ParameterError("scoring.codec", expected=expected, got=repr(p.codec), remedy="fix params.yaml")
-    temperatures = list(p.truncation.temperatures)
-    if temperatures[:1] != [1.0]:
-        where, expected = "scoring.truncation.temperatures", "a list that starts with 1.0"
-        raise ParameterError(where, expected=expected, got=temperatures, remedy="put 1.0 first")
+    expected, temperatures = f"one of: {', '.join(CODECS)}", list(p.truncation.temperatures)
+    require(p.codec in CODECS, "scoring.codec", expected=expected, got=repr(p.codec), remedy="fix params.yaml")
+    where, expected = "scoring.truncation.temperatures", "a list that starts with 1.0"
+    require(temperatures[:1] == [1.0], where, expected=expected, got=temperatures, remedy="put 1.0 first")
 
 
 def _check_sources(p: Parameters) -> None:
@@ -105,47 +108,35 @@ def _check_sources(p: Parameters) -> None:
     fraction, weights, where = p.batches.student_fraction, p.batches.corpus_weights, "batches.student_fraction"
     sequences = (weights.dataset if weights else 1) * p.corpus.references
     sequences += (weights.teacher if weights else 1) * p.corpus.generations
-    last_step = p.schedule.total_steps - 1
-    if not sequences and min(fraction_at(fraction, 0), fraction_at(fraction, last_step)) < 1:
-        remedy = "raise it, or corpus.references or corpus.generations and their weights"
-        raise ParameterError(where, expected="1 without a corpus", got=fraction, remedy=remedy)
-    if fraction != 0 and p.rollout.prompts == 0:
-        raise ParameterError(where, expected="0 without rollouts", got=fraction, remedy="raise rollout.prompts")
-
-
-def _check_sft(p: Parameters) -> None:
-    for name, tuning in p.sft.items():
-        if name != "teacher" and name not in p.student:
-            expected = f"names out of: {', '.join(['teacher', *p.student])}"
-            raise ParameterError("sft", expected=expected, got=repr(name), remedy="rename it")
-        _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+    on_policy = all(fraction_at(fraction, step) == 1 for step in (0, p.schedule.total_steps - 1))
+    remedy = "raise it, or corpus.references or corpus.generations and their weights"
+    require(sequences > 0 or on_policy, where, expected="1 without a corpus", got=fraction, remedy=remedy)
+    sampled, remedy = p.rollout.prompts > 0, "raise rollout.prompts"
+    require(sampled or fraction == 0, where, expected="0 without rollouts", got=fraction, remedy=remedy)
 
 
 def _check_decay(p: OptimizerParams, steps: int, name: str, *, where: str) -> None:
     """Check that the learning rate is above 0 at every step; `name` is the key of the number of steps."""
-    if p.lr_scheduler_type != "constant_with_warmup" and steps > p.decay_steps:
-        expected = f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0"
-        remedy = "raise it, which trains the earlier rounds again, or take constant_with_warmup"
-        raise ParameterError(f"{where}.decay_steps", expected=expected, got=p.decay_steps, remedy=remedy)
+    positive = p.lr_scheduler_type == "constant_with_warmup" or steps <= p.decay_steps
+    expected = f"at least {name} ({steps}) with {p.lr_scheduler_type}, which ends in 0"
+    remedy = "raise it, which trains the earlier rounds again, or take constant_with_warmup"
+    require(positive, f"{where}.decay_steps", expected=expected, got=p.decay_steps, remedy=remedy)
 
 
-def _check_reward(p: Parameters) -> None:
-    """Check that the reward functions exist, and that every rollout has an advantage and a ratio where they count."""
-    weighted_reward(p.reward)
-    alpha, fraction, samples = p.objective.alpha, p.batches.student_fraction, p.rollout.samples_per_prompt
-    sampling = (p.rollout.sampling.temperature, p.rollout.sampling.top_p)
-    several = "at least 2, since a reward counts over the others of its prompt,"
-    untruncated = "temperature 1 and top_p 1, of which the ratio to the student is defined,"
-    needs = [
-        (bool(p.reward), "reward", "a function", "none", "name one"),
-        (fraction != 0, "batches.student_fraction", "above 0", fraction, "raise it"),
-        (samples > 1, "rollout.samples_per_prompt", several, samples, "raise it"),
-        (sampling == (1, 1), "rollout.sampling", untruncated, "{} and {}".format(*sampling), "set both to 1"),
-    ]
-    for met, where, expected, got, remedy in needs:
-        if alpha < 1 and not met:
-            expected, remedy = f"{expected} with objective.alpha {alpha}", f"{remedy}, or alpha to 1"
-            raise ParameterError(where, expected=expected, got=got, remedy=remedy)
+def _check_rewards(p: Parameters) -> None:
+    """Check that every rollout has a reward, an advantage and a ratio to the student."""
+    fraction, samples, sampling = p.batches.student_fraction, p.rollout.samples_per_prompt, p.rollout.sampling
+    alpha = p.objective.alpha
+    expected = f"a function with objective.alpha {alpha}"
+    require(bool(p.reward), "reward", expected=expected, got="none", remedy="name one, or alpha to 1")
+    where, expected = "batches.student_fraction", f"above 0 with objective.alpha {alpha}"
+    require(fraction != 0, where, expected=expected, got=fraction, remedy="raise it, or alpha to 1")
+    where = "rollout.samples_per_prompt"
+    expected = f"at least 2, since a reward counts over the others of its prompt, with objective.alpha {alpha}"
+    require(samples > 1, where, expected=expected, got=samples, remedy="raise it, or alpha to 1")
+    expected = f"temperature 1 and top_p 1, of which the ratio to the student is defined, with objective.alpha {alpha}"
+    met, got = sampling.temperature == sampling.top_p == 1, f"{sampling.temperature} and {sampling.top_p}"
+    require(met, "rollout.sampling", expected=expected, got=got, remedy="set both to 1, or alpha to 1")
 
 
 def _check_tail_estimator(p: Parameters) -> None:
@@ -154,20 +145,18 @@ def _check_tail_estimator(p: Parameters) -> None:
     where = f"rollout.sampling with objective.tail_estimator: {estimator}"
     remedy = "change it, or set objective.tail_estimator: bucket"
     got = f"temperature {sampling.temperature}, top_p {sampling.top_p}"
-    if estimator in ("residual", "sampled") and (sampling.temperature, sampling.top_p) != (1, 1):
+    if estimator in ("residual", "sampled"):
         expected = "temperature 1 and top_p 1, at which any token can be drawn"
-        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
-    if estimator == "tail_mean" and comparable_temperature(sampling) is None:
+        require(sampling.temperature == sampling.top_p == 1, where, expected=expected, got=got, remedy=remedy)
+    if estimator == "tail_mean":
         expected = "top_p 1 and a temperature above 0, of which the staleness is defined"
-        raise ParameterError(where, expected=expected, got=got, remedy=remedy)
-    if estimator == "tail_mean" and sampling.record_tail_samples == 0:
-        raise ParameterError(where, expected="record_tail_samples of at least 1", got=0, remedy=remedy)
-    estimated = CODECS[p.scoring.codec].bounds.draws_estimated
-    divergence, temperature = p.objective.divergence.name, p.objective.temperature
-    if estimator == "tail_samples" and estimated and (divergence, temperature) != ("forward_kl", 1):
-        raise ParameterError(
-            f"objective.tail_estimator with scoring.codec: {p.scoring.codec}",
-            expected="tail_samples for forward_kl at temperature 1 only: their probabilities are estimates",
-            got=f"{divergence} at temperature {temperature}",
-            remedy="set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket",
-        )
+        require(comparable_temperature(sampling) is not None, where, expected=expected, got=got, remedy=remedy)
+        expected, samples = "record_tail_samples of at least 1", sampling.record_tail_samples
+        require(samples > 0, where, expected=expected, got=samples, remedy=remedy)
+    if estimator == "tail_samples" and CODECS[p.scoring.codec].bounds.draws_estimated:
+        divergence, temperature = p.objective.divergence.name, p.objective.temperature
+        where = f"objective.tail_estimator with scoring.codec: {p.scoring.codec}"
+        expected = "tail_samples for forward_kl at temperature 1 only: their probabilities are estimates"
+        remedy = "set scoring.codec: sqrt8, which scores again, or objective.tail_estimator: bucket"
+        got = f"{divergence} at temperature {temperature}"
+        require((divergence, temperature) == ("forward_kl", 1), where, expected=expected, got=got, remedy=remedy)
