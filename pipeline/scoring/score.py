@@ -6,9 +6,8 @@
   are at most two parts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.core.prompt_sharing import tokens_to_read
@@ -62,30 +61,14 @@ def score_rollouts(
     missing = unknown(rollouts, known)
     if missing:
         scorer = load_scorer()
-        with bar(title, tokens_to_read(missing)) as meter, _in_background(publish) as publish_next:
+        with bar(title, tokens_to_read(missing)) as meter, ThreadPoolExecutor(max_workers=1) as writer:
+            written: Future[object] = writer.submit(lambda: None)
             for start in range(0, len(missing), p.flush_every):
                 part = missing[start : start + p.flush_every]
                 pairs = zip(part, scorer.score(part, meter.update), strict=True)
                 sequences = [ScoredSequence(rollout=rollout, scores=scored) for rollout, scored in pairs]
-                publish_next(sequences)
                 scores |= {key_of(sequence.rollout): sequence.scores for sequence in sequences}
+                written.result()  # raises the error of the previous part's writing
+                written = writer.submit(publish, sequences)
+            written.result()
     return [ScoredSequence(rollout=rollout, scores=scores[key_of(rollout)]) for rollout in rollouts]
-
-
-@contextmanager
-def _in_background(
-    publish: Callable[[Sequence[ScoredSequence]], object],
-) -> Iterator[Callable[[Sequence[ScoredSequence]], None]]:
-    """Publish one part at a time in a thread, in order; the next call or the end of the block raises its error."""
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        running: Future[object] | None = None
-
-        def submit(sequences: Sequence[ScoredSequence]) -> None:
-            nonlocal running
-            if running is not None:
-                running.result()
-            running = writer.submit(publish, sequences)
-
-        yield submit
-        if running is not None:
-            running.result()

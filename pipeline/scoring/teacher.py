@@ -64,13 +64,8 @@ class CachedTeacher:
     @cached_property
     def scorer(self) -> HFScorer:
         """The model."""
-        return HFScorer(
-            LAYOUT.teacher,
-            precision=self.p.precision,
-            vocab=self.header.vocab_size,
-            truncation=self.p.truncation,
-            batch_size=self.p.batch_size,
-        )
+        p, vocab, teacher = self.p, self.header.vocab_size, LAYOUT.teacher
+        return HFScorer(teacher, precision=p.precision, vocab=vocab, truncation=p.truncation, batch_size=p.batch_size)
 
 
 def scorer_of(teacher: str, p: ScoringParams) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.types import Rollout, Scores
 from pipeline.store.keys import key_of, score_keys
-from pipeline.store.ragged import offsets, owners
+from pipeline.store.ragged import offsets, owners, reduced, spread
 from schemas.segment import INDEX
 
 
@@ -60,18 +60,14 @@ def index_table(
 
 def sequence_means(values_N: NDArray[Any], positions_B: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean of each sequence, 0 without positions; sums are float64, so equal values give that value."""
-    owner_N = np.repeat(np.arange(len(positions_B)), positions_B)
-    sum_B = np.bincount(owner_N, weights=values_N, minlength=len(positions_B))
+    sum_B = np.bincount(owners(positions_B), weights=values_N, minlength=len(positions_B))
     mean_B: NDArray[np.float64] = sum_B / np.maximum(positions_B, 1)
     return mean_B
 
 
 def _agrees(scores: Scores, sampled_N: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where no top token is likelier than the sampled one, as far as the codec distinguishes them."""
-    top, owner_E = scores.top, owners(scores.top.counts)
-    best_N = np.full(len(scores), -np.inf, dtype=np.float32)
-    np.maximum.at(best_N, owner_E, top.logp)
-    hit_E = (top.ids == sampled_N[owner_E]) & (top.logp == best_N[owner_E])
-    agrees_N = np.zeros(len(scores), dtype=np.bool_)
-    agrees_N[owner_E[hit_E]] = True
-    return agrees_N
+    top = scores.top
+    best_E = spread(reduced(np.maximum, top.logp, top.counts), top.counts)
+    sampled_E = spread(sampled_N, top.counts)
+    return reduced(np.logical_or, (top.ids == sampled_E) & (top.logp == best_E), top.counts)

@@ -44,7 +44,9 @@ def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Locat
         if not files or not keys:
             return []
         try:
-            rows = _find(files, pa.table({"score_key": pa.array(key_of, pa.binary())}))
+            with duckdb.connect() as connection:
+                connection.register("requested", pa.table({"score_key": pa.array(key_of, pa.binary())}))
+                rows = connection.execute(_FIND, [files]).fetchall()
         except duckdb.Error as error:
             failure = str(error).splitlines()[0]
             continue
@@ -59,10 +61,3 @@ def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Locat
         got=failure,
         remedy="delete the segment that the error names, or all segments if an older version wrote them",
     )
-
-
-def _find(files: list[str], requested: pa.Table) -> list[tuple[bytes, str, int]]:
-    with duckdb.connect() as connection:
-        connection.register("requested", requested)
-        rows: list[tuple[bytes, str, int]] = connection.execute(_FIND, [files]).fetchall()
-        return rows

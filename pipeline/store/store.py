@@ -4,12 +4,13 @@ Its files are `<root>/segments/<segment id>/` and `<root>/ranks/<hash>.parquet`.
 an output of a stage, because its contents affect the running time of a job and never its results.
 """
 
+import itertools
 import shutil
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +70,9 @@ class Store:
         Raises:
             StoreError: A segment is damaged.
         """
-        by_segment: dict[str, list[Location]] = defaultdict(list)
-        for location in plan:
-            by_segment[location.segment].append(location)
         scores: dict[Key, Scores] = {}
-        for name, locations in sorted(by_segment.items()):
+        of_segment = attrgetter("segment")
+        for name, locations in itertools.groupby(sorted(plan, key=of_segment), key=of_segment):
             path = self.root / "segments" / name
             if path.is_dir():
                 scores |= _read_locations(Segment.open(path), locations)
@@ -94,7 +93,7 @@ class Store:
         return orphans
 
 
-def _read_locations(segment: Segment, locations: list[Location]) -> dict[Key, Scores]:
+def _read_locations(segment: Segment, locations: Iterable[Location]) -> dict[Key, Scores]:
     """Return scores by key; rows that are close together are read together."""
     key_of_row = {location.row: location.key for location in locations}
     scores: dict[Key, Scores] = {}

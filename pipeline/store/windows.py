@@ -51,11 +51,10 @@ class WindowReader(Generic[R]):
         return self._held[int(self._window_B[row])][row], row
 
     def _read(self, rows: list[int]) -> dict[int, Stretch[R]]:
-        spans = stretches(rows)
-        read = [stretch for span in spans for stretch in self._source.read_stretches(span.start, span.stop)]
-        prepared = [self._prepared(stretch) for stretch in read]
-        return {row: stretch for stretch in prepared for row in range(stretch.first, stretch.first + len(stretch))}
-
-    def _prepared(self, stretch: Stretch[Scores]) -> Stretch[R]:
-        scores = self._prepare(stretch.scores)
-        return Stretch(first=stretch.first, scores=scores, positions_B=stretch.positions_B, bounds=stretch.bounds)
+        stretch_of_row: dict[int, Stretch[R]] = {}
+        for span in stretches(rows):
+            for read in self._source.read_stretches(span.start, span.stop):
+                scores = self._prepare(read.scores)
+                stretch = Stretch(first=read.first, scores=scores, positions_B=read.positions_B, bounds=read.bounds)
+                stretch_of_row |= dict.fromkeys(range(read.first, read.first + len(read)), stretch)
+        return stretch_of_row

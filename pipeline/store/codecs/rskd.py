@@ -10,7 +10,7 @@ position without top tokens is the paper's own case.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,29 +22,16 @@ from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.ragged import owners
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RSKD:
+class RSKD(Sqrt8):
     """The codec: `Sqrt8` with its configuration for everything but the tail samples."""
 
+    __slots__ = ()
     name: ClassVar[str] = "rskd"
-
-    levels: int
-    """As in `Sqrt8`."""
-    floor_nats: float
-    """As in `Sqrt8`."""
-
-    def __post_init__(self) -> None:
-        """Check the configuration; a ValueError names the field that is out of range."""
-        Sqrt8(levels=self.levels, floor_nats=self.floor_nats)  # checks both
-
-    @property
-    def _rest(self) -> Sqrt8:
-        return Sqrt8(levels=self.levels, floor_nats=self.floor_nats)
 
     @property
     def bounds(self) -> ErrorBounds:
         """The bounds of `Sqrt8`; log-probs of tail samples are estimates."""
-        return replace(self._rest.bounds, draws_estimated=True)
+        return replace(super().bounds, draws_estimated=True)
 
     def encode(self, scores: Scores, rank_of_token: NDArray[Any]) -> Arrays:
         """Return the packed scores; `draw_n` counts distinct tokens.
@@ -56,7 +43,7 @@ class RSKD:
         vocab = len(rank_of_token)
         place, count = np.unique(places(scores.tail_samples, rank_of_token), return_counts=True)
         distinct_N = np.bincount(place // vocab, minlength=len(scores)).astype(np.int32)
-        arrays = self._rest.encode(replace(scores, tail_samples=Entries.none(len(scores))), rank_of_token)
+        arrays = super().encode(replace(scores, tail_samples=Entries.none(len(scores))), rank_of_token)
         del arrays["draw_p"]
         return arrays | {
             "draw_id": to_gaps(place, distinct_N, vocab, distinct=True),
@@ -68,7 +55,7 @@ class RSKD:
         """Return the scores of the positions in `arrays`; each position's entries ascend in rank."""
         none = {"draw_id": arrays["draw_id"][:0], "draw_p": arrays["draw_count"][:0]}
         none["draw_n"] = np.zeros_like(arrays["draw_n"])
-        scores = self._rest.decode(arrays | none, token_of_rank)
+        scores = super().decode(arrays | none, token_of_rank)
         distinct_N, count = arrays["draw_n"].astype(np.int32), arrays["draw_count"].astype(np.int32)
         owner = owners(distinct_N)
         samples_N = np.bincount(owner, weights=count, minlength=len(distinct_N)).astype(np.int32)
