@@ -38,9 +38,8 @@ def load_export(path: Path) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ModelError(
-            path, expected="the package onnx, which reads this model", got=str(error), remedy="run `pip install onnx`"
-        ) from error
+        expected, remedy = "the package onnx, which reads this model", "run `pip install onnx`"
+        raise ModelError(path, expected=expected, got=str(error), remedy=remedy) from error
     from google.protobuf.message import DecodeError
 
     weights: dict[str, Tensor] = {}
@@ -51,9 +50,8 @@ def load_export(path: Path) -> Any:
         untie_head(model).load_state_dict(weights | _shared(weights))
     except (DecodeError, KeyError, IndexError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         got = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ModelError(
-            path, expected="a quantised T5 in ONNX", got=got, remedy="use a transformers model directory"
-        ) from error
+        expected, remedy = "a quantised T5 in ONNX", "use a transformers model directory"
+        raise ModelError(path, expected=expected, got=got, remedy=remedy) from error
     return model
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
 from pipeline.checkpoints.onnx_t5 import is_export, load_export
-from pipeline.checkpoints.random_init import FreshParams, make_fresh
+from pipeline.checkpoints.random_init import FRESH, FreshParams, make_fresh
 from pipeline.models.architectures import auto_class
 from pipeline.models.tokenizer import load_tokenizer, load_tokenizer_file
 from pipeline.runtime.errors import ModelError
@@ -55,7 +55,7 @@ def load_teacher(p: TeacherParams, *, where: str) -> tuple[str, Any, Any]:
     if isinstance(p.model, str):
         return p.model, *load_pretrained(p.model, p.revision, dtype=dtype, where=where)
     model, tokenizer = make_fresh(p.model, where=where)
-    return p.model.name, model.to(dtype), tokenizer
+    return f"{FRESH}{p.model.config['model_type']}", model.to(dtype), tokenizer
 
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
@@ -73,7 +73,6 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     source, options = locate(model, where)
     if is_export(Path(source)):
         with bar(f"read {model}", 2, unit="parts") as meter:
-            meter.set_postfix(now="weights")
             loaded = load_export(Path(source)).to(dtype)
             meter.update()
             tokenizer = load_tokenizer_file(Path(source) / "tokenizer.json")

@@ -31,11 +31,6 @@ class FreshParams:
     seed: int
     """Seed of the weights."""
 
-    @property
-    def name(self) -> str:
-        """The name of the model in lineage records."""
-        return f"{FRESH}{self.config.get('model_type')}"
-
 
 def make_fresh(p: FreshParams, *, where: str) -> tuple[Any, Any]:
     """Return a randomly initialised model and a tokenizer with the same vocabulary.

@@ -69,11 +69,6 @@ def count_layers(config: Any, counts: dict[str, int]) -> None:
     """Write the number of layers of each stack into a configuration, under the field names of its architecture."""
     names = {"decoder": ["num_hidden_layers"]}
     if config.is_encoder_decoder:
-        names = {
-            "encoder": ["num_hidden_layers", "num_layers", "encoder_layers"],
-            "decoder": ["num_decoder_layers", "decoder_layers"],
-        }
-    for stack, count in counts.items():
-        for name in names[stack]:
-            if hasattr(config, name):
-                setattr(config, name, count)
+        names = {"encoder": ["num_hidden_layers", "num_layers", "encoder_layers"]}
+        names["decoder"] = ["num_decoder_layers", "decoder_layers"]
+    config.update({name: count for stack, count in counts.items() for name in names[stack] if hasattr(config, name)})

@@ -45,9 +45,7 @@ def device() -> torch.device:
 def resolve_dtype(precision: Precision) -> torch.dtype:
     """Return the number format of a precision; `auto` is bfloat16 where the hardware multiplies it natively."""
     native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if precision == "bfloat16" or (precision == "auto" and native):
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
 
 
 def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:

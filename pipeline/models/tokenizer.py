@@ -63,9 +63,8 @@ def load_tokenizer_file(path: Path) -> Tokenizer:
     Raises:
         ModelError: When the file is missing or damaged.
     """
-    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     with _readable(path, "put the model's own there"):
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
 
 @contextmanager

@@ -48,13 +48,12 @@ def _roots(package: str) -> list[tuple[str, Path]]:
     if package == STDLIB:
         library = Path(sysconfig.get_path("stdlib"))
         names = sorted(name for name in sys.stdlib_module_names if _public(name) and name not in _SPLIT_OFF)
-        roots = [(name, path) for name in names for path in (library / name, library / f"{name}.py") if path.exists()]
-    else:
-        # find_spec imports the parents of a dotted name, and nothing for a plain name.
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
-        roots = [(package, Path(place)) for place in places if place is not None][:1]
-    return [(name, path) for name, path in roots if path.is_dir() or path.suffix == ".py"]
+        return [(name, path) for name in names for path in (library / name, library / f"{name}.py") if path.exists()]
+    # find_spec imports the parents of a dotted name, and nothing for a plain name.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
+    roots = [Path(place) for place in places if place is not None][:1]
+    return [(package, root) for root in roots if root.is_dir() or root.suffix == ".py"]
 
 
 def _public(name: str) -> bool:

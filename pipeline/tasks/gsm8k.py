@@ -48,4 +48,4 @@ def _content(row: Row, settings: Gsm8kSettings) -> Content:
     if final_number(answer) is None:
         expected, remedy = "an answer with a number", "fix task.settings.answer_column"
         raise DataError(row.where, expected=expected, got=repr(answer[:60]), remedy=remedy)
-    return {"question": row.text(settings.question_column).strip()}, [_NOTE.sub("", answer)], []
+    return {"question": row.text(settings.question_column).strip()}, [_NOTE.sub("", answer)], ()

@@ -60,13 +60,13 @@ def _conversation(row: Row, settings: InstructionSettings) -> Content:
         messages.pop()
     *prompt, answer = messages or [{"content": ""}]
     requests = [message["content"] for message in prompt if message["role"] == "user"]
-    return _fields(requests[-1] if requests else "", ""), [answer["content"]], prompt
+    return _fields(requests[-1] if requests else "", ""), [answer["content"]], tuple(prompt)
 
 
 def _triple(row: Row, settings: InstructionSettings) -> Content:
     instruction = row.text(str(settings.instruction_column)).strip()
     fields = _fields(instruction, row.text(settings.input_column).strip() if settings.input_column else "")
-    return fields, [row.text(str(settings.output_column))], [{"role": "user", "content": fields["request"]}]
+    return fields, [row.text(str(settings.output_column))], ({"role": "user", "content": fields["request"]},)
 
 
 def _fields(instruction: str, text: str) -> dict[str, str]:

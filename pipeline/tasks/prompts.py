@@ -6,7 +6,7 @@
 * Cost: about 2,000 prompts per second. Only as many cases are tokenised as are needed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -54,7 +54,7 @@ def find_cases(p: PromptParams) -> list[Case]:
 
 
 def render_prompts(
-    cases: Iterable[Case], tokenizer: Tokenizer, p: PromptParams, *, seed: int
+    cases: Sequence[Case], tokenizer: Tokenizer, p: PromptParams, *, seed: int
 ) -> tuple[list[Prompt], list[str]]:
     """Return training prompts, then held-out prompts, each in random order, and a line about the counts of each split.
 
@@ -65,7 +65,6 @@ def render_prompts(
         ParameterError: When the template needs messages that the data lack.
         ModelError: When the tokenizer has no chat template for the messages.
     """
-    cases = list(cases)
     assert len({case.case_id for case in cases}) == len(cases), "a task gave two cases the same id"
     prompts: list[Prompt] = []
     lines: list[str] = []

@@ -52,4 +52,4 @@ class Summarisation(RougeL):
 
 def _content(row: Row, settings: SummarisationSettings) -> Content:
     document = " ".join(row.texts(settings.document_column)).strip()
-    return {"document": document}, row.texts(settings.summary_column), []
+    return {"document": document}, row.texts(settings.summary_column), ()

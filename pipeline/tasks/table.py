@@ -13,7 +13,7 @@ from pipeline.tasks.base import Case, Message
 from pipeline.tasks.loading import RowSettings, iter_splits
 from pipeline.tasks.rows import Row
 
-Content: TypeAlias = tuple[dict[str, str], Iterable[str], list[Message]]
+Content: TypeAlias = tuple[dict[str, str], Iterable[str], tuple[Message, ...]]
 """The fields of a case, of which the first is the question, its answers, and its messages if there are some."""
 
 
@@ -38,9 +38,7 @@ def table_cases(task: str, settings: RowSettings, content: Callable[[Row, Any], 
         references = tuple(answer.strip() for answer in answers if answer.strip())
         if question.strip() and references:
             case_id = f"{task}/{digest(messages or question, size=8)}"
-            cases.append(
-                Case(case_id=case_id, split=split, fields=values, messages=tuple(messages), references=references)
-            )
+            cases.append(Case(case_id=case_id, split=split, fields=values, messages=messages, references=references))
     return merge_cases(cases)
 
 

@@ -47,15 +47,12 @@ def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
     Raises:
         ParameterError: When `text` is null and the data have no messages.
     """
-    if p.text is None and not case.messages:
+    text = None if p.text is None else p.text.format_map(case.fields)
+    if text is not None and not p.chat:
+        return text
+    messages = list(case.messages) if text is None else [{"role": "user", "content": text}]
+    if not messages:
         raise _error("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")
-    if p.text is None:
-        messages = list(case.messages)
-    else:
-        text = p.text.format_map(case.fields)
-        if not p.chat:
-            return text
-        messages = [{"role": "user", "content": text}]
     return messages if p.system is None else [{"role": "system", "content": p.system}, *messages]
 
 

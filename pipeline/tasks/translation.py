@@ -50,4 +50,4 @@ class Translation:
 
 
 def _content(row: Row, settings: TranslationSettings) -> Content:
-    return {"source": row.text(settings.source_column).strip()}, [row.text(settings.target_column)], []
+    return {"source": row.text(settings.source_column).strip()}, [row.text(settings.target_column)], ()
