@@ -1,4 +1,4 @@
-"""Choose the prompts of a round, and turn prompts into rollouts with a sampler.
+"""Choose the prompts and the replayed rollouts of a round, and turn prompts into rollouts with a sampler.
 
 * Rounds take training prompts in epochs; each epoch has a random order keyed by (seed, student, epoch).
 * Guarantee: batches are fixed before anything is sampled, sorted by prompt length. So a killed run can sample one batch
@@ -6,11 +6,11 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from pipeline.core.hashing import derive_seed
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Precision, Prompt, Rollout, Source
+from pipeline.core.types import Precision, Prompt, Recorded, Rollout, Source
 from pipeline.rollout.sampler import Sampler
 from pipeline.runtime.config import Count, Positive
 
@@ -77,6 +77,21 @@ def prompts_of_round(prompts: Sequence[Prompt], count: int, index: int, *key: ob
     return shuffle_prompts(prompts, len(prompts), *key, epoch)[place * count : (place + 1) * count]
 
 
+def replayed_rollouts(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, step: int) -> list[Rollout]:
+    """Return a student's own rollouts of its latest rounds, marked as replayed.
+
+    Args:
+        earlier: All rollouts of the previous round's file, which include the rollouts that it replayed.
+        rounds: The number of rounds to replay.
+        max_age: The largest age of a rollout in optimizer steps; None has no limit.
+        step: The global step before which the rollouts are used.
+    """
+    own = [rollout for rollout in earlier if rollout.source in ("student", "replay")]
+    latest = sorted({rollout.step for rollout in own}, reverse=True)[:rounds]
+    replayed = {start for start in latest if max_age is None or step - start <= max_age}
+    return [replace(rollout, source="replay") for rollout in own if rollout.step in replayed]
+
+
 def plan_batches(prompts: Sequence[Prompt], samples: int, batch_size: int, *, name: str) -> list[list[Request]]:
     """Return the requests for `samples` completions per prompt, in batches of similar prompt length.
 
@@ -101,8 +116,8 @@ def collect_rollouts(
     Raises:
         DataError: When a prompt and a completion do not fit into the model's context.
     """
-    recording = source == "student"
-    if not recording:
+    recorded = [field.name for field in fields(Recorded)] if source == "student" else []
+    if not recorded:
         sampling = replace(sampling, record_max=0, record_tail_samples=0)
     prompts_ids, sample_ids = [request.prompt.prompt_ids for request in batch], [request.sample_id for request in batch]
     return [
@@ -114,11 +129,9 @@ def collect_rollouts(
             prompt_ids=request.prompt.prompt_ids,
             completion_ids=sampled.token_ids,
             behaviour_logp=sampled.logp,
-            support_ids=sampled.support_ids if recording else [],
-            tail_sample_ids=sampled.tail_sample_ids if recording else [],
-            tail_offset=sampled.tail_offset if recording else [],
             finished=sampled.finished,
             text=decode(sampled.token_ids),
+            **{name: getattr(sampled, name) for name in recorded},
         )
         for request, sampled in zip(batch, sampler.sample(prompts_ids, sample_ids, sampling), strict=True)
     ]

@@ -64,7 +64,7 @@ class HFSampler:
             self._context.check(len(prompt), limit, where="sampling")
         uniform_BT = np.stack([self._uniforms(longest, sample_id) for sample_id in sample_ids])
         tail_uniform_BT = np.stack([self._uniforms(longest, sample_id, "tail") for sample_id in sample_ids])
-        completions = [_no_tokens() for _ in prompts_ids]
+        completions = [Sampled(token_ids=[], logp=[], finished=False) for _ in prompts_ids]
         distinct, prompt_of_B = distinct_prompts(prompts_ids)
         decoding = lm.Decoding(self._model, distinct, prompt_of_B)
         live = np.arange(len(completions))  # the unfinished completions, which are the rows of the decoder
@@ -89,10 +89,6 @@ class HFSampler:
 
     def _uniforms(self, count: int, *key: str) -> np.ndarray:
         return np.random.Generator(np.random.Philox(derive_seed(self._seed, *key))).random(count)
-
-
-def _no_tokens() -> Sampled:
-    return Sampled(token_ids=[], logp=[], finished=False)
 
 
 def _append_tokens(

@@ -7,8 +7,13 @@ import pytest
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, reference_rollouts
-from pipeline.rollout.collect import collect_rollouts, plan_batches, prompts_of_round, shuffle_prompts
-from pipeline.rollout.replay import replayed_rollouts
+from pipeline.rollout.collect import (
+    collect_rollouts,
+    plan_batches,
+    prompts_of_round,
+    replayed_rollouts,
+    shuffle_prompts,
+)
 from pipeline.rollout.sampler import Sampled
 
 SAMPLING = Sampling(
