@@ -75,7 +75,7 @@ def describe_text(lineage: Lineage, costs: Costs, record: OutputRecord | None) -
     for run in runs:
         run["table"] = run["facts"] | {f"parameters.{name}": value for name, value in run["parameters"].items()}
     template = Path(__file__).with_name("lineage.txt.j2")
-    return fill_template(template, runs=runs, record=record, warning=last_warning(lineage))
+    return fill_template(template, runs=runs, record=record, warning=last_warning(lineage)).rstrip("\n")
 
 
 def describe_runs(lineage: Lineage, costs: Costs) -> list[dict[str, Any]]:

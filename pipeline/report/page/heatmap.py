@@ -11,7 +11,8 @@ from itertools import accumulate
 from typing import Any
 
 from pipeline.report.page.charts import Row
-from pipeline.report.page.html import Section, section, to_json
+from pipeline.report.page.html import Section, section
+from pipeline.runtime.templates import to_json
 
 BYTES = 1_200_000
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import orjson
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.report.page.charts import Chart, Row
+from pipeline.runtime.templates import fill_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +66,7 @@ def dvc_template() -> str:
 
 def render(template: str, **values: Any) -> str:
     """Return the text of a template with these values."""
-    return _environment().get_template(f"{template}.html.j2").render(values)
-
-
-def to_json(value: Any) -> str:
-    """Return compact JSON; numbers that JSON lacks become null."""
-    return orjson.dumps(value).decode()
+    return fill_template(Path(__file__).parent / "templates" / f"{template}.html.j2", **values)
 
 
 @cache
@@ -79,16 +74,3 @@ def javascript() -> Markup:
     """Return Vega, Vega-Lite and its embedder as one script for a `script` element; it sets `vegaEmbed`."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return Markup(script.replace("</script", "<\\/script"))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_function"] = lambda value, **_: to_json(value)
-    return environment
