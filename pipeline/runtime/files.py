@@ -58,18 +58,16 @@ def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise DataError(path, expected="a Parquet file", got="nothing", remedy="run `make repro`")
+    remedy = "delete it and run `make repro`"
     try:
         table = pq.ParquetFile(path).read()  # read_table imports pandas, half a second
     except pa.ArrowInvalid as error:
         problem = str(error).splitlines()[0]
-        raise DataError(
-            path, expected="a Parquet file", got=problem, remedy="delete it and run `make repro`"
-        ) from error
+        raise DataError(path, expected="a Parquet file", got=problem, remedy=remedy) from error
     expected, got = _description(schema), _description(table.schema)
     if got != expected:
-        raise DataError(path, expected=expected, got=got, remedy="delete it and run `make repro`")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+        raise DataError(path, expected=expected, got=got, remedy=remedy)
+    return table.to_pylist()
 
 
 def _description(schema: pa.Schema) -> str:

@@ -60,7 +60,6 @@ def _locked(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                home, expected="no other process", got="one that makes the same output", remedy="wait for it or stop it"
-            ) from None
+            got, remedy = "one that makes the same output", "wait for it or stop it"
+            raise UserError(home, expected="no other process", got=got, remedy=remedy) from None
         yield

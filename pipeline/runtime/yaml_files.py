@@ -56,11 +56,9 @@ def parse_yaml(path: Path, content: bytes) -> dict[str, Any]:
 
 def write_yaml(path: Path, value: Mapping[str, Any], *, comment: str) -> None:
     """Write a mapping in block style, with its keys in their order and a comment on top."""
-    yaml = YAML()
-    yaml.default_flow_style = False
     with path.open("w") as file:
         file.write(f"# {comment}\n")
-        yaml.dump(dict(value), file)
+        YAML().dump(dict(value), file)
 
 
 def edit_yaml(path: Path, changes: Mapping[tuple[str, ...], Any], *, top: str | None = None) -> str:
