@@ -15,7 +15,7 @@ from pipeline.runtime.atomic import replacing
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
-from pipeline.workspace.schedule import follow_params, rounds_of
+from pipeline.workspace.schedule import follow_params, read_schedule, rounds_document
 from pipeline.workspace.validation import check_params
 
 PRESETS = Path("presets")
@@ -60,7 +60,7 @@ def require_unchanged() -> None:
     remedy = "keep a copy and add --force"
     if _preset_of(LAYOUT.params.read_text()) is None:
         raise DataError(LAYOUT.params, expected="a preset as it was written", got="changes to it", remedy=remedy)
-    if LAYOUT.rounds.exists() and read_yaml(LAYOUT.rounds) != rounds_of(LAYOUT.params):
+    if LAYOUT.rounds.exists() and read_yaml(LAYOUT.rounds) != rounds_document(*read_schedule(LAYOUT.params)):
         raise DataError(LAYOUT.rounds, expected="the rounds of a preset", got="others", remedy=remedy)
 
 

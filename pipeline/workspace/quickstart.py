@@ -151,12 +151,10 @@ def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
 
 def _half(teacher: Any) -> Layers:
     """Return half of the layers of every stack, with the first and the last layer."""
-    layers = {side: _spread(_depth(stack)) for side, stack in stacks(teacher).items()}
+    layers = {}
+    for side, stack in stacks(teacher).items():
+        layers[side] = _spread(max(len(child) for child in stack.children() if isinstance(child, torch.nn.ModuleList)))
     return layers if len(layers) > 1 else layers["decoder"]
-
-
-def _depth(stack: Any) -> int:
-    return max(len(child) for child in stack.children() if isinstance(child, torch.nn.ModuleList))
 
 
 def _spread(layers: int) -> tuple[int, ...]:
@@ -169,13 +167,7 @@ def _task(request: InitRequest, tokenizer: Tokenizer) -> tuple[dict[str, Any], l
     chat = bool(tokenizer.chat_template)
     prompts = f"prompts {'in the chat template' if chat else 'as plain text: the tokenizer has no chat template'}"
     if request.data is None:
-        presets = [path for name in _OWN_DATA if (path := PRESETS / f"{name}.yaml").exists()]
-        tasks = [parse_yaml(path, overlay_yaml(DEFAULT, path).encode())["task"] for path in presets]
-        task = next((task for task in tasks if task["name"] == request.task), None)
-        if task is None:
-            names = ", ".join(task["name"] for task in tasks) or "none, in this directory"
-            remedy = f"add --data, or --task with one of: {names}"
-            raise DataError("--data", expected="a data set", got="none", remedy=remedy)
+        task = _preset_task(request.task)
         return task | {"template": task["template"] | {"chat": chat}}, [f"task {request.task}", prompts]
     rows = find_rows(request.data, request.config, request.train_split, request.heldout_split)
     row = first_row(rows, request.columns.values())
@@ -186,6 +178,17 @@ def _task(request: InitRequest, tokenizer: Tokenizer) -> tuple[dict[str, Any], l
     task_line = f"task {name}: {', '.join(f'{field}={column}' for field, column in columns.items() if column)}"
     splits_line = f"splits: {rows['train_split']}, held out {rows['heldout_split']}"
     return task | {"settings": rows | columns}, [task_line, splits_line, prompts]
+
+
+def _preset_task(name: str | None) -> dict[str, Any]:
+    """Return the section `task` of the preset of a task that needs no data of the user."""
+    presets = [path for preset in _OWN_DATA if (path := PRESETS / f"{preset}.yaml").exists()]
+    sections = [parse_yaml(path, overlay_yaml(DEFAULT, path).encode())["task"] for path in presets]
+    tasks = {section["name"]: section for section in sections}
+    if name is None or name not in tasks:
+        remedy = f"add --data, or --task with one of: {', '.join(tasks) or 'none, in this directory'}"
+        raise DataError("--data", expected="a data set", got="none", remedy=remedy)
+    return dict(tasks[name])
 
 
 def _lengths(task: Mapping[str, Any], tokenizer: Tokenizer, models: Sequence[Any]) -> tuple[int, int]:

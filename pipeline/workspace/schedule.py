@@ -93,12 +93,9 @@ def check_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: 
     """
     expected, document = rounds_document(p, students, tuned), read_yaml(path)
     if document != expected:
-        raise ParameterError(
-            path,
-            expected=f"{len(round_list(expected))} rounds of {p.refresh_every} steps ({p.total_steps} in all)",
-            got=f"{_count(document)} rounds that do not match schedule, students and sft in params.yaml",
-            remedy="run `stillroom plan`",
-        )
+        rounds = f"{len(round_list(expected))} rounds of {p.refresh_every} steps ({p.total_steps} in all)"
+        got = f"{_count(document)} rounds that do not match schedule, students and sft in params.yaml"
+        raise ParameterError(path, expected=rounds, got=got, remedy="run `stillroom plan`")
 
 
 def _count(document: Mapping[str, Any]) -> int:
@@ -112,11 +109,6 @@ def _count(document: Mapping[str, Any]) -> int:
 def follow_params() -> None:
     """Write rounds.yaml from the sections schedule, students and sft of params.yaml."""
     write_rounds(LAYOUT.rounds, *read_schedule(LAYOUT.params))
-
-
-def rounds_of(params: Path) -> dict[str, Any]:
-    """Return what `follow_params` would write for these parameters."""
-    return rounds_document(*read_schedule(params))
 
 
 def read_schedule(params: Path) -> tuple[ScheduleParams, list[str], dict[str, Any]]:
