@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.core.types import Rollout
+from pipeline.core.types import TokenSequence
 
 
 def distinct_prompts(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -17,6 +17,6 @@ def tokens_read(prompts: Sequence[list[int]], completions: Sequence[list[int]]) 
     return sum(map(len, distinct_prompts(prompts)[0])) + sum(map(len, completions))
 
 
-def tokens_to_read(rollouts: Sequence[Rollout]) -> int:
-    """Return the number of tokens that a model reads for these rollouts."""
-    return tokens_read([rollout.prompt_ids for rollout in rollouts], [rollout.completion_ids for rollout in rollouts])
+def tokens_to_read(sequences: Sequence[TokenSequence]) -> int:
+    """Return the number of tokens that a model reads for these sequences."""
+    return tokens_read([part.prompt_ids for part in sequences], [part.completion_ids for part in sequences])

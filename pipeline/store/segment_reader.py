@@ -40,10 +40,10 @@ class Segment:
     path: Path
     manifest: Manifest
     index: pa.Table  # schemas.segment.INDEX
+    token_ids: pa.Table  # schemas.segment.TOKENS
     token_of_rank: NDArray[Any]  # [V]
     _codec: Codec
     _payload: Payload
-    _tokens: pa.Table
     _bounds: Mapping[str, NDArray[np.int64]]  # [B + 1] of each axis
 
     @classmethod
@@ -74,10 +74,10 @@ class Segment:
             path=path,
             manifest=manifest,
             index=index,
+            token_ids=pq.read_table(path / "tokens.parquet"),
             token_of_rank=_read_ranks(path, manifest),
             _codec=build_codec(manifest.codec, manifest.codec_config),
             _payload=Payload.open(path / "payload.zarr"),
-            _tokens=pq.read_table(path / "tokens.parquet"),
             _bounds={axis: np.append(index[f"{axis}_offset"].to_numpy(), end) for axis, end in totals.items()},
         )
 
@@ -87,12 +87,12 @@ class Segment:
 
     def tokens(self, row: int) -> tuple[list[int], list[int]]:
         """Return prompt ids and completion ids of one sequence."""
-        prompt_ids, completion_ids = (self._tokens[name][row].as_py() for name in TOKENS.names)
+        prompt_ids, completion_ids = (self.token_ids[name][row].as_py() for name in TOKENS.names)
         return prompt_ids, completion_ids
 
     def differs_from(self, rollouts: Sequence[Rollout]) -> int | None:
         """Return the first row whose tokens are not those of its rollout, None if there is none."""
-        if token_table(rollouts).equals(self._tokens):
+        if token_table(rollouts).equals(self.token_ids):
             return None
         tokens = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
         return next(row for row, own in enumerate(tokens) if self.tokens(row) != own)

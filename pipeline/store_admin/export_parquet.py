@@ -7,6 +7,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from pipeline.runtime.atomic import replacing
 from pipeline.store.ragged import join_scores, offsets
 from pipeline.store.segment_reader import Segment
 from pipeline.store_admin.parquet_layout import PLAIN
-from schemas.segment import TOKENS
 
 _WINDOW = 128  # sequences per row group
 
@@ -37,21 +37,17 @@ def export_segment(path: Path, out: Path) -> Path:
 def _table(segment: Segment, start: int, stop: int) -> pa.Table:
     """Return the rows [start, stop) of a segment in the schema PLAIN."""
     scores = join_scores(segment.read(start, stop), len(segment.manifest.temperatures))
-    rows = segment.index.slice(start, stop - start)
-    position_ends, entry_ends = (
-        pa.array(offsets(counts), pa.int32()) for counts in (rows["positions"].to_numpy(), scores.top.counts)
-    )
-    tokens = list(zip(*(segment.tokens(row) for row in range(start, stop)), strict=True))
-    columns = {
-        **{name: rows[name].combine_chunks() for name in PLAIN.names if name in rows.column_names},
-        **{name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(TOKENS.names, tokens, strict=True)},
-        "head_ids": _nested(position_ends, entry_ends, scores.top.ids),
-        "head_logp": _nested(position_ends, entry_ends, scores.top.logp),
-        "tail": pa.ListArray.from_arrays(position_ends, pa.array(scores.stats.tail_NH[:, 0])),
-        "token_logp": pa.ListArray.from_arrays(position_ends, pa.array(scores.stats.token_logp_N)),
+    index, tokens = (table.slice(start, stop - start) for table in (segment.index, segment.token_ids))
+    by_row, by_position = offsets(index["positions"].to_numpy()), offsets(scores.top.counts)
+    columns = {name: table[name] for table in (index, tokens) for name in table.column_names} | {
+        "head_ids": _lists(_lists(scores.top.ids, by_position), by_row),
+        "head_logp": _lists(_lists(scores.top.logp, by_position), by_row),
+        "tail": _lists(scores.stats.tail_NH[:, 0], by_row),
+        "token_logp": _lists(scores.stats.token_logp_N, by_row),
     }
     return pa.Table.from_arrays([columns[name] for name in PLAIN.names], schema=PLAIN)
 
 
-def _nested(outer: Any, inner: Any, values: NDArray[Any]) -> Any:
-    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(values)))
+def _lists(values: Any, ends: NDArray[np.int64]) -> Any:
+    """Return an Arrow array of lists, the first of which is values[ends[0]:ends[1]]."""
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))

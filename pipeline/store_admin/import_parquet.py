@@ -92,45 +92,50 @@ def import_parquet(
 
 
 def _scored(row: PlainRow, origin: ImportedTeacher) -> ScoredSequence:
-    _check_ids(np.array(row.prompt_ids + row.completion_ids), origin.vocab_size, row.where)
+    columns = row.columns
+    _check_ids(np.array(columns["prompt_ids"] + columns["completion_ids"]), origin.vocab_size, row.where)
     rollout = Rollout(
-        **row.named,
-        prompt_ids=row.prompt_ids,
-        completion_ids=row.completion_ids,
+        rollout_id=columns["rollout_id"],
+        prompt_id=columns["prompt_id"],
+        source=columns["source"],
+        policy=columns["author"],
+        prompt_ids=columns["prompt_ids"],
+        completion_ids=columns["completion_ids"],
         behaviour_logp=[],
-        finished=not origin.eos_ids.isdisjoint(row.completion_ids[-1:]),
+        finished=not origin.eos_ids.isdisjoint(columns["completion_ids"][-1:]),
         text="",
     )
     return ScoredSequence(rollout=rollout, scores=_scores(row, origin.vocab_size))
 
 
 def _scores(row: PlainRow, vocab: int) -> Scores:
-    positions = len(row.counts)
-    owner = np.repeat(np.arange(positions), row.counts)
+    owner, positions, tail = row.owner, len(row.columns["completion_ids"]), row.columns["tail"]
     ids, logp = row.ids, row.logp.astype(np.float64)
     p = np.exp(logp)
     sum_N = np.bincount(owner, weights=p, minlength=positions)
     _check_distributions(owner * vocab + ids, sum_N, row.where)
-    tail_N = np.clip(1 - sum_N, 0, 1) if row.tail is None else np.array(row.tail)
+    tail_N = np.clip(1 - sum_N, 0, 1) if tail is None else np.array(tail)
     bucket_N = tail_N * np.log(np.where(tail_N > 0, tail_N, 1))
     return Scores.of_top(
-        Entries(ids=ids.astype(np.int32), logp=logp.astype(np.float32), counts=row.counts.astype(np.int32)),
+        Entries(
+            ids=ids.astype(np.int32),
+            logp=logp.astype(np.float32),
+            counts=np.bincount(owner, minlength=positions).astype(np.int32),
+        ),
         tail_NH=tail_N.astype(np.float32)[:, None],
         entropy_NH=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32)[:, None],
-        token_logp_N=_token_logp(row, owner, ids, logp, tail_N).astype(np.float32),
+        token_logp_N=_token_logp(row, logp, tail_N).astype(np.float32),
     )
 
 
-def _token_logp(
-    row: PlainRow, owner: NDArray[Any], ids: NDArray[Any], logp: NDArray[Any], tail_N: NDArray[Any]
-) -> NDArray[Any]:
+def _token_logp(row: PlainRow, logp: NDArray[Any], tail_N: NDArray[Any]) -> NDArray[Any]:
     """Return the log-prob of each completion token: of its column, of its entry, or else its upper bound."""
-    if row.token_logp is not None:
-        return np.array(row.token_logp)
+    if row.columns["token_logp"] is not None:
+        return np.array(row.columns["token_logp"])
     token_logp_N: NDArray[Any] = np.log(np.maximum(tail_N, np.finfo(np.float32).tiny))
-    np.minimum.at(token_logp_N, owner, logp)
-    hit = ids == np.array(row.completion_ids, dtype=np.int64)[owner]
-    token_logp_N[owner[hit]] = logp[hit]
+    np.minimum.at(token_logp_N, row.owner, logp)
+    hit = row.ids == np.array(row.columns["completion_ids"], dtype=np.int64)[row.owner]
+    token_logp_N[row.owner[hit]] = logp[hit]
     return token_logp_N
 
 

@@ -23,7 +23,7 @@ def take_segments(paths: Sequence[Path]) -> dict[str, int]:
     results = import_segments(store_root(), paths)
     for result in tqdm(results, total=len(paths), desc="import", unit="segment", leave=False):
         counts[result.outcome] += 1
-        counts["positions"] += result.positions if result.outcome == "imported" else 0
+        counts["positions"] += result.positions
         if result.error is not None:
             click.echo(f"{result.error}", err=True)
     return counts
@@ -56,11 +56,8 @@ def take_parquet(source: Path, **options: Any) -> dict[str, int]:
 
 def _origin(source: Path, tokenizer: Path | None, teacher: str | None, prompt_tokens: int | None) -> ImportedTeacher:
     if tokenizer is None or teacher is None:
-        expected, remedy = (
-            "the tokenizer of the ids and a name for the teacher",
-            "add --tokenizer DIRECTORY --teacher NAME",
-        )
-        raise DataError(source, expected=expected, got="not both", remedy=remedy)
+        expected = "the tokenizer of the ids and a name for the teacher"
+        raise DataError(source, expected=expected, got="not both", remedy="add --tokenizer DIRECTORY --teacher NAME")
     loaded = load_tokenizer(tokenizer)
     return ImportedTeacher(
         teacher=teacher,

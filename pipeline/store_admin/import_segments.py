@@ -27,11 +27,9 @@ _SKIPPED = {"quarantine", ".git", ".venv"}
 class ImportResult:
     """The outcome of importing one segment."""
 
-    path: Path
     outcome: Literal["imported", "known", "damaged"]
-    sequences: int
-    positions: int
-    error: StoreError | None  # of a damaged segment
+    positions: int = 0  # that were imported
+    error: StoreError | None = None  # of a damaged segment
 
 
 def find_sealed(source: Path) -> list[Path]:
@@ -53,20 +51,15 @@ def import_segments(root: Path, paths: Sequence[Path]) -> Iterator[ImportResult]
     for path in paths:
         try:
             segment = Segment.open(path)
-            imported = not _is_known(root, segment)
-            if imported:
+            if _is_known(root, segment):
+                result = ImportResult(outcome="known")
+            else:
                 segment.verify()
                 _publish(root, segment)
+                result = ImportResult(outcome="imported", positions=segment.manifest.positions)
         except StoreError as error:
-            yield ImportResult(path=path, outcome="damaged", sequences=0, positions=0, error=error)
-        else:
-            yield ImportResult(
-                path=path,
-                outcome="imported" if imported else "known",
-                sequences=segment.manifest.sequences,
-                positions=segment.manifest.positions,
-                error=None,
-            )
+            result = ImportResult(outcome="damaged", error=error)
+        yield result
 
 
 def _is_known(root: Path, segment: Segment) -> bool:

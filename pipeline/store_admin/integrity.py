@@ -6,6 +6,7 @@
 * `summarise_segment` reads manifests only; `verify_segments` reads every byte.
 """
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,57 +132,42 @@ def quarantine(root: Path, damage: Damage) -> Path:
     return (root / "segments" / damage.segment).rename(target)
 
 
-def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
-    """Return the segments without any score that a checkout uses.
-
-    Args:
-        root: The directory of the store.
-        works: The work directories of all checkouts.
-
-    Raises:
-        DataError: A work directory has no segment. As a checkout that uses nothing, it would empty the store.
-        StoreError: An index is damaged.
-    """
-    for work in works:
-        if not any(work.rglob("index.parquet")):
-            raise DataError(
-                work,
-                expected="the work directory of a checkout that has scores",
-                got="no segment",
-                remedy="name it with --work, or run `make repro` there first",
-            )
-    names = unneeded(root, works)
-    return [path for path in segments(root) if path.name in names]
-
-
-def collect(paths: Sequence[Path]) -> None:
-    """Delete segments."""
-    for path in paths:
-        shutil.rmtree(path)
-
-
 _UNNEEDED = """
     SELECT filename FROM read_parquet($stored, filename = true) GROUP BY filename
     HAVING NOT bool_or(score_key IN (SELECT score_key FROM read_parquet($needed)))
 """
 
 
-def unneeded(store_root: Path, works: Sequence[Path]) -> set[str]:
-    """Return the names of the store's segments without any score that a segment under `works` has.
+def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
+    """Return the segments without any score that a checkout uses.
+
+    Args:
+        root: The directory of the store.
+        works: The work directories of all checkouts, at least one.
 
     Raises:
+        DataError: A work directory has no segment. As a checkout that uses nothing, it would empty the store.
         StoreError: An index is damaged.
     """
-    stored = visible_files(store_root, INDEXES)
-    needed = [file for work in works for file in visible_files(work, "**/index.parquet")]
-    if not stored or not needed:
-        return {Path(file).parent.name for file in stored}
-    with duckdb.connect() as connection:
-        try:
+    indexes = {work: visible_files(work, "**/index.parquet") for work in works}
+    for work, files in indexes.items():
+        if not files:
+            expected = "the work directory of a checkout that has scores"
+            remedy = "name it with --work, or run `make repro` there first"
+            raise DataError(work, expected=expected, got="no segment", remedy=remedy)
+    stored, needed = visible_files(root, INDEXES), list(itertools.chain(*indexes.values()))
+    if not stored:
+        return []
+    try:
+        with duckdb.connect() as connection:
             rows = connection.execute(_UNNEEDED, {"stored": stored, "needed": needed}).fetchall()
-        except duckdb.Error as error:
-            got = str(error).splitlines()[0]
-            raise StoreError(
-                store_root, expected="readable indexes", got=got, remedy="run `stillroom store repair`"
-            ) from error
-    return {Path(file).parent.name for (file,) in rows}
+    except duckdb.Error as error:
+        got, remedy = str(error).splitlines()[0], "run `stillroom store repair`"
+        raise StoreError(root, expected="readable indexes", got=got, remedy=remedy) from error
+    return sorted(Path(file).parent for (file,) in rows)
+
+
+def collect(paths: Sequence[Path]) -> None:
+    """Delete segments."""
+    for path in paths:
+        shutil.rmtree(path)

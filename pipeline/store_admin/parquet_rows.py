@@ -7,6 +7,7 @@
 Array suffixes: see `pipeline.core.types`.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -21,12 +23,15 @@ from pipeline.runtime.errors import DataError
 from pipeline.store_admin.parquet_layout import PACKED_TOPK, PLAIN, RAW_TOPK
 
 ROWS = 256  # that are read at a time; also the rows of a file that DistillKit writes
-_HEAD, _TOP = ("head_ids", "head_logp"), ("token_ids", "top_values")
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("prompt_ids", "completion_ids", "input_ids", "labels", "attention_mask"), pa.list_(pa.int64())),
-    **dict.fromkeys(("tail", "token_logp"), pa.list_(pa.float32())),
-    **dict.fromkeys(("rollout_id", "prompt_id", "source", "author"), pa.string()),
+_HEAD, _TOP = ("head_ids", "head_logp"), ("token_ids", "top_values")  # the columns of entries in either layout
+_INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float32())
+_NAMES: dict[str, Any] = dict.fromkeys(("rollout_id", "prompt_id", "source", "author"), pa.string())
+_KINDS: dict[tuple[str, str], dict[str, Any]] = {
+    _HEAD: {"prompt_ids": _INTS, "completion_ids": _INTS, "tail": _FLOATS, "token_logp": _FLOATS, **_NAMES},
+    _TOP: {"input_ids": _INTS, "labels": _INTS, "attention_mask": _INTS, **_NAMES},
 }
+"""The types of the other columns that are read."""
+_DEFAULTS = {"source": "dataset", "author": "", "tail": None, "token_logp": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +39,10 @@ class PlainRow:
     """One sequence of either layout."""
 
     where: str
-    named: dict[str, Any]  # rollout_id, prompt_id, source, policy
-    prompt_ids: list[int]
-    completion_ids: list[int]
+    columns: dict[str, Any]  # the columns of PLAIN without entries; None for a missing `tail` or `token_logp`
     ids: NDArray[np.int64]  # [E]
     logp: NDArray[np.float32]  # [E]
-    counts: NDArray[np.int64]  # [N]
-    tail: list[float] | None
-    token_logp: list[float] | None
+    owner: NDArray[np.int64]  # [E] the position of each entry
 
 
 def find_parquet(source: Path) -> list[Path]:
@@ -61,11 +62,13 @@ def read_rows(path: Path, prompt_tokens: int | None) -> Iterator[list[PlainRow]]
     """
     with _open(path) as file:
         names = file.schema_arrow.names
-        plain = _is_plain(names, path)
-        row = 0
-        for batch in file.iter_batches(ROWS, columns=sorted({*_KINDS, *_HEAD, *_TOP} & set(names))):
-            yield list(_plain_rows(batch, path, row) if plain else _raw_rows(batch, prompt_tokens, path, row))
-            row += len(batch)
+        entries = _entry_columns(names, path)
+        kinds = {name: kind for name, kind in _KINDS[entries].items() if name in names}
+        number = itertools.count()
+        for batch in file.iter_batches(ROWS, columns=[*kinds, *entries]):
+            records = pa.table({name: _cast(batch, name, kind, path) for name, kind in kinds.items()}).to_pylist()
+            rows = zip(records, number, *_entries(batch, entries, path), strict=False)  # `number` is endless
+            yield [_row(record, ids.values, logp.values, prompt_tokens, path, row) for record, row, ids, logp in rows]
 
 
 def read_entry_ids(path: Path) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -75,9 +78,10 @@ def read_entry_ids(path: Path) -> Iterator[tuple[NDArray[np.int64], int]]:
         DataError: The file is not as a layout requires.
     """
     with _open(path) as file:
-        names = _HEAD if _is_plain(file.schema_arrow.names, path) else _TOP
+        names = _entry_columns(file.schema_arrow.names, path)
         for batch in file.iter_batches(ROWS, columns=list(names)):
-            yield _Entries.of(batch, names, path).ids, len(batch)
+            ids, logp = (column.flatten().flatten().to_numpy() for column in _entries(batch, names, path))
+            yield ids[logp != -np.inf], len(batch)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -88,12 +92,12 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DataError(path, expected="a Parquet file", got=first, remedy="correct the path") from error
 
 
-def _is_plain(names: Sequence[str], path: Path) -> bool:
-    """Return true for PLAIN and false for raw top-k; raise a DataError for any other layout."""
+def _entry_columns(names: Sequence[str], path: Path) -> tuple[str, str]:
+    """Return the columns of ids and log-probs, which differ by layout; raise a DataError for any other layout."""
     if {"prompt_ids", "completion_ids", *_HEAD} <= set(names):
-        return True
+        return _HEAD
     if set(RAW_TOPK) <= set(names):
-        return False
+        return _TOP
     if set(PACKED_TOPK) & set(names):
         remedy = "unpack it with DistillKit's LogprobCompressor.decompress_to_sparse into token_ids and top_values"
         raise DataError(path, expected="log-probs in columns", got="DistillKit's bit-packed form", remedy=remedy)
@@ -105,48 +109,29 @@ def _is_plain(names: Sequence[str], path: Path) -> bool:
     )
 
 
-def _plain_rows(batch: pa.RecordBatch, path: Path, first_row: int) -> Iterator[PlainRow]:
-    entries = _Entries.of(batch, _HEAD, path)
-    optional = [name for name in ("tail", "token_logp") if name in batch.schema.names]
-    for b, record in enumerate(_records(batch, path)):
-        where, positions = f"{path}, row {first_row + b}", len(record["completion_ids"])
-        first, last = entries.outer[b : b + 2]
-        for name, length in ({"head_ids": last - first} | {name: len(record[name]) for name in optional}).items():
-            _check_length(length, {positions}, f"in {name}, one per completion token", where)
-        yield PlainRow(
-            where=where,
-            named=_named(record, path, first_row + b),
-            prompt_ids=record["prompt_ids"],
-            completion_ids=record["completion_ids"],
-            **entries.between(first, last),
-            tail=record.get("tail"),
-            token_logp=record.get("token_logp"),
-        )
+def _row(record: dict[str, Any], ids: Any, logp: Any, prompt_tokens: int | None, path: Path, row: int) -> PlainRow:
+    """Return one row of either layout; `ids` and `logp` are Arrow arrays with a list of entries per position."""
+    where, name = f"{path}, row {row}", f"{path.stem}/{row}"
+    columns = {"rollout_id": name, "prompt_id": name, **_DEFAULTS, **record}
+    if "input_ids" in record:
+        prompt = _prompt_length(record, len(ids), prompt_tokens, where)
+        columns |= {"prompt_ids": record["input_ids"][:prompt], "completion_ids": record["input_ids"][prompt:]}
+        ids, logp = (part.slice(prompt - 1, len(columns["completion_ids"])) for part in (ids, logp))
+    lengths = {"head_ids": len(ids)} | {name: len(record[name]) for name in ("tail", "token_logp") if name in record}
+    for name, length in lengths.items():
+        _check_length(length, {len(columns["completion_ids"])}, f"in {name}, one per completion token", where)
+    ids_E, logp_E, owner_E = (part.to_numpy() for part in (ids.flatten(), logp.flatten(), pc.list_parent_indices(ids)))
+    entries = logp_E != -np.inf  # the others are padding, which may have any id
+    return PlainRow(where=where, columns=columns, ids=ids_E[entries], logp=logp_E[entries], owner=owner_E[entries])
 
 
-def _raw_rows(batch: pa.RecordBatch, prompt_tokens: int | None, path: Path, first_row: int) -> Iterator[PlainRow]:
-    entries = _Entries.of(batch, _TOP, path)
-    for b, record in enumerate(_records(batch, path)):
-        where, ids = f"{path}, row {first_row + b}", record["input_ids"]
-        first, last = entries.outer[b : b + 2]
-        _check_length(last - first, {len(ids) - 1, len(ids)}, "in token_ids, one per token after the first", where)
-        if any(flag != 1 for flag in record.get("attention_mask", [])):
-            got, remedy = "an attention_mask that is not all 1", "undo the packing or the padding"
-            raise DataError(where, expected="one text", got=got, remedy=remedy)
-        prompt = _prompt_tokens(record.get("labels"), len(ids), prompt_tokens, where)
-        yield PlainRow(
-            where=where,
-            named=_named(record, path, first_row + b),
-            prompt_ids=ids[:prompt],
-            completion_ids=ids[prompt:],
-            **entries.between(first + prompt - 1, first + len(ids) - 1),
-            tail=None,
-            token_logp=None,
-        )
-
-
-def _prompt_tokens(labels: list[int] | None, length: int, prompt_tokens: int | None, where: str) -> int:
+def _prompt_length(record: dict[str, Any], rows: int, prompt_tokens: int | None, where: str) -> int:
     """Return the number of prompt tokens, at least one, because nothing predicts the first token."""
+    labels, length = record.get("labels"), len(record["input_ids"])
+    _check_length(rows, {length - 1, length}, "in token_ids, one per token after the first", where)
+    if any(flag != 1 for flag in record.get("attention_mask", [])):
+        got, remedy = "an attention_mask that is not all 1", "undo the packing or the padding"
+        raise DataError(where, expected="one text", got=got, remedy=remedy)
     if labels is None and prompt_tokens is None:
         remedy = "add labels (negative at the prompt), or give --prompt-tokens (1: the whole text is the completion)"
         raise DataError(where, expected="labels, or the prompt's length", got="neither", remedy=remedy)
@@ -160,54 +145,14 @@ def _prompt_tokens(labels: list[int] | None, length: int, prompt_tokens: int | N
     return prompt
 
 
-def _named(record: dict[str, Any], path: Path, row: int) -> dict[str, Any]:
-    name = f"{path.stem}/{row}"
-    return {
-        "rollout_id": record.get("rollout_id", name),
-        "prompt_id": record.get("prompt_id", name),
-        "source": record.get("source", "dataset"),
-        "policy": record.get("author", ""),
-    }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entries:
-    """Two columns of lists of lists as flat arrays."""
-
-    outer: NDArray[Any]  # [B + 1] offsets of positions
-    inner: NDArray[Any]  # [N + 1] offsets of entries
-    ids: NDArray[np.int64]
-    logp: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, batch: pa.RecordBatch, names: tuple[str, str], path: Path) -> "_Entries":
-        """Return the entries without padding, which may have any id."""
-        outer, inner, ids = _nested(batch, names[0], pa.int64(), path)
-        _, logp_inner, logp = _nested(batch, names[1], pa.float32(), path)
-        if not np.array_equal(inner, logp_inner):
+def _entries(batch: pa.RecordBatch, names: tuple[str, str], path: Path) -> tuple[Any, Any]:
+    """Return the columns of ids and log-probs: for each row a list of positions, and for each position its entries."""
+    ids, logp = (_cast(batch, name, pa.list_(kind), path) for name, kind in zip(names, (_INTS, _FLOATS), strict=True))
+    for id_lists, logp_lists in ((ids, logp), (ids.flatten(), logp.flatten())):
+        if not id_lists.value_lengths().equals(logp_lists.value_lengths()):
             where, remedy = f"{path}, {names[1]}", "write them again"
             raise DataError(where, expected=f"a number for each of {names[0]}", got="other lengths", remedy=remedy)
-        real_E = logp != -np.inf
-        return cls(outer=outer, inner=np.append(0, np.cumsum(real_E))[inner], ids=ids[real_E], logp=logp[real_E])
-
-    def between(self, first: int, last: int) -> dict[str, Any]:
-        """Return the entries of positions [first, last)."""
-        span = slice(self.inner[first], self.inner[last])
-        return {"ids": self.ids[span], "logp": self.logp[span], "counts": np.diff(self.inner[first : last + 1])}
-
-
-def _nested(batch: pa.RecordBatch, name: str, kind: Any, path: Path) -> tuple[Any, Any, Any]:
-    """Return a column of lists of lists as offsets of rows, offsets of positions (both from 0), and values."""
-    lists = _cast(batch, name, pa.list_(pa.list_(kind)), path)
-    positions = lists.flatten()
-    outer, inner = (array.offsets.to_numpy() for array in (lists, positions))
-    return outer - outer[0], inner - inner[0], positions.flatten().to_numpy()
-
-
-def _records(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
-    """Return the columns that have no entries, row by row."""
-    columns = {name: _cast(batch, name, kind, path) for name, kind in _KINDS.items() if name in batch.schema.names}
-    return pa.RecordBatch.from_pydict(columns).to_pylist()
+    return ids, logp
 
 
 def _cast(batch: pa.RecordBatch, name: str, kind: Any, path: Path) -> Any:

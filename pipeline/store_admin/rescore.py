@@ -14,7 +14,6 @@ Array suffixes: see `pipeline.core.types`.
 """
 
 import heapq
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.hashing import derive_seed
-from pipeline.core.prompt_sharing import tokens_read
+from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Floats, Scores, TokenSequence
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import StoreError
@@ -51,10 +50,10 @@ class NumericalTolerance:
 
 
 ROUNDING = {
-    "torch.float32": NumericalTolerance(largest=0.01, typical=0.001),  # measured: at most 4e-5
-    "torch.bfloat16": NumericalTolerance(
-        largest=0.5, typical=0.05
-    ),  # measured over 1,566 entries: at most 0.25, and 0.02
+    # Measured: at most 4e-5.
+    "torch.float32": NumericalTolerance(largest=0.01, typical=0.001),
+    # Measured over 1,566 entries: at most 0.25, and 0.02.
+    "torch.bfloat16": NumericalTolerance(largest=0.5, typical=0.05),
 }
 """Tolerances by the dtype of the teacher's body."""
 
@@ -104,10 +103,8 @@ def sample_sequences(paths: Sequence[Path], count: int) -> list[SampledSequence]
     """
     rows = ((path, row) for path in paths for row in range(read_manifest(path).sequences))
     chosen = sorted(heapq.nsmallest(count, rows, key=lambda place: derive_seed("rescore", place[0].name, place[1])))
-    sampled: list[SampledSequence] = []
-    for path, places in itertools.groupby(chosen, key=lambda place: place[0]):
-        segment = Segment.open(path)
-        sampled += [_read(segment, row) for _, row in places]
+    opened = {path: Segment.open(path) for path in dict(chosen)}
+    sampled = [_read(opened[path], row) for path, row in chosen]
     completed = [sequence for sequence in sampled if sequence.tokens.completion_ids]
     return sorted(completed, key=lambda sequence: sequence.tokens.prompt_ids)
 
@@ -201,16 +198,10 @@ def rescore(count: int) -> tuple[RescoreResult, int]:
     own = comparable(paths, teacher.header.scorer)
     sampled = sample_sequences(own, count)
     if not sampled:
-        raise StoreError(
-            store_root(),
-            expected=f"scores by {LAYOUT.teacher} in the configuration of {LAYOUT.params}",
-            got=f"{len(paths)} segments, none of them with such",
-            remedy="run `make repro`, or verify without --rescore",
-        )
-    tokens = tokens_read(
-        [sequence.tokens.prompt_ids for sequence in sampled], [sequence.tokens.completion_ids for sequence in sampled]
-    )
+        expected = f"scores by {LAYOUT.teacher} in the configuration of {LAYOUT.params}"
+        got, remedy = f"{len(paths)} segments, none of them with such", "run `make repro`, or verify without --rescore"
+        raise StoreError(store_root(), expected=expected, got=got, remedy=remedy)
     scorer = teacher.scorer
-    with redirect_stdout(sys.stderr), bar("rescore", tokens) as meter:
+    with redirect_stdout(sys.stderr), bar("rescore", tokens_to_read([part.tokens for part in sampled])) as meter:
         result = compare(sampled, scorer, meter.update, ROUNDING[teacher.header.dtype])
     return result, len(paths) - len(own)
