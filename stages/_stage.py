@@ -9,11 +9,10 @@ import errno
 import functools
 import inspect
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from pipeline.runtime.config import section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.runtime.layout import LAYOUT, Layout
-from pipeline.runtime.process import die_with_parent
+from pipeline.runtime.process import command_output, die_with_parent
 from pipeline.runtime.progress import summary
 
 Section: TypeAlias = Any  # a type, or a pair of a dotted key in params.yaml and a type
@@ -138,13 +137,6 @@ def cost(name: str) -> Iterator[dict[str, Any]]:
 
 def _code_version() -> dict[str, Any]:
     """Return the commit, and whether tracked files other than dvc.lock, which the run writes, differ from it."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    commit = command_output("git", "rev-parse", "HEAD")
+    changed = command_output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
     return {"commit": commit, "dirty": None if commit is None else bool(changed)}
-
-
-def _git(*args: str) -> str | None:
-    """Return the output of a git command, or None without git or without a repository."""
-    with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(["git", *args], capture_output=True, text=True, check=True).stdout.strip()
-    return None

@@ -1,9 +1,12 @@
-"""End a stage with its parent, and find out whether a process lives."""
+"""End a stage with its parent, run commands for their output, and find out whether a process lives."""
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,3 +39,10 @@ def alive(pid: int) -> bool:
     except PermissionError:  # a process of another user
         return True
     return True
+
+
+def command_output(*command: str, cwd: Path | None = None) -> str | None:
+    """Return what a command prints, without white space around it; None where the command is missing or fails."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+    return None

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pipeline.checkpoints.pretrained import locate
 from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.layout import Layout, store_root
-from pipeline.runtime.process import alive
+from pipeline.runtime.process import alive, command_output
 from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.schedule import check_rounds, read_schedule
@@ -31,7 +30,6 @@ State: TypeAlias = Literal["well", "note", "wrong"]
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)", re.MULTILINE)
 _DEFAULT_BYTES = 5 << 30  # free space where the size of the job is unknown; the default job leaves 3 GB
 _SPARE_BYTES = 1 << 30  # free space for the store, the report, and files that are written before they replace others
-_LISTED = 4  # packages that a message lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ def _packages(layout: Layout) -> Result:
     ]
     if not other:
         return f"{len(locked)} as locked"
-    listed = ", ".join(other[:_LISTED]) + (", ..." if len(other) > _LISTED else "")
+    listed = ", ".join([*other[:4], *(["..."] if len(other) > 4 else [])])
     return "wrong", f"{len(other)} of {len(locked)} are not as locked: {listed}", "run `make setup`"
 
 
@@ -133,11 +131,11 @@ def _existing(path: Path) -> Path:
 
 
 def _git(layout: Layout) -> Result:
-    commit = _run(layout.root, "git", "rev-parse", "--short", "HEAD")
+    commit = command_output("git", "rev-parse", "--short", "HEAD", cwd=layout.root)
     if commit is None:
         remedy = "`git init` and commit, for `dvc exp` and `stillroom lineage`; or `dvc config core.no_scm true`"
         return "note", "no repository with a commit", remedy
-    return f"at {commit.strip()}"
+    return f"at {commit}"
 
 
 def _dvc(layout: Layout) -> Result:
@@ -147,7 +145,7 @@ def _dvc(layout: Layout) -> Result:
     if lock.is_file() and not lock.read_text().strip():
         remedy = "`rm dvc.lock` (`make repro` does it); the run cache has its content"
         return "wrong", "dvc.lock is empty: dvc was killed", remedy
-    report = _run(layout.root, sys.executable, "-m", "dvc", "doctor")
+    report = command_output(sys.executable, "-m", "dvc", "doctor", cwd=layout.root)
     if report is None:
         return "wrong", "`dvc doctor` fails", "run it and see its message"
     line = re.search(r"^Cache types: (.*)$", report, re.MULTILINE)
@@ -157,13 +155,6 @@ def _dvc(layout: Layout) -> Result:
         remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
         return "note", f"links to the cache: {line[1]}; every output is copied", remedy
     return f"links to the cache: {line[1]}"
-
-
-def _run(root: Path, *command: str) -> str | None:
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _locks(layout: Layout) -> Result:

@@ -34,7 +34,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(checkup, "_run", lambda root, *command: "Cache types: hardlink\n" if "dvc" in command else None)
+    monkeypatch.setattr(
+        checkup, "command_output", lambda *command, cwd: "Cache types: hardlink\n" if "dvc" in command else None
+    )
     monkeypatch.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))  # whatever is here
     Store(root=tmp_path / ".store").publish([scored_sequence(0)], HEADER, RANKS)
     Store(root=tmp_path / ".store").publish([scored_sequence(1)], HEADER, RANKS)
@@ -75,7 +77,11 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("python", lambda root, mp: mp.setenv("PATH", "/nowhere"), "`python` is no command"),
         ("dvc", lambda root, mp: (root / "dvc.lock").touch(), "dvc.lock is empty"),
         ("dvc", lambda root, mp: (root / "dvc.yaml").unlink(), "no DVC project"),
-        ("dvc", lambda root, mp: mp.setattr(checkup, "_run", lambda *args: None), "`dvc doctor` fails"),
+        (
+            "dvc",
+            lambda root, mp: mp.setattr(checkup, "command_output", lambda *command, cwd: None),
+            "`dvc doctor` fails",
+        ),
         ("locks", lambda root, mp: (root / ".dvc/tmp/rwlock").write_text("{"), "damaged"),
         ("params.yaml", _edit("params.yaml", "seed: 0", "sede: 0"), "sede: expected one of"),
         ("rounds.yaml", _edit("params.yaml", "total_steps: ", "total_steps: 1"), r"rounds of \d+ steps"),
@@ -112,7 +118,7 @@ def test_locks_of_living_and_dead_processes(project: Layout) -> None:
 
 
 def test_a_cache_that_can_only_copy_is_noted(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "_run", lambda root, *command: "Cache types: symlink\n")
+    monkeypatch.setattr(checkup, "command_output", lambda *command, cwd: "Cache types: symlink\n")
     assert findings_of(project)["dvc"].state == "note"
 
 
