@@ -1,12 +1,7 @@
-"""The library. Read it in this order.
+"""The library: one package per concern.
 
-records, errors, params, fingerprint, ranks, shared, progress, journal: the vocabulary.
-tables, text, lm, head, topk, ragged, codecs/, sequences, windows, segment, store, catalog, upkeep, views, tempering,
-collation, divergence, surrogate, schedule, engines/, tasks/, rewards: the mechanisms; transfer, plain, intake, export:
-scores from elsewhere and to elsewhere.
-prompts -> rollouts -> scoring -> batches -> objective -> training, and evaluation: the steps, in the order of the data;
-rescore and forecast: what a store is asked about them. measures, report, picture, page/: what people look at.
+docs/architecture.md lists the packages in the order in which they import each other. Read `core.types` first, then
+`tasks`, `rollout`, `scoring`, `store`, `losses`, `training` and `evaluation`: this is the order of the data.
 
-Nothing is imported here: a stage's code dependencies are the modules it imports, and an import in this file would
-tie every stage to every module.
+This module imports nothing, so that no stage depends on a package that it does not use.
 """

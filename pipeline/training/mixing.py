@@ -8,7 +8,7 @@
   held-out data are completions at the moment they are sampled, before any training step on them: the mean of
   log b(y) - log p(y) over a round's own rollouts is an unbiased estimate of the reverse KL of the student that sampled
   them (at temperature 1 and top_p 1). Both log-probs are stored with the rollouts, so the estimate costs nothing. Each
-  earlier round with a higher divergence than the newest round removes its share of the replay weight.
+  earlier round with a divergence that is not higher than the newest round's removes its share of the replay weight.
 """
 
 from collections.abc import Mapping, Sequence
