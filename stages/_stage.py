@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 
@@ -26,8 +26,6 @@ from pipeline.runtime.files import write_json
 from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.process import command_output, die_with_parent
 from pipeline.runtime.progress import summary
-
-Section: TypeAlias = Any  # a type, or a pair of a dotted key in params.yaml and a type
 
 _NEARLY_NONE_BYTES = 1 << 24
 
@@ -53,7 +51,7 @@ class StageCommand(click.Command):
         self.callback(**options)
 
 
-def stage(cost_name: str | None, /, **sections: Section) -> Callable[[Callable[..., None]], StageCommand]:
+def stage(cost_name: str | None, /, **sections: Any) -> Callable[[Callable[..., None]], StageCommand]:
     """Return the decorator that makes the command of a stage from its function.
 
     The function is called with a StageContext, a namespace of its sections, and its options as keywords. Each parameter
@@ -63,7 +61,8 @@ def stage(cost_name: str | None, /, **sections: Section) -> Callable[[Callable[.
     Args:
         cost_name: The name of the stage's entry in work/costs, with options in braces, such as `{student}-init`; None
             where the stage has no entry.
-        sections: The type of each section. The keyword is the key in params.yaml, unless a pair names another key.
+        sections: The type of each section. The keyword is the key in params.yaml, unless the value is a pair of
+            another dotted key and the type.
     """
     pairs = {name: value if isinstance(value, tuple) else (name, value) for name, value in sections.items()}
 

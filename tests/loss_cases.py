@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.collation import collate_scores
 from pipeline.core.types import Rollout, Scores, TokenSequence
 from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
@@ -16,7 +17,6 @@ from pipeline.models.head import Head
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.ragged import join_scores
-from pipeline.training.collate import collate_scores
 from tests.factories import objective_params
 from tests.scores import with_stats
 

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.collation import collate_scores
 from bench.output import Row, show
 from bench.store.populations import Population, load_prompts, populations
 from bench.store.segments import placeholder_header
@@ -46,7 +47,6 @@ from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.tasks.prompts import rank_tokens
-from pipeline.training.collate import collate_scores
 
 Loss = Callable[[Tensor, "Chunk"], Tensor]  # from the student's logits [N, V] to nats [N]
 

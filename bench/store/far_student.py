@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.collation import collate_scores
 from bench.output import Row, show, write_json
 from bench.store.populations import load_prompts, make_student
 from pipeline.core.sampling import Sampling
@@ -51,7 +52,6 @@ from pipeline.scoring.truncate import truncate
 from pipeline.store.codecs import CODECS
 from pipeline.store.ragged import join_scores
 from pipeline.tasks.templates import TemplateParams
-from pipeline.training.collate import collate_scores
 
 # From the divergence, the student's logits [N, V], the teacher's log-probs [N, V] and the stored rows to nats [N].
 Rule = Callable[[Divergence, Tensor, Tensor, TeacherRows], Tensor]

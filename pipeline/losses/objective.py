@@ -146,9 +146,8 @@ def batch_loss(
         metrics = _metrics(student, rows, comparable=behaviour_temperature is not None)
         if p.alpha == 1.0:
             return loss_N, metrics
-        gain_N, clipping = policy_gradient(
-            student.token_N - student.log_normaliser(), rows.behaviour_logp_N, rows.advantage_N, epsilon=p.clip_epsilon
-        )
+        logq_N = student.token_N - student.log_normaliser()
+        gain_N, clipping = policy_gradient(logq_N, rows.behaviour_logp_N, rows.advantage_N, epsilon=p.clip_epsilon)
         return p.alpha * loss_N - (1 - p.alpha) * gain_N, metrics | clipping
 
     return FusedLinearLoss(

@@ -38,7 +38,21 @@ class CachedTeacher:
     @classmethod
     def open(cls, p: ScoringParams) -> "CachedTeacher":
         """Return the teacher and the store of the project, without loading the model."""
-        return cls(p=p, header=_header(p), store=Store(root=store_root()))
+        tokenizer, teacher = load_tokenizer(LAYOUT.teacher), model_fingerprint(LAYOUT.teacher)
+        header = SegmentHeader(
+            scorer=scorer_of(teacher, p),
+            teacher=teacher,
+            tokenizer=tokenizer_fingerprint(tokenizer),
+            template=template_fingerprint(tokenizer),
+            engine="transformers",
+            dtype=str(lm.resolve_dtype(p.precision)),
+            vocab_size=shared_vocab(tokenizer),
+            temperatures=p.truncation.temperatures,
+            scoring={"support": p.truncation.identity()},
+            codec=p.codec,
+            codec_config=config_of(CODECS[p.codec]),
+        )
+        return cls(p=p, header=header, store=Store(root=store_root()))
 
     def find(self, rollouts: Sequence[Rollout]) -> list[Location]:
         """Return the locations of these rollouts' scores in the store, as far as it has them."""
@@ -72,20 +86,3 @@ def scorer_of(teacher: str, p: ScoringParams) -> str:
     """Return the fingerprint of the scores that the teacher of this fingerprint gets in the store."""
     scorer = scorer_fingerprint(teacher, precision=p.precision, truncation=p.truncation)
     return stored_fingerprint(scorer, CODECS[p.codec])
-
-
-def _header(p: ScoringParams) -> SegmentHeader:
-    tokenizer, teacher = load_tokenizer(LAYOUT.teacher), model_fingerprint(LAYOUT.teacher)
-    return SegmentHeader(
-        scorer=scorer_of(teacher, p),
-        teacher=teacher,
-        tokenizer=tokenizer_fingerprint(tokenizer),
-        template=template_fingerprint(tokenizer),
-        engine="transformers",
-        dtype=str(lm.resolve_dtype(p.precision)),
-        vocab_size=shared_vocab(tokenizer),
-        temperatures=p.truncation.temperatures,
-        scoring={"support": p.truncation.identity()},
-        codec=p.codec,
-        codec_config=config_of(CODECS[p.codec]),
-    )

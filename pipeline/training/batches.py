@@ -104,13 +104,8 @@ def make_pool(rollouts: Sequence[Rollout], source: ScoreReader, p: BatchParams) 
     window_B = np.zeros(len(rollouts), dtype=np.int64)
     for rows, first in zip(groups, itertools.accumulate(map(len, groups), initial=0), strict=False):
         window_B[rows] = first // p.shuffle_window
-    return Pool(
-        rollouts=rollouts,
-        completions=[CompletionArrays.of(rollout) for rollout in rollouts],
-        scores=source,
-        window_B=window_B,
-        advantage_B=advantages(rollouts, p),
-    )
+    arrays, advantage_B = [CompletionArrays.of(rollout) for rollout in rollouts], advantages(rollouts, p)
+    return Pool(rollouts=rollouts, completions=arrays, scores=source, window_B=window_B, advantage_B=advantage_B)
 
 
 def advantages(rollouts: Sequence[Rollout], p: BatchParams) -> Floats:
@@ -169,7 +164,10 @@ def plan_steps(
         where, expected = "batches.student_fraction", "1 without a corpus, 0 without rollouts"
         remedy = "change it, or corpus.references, corpus.generations and batches.corpus_weights"
         raise ParameterError(where, expected=expected, got=p.student_fraction, remedy=remedy)
-    sequences = _choose(kinds, shares, key)
+    walks = [_walk(kinds[name], *key, name) for name in shares]
+    shares_NK = np.stack(list(shares.values()), -1)
+    uniform_N = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(len(shares_NK))
+    sequences = [next(walks[kind]) for kind in draw_kinds(uniform_N, shares_NK).tolist()]
     windows = [sorted(window, key=_by_lengths) for window in _cut(sequences, p.batch_size)]
     return [_cut(window, p.micro_batch_size) for window in windows]
 
@@ -183,16 +181,6 @@ def _kinds(own: Pool, corpus: Pool, p: BatchParams) -> defaultdict[str, list[Pic
         for row, rollout in enumerate(pool.rollouts):
             kinds[kind_of.get(rollout.source, rollout.source)].append((pool, row))
     return kinds
-
-
-def _choose(
-    kinds: Mapping[str, list[Pick]], shares: Mapping[str, NDArray[np.float64]], key: Sequence[object]
-) -> list[Pick]:
-    """Return the sequences of a round in order."""
-    shares_NK = np.stack(list(shares.values()), -1)
-    uniform_N = np.random.Generator(np.random.Philox(derive_seed(*key, "source"))).random(len(shares_NK))
-    walks = [_walk(kinds[name], *key, name) for name in shares]
-    return [next(walks[kind]) for kind in draw_kinds(uniform_N, shares_NK).tolist()]
 
 
 def _walk(picks: Sequence[Pick], *key: object) -> Iterator[Pick]:

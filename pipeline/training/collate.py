@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.types import Floats, Ints, Rollout, Scores
+from pipeline.core.types import Floats, Ints, Rollout
 from pipeline.losses.batch import Batch, TeacherRows
 from pipeline.store.ragged import spread, starts
-from pipeline.training.temperature import TemperedRows, at_temperature
+from pipeline.training.temperature import TemperedRows
 
 _STUDENTS = ("student", "replay")
 _NO_LOGP = np.float32(-np.inf).view(np.int32)  # the bits of -inf, because rows are arrays of four-byte cells
@@ -34,24 +34,8 @@ class CompletionArrays:
     @classmethod
     def of(cls, rollout: Rollout) -> "CompletionArrays":
         """Return the arrays of a rollout."""
-        logp = rollout.behaviour_logp or [math.nan] * len(rollout.completion_ids)
-        return cls(
-            token_ids_T=np.asarray(rollout.completion_ids, np.int64), sampling_logp_T=np.asarray(logp, np.float32)
-        )
-
-
-def collate_scores(rollouts: Sequence[Rollout], scores: Scores, *, temperature: float, column: int) -> Batch:
-    """Return one batch of rollouts without advantages.
-
-    Args:
-        rollouts: the sequences.
-        scores: the scores of all rollouts, in the same order.
-        temperature: the temperature of the loss.
-        column: the column of this temperature in the scores.
-    """
-    tempered = at_temperature(scores, temperature=temperature, column=column)
-    completions = [CompletionArrays.of(rollout) for rollout in rollouts]
-    return collate(rollouts, completions, tempered, np.zeros(len(rollouts), np.float32))
+        ids, logp = rollout.completion_ids, rollout.behaviour_logp or [math.nan] * len(rollout.completion_ids)
+        return cls(token_ids_T=np.asarray(ids, np.int64), sampling_logp_T=np.asarray(logp, np.float32))
 
 
 def collate(

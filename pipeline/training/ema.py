@@ -11,20 +11,18 @@ continues from the raw weights, so a checkpoint stores both.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
-
-_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 
 def average_of(model: torch.nn.Module, decay: float) -> AveragedModel:
     """Return the moving average of a model's weights over the coming steps; `module` is the averaged model."""
 
     @torch.no_grad()
-    def update(averaged: _Tensors, current: _Tensors, steps_before: Tensor | int) -> None:
+    def update(averaged: PARAM_LIST, current: PARAM_LIST, steps_before: Tensor | int) -> None:
         # The current weights have coefficient 1, out of the sum 1 + decay + ... + decay ** steps_before.
         share = (1 - decay) / (1 - decay ** (int(steps_before) + 1))
         torch._foreach_lerp_(averaged, current, share)

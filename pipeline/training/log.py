@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
-_TYPES: dict[str, type] = {"student": str, "round": str, "step": int, "tokens": int, "read_tokens": int}
-_TYPES |= {"compared_tokens": int}
+_TYPES = {"student": str, "round": str} | dict.fromkeys(("step", "tokens", "read_tokens", "compared_tokens"), int)
 
 
 def write_log(path: Path, rows: Sequence[Row]) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
-from torch import Tensor
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pipeline.core.types import Precision
@@ -58,12 +57,8 @@ def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:
 def _groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
     """Return the weights to train in two groups: those that decay, and those that do not."""
     decaying = set(get_parameter_names(model, [torch.nn.LayerNorm], _NO_DECAY))
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            groups[name in decaying].append(weight)
-    return [
-        {"params": weights, "weight_decay": weight_decay if decays else 0.0}
-        for decays, weights in groups.items()
-        if weights
-    ]
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    decay = [weight for name, weight in trained.items() if name in decaying]
+    no_decay = [weight for name, weight in trained.items() if name not in decaying]
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

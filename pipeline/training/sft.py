@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.types import Entries, Ints, Rollout, Scores
+from pipeline.core.types import Entries, Rollout, Scores
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.runtime.config import Positive
@@ -28,13 +28,10 @@ class OneHotTeacher:
         """Return the scores of the rollouts in rows [start, stop)."""
         completions = [rollout.completion_ids for rollout in self.rollouts[start:stop]]
         ids = np.array([token for completion in completions for token in completion], np.int32)
-        return [Stretch.of(start, _one_hot(ids), np.array([len(completion) for completion in completions]))]
-
-
-def _one_hot(ids: Ints) -> Scores:
-    zero_N = np.zeros(len(ids), np.float32)
-    top, zero_N1 = Entries(ids=ids, logp=zero_N, counts=np.ones(len(ids), np.int32)), zero_N[:, None]
-    return Scores.of_top(top, tail_NH=zero_N1, entropy_NH=zero_N1, token_logp_N=zero_N)
+        zero_N = np.zeros(len(ids), np.float32)
+        top, zero_N1 = Entries(ids=ids, logp=zero_N, counts=np.ones(len(ids), np.int32)), zero_N[:, None]
+        scores = Scores.of_top(top, tail_NH=zero_N1, entropy_NH=zero_N1, token_logp_N=zero_N)
+        return [Stretch.of(start, scores, np.array([len(completion) for completion in completions]))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.collation import collate_scores
 from pipeline.core.hashing import derive_seed
 from pipeline.core.types import Entries, Rollout, Scores, Source
 from pipeline.losses.batch import Batch
@@ -24,7 +25,6 @@ from pipeline.store.segment_writer import write_segment
 from pipeline.store.stretch import Stretch, stretches
 from pipeline.store.windows import WindowReader
 from pipeline.training.batches import Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
-from pipeline.training.collate import collate_scores
 from pipeline.training.mixing import CorpusWeights, Ramp
 from pipeline.training.temperature import at_temperature, concatenate_rows
 from tests import factories
