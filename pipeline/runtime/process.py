@@ -34,10 +34,8 @@ def alive(pid: int) -> bool:
     """Return whether this machine has a process with this number."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # a process of another user
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # of another user; ProcessLookupError means that there is none
     return True
 
 
