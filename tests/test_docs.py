@@ -15,9 +15,9 @@ import pytest
 from dvc.cli.parser import get_main_parser
 from ruamel.yaml import YAML
 
+from pipeline.core.types import ScoredSequence
 from pipeline.report.views import VIEWS, connect, query
 from pipeline.runtime.yaml_files import read_yaml
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.workspace.validation import check_params
@@ -198,7 +198,7 @@ def test_the_reader_in_the_documentation_reads_a_segment(tmp_path: Path) -> None
         assert np.log(np.concatenate([p for _, p in read])) == pytest.approx(expected.top.logp, abs=1e-5)
 
 
-ENTRIES = [text for _, text in re.findall(r"^\| (`+)(.+?)\1 \| ", TEXT["troubleshooting.md"], re.MULTILINE)]
+ENTRIES = [text for _, text in re.findall(r"^\| ?(`+)(.+?)\1 ?\|", TEXT["troubleshooting.md"], re.MULTILINE)]
 ELSEWHERE = {  # messages that no UserError contains, and the file or program that prints them
     "expected free space, got a full disk": "stages/_stage.py",
     "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage/lineage.py",
