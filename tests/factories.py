@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Prompt, Rollout, Scores
+from pipeline.core.types import Prompt, Rollout, ScoredSequence, Scores
 from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Scored
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
@@ -18,7 +18,6 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.runtime.atomic import whole_directory
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
-from pipeline.store.records import ScoredSequence
 from pipeline.training.batches import BatchParams
 from tests.scores import top_only
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.core.types import Rollout, Scores, TokenSequence, reference_rollouts
+from pipeline.core.types import Rollout, ScoredSequence, Scores, TokenSequence, reference_rollouts
 from pipeline.losses.batch import Batch
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.rollout.collect import collect_rollouts, plan_batches
@@ -17,7 +17,6 @@ from pipeline.runtime.progress import bar
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.scoring.scorer import TruncationParams
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import Pool, iter_batches, open_pool, plan_steps

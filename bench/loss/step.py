@@ -33,7 +33,7 @@ from bench.end_to_end.trl_gkd import gkd_of_trl, has_trl
 from bench.output import Row, show
 from bench.store.segments import placeholder_header, synthetic_scores
 from bench.subprocess_run import peak_bytes, run_in_subprocess
-from pipeline.core.types import Rollout
+from pipeline.core.types import Rollout, ScoredSequence
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models import language_model as lm
 from pipeline.models.forward import padded
@@ -41,7 +41,6 @@ from pipeline.runtime.config import parse
 from pipeline.runtime.progress import bar
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.store.ragged import split_scores
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps

@@ -31,7 +31,7 @@ from bench.output import Row, show
 from bench.store.populations import Population, load_prompts, populations
 from bench.store.segments import placeholder_header
 from pipeline.core.hashing import derive_seed
-from pipeline.core.types import Scores, Source, TokenSequence
+from pipeline.core.types import ScoredSequence, Scores, Source, TokenSequence
 from pipeline.losses import tail_estimators
 from pipeline.losses.batch import TeacherRows
 from pipeline.losses.divergences import DIVERGENCES, DivergenceParams
@@ -43,7 +43,6 @@ from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 from pipeline.store.ragged import join_scores
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.tasks.prompts import rank_tokens

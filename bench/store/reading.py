@@ -28,9 +28,8 @@ import zarr
 from bench.clock import timed
 from bench.output import Row, show
 from bench.store.segments import NEAR, WIDE, Widths, placeholder_header, synthetic_scores
-from pipeline.core.types import Rollout
+from pipeline.core.types import Rollout, ScoredSequence
 from pipeline.store.ragged import split_scores
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.training.batches import BatchParams, Pick, iter_batches, make_pool, open_pool, plan_steps

@@ -127,6 +127,14 @@ class Scores:
         return cls(top=top, tail_samples=none, student=none, stats=stats)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSequence:
+    """A rollout and the teacher's scores of its completion, one position per completion token: a row of a segment."""
+
+    rollout: Rollout
+    scores: Scores
+
+
 def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
     """Return the data set's own completions in full; they have no behaviour log-probs."""
     return [

@@ -11,12 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.core.prompt_sharing import tokens_to_read
-from pipeline.core.types import Precision, Rollout, Scores
+from pipeline.core.types import Precision, Rollout, ScoredSequence, Scores
 from pipeline.runtime.config import Positive
 from pipeline.runtime.progress import bar
 from pipeline.scoring.scorer import Scorer, TruncationParams
 from pipeline.store.keys import Key, key_of, unknown
-from pipeline.store.records import ScoredSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

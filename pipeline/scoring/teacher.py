@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import model_fingerprint
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Rollout, ScoredSequence, Scores
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, template_fingerprint, tokenizer_fingerprint
 from pipeline.runtime.layout import LAYOUT, store_root
@@ -18,7 +18,6 @@ from pipeline.scoring.score import ScoringParams, score_rollouts
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
 from pipeline.store.keys import Key, key_of
 from pipeline.store.lookup import find_known
-from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Location, Store
 from schemas.manifest import SegmentHeader
 

@@ -2,6 +2,6 @@
 
 Read `schemas.segment` first (the format on disk), then `store` (publish and read), `segment_writer`, `segment_reader`
 and `codecs` (arrays of scores to bytes). `keys` and `lookup` find a score by its content, `ragged` cuts and joins
-scores, and `windows` decodes neighbouring sequences together for training. The packages `scoring`, `training`,
-`store_admin` and `workspace` import it; it imports `core`, `runtime` and `schemas`.
+scores, and `windows` decodes neighbouring sequences together for training. It imports `core`, `runtime`
+and `schemas`.
 """

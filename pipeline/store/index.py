@@ -41,9 +41,7 @@ def index_table(
         "sequence_key": [sequence for sequence, _ in keys],
         "support_key": [support for _, support in keys],
         "scorer": [scorer] * len(rollouts),
-        "rollout_id": [rollout.rollout_id for rollout in rollouts],
-        "prompt_id": [rollout.prompt_id for rollout in rollouts],
-        "source": [rollout.source for rollout in rollouts],
+        **{name: [getattr(rollout, name) for rollout in rollouts] for name in ("rollout_id", "prompt_id", "source")},
         "author": [rollout.policy for rollout in rollouts],  # the format keeps older names
         "ended": [rollout.finished for rollout in rollouts],
         "position_offset": start_B,

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.core.hashing import ids_digest
 from pipeline.core.types import Rollout, TokenSequence
 
-Key: TypeAlias = tuple[str, str]  # sequence key, support key
+Key: TypeAlias = tuple[str, str]  # sequence key; support key (of what the sampler recorded)
 
 
 def sequence_key(sequence: TokenSequence) -> str:
@@ -31,7 +31,7 @@ def support_key(sequence: TokenSequence) -> str:
 
 
 def score_keys(scorer: str, keys: Iterable[Key]) -> list[bytes]:
-    """Return one key of 16 bytes for scorer, sequence and support: the narrow column that a look-up scans."""
+    """Return one key of 16 bytes for scorer, sequence and record: the narrow column that a look-up scans."""
     prefix, digests = hashlib.blake2b(f"{scorer}/".encode(), digest_size=16), []
     for sequence, support in keys:
         state = prefix.copy()  # takes half the time of hashing the prefix again

@@ -7,7 +7,7 @@ Array suffixes: see `pipeline.core.types`; B sequences.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +17,22 @@ from pipeline.core.types import Entries, Ints, PositionStats, Scores
 ENTRIES = ("top", "tail_samples", "student")
 """Fields of `Scores` that hold entries; the remaining field, `stats`, runs along positions."""
 _STATS = tuple(field.name for field in fields(PositionStats))
-_Record = TypeVar("_Record", Entries, PositionStats)
 
 
 def join_scores(parts: Sequence[Scores], temperatures: int) -> Scores:
     """Return the scores of sequences laid end to end; without parts, empty arrays for so many temperatures."""
     none_NH, none_N = np.zeros((0, temperatures), np.float32), np.zeros(0, np.float32)
     empty = Scores.of_top(Entries.none(0), tail_NH=none_NH, entropy_NH=none_NH, token_logp_N=none_N)
-    every = [empty, *parts]
-    return Scores(
-        **{name: _join([getattr(scores, name) for scores in every]) for name in ENTRIES},
-        stats=_join([scores.stats for scores in every]),
-    )
+    joined: Scores = _join([empty, *parts])
+    return joined
 
 
-def _join(records: Sequence[_Record]) -> _Record:
+def _join(records: Sequence[Any]) -> Any:
+    """Return a record of the same class, whose arrays and records are those of all records laid end to end."""
     kind = type(records[0])
-    names = [field.name for field in fields(kind)]
-    return kind(**{name: np.concatenate([getattr(record, name) for record in records]) for name in names})
+    if kind is np.ndarray:
+        return np.concatenate(records)
+    return kind(**{field.name: _join([getattr(record, field.name) for record in records]) for field in fields(kind)})
 
 
 def split_scores(scores: Scores, positions_B: NDArray[Any]) -> list[Scores]:

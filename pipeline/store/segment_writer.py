@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import file_digest
+from pipeline.core.types import ScoredSequence
 from pipeline.runtime.atomic import sync, sync_directories
 from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.codecs.base import STORED_NAMES
@@ -31,7 +32,6 @@ from pipeline.store.index import index_table
 from pipeline.store.manifest import RANKS_FILE, decode_manifest
 from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.ragged import join_scores
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment, token_table
 from pipeline.store.zarr_payload import write_payload
 from schemas.manifest import FileEntry, Manifest, Measured, SegmentHeader

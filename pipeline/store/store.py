@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from pipeline.core.types import Scores
+from pipeline.core.types import ScoredSequence, Scores
 from pipeline.runtime.process import alive
 from pipeline.store.keys import Key
 from pipeline.store.publish import publish_segment, temporary_directory
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_files
 from pipeline.store.stretch import stretches

@@ -11,7 +11,7 @@ Array suffixes: see `pipeline.core.types`; here P is the planes.
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,26 +86,22 @@ def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("<")
 
 
-def _width(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+def _width(dtype: np.dtype[Any], shape: Sequence[int]) -> int:
     """Return the number of planes of a column."""
     return int(dtype.itemsize * np.prod(shape, dtype=int))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """The place of an array among the planes of its axis."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]  # of one row
-    planes: slice
-
-    def take(self, planes_PN: NDArray[np.uint8]) -> NDArray[Any]:
-        own_PN = planes_PN[self.planes]
-        size, rows = self.dtype.itemsize, own_PN.shape[1]
-        starts = range(0, len(own_PN), size)
-        numbers: list[NDArray[Any]] = [_join(own_PN[start : start + size]).view(self.dtype) for start in starts]
-        together: NDArray[Any] = numbers[0] if len(numbers) == 1 else np.stack(numbers, -1)
-        return together.reshape(rows, *self.shape)
+def _arrays(planes_PN: NDArray[np.uint8], columns: Any) -> Arrays:
+    """Return the arrays whose planes are stored one after another, by their description in the attributes."""
+    arrays: Arrays = {}
+    first, rows = 0, planes_PN.shape[1]
+    for name, kind, *shape in columns:
+        dtype = np.dtype(kind)
+        starts = range(first, first + _width(dtype, shape), dtype.itemsize)
+        numbers = [_join(planes_PN[start : start + dtype.itemsize]).view(dtype) for start in starts]
+        arrays[name] = (numbers[0] if len(numbers) == 1 else np.stack(numbers, -1)).reshape(rows, *shape)
+        first = starts.stop
+    return arrays
 
 
 def _join(planes_PN: NDArray[np.uint8]) -> NDArray[Any]:
@@ -126,7 +122,6 @@ class Payload:
 
     path: Path
     _arrays: Mapping[str, Any]  # Zarr arrays
-    _columns: Mapping[str, Mapping[str, _Column]]
     _zarrs: bool
 
     @classmethod
@@ -138,8 +133,7 @@ class Payload:
         zarrs = importlib.util.find_spec("zarrs") is not None
         with _configured({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if zarrs else {}):
             arrays = dict(zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3).arrays())
-        columns = {name: _columns(array.attrs["columns"]) for name, array in arrays.items()}
-        return cls(path=path, _arrays=arrays, _columns=columns, _zarrs=zarrs)
+        return cls(path=path, _arrays=arrays, _zarrs=zarrs)
 
     def read(self, windows: Mapping[str, slice]) -> Arrays:
         """Return the named arrays.
@@ -152,8 +146,7 @@ class Payload:
         """
         arrays: Arrays = {}
         for axis, window in windows.items():
-            planes_PN = self._read(axis, window)
-            arrays |= {name: column.take(planes_PN) for name, column in self._columns[axis].items()}
+            arrays |= _arrays(self._read(axis, window), self._arrays[axis].attrs["columns"])
         return arrays
 
     def _read(self, axis: str, window: slice) -> NDArray[np.uint8]:
@@ -204,12 +197,3 @@ def _checked(data: bytes) -> bytes:
     if (computed := google_crc32c.value(body)) != stored:
         raise ValueError(f"crc32c {computed:08x} instead of {stored:08x}")
     return body
-
-
-def _columns(described: Any) -> dict[str, _Column]:
-    columns, start = {}, 0
-    for name, dtype, *shape in described:
-        width = _width(np.dtype(dtype), tuple(shape))
-        columns[name] = _Column(dtype=np.dtype(dtype), shape=tuple(shape), planes=slice(start, start + width))
-        start += width
-    return columns

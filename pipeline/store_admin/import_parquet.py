@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import digest
 from pipeline.core.token_ranks import rank_by_count
-from pipeline.core.types import Entries, Rollout, Scores
+from pipeline.core.types import Entries, Rollout, ScoredSequence, Scores
 from pipeline.runtime.errors import DataError
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
-from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.parquet_rows import PlainRow, read_entry_ids, read_rows
 from schemas.manifest import SegmentHeader

@@ -8,10 +8,9 @@ from threading import Semaphore
 import pytest
 
 from pipeline.core.prompt_sharing import tokens_to_read
-from pipeline.core.types import Rollout, Scores, TokenSequence
+from pipeline.core.types import Rollout, ScoredSequence, Scores, TokenSequence
 from pipeline.scoring.score import score_rollouts
 from pipeline.store.keys import key_of
-from pipeline.store.records import ScoredSequence
 from tests.factories import rollout, scores_of, scoring_params
 from tests.training_jobs import CountingTeacher
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.hashing import model_fingerprint
-from pipeline.core.types import TokenSequence
+from pipeline.core.types import ScoredSequence, TokenSequence
 from pipeline.rollout.collect import RolloutParams
 from pipeline.runtime.config import section
 from pipeline.runtime.files import write_json, write_rows
@@ -22,7 +22,6 @@ from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams
 from pipeline.store.codecs import CODECS, stored_fingerprint
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments

@@ -23,13 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.core.types import PositionStats, Rollout, Scores
+from pipeline.core.types import PositionStats, Rollout, ScoredSequence, Scores
 from pipeline.runtime.errors import StoreError
 from pipeline.store import zarr_payload as payload_module
 from pipeline.store.codecs import CODECS, ErrorBounds, config_of
 from pipeline.store.codecs.sqrt8 import Sqrt8
 from pipeline.store.keys import sequence_key, support_key
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Location, Store

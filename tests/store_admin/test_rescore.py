@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import Scores, TokenSequence
+from pipeline.core.types import ScoredSequence, Scores, TokenSequence
 from pipeline.scoring.hf_scorer import HFScorer
 from pipeline.scoring.scorer import Scorer, TruncationParams
 from pipeline.store.keys import key_of
-from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments
 from pipeline.store_admin.rescore import ROUNDING, SampledSequence, comparable, compare, sample_sequences

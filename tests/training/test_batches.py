@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from bench.collation import collate_scores
 from pipeline.core.hashing import derive_seed
-from pipeline.core.types import Entries, Rollout, Scores, Source
+from pipeline.core.types import Entries, Rollout, ScoredSequence, Scores, Source
 from pipeline.losses.batch import Batch
 from pipeline.runtime.errors import ParameterError, StoreError
 from pipeline.store.ragged import join_scores
-from pipeline.store.records import ScoredSequence
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.stretch import Stretch, stretches

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Prompt, Rollout
+from pipeline.core.types import Prompt, Rollout, ScoredSequence
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.scorer import TruncationParams
-from pipeline.store.records import ScoredSequence
 from pipeline.store.store import Store
 from pipeline.store_admin.integrity import segments, summarise_segment
 from pipeline.workspace.forecast import (

@@ -19,7 +19,7 @@ _MOST_POSITIONS = 4096
 
 
 def measure(scores: Scores, decoded: Scores, codec: Codec) -> Measured:
-    """Return the errors at a sample of the positions.
+    """Return the errors at a sample of the positions, to four significant digits.
 
     Raises:
         StoreError: An error exceeds the codec's bound.
@@ -32,13 +32,13 @@ def measure(scores: Scores, decoded: Scores, codec: Codec) -> Measured:
     compared = [name for name in ps if name != "tail_samples" or not codec.bounds.draws_estimated]
     p, q = (np.concatenate([probabilities[name].ravel() for name in compared]) for probabilities in (ps, qs))
     sqrt_error, large = np.abs(np.sqrt(p) - np.sqrt(q)), p >= SMALL_P
-    return Measured(
-        positions=len(before),
-        sqrt_p_max=_figure(_check(codec, "sqrt_p", sqrt_error)),
-        sqrt_p_mean=_figure(sqrt_error.mean() if len(p) else 0.0),
-        log_p_max=_figure(_check(codec, "log_p", np.abs(np.log(p[large] / q[large])))),
-        forward_kl=_figure(_forward_kl(ps, qs, before)),
-    )
+    errors = {
+        "sqrt_p_max": _check(codec, "sqrt_p", sqrt_error),
+        "sqrt_p_mean": sqrt_error.mean() if len(p) else 0.0,
+        "log_p_max": _check(codec, "log_p", np.abs(np.log(p[large] / q[large]))),
+        "forward_kl": _forward_kl(ps, qs, before),
+    }
+    return Measured(positions=len(before), **{name: float(f"{error:.4g}") for name, error in errors.items()})
 
 
 def _errors_of_stats(before: Scores, after: Scores) -> dict[str, NDArray[np.float64]]:
@@ -101,8 +101,3 @@ def _normalised(ps: Arrays, owner: NDArray[np.int64], positions: int) -> NDArray
     total_N = np.bincount(owner, weights=p, minlength=positions)
     row: NDArray[np.float64] = p / np.where(total_N > 0, total_N, 1)[owner]
     return row
-
-
-def _figure(value: float) -> float:
-    """Round to four significant digits."""
-    return float(f"{value:.4g}")
