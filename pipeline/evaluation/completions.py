@@ -27,7 +27,7 @@ class EvaluationParams:
     precision: Precision
     """Number format of the sampler, and of both bodies in the comparison."""
     recorded_prompts: Count
-    """The first prompts, so many, have their completions recorded token by token for the report."""
+    """The number of prompts, from the first, whose completions are recorded token by token for the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

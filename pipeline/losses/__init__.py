@@ -3,5 +3,5 @@
 Read `objective` first: it combines a divergence (`divergences`), an estimate for the tokens that are not stored
 (`tail_estimators`) and the reward's term (`policy_gradient`). `fused_linear` computes the combination without storing
 all logits, `staleness` measures how far the student has moved from its rollouts, and `batch` is the input.
-Training and benchmarks import this package; it imports `models`, `core` and `runtime`.
+It imports `models`, `core` and `runtime`.
 """

@@ -1,7 +1,7 @@
 """The distillation objective from a truncated teacher: a divergence, a tail estimator, and a reward.
 
 * A divergence (`pipeline.losses.divergences`) is computed from truncated rows by a tail estimator
-  (`pipeline.losses.tail_estimators`). docs/decisions/ has the measurements behind the choice of `auto`.
+  (`pipeline.losses.tail_estimators`). Decision 007 has the measurements behind the choice of `auto`.
 * Reward: the student maximises (1 - alpha) E[reward] - alpha E[divergence] (Agarwal et al., ICLR 2024, section 3.2).
   The reward's term (`pipeline.losses.policy_gradient`) is summed over tokens like the divergence. It needs only the
   sampled token's logit and the normaliser, so its time is negligible.

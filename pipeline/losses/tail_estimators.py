@@ -175,7 +175,7 @@ def _move_out(student: StudentLogits, teacher: TeacherRows, outside_N: Tensor) -
 def sampled(divergence: Divergence, student: StudentLogits, teacher: TeacherRows) -> Tensor:
     """Return an estimate from the sampled token y alone, with the policy gradient q/b (f'(w_y) - f'(1)) grad log q(y).
 
-    With reverse_kl the gradient is that of the reward log p(y) - log q(y) ("k1") of hosted on-policy distillation.
+    With reverse_kl the gradient is that of the reward log p(y) - log q(y) ("k1", Schulman 2020).
     f'(1) is a baseline. Where b is unknown, the bucket is used.
 
     Status: unbiased in value and gradient for every divergence. Source: Schulman, "Approximating KL divergence", 2020.

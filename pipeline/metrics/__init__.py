@@ -1,5 +1,4 @@
 """Metrics of texts: exact_match, rouge and bleu, and the rewards made of them.
 
-Tasks, the rollout stage and the evaluation import it. It is separate from `pipeline.tasks` so that a new task does not
-run every rollout stage again.
+It is separate from `pipeline.tasks` so that a new task does not run every rollout stage again.
 """

@@ -22,7 +22,7 @@ class RolloutParams:
     """How a student samples its rollouts."""
 
     prompts: Count
-    """Training prompts per round, at most all, taken in epochs. 0, for batches.student_fraction: 0, costs nothing."""
+    """Training prompts per round, at most all, taken in epochs. Set 0 with batches.student_fraction: 0."""
     samples_per_prompt: Positive
     """Completions per prompt, as in GRPO. A prompt is read once for all its completions."""
     batch_size: Positive

@@ -4,7 +4,7 @@
 * After a kill, the next run with the same inputs continues there. A run with other inputs removes it.
 * A lock on the scratch directory keeps two processes from making one output.
 
-docs/decisions/ explains why DVC's `persist: true` does not do the same.
+DVC's `persist: true` is no alternative: it reuses stale parts after a parameter change and disables the run cache.
 """
 
 import fcntl

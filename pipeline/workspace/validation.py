@@ -128,15 +128,16 @@ def _check_rewards(p: Parameters) -> None:
     fraction, samples, sampling = p.batches.student_fraction, p.rollout.samples_per_prompt, p.rollout.sampling
     alpha = p.objective.alpha
     expected = f"a function with objective.alpha {alpha}"
-    require(bool(p.reward), "reward", expected=expected, got="none", remedy="name one, or alpha to 1")
+    require(bool(p.reward), "reward", expected=expected, got="none", remedy="name one, or set objective.alpha to 1")
     where, expected = "batches.student_fraction", f"above 0 with objective.alpha {alpha}"
-    require(fraction != 0, where, expected=expected, got=fraction, remedy="raise it, or alpha to 1")
+    require(fraction != 0, where, expected=expected, got=fraction, remedy="raise it, or set objective.alpha to 1")
     where = "rollout.samples_per_prompt"
-    expected = f"at least 2, since a reward counts over the others of its prompt, with objective.alpha {alpha}"
-    require(samples > 1, where, expected=expected, got=samples, remedy="raise it, or alpha to 1")
-    expected = f"temperature 1 and top_p 1, of which the ratio to the student is defined, with objective.alpha {alpha}"
+    reason = "because a reward is compared with the prompt's other completions"
+    expected = f"at least 2, {reason}, with objective.alpha {alpha}"
+    require(samples > 1, where, expected=expected, got=samples, remedy="raise it, or set objective.alpha to 1")
+    expected = f"temperature 1 and top_p 1, for which the ratio to the student is defined, with objective.alpha {alpha}"
     met, got = sampling.temperature == sampling.top_p == 1, f"{sampling.temperature} and {sampling.top_p}"
-    require(met, "rollout.sampling", expected=expected, got=got, remedy="set both to 1, or alpha to 1")
+    require(met, "rollout.sampling", expected=expected, got=got, remedy="set both to 1, or set objective.alpha to 1")
 
 
 def _check_tail_estimator(p: Parameters) -> None:
@@ -149,7 +150,7 @@ def _check_tail_estimator(p: Parameters) -> None:
         expected = "temperature 1 and top_p 1, at which any token can be drawn"
         require(sampling.temperature == sampling.top_p == 1, where, expected=expected, got=got, remedy=remedy)
     if estimator == "tail_mean":
-        expected = "top_p 1 and a temperature above 0, of which the staleness is defined"
+        expected = "top_p 1 and a temperature above 0, for which the staleness is defined"
         require(comparable_temperature(sampling) is not None, where, expected=expected, got=got, remedy=remedy)
         expected, samples = "record_tail_samples of at least 1", sampling.record_tail_samples
         require(samples > 0, where, expected=expected, got=samples, remedy=remedy)

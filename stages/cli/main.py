@@ -18,7 +18,7 @@ from stages.cli.store import store
 
 @click.group()
 def commands() -> None:
-    """Distil a language model from a teacher that is loaded once."""
+    """Distil a language model from cached scores of its teacher."""
 
 
 commands.add_command(store)

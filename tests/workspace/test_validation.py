@@ -222,20 +222,20 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "reward: expected a function with objective.alpha 0.5, got none; name one, or alpha to 1"),
+        ({}, "reward: expected a function with objective.alpha 0.5, got none; name one, or set objective.alpha to 1"),
         (
             {"batches.student_fraction": 0},
             "batches.student_fraction: expected above 0 with objective.alpha 0.5",
         ),
         (
             {"rollout.samples_per_prompt": 1},
-            "rollout.samples_per_prompt: expected at least 2, since a reward",
+            "rollout.samples_per_prompt: expected at least 2, because a reward",
         ),
         (
             {"rollout.sampling.top_p": 0.9},
-            "rollout.sampling: expected temperature 1 and top_p 1, of which",
+            "rollout.sampling: expected temperature 1 and top_p 1, for which",
         ),
-        ({"rollout.sampling.temperature": 0.0}, "rollout.sampling: expected temperature 1 and top_p 1, of which the"),
+        ({"rollout.sampling.temperature": 0.0}, "rollout.sampling: expected temperature 1 and top_p 1, for which the"),
     ],
 )
 def test_a_reward_needs_samples_that_can_be_compared(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
