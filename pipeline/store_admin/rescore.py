@@ -14,6 +14,7 @@ Array suffixes: see `pipeline.core.types`.
 """
 
 import heapq
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -103,8 +104,10 @@ def sample_sequences(paths: Sequence[Path], count: int) -> list[SampledSequence]
     """
     rows = ((path, row) for path in paths for row in range(read_manifest(path).sequences))
     chosen = sorted(heapq.nsmallest(count, rows, key=lambda place: derive_seed("rescore", place[0].name, place[1])))
-    opened = {path: Segment.open(path) for path in dict(chosen)}
-    sampled = [_read(opened[path], row) for path, row in chosen]
+    sampled: list[SampledSequence] = []
+    for path, places in itertools.groupby(chosen, key=lambda place: place[0]):
+        segment = Segment.open(path)
+        sampled += [_read(segment, row) for _, row in places]
     completed = [sequence for sequence in sampled if sequence.tokens.completion_ids]
     return sorted(completed, key=lambda sequence: sequence.tokens.prompt_ids)
 
