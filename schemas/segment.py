@@ -104,8 +104,8 @@ TOKENS = pa.schema(
 )
 
 RANKS = pa.schema([pa.field("token_id", pa.int32(), nullable=False)], metadata={"schema": "stillroom.segment.ranks/1"})
+# The arrays of payload.zarr by the axis that they run along.
 PLANES = {"E": "head", "R": "draw", "U": "union", "N": "position"}
-"""The arrays of payload.zarr by the axis that they run along."""
 
 
 class PayloadArray(NamedTuple):

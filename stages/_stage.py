@@ -35,15 +35,14 @@ class StageContext:
     """What a stage gets beside its parameters and options."""
 
     layout: Layout
-    cost: dict[str, Any]
-    """The entry in work/costs, to which the stage adds what it spent."""
+    cost: dict[str, Any]  # The entry in work/costs, to which the stage adds what it spent
 
 
 class StageCommand(click.Command):
     """The command line of a stage."""
 
+    # The dotted keys in params.yaml that the stage reads, by keyword; an option in braces stands for its value.
     sections: dict[str, str]
-    """The dotted keys in params.yaml that the stage reads, by keyword; an option in braces stands for its value."""
 
     def run(self, **options: Any) -> None:
         """Run the stage in this process, with the values of its options."""

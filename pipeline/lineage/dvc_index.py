@@ -19,14 +19,11 @@ _CODE = ("pipeline", "stages", "schemas")
 class OutputRecord:
     """What dvc.lock records about the making of one output."""
 
+    # Stages that made it or something that it was made from, in alphabetical order.
     stages: list[str]
-    """Stages that made it or something that it was made from, in alphabetical order."""
-    parameters: dict[str, Any]
-    """Their parameters by dotted key of params.yaml."""
-    code: str
-    """Digest of every code file and directory that these stages depend on."""
-    md5: str
-    """Hash of the output, as DVC writes it."""
+    parameters: dict[str, Any]  # Their parameters by dotted key of params.yaml
+    code: str  # Digest of every code file and directory that these stages depend on
+    md5: str  # Hash of the output, as DVC writes it
 
 
 def load_index(root: Path) -> Any:

@@ -16,20 +16,16 @@ class ModelSource:
 
     model: str
     revision: str | None
-    hub: bool
-    """Whether `model` is a name on the hub."""
-    license: str | None
-    """The licence in its model card or GGUF header."""
-    fingerprint: str
-    """Fingerprint of the model directory that was made from it."""
+    hub: bool  # Whether `model` is a name on the hub
+    license: str | None  # The licence in its model card or GGUF header
+    fingerprint: str  # Fingerprint of the model directory that was made from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """A segment of teacher scores that a round was trained on."""
 
-    name: str
-    """`corpus` or STUDENT/ROUND."""
+    name: str  # `corpus` or STUDENT/ROUND
     segment: str
     positions: int
 
@@ -41,39 +37,28 @@ class Round:
     id: str
     first_step: int
     steps: int
-    teacher: str
-    """Fingerprint of the model that scored."""
+    teacher: str  # Fingerprint of the model that scored
     tokenizer: str
     scorer: str
     task: str
-    settings: dict[str, object]
-    """The section task.settings of params.yaml."""
-    hub_data: bool
-    """Whether `settings.data` is a name on the hub."""
-    prompts: str
-    """Digest of the prompts' ids and tokens."""
-    parameters: dict[str, object]
-    """The sections of params.yaml that the stage read."""
+    settings: dict[str, object]  # The section task.settings of params.yaml
+    hub_data: bool  # Whether `settings.data` is a name on the hub
+    prompts: str  # Digest of the prompts' ids and tokens
+    parameters: dict[str, object]  # The sections of params.yaml that the stage read
     scored: tuple[Scored, ...]
-    tokens: int
-    """Tokens in the loss."""
-    read_tokens: int
-    """Tokens that the student read, prompts included."""
+    tokens: int  # Tokens in the loss
+    read_tokens: int  # Tokens that the student read, prompts included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """One `sft` stage."""
 
-    model: str
-    """`teacher` or the name of the student."""
-    before: str
-    """Fingerprint of the model directory before tuning."""
-    after: str
-    """Fingerprint of the model directory after tuning."""
+    model: str  # `teacher` or the name of the student
+    before: str  # Fingerprint of the model directory before tuning
+    after: str  # Fingerprint of the model directory after tuning
     task: str
-    references: str
-    """Digest of the ids of the prompts and their references."""
+    references: str  # Digest of the ids of the prompts and their references
     parameters: dict[str, object]
 
 
@@ -85,13 +70,13 @@ class Lineage:
     student: str | None
     teacher: ModelSource
     start: ModelSource | None
+    # Layers that a pruned student kept, of an encoder-decoder by stack.
     layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
-    """Layers that a pruned student kept, of an encoder-decoder by stack."""
+    # Changes to the configuration of a randomly initialised student; None for other students.
     config: dict[str, object] | None
-    """Changes to the configuration of a randomly initialised student; None for other students."""
     rounds: tuple[Round, ...]
     earlier: "Lineage | None"
+    # Supervised fine-tuning of the teacher, then of the student's start.
     tunings: tuple[Tuning, ...] = ()
-    """Supervised fine-tuning of the teacher, then of the student's start."""
+    # Settings of a student that is an adapter, named as in peft's LoraConfig.
     lora: dict[str, object] | None = None
-    """Settings of a student that is an adapter, named as in peft's LoraConfig."""

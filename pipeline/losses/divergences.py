@@ -52,10 +52,10 @@ class DivergenceParams:
 class Divergence:
     """An f-divergence with its parameters bound."""
 
+    # The summand p f(q / p) of each outcome; +inf where one side is zero and f is infinite.
     terms: Terms
-    """The summand p f(q / p) of each outcome; +inf where one side is zero and f is infinite."""
+    # The derivative f'(q / p) at each outcome, which is the derivative of the divergence by q.
     slope: Terms
-    """The derivative f'(q / p) at each outcome, which is the derivative of the divergence by q."""
 
     def __call__(self, logp: Tensor, logq: Tensor) -> Tensor:
         """Return the sum of the terms over the last axis."""

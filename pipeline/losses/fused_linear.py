@@ -62,14 +62,11 @@ class FusedLinearLoss:
     head: Head
     targets: LossTargets
     loss: PositionLoss
-    temperature: float
-    """The divisor of the logits."""
-    token_temperature: float
-    """The temperature of `StudentLogits.token_logp_N`."""
-    chunk: int
-    """Positions whose logits are in memory at the same time."""
+    temperature: float  # The divisor of the logits
+    token_temperature: float  # The temperature of `StudentLogits.token_logp_N`
+    chunk: int  # Positions whose logits are in memory at the same time
+    # Whether the loss needs the entropy of the unstored tokens, which costs two more passes over V.
     entropy: bool = False
-    """Whether the loss needs the entropy of the unstored tokens, which costs two more passes over V."""
 
     def __call__(self, hidden_ND: Tensor) -> tuple[Tensor, Metrics]:
         """Compute the loss.

@@ -26,15 +26,12 @@ from schemas.rollout import ROLLOUT
 class SamplingJob:
     """Completions that one model is to write."""
 
+    # The model directory. It is loaded when it is first needed: never, without prompts.
     model: Path
-    """The model directory. It is loaded when it is first needed: never, without prompts."""
     prompts: Sequence[Prompt]
-    samples: int
-    """Completions per prompt."""
-    source: Source
-    """Who writes: the student or the teacher."""
-    name: str
-    """The beginning of every rollout id, such as `small/r1`."""
+    samples: int  # Completions per prompt
+    source: Source  # Who writes: the student or the teacher
+    name: str  # The beginning of every rollout id, such as `small/r1`
     seed: int
     params: RolloutParams
 

@@ -27,6 +27,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 NonNegative = Annotated[float, Ge(0)]
 AboveZero = Annotated[float, Gt(0)]
 
+# Old keys of params.yaml, each with the new name of its last part, for the message about an unknown key.
 RENAMED = {
     "rollout.sampling.support_threshold": "record_threshold",
     "rollout.sampling.support_max": "record_max",
@@ -41,7 +42,6 @@ RENAMED = {
     "batches.window": "shuffle_window",
     "evaluation.shown": "recorded_prompts",
 }
-"""Old keys of params.yaml, each with the new name of its last part, for the message about an unknown key."""
 
 _WORDS = {
     "integer": "int",

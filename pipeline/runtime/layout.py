@@ -14,8 +14,8 @@ class RolloutFiles:
         """Name the files in `directory`."""
         self.directory = directory
         self.rollouts = directory / "rollouts.parquet"
+        # The directory of teacher scores, one sequence per rollout, in the same order.
         self.segment = directory / "segment"
-        """The directory of teacher scores, one sequence per rollout, in the same order."""
 
 
 class RoundFiles(RolloutFiles):
@@ -26,8 +26,7 @@ class RoundFiles(RolloutFiles):
         super().__init__(directory)
         self.model = directory / "model"
         self.optimizer = directory / "optimizer.pt"
-        self.log = log
-        """The training log, a CSV file with one row per optimizer step."""
+        self.log = log  # The training log, a CSV file with one row per optimizer step
 
 
 class Layout:
@@ -37,26 +36,24 @@ class Layout:
         """Name the files of the project in `root`."""
         self.root = root
         self.params = root / "params.yaml"
+        # The items of every loop in dvc.yaml, which `stillroom plan` writes.
         self.rounds = root / "rounds.yaml"
-        """The items of every loop in dvc.yaml, which `stillroom plan` writes."""
-        self.work = root / "work"
-        """The directory of everything that stages hand to each other."""
+        self.work = root / "work"  # The directory of everything that stages hand to each other
+        # The constant output of the stage `plan`, so that other stages run after the checks.
         self.plan = self.work / "plan.json"
-        """The constant output of the stage `plan`, so that other stages run after the checks."""
-        self.teacher = self.work / "teacher"
-        """The model directory of the teacher that scores."""
+        self.teacher = self.work / "teacher"  # The model directory of the teacher that scores
+        # The teacher before supervised fine-tuning, where params.yaml asks for fine-tuning.
         self.untuned_teacher = self.work / "base"
-        """The teacher before supervised fine-tuning, where params.yaml asks for fine-tuning."""
+        # The tokenized prompts of both splits.
         self.prompts = self.work / "prompts" / "prompts.parquet"
-        """The tokenized prompts of both splits."""
+        # The token ids by frequency, which the codecs use.
         self.ranks = self.work / "prompts" / "ranks.npy"
-        """The token ids by frequency, which the codecs use."""
+        # The fixed corpus: references and completions of the teacher.
         self.corpus = RolloutFiles(self.work / "corpus")
-        """The fixed corpus: references and completions of the teacher."""
+        # The directory with one file per stage: seconds, tokens, version of the code.
         self.costs = self.work / "costs"
-        """The directory with one file per stage: seconds, tokens, version of the code."""
+        # The directory with two files per evaluated checkpoint.
         self.evaluations = self.work / "evaluations"
-        """The directory with two files per evaluated checkpoint."""
         self.logs = root / "logs"
         self.report = root / "report"
 
@@ -86,8 +83,7 @@ class Layout:
         return self.evaluations / f"{name}.json"
 
 
-LAYOUT = Layout(Path())
-"""The project in the current directory, in which stages and commands run."""
+LAYOUT = Layout(Path())  # The project in the current directory, in which stages and commands run
 
 
 def store_root() -> Path:

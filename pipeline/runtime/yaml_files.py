@@ -15,8 +15,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from pipeline.runtime.errors import ParameterError
 
 _SCHEMA_LINE = "# yaml-language-server: "
+# The blank lines and comments above a section, and its name.
 _ABOVE = re.compile(r"((?:^(?:#.*)?\n)*)^(\w+):", re.MULTILINE)
-"""The blank lines and comments above a section, and its name."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

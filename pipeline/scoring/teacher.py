@@ -30,8 +30,7 @@ class CachedTeacher:
     """
 
     p: ScoringParams
-    header: SegmentHeader
-    """The description of its scores in every segment."""
+    header: SegmentHeader  # The description of its scores in every segment
     store: Store
 
     @classmethod

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.types import Entries, Ints, PositionStats, Scores
 
+# Fields of `Scores` that hold entries; the remaining field, `stats`, runs along positions.
 ENTRIES = ("top", "tail_samples", "student")
-"""Fields of `Scores` that hold entries; the remaining field, `stats`, runs along positions."""
 _STATS = tuple(field.name for field in fields(PositionStats))
 
 

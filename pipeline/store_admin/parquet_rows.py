@@ -26,11 +26,11 @@ ROWS = 256  # that are read at a time; also the rows of a file that DistillKit w
 _HEAD, _TOP = ("head_ids", "head_logp"), ("token_ids", "top_values")  # the columns of entries in either layout
 _INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float32())
 _NAMES: dict[str, Any] = dict.fromkeys(("rollout_id", "prompt_id", "source", "author"), pa.string())
+# The types of the other columns that are read.
 _KINDS: dict[tuple[str, str], dict[str, Any]] = {
     _HEAD: {"prompt_ids": _INTS, "completion_ids": _INTS, "tail": _FLOATS, "token_logp": _FLOATS, **_NAMES},
     _TOP: {"input_ids": _INTS, "labels": _INTS, "attention_mask": _INTS, **_NAMES},
 }
-"""The types of the other columns that are read."""
 _DEFAULTS = {"source": "dataset", "author": "", "tail": None, "token_logp": None}
 
 

@@ -39,15 +39,13 @@ class Judged:
 class Task(Protocol):
     """A task; `pipeline.tasks.TASKS` holds one instance of each."""
 
-    headline: str
-    """The name of the metric that represents the task."""
+    headline: str  # The name of the metric that represents the task
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of every case's fields."""
 
-    settings: type[Any]
-    """The dataclass of `task.settings`."""
+    settings: type[Any]  # The dataclass of `task.settings`
 
     def cases(self, settings: Any) -> Iterable[Case]:
         """Return all cases of both splits, in an order that depends on the settings and the data alone.

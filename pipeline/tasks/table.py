@@ -13,8 +13,8 @@ from pipeline.tasks.base import Case, Message
 from pipeline.tasks.loading import RowSettings, iter_splits
 from pipeline.tasks.rows import Row
 
+# The fields of a case, of which the first is the question, its answers, and its messages if there are some.
 Content: TypeAlias = tuple[dict[str, str], Iterable[str], tuple[Message, ...]]
-"""The fields of a case, of which the first is the question, its answers, and its messages if there are some."""
 
 
 def table_cases(task: str, settings: RowSettings, content: Callable[[Row, Any], Content]) -> list[Case]:

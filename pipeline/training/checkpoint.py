@@ -28,10 +28,9 @@ class TrainState:
     """The state of training beside the model's weights."""
 
     optimizer: torch.optim.Optimizer
+    # The moving average of the weights, if there is one; it is then the model that the round publishes.
     average: AveragedModel | None
-    """The moving average of the weights, if there is one; it is then the model that the round publishes."""
-    rows: list[Row]
-    """The log, one row for each step of the round that was taken."""
+    rows: list[Row]  # The log, one row for each step of the round that was taken
 
     def published(self, model: lm.Model) -> lm.Model:
         """Return the model that a checkpoint saves: the average of the model in training, if there is one."""

@@ -16,8 +16,8 @@ from pipeline.training.log import Row, read_log
 from pipeline.training.loop import train
 from pipeline.training.run import TrainingData, TrainingRun
 
+# The names of the outputs; the model is CONVERTED_MODEL if `saved_dtype` is not None.
 MODEL, CONVERTED_MODEL, OPTIMIZER, LOG = "model", "converted", "optimizer.pt", "train.csv"
-"""The names of the outputs; the model is CONVERTED_MODEL if `saved_dtype` is not None."""
 
 
 def train_round(

@@ -24,28 +24,26 @@ from pipeline.training.sft import OneHotTeacher
 class TrainingRun:
     """One round of optimizer steps: who trains, on which steps, from where, with which parameters."""
 
+    # The name of the student, or `teacher` where supervised fine-tuning trains the teacher.
     student: str
-    """The name of the student, or `teacher` where supervised fine-tuning trains the teacher."""
     round_id: str
-    steps: range
-    """The numbers of the steps, counted from the start of the student."""
-    start: Path
-    """The model directory at the beginning of the round."""
+    steps: range  # The numbers of the steps, counted from the start of the student
+    start: Path  # The model directory at the beginning of the round
+    # The state of the optimizer at the end of the round before; None begins with a new optimizer.
     optimizer_state: Path | None = None
-    """The state of the optimizer at the end of the round before; None begins with a new optimizer."""
     objective: ObjectiveParams
     optimizer: OptimizerParams
     batches: BatchParams
     replay: ReplayParams | None = None
     seed: int
+    # The tokens that the loss compares. The LM head may have more rows, because models pad their vocabulary.
     vocab_size: int
-    """The tokens that the loss compares. The LM head may have more rows, because models pad their vocabulary."""
+    # The temperature at which the model's log-probs compare with the sampling log-probs; None: at none.
     behaviour_temperature: float | None = None
-    """The temperature at which the model's log-probs compare with the sampling log-probs; None: at none."""
+    # Nats per token; the round ends after a step with a larger `staleness_kl`. None: never.
     max_staleness: float | None = None
-    """Nats per token; the round ends after a step with a larger `staleness_kl`. None: never."""
+    # The precision of the model that is published; None: float32, in which it trains.
     saved_dtype: torch.dtype | None = None
-    """The precision of the model that is published; None: float32, in which it trains."""
 
     @property
     def key(self) -> tuple[int, str, str]:
@@ -113,15 +111,12 @@ class TrainingRun:
 class TrainingData:
     """The sequences that a round trains on, with their teacher distributions."""
 
-    own: Pool
-    """The student's rollouts, replayed ones included."""
+    own: Pool  # The student's rollouts, replayed ones included
     corpus: Pool
+    # The segments of teacher scores by name, the student's own first; none for references alone.
     segments: Mapping[str, Segment]
-    """The segments of teacher scores by name, the student's own first; none for references alone."""
-    column: int
-    """The column of the loss temperature in the scores."""
-    identity: str
-    """Digest of the sequences and their scores."""
+    column: int  # The column of the loss temperature in the scores
+    identity: str  # Digest of the sequences and their scores
 
     @classmethod
     def open(cls, run: TrainingRun, own: RolloutFiles, corpus: RolloutFiles, tokenizer: str) -> "TrainingData":

@@ -12,13 +12,14 @@ from pipeline.runtime.errors import DataError
 from pipeline.tasks import TASKS
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows
 
+# The prompt of each task, in the order in which the tasks are tried.
 TEXTS = {
     "instructions": "{request}",
     "summarisation": "Summarise in one or two sentences:\n\n{document}",
     "gsm8k": "{question}\n\nThink step by step, and end with the answer after ####.",
     "translation": "Translate:\n\n{source}",
 }
-"""The prompt of each task, in the order in which the tasks are tried."""
+# The usual names of a column, by the field of `task.settings`.
 _COLUMNS = {
     "messages_column": ("messages", "conversation", "conversations"),
     "instruction_column": ("instruction", "prompt"),
@@ -31,12 +32,10 @@ _COLUMNS = {
     "source_column": ("source", "src"),
     "target_column": ("target", "tgt"),
 }
-"""The usual names of a column, by the field of `task.settings`."""
+# The fields that a task cannot do without, where these are not all of its fields.
 _REQUIRED = {"instructions": ("instruction_column", "output_column")}
-"""The fields that a task cannot do without, where these are not all of its fields."""
 _HELDOUT = ("test", "validation", "valid", "val", "dev")
-_CODE_LENGTH = 2
-"""The length of a language's code, such as en."""
+_CODE_LENGTH = 2  # The length of a language's code, such as en
 
 Columns = dict[str, str | None]
 

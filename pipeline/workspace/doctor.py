@@ -42,8 +42,8 @@ class Finding:
     remedy: str
 
 
+# The message of a check that finds nothing wrong, or else state, message and remedy.
 Result: TypeAlias = str | tuple[State, str, str]
-"""The message of a check that finds nothing wrong, or else state, message and remedy."""
 
 
 def examine(layout: Layout) -> Iterator[Finding]:

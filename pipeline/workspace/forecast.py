@@ -32,10 +32,8 @@ class ScoreStage:
     """One score stage of the schedule."""
 
     name: str
-    student: str | None
-    """The student that samples the rollouts; None for the fixed corpus."""
-    rollouts: list[Rollout] | None
-    """The rollouts to score; None while they are not written."""
+    student: str | None  # The student that samples the rollouts; None for the fixed corpus
+    rollouts: list[Rollout] | None  # The rollouts to score; None while they are not written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,54 +41,42 @@ class ScoringEstimate:
     """What one score stage still takes."""
 
     name: str
-    known: int = 0
-    """Positions whose scores are in the store."""
-    segments: tuple[str, ...] = ()
-    """Segments of the store that hold these scores."""
-    sequences: int
-    """Sequences that the teacher still has to score."""
-    positions: int
-    """Their completion tokens."""
-    tokens: int
-    """Tokens that the teacher reads for these positions, prompts included."""
+    known: int = 0  # Positions whose scores are in the store
+    segments: tuple[str, ...] = ()  # Segments of the store that hold these scores
+    sequences: int  # Sequences that the teacher still has to score
+    positions: int  # Their completion tokens
+    tokens: int  # Tokens that the teacher reads for these positions, prompts included
+    # Bytes that the scores take in the store; None where no segment of the scorer exists.
     bytes: int | None = 0
-    """Bytes that the scores take in the store; None where no segment of the scorer exists."""
-    seconds: float | None = 0.0
-    """Seconds of the stage; None where no score stage has been timed."""
-    basis: str
-    """What the numbers are computed from, for people."""
+    seconds: float | None = 0.0  # Seconds of the stage; None where no score stage has been timed
+    basis: str  # What the numbers are computed from, for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSize:
     """The size of a segment in the store."""
 
-    student: bool
-    """Whether it holds completions of a student; otherwise it holds the fixed corpus."""
+    student: bool  # Whether it holds completions of a student; otherwise it holds the fixed corpus
     positions: int
-    payload: int
-    """Bytes of the arrays, which grow with the positions."""
+    payload: int  # Bytes of the arrays, which grow with the positions
+    # Bytes of all other files except the token ranks; they depend on the number of sequences.
     rest: int
-    """Bytes of all other files except the token ranks; they depend on the number of sequences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastInputs:
     """The files and parameters that an estimate is computed from."""
 
+    # Training prompts. While there are none, each counts with the longest length that params.yaml admits.
     prompts: Sequence[Prompt]
-    """Training prompts. While there are none, each counts with the longest length that params.yaml admits."""
     max_prompt_tokens: int
     corpus: CorpusParams
     rollout: RolloutParams
-    flush_every: int
-    """Sequences per segment."""
+    flush_every: int  # Sequences per segment
     store: Path
     scorer: str | None
-    sizes: Mapping[str, SegmentSize]
-    """Sizes of the scorer's segments, by name."""
-    costs: Mapping[str, Mapping[str, Any]]
-    """The files of work/costs, by name."""
+    sizes: Mapping[str, SegmentSize]  # Sizes of the scorer's segments, by name
+    costs: Mapping[str, Mapping[str, Any]]  # The files of work/costs, by name
 
 
 def forecast(stages: Sequence[ScoreStage], inputs: ForecastInputs) -> list[ScoringEstimate]:

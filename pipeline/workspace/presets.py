@@ -21,8 +21,8 @@ from pipeline.workspace.validation import check_params
 PRESETS = Path("presets")
 METHODS = PRESETS / "methods"
 DEFAULT = PRESETS / "default.yaml"
+# The first line of a preset or of a method.
 _TITLE = re.compile(r"^# (Preset|Method) `(.*?)`: (.*)", re.MULTILINE)
-"""The first line of a preset or of a method."""
 
 
 def listing() -> list[str]:

@@ -37,14 +37,10 @@ from pipeline.workspace.presets import DEFAULT, PRESETS, require_unchanged
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
 
-_INSPECTED_CASES = 200
-"""The number of cases that decide the lengths."""
-_MAX_LENGTH = 1024
-"""The largest length of prompts and of completions that is proposed, in tokens."""
-_BYTES_PER_TRAINED_PARAMETER = 16
-"""A weight, its gradient and two moments in float32."""
-_OWN_DATA = ("docstrings", "arithmetic-tiny")
-"""Presets whose task needs no data of the user."""
+_INSPECTED_CASES = 200  # The number of cases that decide the lengths
+_MAX_LENGTH = 1024  # The largest length of prompts and of completions that is proposed, in tokens
+_BYTES_PER_TRAINED_PARAMETER = 16  # A weight, its gradient and two moments in float32
+_OWN_DATA = ("docstrings", "arithmetic-tiny")  # Presets whose task needs no data of the user
 _TOP = """# yaml-language-server: $schema=schemas/params.schema.json
 # Every parameter of the pipeline; no parameter has a default in the code. docs/parameters.md explains each of them.
 """
@@ -58,15 +54,13 @@ class InitRequest:
     """The options of the command line."""
 
     teacher: str
-    student: str
-    """A model, or `teacher`: half of the teacher's layers."""
+    student: str  # A model, or `teacher`: half of the teacher's layers
     data: str | None
     task: str | None
     config: str | None
     train_split: str | None
     heldout_split: str | None
-    columns: Mapping[str, str]
-    """The column of each field of `task.settings` that the user names."""
+    columns: Mapping[str, str]  # The column of each field of `task.settings` that the user names
 
 
 def write_params(request: InitRequest, out: Path, *, force: bool) -> list[str]:

@@ -45,13 +45,10 @@ class Job:
     kind: str
     student: str | None
     round: str | None
-    steps: int = 1
-    """Optimizer steps of a training stage."""
-    after: tuple[str, ...] = ()
-    """Names of the stages that it depends on directly."""
+    steps: int = 1  # Optimizer steps of a training stage
+    after: tuple[str, ...] = ()  # Names of the stages that it depends on directly
     state: State = "open"
-    seconds: float | None = None
-    """Seconds that it took, or that it is expected to take."""
+    seconds: float | None = None  # Seconds that it took, or that it is expected to take
 
 
 def find_jobs(root: Path, document: Mapping[str, Any]) -> list[Job]:

@@ -28,8 +28,8 @@ from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.sft import SftParams
 from pipeline.workspace.schedule import ScheduleParams
 
+# Names of work/ that are not students.
 _RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")
-"""Names of work/ that are not students."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

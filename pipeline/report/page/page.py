@@ -21,19 +21,15 @@ class Run:
     """The results of a run, which its report is about."""
 
     title: str
-    last_steps: Mapping[str, int]
-    """The number of the last step of each round, counted from 1."""
-    metrics: Metrics
-    """The content of metrics.json."""
+    last_steps: Mapping[str, int]  # The number of the last step of each round, counted from 1
+    metrics: Metrics  # The content of metrics.json
+    # Rows of the SQL views by the name of the view, without what earlier schedules left.
     views: Mapping[str, Sequence[Row]]
-    """Rows of the SQL views by the name of the view, without what earlier schedules left."""
+    # The costs of the stages in rounds.yaml by name; files of earlier schedules are left out.
     costs: Costs
-    """The costs of the stages in rounds.yaml by name; files of earlier schedules are left out."""
-    lineages: Sequence[Lineage]
-    """The lineages of the students after their last round."""
+    lineages: Sequence[Lineage]  # The lineages of the students after their last round
     max_staleness: float | None
-    params: str
-    """The text of params.yaml."""
+    params: str  # The text of params.yaml
 
 
 def run_page(run: Run) -> str:

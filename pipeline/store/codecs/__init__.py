@@ -17,12 +17,12 @@ from pipeline.store.codecs.topk import TopK
 
 __all__ = ["CODECS", "Arrays", "Codec", "ErrorBounds", "build_codec", "config_of", "stored_fingerprint"]
 
+# The codecs for new segments. A name stands for a whole configuration, which the manifest contains.
 CODECS: dict[str, Codec] = {
     "sqrt8": Sqrt8(levels=128, floor_nats=20.0),
     "topk": TopK(),
     "rskd": RSKD(levels=128, floor_nats=20.0),
 }
-"""The codecs for new segments. A name stands for a whole configuration, which the manifest contains."""
 
 
 def build_codec(name: str, config: dict[str, Any]) -> Codec:

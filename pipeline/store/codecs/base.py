@@ -15,8 +15,8 @@ from pipeline.runtime.errors import StoreError
 from pipeline.store.ragged import owners, starts
 
 Arrays = dict[str, NDArray[Any]]
+# Groups of entries: the name in `schemas.segment`, and the field of `Scores`.
 STORED_NAMES = {"head": "top", "draw": "tail_samples", "union": "student"}
-"""Groups of entries: the name in `schemas.segment`, and the field of `Scores`."""
 
 SMALL_P = 1e-3  # probabilities above it have the smaller error of log(p)
 ENTROPY_LEVELS = np.float32(32)  # steps of the square root of an entropy per unit

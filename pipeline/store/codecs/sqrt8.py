@@ -33,10 +33,9 @@ class Sqrt8:
 
     name: ClassVar[str] = "sqrt8"
 
-    levels: int
-    """Steps of sqrt(p) between 0 and 1, from 32 to 250."""
+    levels: int  # Steps of sqrt(p) between 0 and 1, from 32 to 250
+    # Probabilities below exp(-floor_nats) are stored as this value; from 10 to 80.
     floor_nats: float
-    """Probabilities below exp(-floor_nats) are stored as this value; from 10 to 80."""
 
     def __post_init__(self) -> None:
         """Check the configuration; a ValueError names the field that is out of range."""
