@@ -32,8 +32,7 @@ class TeacherParams:
     """The teacher's source."""
 
     model: str | FreshParams
-    """Hub name, local directory (of transformers, or of a T5 in ONNX), path of a .gguf file, or package:MODULE/PATH for
-    a directory or file in an installed package. A mapping describes a randomly initialised model."""
+    """Hub name, directory, .gguf file, or package:MODULE/PATH; a mapping describes a randomly initialised model."""
     revision: str | None
     """Branch, tag or commit of a hub model; null is its default branch."""
     dtype: Literal["bfloat16", "float32"]

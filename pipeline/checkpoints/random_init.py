@@ -23,11 +23,9 @@ class FreshParams:
     """The parameter `teacher.model` where it is a mapping: a randomly initialised model."""
 
     config: dict[str, object]
-    """`model_type` of transformers (llama, t5, ...), and the fields that differ from its defaults. Token ids may be
-    left out."""
+    """`model_type` of transformers, and the fields that differ from its defaults; token ids may be left out."""
     tokenizer: str | tuple[str, ...]
-    """`bytes`: a token for every byte and three special tokens. A list: the same and a token for each of these strings.
-    Otherwise a hub name or a directory with a tokenizer."""
+    """`bytes`, a list of further strings with a token each, or a hub name or directory with a tokenizer."""
     seed: int
     """Seed of the weights."""
 

@@ -22,8 +22,7 @@ class StudentParams:
     revision: str | None
     """Branch, tag or commit of a hub model."""
     layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
-    """Layers to keep, counted from 0; null keeps all. For an encoder-decoder one list for both, or a mapping from
-    encoder and decoder to a list each."""
+    """Layers to keep, counted from 0, for both or by encoder and decoder; null keeps all."""
     config: dict[str, object] | None
     """Not null: random weights, from the model's configuration with these fields changed."""
     lora: lora.LoraParams | None

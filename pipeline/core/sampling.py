@@ -23,8 +23,7 @@ class Sampling:
     record_max: Annotated[int, Interval(ge=0, le=255)]
     """The greatest number of recorded tokens per position, the likeliest first; 0 records none."""
     record_tail_samples: Annotated[int, Interval(ge=0, le=255)]
-    """Samples from all other tokens that are recorded per position. The teacher's mean log-prob over the student's tail
-    (`objective.tail_estimator: tail_mean`) is estimated from them. 0 records none."""
+    """Recorded samples from all other tokens per position, for the tail estimator tail_mean; 0 records none."""
 
 
 def comparable_temperature(sampling: Sampling) -> float | None:

@@ -20,8 +20,7 @@ class EvaluationParams:
     prompts: Positive
     """Held-out prompts."""
     batch_size: Positive
-    """Prompts per batch of completions (at temperature 1 and greedily together), and sequences per batch of the
-    comparison."""
+    """Prompts per batch of completions, and sequences per batch of the comparison."""
     max_new_tokens: Positive
     """Tokens after which a completion is cut."""
     precision: Precision

@@ -37,13 +37,11 @@ class DivergenceParams:
     """The divergence that the student minimises."""
 
     name: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"]
-    """forward_kl covers all of the teacher's mass; reverse_kl seeks the teacher's modes; jsd lies between the two;
-    skew_* is a bounded KL towards a mixture of both sides; tvd is bounded by 1."""
+    """Name of the divergence; docs/objective.md defines each one."""
     beta: Annotated[float, Interval(ge=0.001, le=0.999)]
     """Weight of KL(p, m) in jsd; the other divergences ignore it."""
     skew: Annotated[float, Interval(ge=0.0, le=0.999)]
-    """Weight a of the mixture in skew_forward_kl, KL(p, ap + (1 - a)q), and in skew_reverse_kl, KL(q, (1 - a)p + aq);
-    the other divergences ignore it. 0 is the plain KL."""
+    """Weight of the other side in the mixture of skew_forward_kl and skew_reverse_kl; 0 is the plain KL."""
     normalise: bool
     """Divide jsd by beta (1 - beta), so that its size depends little on beta; false is Agarwal et al. 2024 (GKD)."""
 

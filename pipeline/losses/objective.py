@@ -38,24 +38,15 @@ class ObjectiveParams:
     temperature: AboveZero
     """Temperature of both distributions in the loss; must be one of scoring.truncation.temperatures."""
     tail_estimator: Literal["auto", TailEstimator]
-    """Estimate for the tokens that are not stored. bucket: one outcome "any other token", for every divergence, biased
-    where the student is far from the teacher. tail_samples: samples from the teacher's tail, for forward_kl and
-    skew_forward_kl. tail_mean: the teacher's mean log-prob over the student's tail, at temperature 1, for all
-    divergences but forward_kl. residual: the bucket, made unbiased at the sampled token, for every divergence. sampled:
-    the sampled token alone (with reverse_kl the reward log p - log q, "k1"), for every divergence. residual and sampled
-    need untruncated sampling at temperature 1. auto: tail_samples for its two divergences, and for other divergences
-    tail_mean at temperature 1 and bucket at other temperatures."""
+    """Estimate for the tokens that are not stored; docs/objective.md defines each one, and what auto uses."""
     tail_samples_scale: NonNegative
-    """Nats. At a position with bucketed forward KL d, tail samples have the weight 1 - exp(-d / tail_samples_scale) and
-    the bucket has the rest. 0: tail samples alone, which is unbiased."""
+    """Nats of bucketed forward KL at which tail samples weigh 1 - 1/e beside the bucket; 0: only they count."""
     tail_mean_staleness: AboveZero
-    """Nats. At a position where the student has moved by k at the sampled token (k3), the tail mean has the weight
-    exp(-k / tail_mean_staleness) and the bucket has the rest."""
+    """Nats of staleness (k3) at the sampled token at which the tail mean weighs 1/e beside the bucket."""
     cross_entropy: Fraction
     """Weight of the cross-entropy -log q of the token, at the loss temperature, where no student sampled it."""
     alpha: Fraction
-    """Weight of the divergence; the reward has the weight 1 - alpha. 1 disables the reward. Both are means over the
-    tokens of a step, so a reward of a completion with T tokens has the weight 1 / T per token."""
+    """Weight of the divergence; the reward has weight 1 - alpha. 1 disables the reward."""
     clip_epsilon: AboveZero
     """PPO clip range of the probability ratio in the reward's term."""
     chunk_tokens: Positive

@@ -48,8 +48,7 @@ class LoraParams:
     target_modules: Literal["all-linear"] | tuple[str, ...]
     """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj]."""
     base_dtype: Literal["bfloat16", "float32"]
-    """Number format of the frozen weights, on disk and in training. With bfloat16 their layers compute in bfloat16,
-    whatever optimizer.precision is. The sampler and the evaluation have precisions of their own."""
+    """Number format of the frozen weights, on disk and in training; with bfloat16 their layers compute in it."""
 
 
 def is_adapter(path: Path) -> bool:

@@ -25,8 +25,7 @@ class ScoringParams:
     precision: Precision
     """Number format of the teacher's body; the LM head runs in float32."""
     batch_size: Positive
-    """Sequences per forward pass. Scores do not depend on it, to the last bit, for decoders with full attention on CPUs
-    with AVX2 or AVX-512. Elsewhere the last bits may differ, unless it is 1."""
+    """Sequences per forward pass; docs/concepts.md says where it changes the last bits of a score."""
     flush_every: Positive
     """Sequences between two publications to the store; a kill loses at most the work of twice as many."""
     codec: str

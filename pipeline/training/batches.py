@@ -48,19 +48,15 @@ class BatchParams:
     batch_size: Positive
     """Sequences in one optimizer step."""
     micro_batch_size: Positive
-    """Sequences in one forward and backward pass; changes memory and speed, not the result. Completions of one prompt
-    are neighbours, and a pass processes their prompt once."""
+    """Sequences in one forward and backward pass; changes memory and speed, not the result."""
     student_fraction: Fraction | Ramp
-    """Probability that a slot of the batch takes a student rollout (GKD's lambda) instead of a sequence of the fixed
-    corpus: a number, or {start, end, steps} for a linear change over the global steps."""
+    """Probability that a slot takes a student rollout (GKD's lambda): a number, or {start, end, steps}."""
     corpus_weights: CorpusWeights | None
     """Relative frequencies of the sources of the fixed corpus; null: every sequence has the same probability."""
     shuffle_window: Positive
-    """Sequences decoded and shuffled together; bounds memory, about 200 bytes per position. A segment with fewer
-    sequences is shuffled as a whole."""
+    """Sequences decoded and shuffled together; bounds memory, about 200 bytes per position."""
     scale_rewards: Literal["none", "group"]
-    """group: divide the advantages of a prompt's completions by the standard deviation of their rewards, as in GRPO.
-    Every prompt then has the same weight, even if the rewards of its completions hardly differ. none is unbiased."""
+    """group: divide a prompt's advantages by the standard deviation of its rewards, as in GRPO; none is unbiased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

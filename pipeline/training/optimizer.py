@@ -24,8 +24,7 @@ class OptimizerParams:
     warmup_steps: Count
     """Steps in which the learning rate rises from 0 to `learning_rate`."""
     decay_steps: Positive
-    """Global step at which linear and cosine reach 0. It is independent of the number of rounds, so appended rounds do
-    not change earlier ones."""
+    """Global step at which linear and cosine reach 0, so that appended rounds do not change earlier ones."""
     adam_beta1: Fraction
     adam_beta2: Fraction
     weight_decay: NonNegative
@@ -33,17 +32,13 @@ class OptimizerParams:
     max_grad_norm: AboveZero
     """Maximum norm of the gradient; larger gradients are scaled down to it."""
     precision: Precision
-    """Precision (autocast) of the student's layers and of the backward pass through the LM head; weights, logits and
-    optimizer stay in float32."""
+    """Precision (autocast) of the student's layers; weights, logits and optimizer stay in float32."""
     ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] | None
     """Decay of a moving average of the weights over steps, which is then the model of the round; null: no average."""
     disable_dropout: bool
-    """Train without the dropout of the model and of an adapter, as TRL does. With dropout, the student that is trained
-    differs from the student that sampled the rollouts, which counts as staleness: 0.5 nats per token for T5's rate of
-    0.1."""
+    """Train without dropout, as TRL does; with dropout, staleness grows (0.5 nats per token for T5's rate of 0.1)."""
     gradient_checkpointing: bool
-    """Store only the inputs of layers, and compute activations again in the backward pass: much less memory and about
-    a third more time. A prompt is then processed once for each of its completions."""
+    """Compute activations again in the backward pass: much less memory and about a third more time."""
     save_steps: Positive
     """Steps between checkpoints, which is how many steps a killed process can lose."""
 

@@ -48,8 +48,7 @@ class Parameters:
     corpus: CorpusParams
     rollout: RolloutParams
     reward: dict[str, float]
-    """The weights of functions whose sum is the reward of a completion: `exact_match`, `rouge_l`, `bleu`, `length` (in
-    tokens), `finished`, or `module:function`."""
+    """Weights of the summed functions: exact_match, rouge_l, bleu, length (tokens), finished, or module:function."""
     scoring: ScoringParams
     objective: ObjectiveParams
     batches: BatchParams
