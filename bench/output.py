@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import click
 
 from pipeline.runtime.atomic import replacing
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.text import markdown_table
 
 Row: TypeAlias = dict[str, Any]
 

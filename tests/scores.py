@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.core.types import Entries, Scores
 from pipeline.store.codecs import CODECS, config_of
 from pipeline.store.ragged import join_scores
-from pipeline.store.stretch import Stretch
+from pipeline.store.windows import Stretch
 from schemas.manifest import SegmentHeader
 
 

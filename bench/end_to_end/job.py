@@ -28,8 +28,7 @@ from bench.subprocess_run import option_words, peak_bytes, run_in_subprocess
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.runtime.config import parse
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import LAYOUT, Layout, RolloutFiles
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import LAYOUT, Layout, RolloutFiles, round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ScheduleParams, rounds_document
 from stages import evaluate, generate, init, prepare, rollout, score, sft, teacher, train

@@ -31,8 +31,7 @@ from bench.output import Row, show
 from pipeline.report.metric_titles import measure
 from pipeline.runtime.config import lookup
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import LAYOUT, Layout, store_root
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import LAYOUT, Layout, round_list, store_root
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, read_yaml
 from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import ROUNDS, follow_params

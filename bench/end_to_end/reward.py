@@ -26,8 +26,7 @@ from bench.end_to_end.job import make_corpus, merged, run_stage
 from bench.end_to_end.methods import Configuration, link, on_policy, run_seed, table
 from bench.output import Row, show
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import LAYOUT, Layout, store_root
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import LAYOUT, Layout, round_list, store_root
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.training.log import read_log
 from pipeline.workspace.presets import PRESETS

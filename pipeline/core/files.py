@@ -1,6 +1,10 @@
-"""Read the Parquet files of earlier stages as records."""
+"""Read the records that stages hand to each other, and rank token ids for work/prompts/ranks.npy."""
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.types import Prompt, Rollout
 from pipeline.runtime.files import read_rows
@@ -24,3 +28,8 @@ def read_rollouts(path: Path) -> list[Rollout]:
         DataError: The file is missing, damaged or of another schema.
     """
     return [Rollout(**row) for row in read_rows(path, ROLLOUT)]
+
+
+def rank_by_count(counts_V: NDArray[Any]) -> NDArray[np.int32]:
+    """Return the token ids [V], the most frequent first, equally frequent ones by id."""
+    return np.argsort(-counts_V, kind="stable").astype(np.int32)

@@ -14,11 +14,11 @@ from pipeline.lineage.dvc_index import OutputRecord, load_index, trace
 from pipeline.lineage.lineage import FILE, history, kept_layers, last_warning, read_lineage
 from pipeline.lineage.model_card import model_card
 from pipeline.lineage.records import Lineage, ModelSource, Round, Scored
-from pipeline.runtime.display import number_text, short
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import Layout
 from pipeline.runtime.templates import fill_template
+from pipeline.runtime.text import number_text, short
 
 Costs = Mapping[str, Mapping[str, Any]]  # the files of work/costs, by name
 

@@ -11,9 +11,9 @@ import click
 
 from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Tuning
 from pipeline.runtime.config import parse
-from pipeline.runtime.display import short
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.files import read_json, write_json
+from pipeline.runtime.text import short
 
 FILE = "stillroom.json"
 

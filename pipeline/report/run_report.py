@@ -16,9 +16,8 @@ from pipeline.report.summary import curves_csv, key_figures, quality_curves, ren
 from pipeline.report.views import connect, query
 from pipeline.runtime.atomic import replacing
 from pipeline.runtime.files import json_text, read_json
-from pipeline.runtime.layout import Layout
+from pipeline.runtime.layout import Layout, cost_names, round_list
 from pipeline.runtime.progress import bar
-from pipeline.runtime.rounds import cost_names, round_list
 from pipeline.runtime.yaml_files import read_yaml
 
 _NO_STORE = Path("no store: the page is about this run")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.metric_titles import MEASURES, measure
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.text import markdown_table
 
 Metrics = Mapping[str, Any]
 _PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures

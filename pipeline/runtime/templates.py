@@ -8,8 +8,7 @@ from typing import Any
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from pipeline.runtime.display import number_text, short
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.text import markdown_table, number_text, short
 
 
 def fill_template(template: Path, **values: Any) -> str:

@@ -25,7 +25,7 @@ from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.manifest import RANKS_FILE, damaged, is_chunk, read_manifest
 from pipeline.store.ragged import split_scores
-from pipeline.store.stretch import Stretch
+from pipeline.store.windows import Stretch
 from pipeline.store.zarr_payload import Payload
 from schemas.manifest import Manifest
 from schemas.segment import PAYLOAD, PLANES, TOKENS

@@ -22,7 +22,7 @@ from pipeline.store.keys import Key
 from pipeline.store.publish import publish_segment, temporary_directory
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_files
-from pipeline.store.stretch import stretches
+from pipeline.store.windows import stretches
 from schemas.manifest import SegmentHeader
 
 _ORPHAN_AGE_S = 24 * 3600.0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.runtime.atomic import replacing
 from pipeline.store.ragged import join_scores, offsets
 from pipeline.store.segment_reader import Segment
-from pipeline.store_admin.parquet_layout import PLAIN
+from pipeline.store_admin.parquet_rows import PLAIN
 
 _WINDOW = 128  # sequences per row group
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.files import rank_by_count
 from pipeline.core.hashing import digest
-from pipeline.core.token_ranks import rank_by_count
 from pipeline.core.types import Entries, Rollout, ScoredSequence, Scores
 from pipeline.runtime.errors import DataError
 from pipeline.store.codecs import CODECS, config_of, stored_fingerprint
@@ -63,7 +63,7 @@ def rank_entries(paths: Sequence[Path], vocab: int) -> tuple[NDArray[np.int32], 
     """Return the token ids [V] by their frequency among all entries, and the number of sequences.
 
     Raises:
-        DataError: A token id is outside the vocabulary, or a file is not as `parquet_layout` describes.
+        DataError: A token id is outside the vocabulary, or a file is not as `parquet_rows` describes.
     """
     counts_V, rows = np.zeros(vocab, dtype=np.int64), 0
     for path in paths:
@@ -80,7 +80,7 @@ def import_parquet(
     """Publish the sequences of the files, and yield the sequences of each segment after it was published.
 
     Raises:
-        DataError: A row is not as `parquet_layout` describes, or is no distribution.
+        DataError: A row is not as `parquet_rows` describes, or is no distribution.
     """
     header = origin.header(codec)
     for path in paths:

@@ -1,5 +1,15 @@
-"""Read rows of plain Parquet with truncated scores, in either layout of `pipeline.store_admin.parquet_layout`.
+"""Scores as plain Parquet, one row per sequence, in two layouts: `stillroom store export` writes the first, PLAIN.
 
+PLAIN: row t of the last four columns is the teacher's distribution of completion token t. `head_ids` are the top tokens
+and `head_logp` their natural log-probs at temperature 1, `tail` is the mass outside them, and `token_logp` the log-prob
+of the completion token. Tail samples, student-support tokens and other temperatures are not exported.
+
+Raw top-k, as DistillKit writes it (https://github.com/arcee-ai/DistillKit, `token_ids` and `top_values` of
+LogprobCompressor.decompress_to_sparse): `input_ids` [L] is prompt and completion in one, and row i of `token_ids`
+and `top_values` is the distribution of token i + 1. So there are L - 1 rows, or L if the last one is the distribution
+after the end. Entries of -inf are padding. `labels` [L], if there is such a column, is negative at the prompt's tokens.
+
+Reading:
 * The layout is recognised by the columns.
 * A row has as many lists as its completion has tokens. Every other requirement of a layout is checked, with the row's
   number in the message. `pipeline.store_admin.import_parquet` checks that the numbers are distributions.
@@ -20,7 +30,26 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.runtime.errors import DataError
-from pipeline.store_admin.parquet_layout import PACKED_TOPK, PLAIN, RAW_TOPK
+
+PLAIN = pa.schema(
+    [
+        pa.field("sequence_key", pa.string(), nullable=False),
+        pa.field("rollout_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("author", pa.string(), nullable=False),
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("head_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
+        pa.field("head_logp", pa.list_(pa.list_(pa.float32())), nullable=False),
+        pa.field("tail", pa.list_(pa.float32()), nullable=False),
+        pa.field("token_logp", pa.list_(pa.float32()), nullable=False),
+    ],
+    metadata={"schema": "stillroom.plain/1"},
+)
+
+RAW_TOPK = ("input_ids", "token_ids", "top_values")
+PACKED_TOPK = ("compressed_logprobs", "packed_indices")  # columns of DistillKit's bit-packed forms, which are refused
 
 ROWS = 256  # that are read at a time; also the rows of a file that DistillKit writes
 _HEAD, _TOP = ("head_ids", "head_logp"), ("token_ids", "top_values")  # the columns of entries in either layout
@@ -105,7 +134,7 @@ def _entry_columns(names: Sequence[str], path: Path) -> tuple[str, str]:
         path,
         expected=f"columns {', '.join(RAW_TOPK)}, or those of {PLAIN.metadata[b'schema'].decode()}",
         got=", ".join(names),
-        remedy="rename or add columns; pipeline/store_admin/parquet_layout.py describes them",
+        remedy="rename or add columns; pipeline/store_admin/parquet_rows.py describes them",
     )
 
 

@@ -1,6 +1,6 @@
 """Tasks: data sets as cases, and how completions of them are measured.
 
-Read `base` first, then a task such as `gsm8k`, then `table`, `loading` and `rows` (data sets), `templates` and
+Read `base` first, then a task such as `gsm8k`, then `table` and `loading` (data sets), `templates` and
 `prompts` (cases to prompts). A new task is a file in this directory and a line in `TASKS`.
 """
 

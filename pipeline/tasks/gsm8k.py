@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pipeline.metrics.exact_match import final_number
 from pipeline.runtime.errors import DataError
 from pipeline.tasks.base import Case, ExactMatch
-from pipeline.tasks.loading import RowSettings
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings
 from pipeline.tasks.table import Content, table_cases
 
 _NOTE = re.compile(r"<<[^<>]*>>")

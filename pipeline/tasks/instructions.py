@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Case, RougeL
-from pipeline.tasks.loading import RowSettings
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings
 from pipeline.tasks.table import Content, table_cases
 
 

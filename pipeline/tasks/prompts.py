@@ -13,8 +13,8 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.files import rank_by_count
 from pipeline.core.hashing import digest
-from pipeline.core.token_ranks import rank_by_count
 from pipeline.core.types import Prompt
 from pipeline.models.tokenizer import Tokenizer, completion_ids, render
 from pipeline.runtime.config import Positive, parse

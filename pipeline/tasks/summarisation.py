@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.metrics.rouge import rouge
 from pipeline.tasks.base import Case, Judged, RougeL, mean
-from pipeline.tasks.loading import RowSettings
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings
 from pipeline.tasks.table import Content, table_cases
 
 

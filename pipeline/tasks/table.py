@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 
 from pipeline.core.hashing import digest
 from pipeline.tasks.base import Case, Message
-from pipeline.tasks.loading import RowSettings, iter_splits
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings, iter_splits
 
 # The fields of a case, of which the first is the question, its answers, and its messages if there are some.
 Content: TypeAlias = tuple[dict[str, str], Iterable[str], tuple[Message, ...]]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.metrics.bleu import corpus_scores, sentence_score
 from pipeline.tasks.base import Case, Judged
-from pipeline.tasks.loading import RowSettings
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings
 from pipeline.tasks.table import Content, table_cases
 
 

@@ -13,7 +13,7 @@ from pipeline.core.types import Entries, Rollout, Scores
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.runtime.config import Positive
-from pipeline.store.stretch import Stretch
+from pipeline.store.windows import Stretch
 from pipeline.training.batches import BatchParams
 from pipeline.training.optimizer import OptimizerParams
 

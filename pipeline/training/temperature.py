@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.types import Entries, Floats, Ints, Scores
 from pipeline.store.ragged import reduced, spread, starts
-from pipeline.store.stretch import Place
+from pipeline.store.windows import Place
 
 _TAIL_FLOOR = math.exp(-20)  # the codec's smallest probability, for tails that the codec rounded to zero
 _SLOTS = 64  # hash slots per position for student-support tokens; a power of two

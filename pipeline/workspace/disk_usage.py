@@ -12,8 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.runtime.layout import Layout
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import Layout, round_list
 from pipeline.runtime.yaml_files import read_yaml
 
 _BYTES_PER_NUMBER = 4  # weights, moments and averages are all float32

@@ -8,8 +8,7 @@ from pipeline.core.hashing import model_fingerprint
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import LAYOUT, RolloutFiles, store_root
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import LAYOUT, RolloutFiles, round_list, store_root
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.score import ScoringParams
 from pipeline.store.keys import unknown

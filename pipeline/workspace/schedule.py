@@ -11,8 +11,7 @@ from typing import Any
 
 from pipeline.runtime.config import AboveZero, Positive, lookup, section
 from pipeline.runtime.errors import ParameterError
-from pipeline.runtime.layout import LAYOUT
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import LAYOUT, round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 
 ROUNDS = LAYOUT.rounds

@@ -25,8 +25,7 @@ from pipeline.lineage.dvc_index import load_index, stages_before
 from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import LAYOUT, Layout
-from pipeline.runtime.rounds import cost_names
+from pipeline.runtime.layout import LAYOUT, Layout, cost_names
 from pipeline.runtime.templates import fill_template
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.disk_usage import rest_bytes

@@ -160,7 +160,7 @@ def query(sql: str, as_json: bool) -> None:
     An example is "select * from runs"; docs/commands.md lists the views.
     """
     from pipeline.report import views
-    from pipeline.runtime.markdown import markdown_table
+    from pipeline.runtime.text import markdown_table
 
     columns, rows = views.query(views.connect(LAYOUT.work, LAYOUT.logs, store_root()), sql)
     if as_json:
@@ -238,7 +238,7 @@ def best(student: str) -> None:
     """
     from pipeline.report.summary import best_round
     from pipeline.runtime.files import read_json
-    from pipeline.runtime.rounds import round_list
+    from pipeline.runtime.layout import round_list
     from pipeline.runtime.yaml_files import read_yaml
 
     rounds = [item["id"] for item in round_list(read_yaml(LAYOUT.rounds))]

@@ -9,9 +9,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pipeline.runtime.display import number_text, short
 from pipeline.runtime.layout import LAYOUT, store_root
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.text import markdown_table, number_text, short
 
 
 @click.group()
@@ -150,8 +149,7 @@ def import_(as_json: bool, source: Path, **origin: Any) -> None:
     columns: input_ids, token_ids, top_values (natural log-probs). DistillKit's sampler does not separate prompt and
     completion: the labels of prompt tokens are negative, and without labels --prompt-tokens is needed.
     """
-    from pipeline.store_admin.import_scores import take_parquet, take_segments
-    from pipeline.store_admin.import_segments import find_sealed
+    from pipeline.store_admin.import_scores import find_sealed, take_parquet, take_segments
 
     paths = find_sealed(source)
     counts = take_segments(paths) if paths else take_parquet(source, **origin)

@@ -17,7 +17,7 @@ from bench.end_to_end.job import initialise_student, make_corpus, merged, run_ro
 from pipeline.models.architectures import auto_class, tied_head, untie_head
 from pipeline.models.language_model import load_model
 from pipeline.runtime.files import read_json
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from tests.project import PARAMS, write_sums

@@ -13,7 +13,7 @@ import pytest
 
 from bench.end_to_end.job import make_corpus, merged, run_round, run_stage
 from pipeline.runtime.files import read_json
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from tests.project import PARAMS

@@ -9,8 +9,7 @@ import pytest
 from pipeline.report.run_report import read_run, write_report
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import write_json
-from pipeline.runtime.layout import Layout
-from pipeline.runtime.rounds import cost_names
+from pipeline.runtime.layout import Layout, cost_names
 
 ROUNDS: dict[str, Any] = {
     "rounds": {

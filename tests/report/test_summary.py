@@ -16,7 +16,7 @@ from pipeline.report.summary import (
     render_table,
     summarise,
 )
-from pipeline.runtime.markdown import markdown_table
+from pipeline.runtime.text import markdown_table
 
 
 def quality(kl: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json, write_rows
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from schemas.prompt import PROMPT
 from stages import _stage as command

@@ -17,7 +17,7 @@ from pipeline.core.types import ScoredSequence, TokenSequence
 from pipeline.rollout.collect import RolloutParams
 from pipeline.runtime.config import section
 from pipeline.runtime.files import write_json, write_rows
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import round_list
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.scoring.hf_scorer import HFScorer, scorer_fingerprint
 from pipeline.scoring.score import ScoringParams

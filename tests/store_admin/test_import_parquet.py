@@ -19,8 +19,7 @@ from pipeline.store.store import Store
 from pipeline.store_admin.export_parquet import export_segment
 from pipeline.store_admin.import_parquet import ImportedTeacher, import_parquet, rank_entries
 from pipeline.store_admin.integrity import segments
-from pipeline.store_admin.parquet_layout import PLAIN
-from pipeline.store_admin.parquet_rows import find_parquet
+from pipeline.store_admin.parquet_rows import PLAIN, find_parquet
 from tests.scores import arrays_of
 
 VOCAB, EOS = 300, 299

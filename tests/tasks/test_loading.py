@@ -12,8 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from pipeline.runtime.errors import DataError
 from pipeline.tasks.base import Case
-from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, iter_splits
-from pipeline.tasks.rows import Row
+from pipeline.tasks.loading import Row, RowSettings, find_splits, iter_rows, iter_splits
 from pipeline.tasks.table import merge_cases
 
 ROWS = [{"q": f'Größe {number}?\u2028, "ja"', "a": f"line\nof {number}"} for number in range(10)]

@@ -21,8 +21,7 @@ from pipeline.runtime.errors import ParameterError, StoreError
 from pipeline.store.ragged import join_scores
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
-from pipeline.store.stretch import Stretch, stretches
-from pipeline.store.windows import WindowReader
+from pipeline.store.windows import Stretch, WindowReader, stretches
 from pipeline.training.batches import Pool, iter_batches, make_pool, open_pool, plan_steps, planned_tokens
 from pipeline.training.mixing import CorpusWeights, Ramp
 from pipeline.training.temperature import at_temperature, concatenate_rows

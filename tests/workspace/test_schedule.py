@@ -7,7 +7,7 @@ import pytest
 from pipeline.rollout.collect import turn_of
 from pipeline.runtime.config import lookup, section
 from pipeline.runtime.errors import ParameterError
-from pipeline.runtime.rounds import round_list
+from pipeline.runtime.layout import round_list
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.schedule import ScheduleParams, check_rounds, rounds_document, write_rounds
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.lineage.dvc_index import load_index
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.rounds import cost_names
+from pipeline.runtime.layout import cost_names
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.workspace.status import Job, as_text, find_jobs, with_seconds
 from tests.dvc_projects import make_dvc_project, record_stages

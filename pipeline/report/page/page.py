@@ -8,11 +8,8 @@ from pipeline.lineage.records import Lineage
 from pipeline.report.metric_titles import measure
 from pipeline.report.page import heatmap, quality
 from pipeline.report.page.charts import Row
-from pipeline.report.page.costs import compared_costs, ledger
 from pipeline.report.page.html import document
-from pipeline.report.page.lineage import origins
-from pipeline.report.page.scores import scores
-from pipeline.report.page.training import training
+from pipeline.report.page.sections import compared_costs, ledger, origins, scores, training
 from pipeline.report.summary import Metrics
 
 

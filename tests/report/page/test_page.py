@@ -13,11 +13,9 @@ from markupsafe import escape
 from pipeline.report.metric_titles import Measure, measure
 from pipeline.report.page import heatmap, quality
 from pipeline.report.page.charts import bars, curve
-from pipeline.report.page.costs import ledger
 from pipeline.report.page.html import Section, render
-from pipeline.report.page.lineage import origins
 from pipeline.report.page.page import comparison_page
-from pipeline.report.page.training import by_round, thinned, training
+from pipeline.report.page.sections import by_round, ledger, origins, thinned, training
 from pipeline.runtime.templates import to_json
 from tests.factories import lineage_round
 from tests.pages import NASTY, costs, lineages, metrics, page, view_rows

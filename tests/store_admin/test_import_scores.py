@@ -1,4 +1,4 @@
-"""pipeline.store_admin.import_segments: what others scored is found here at once, byte for byte, and nothing
+"""pipeline.store_admin.import_scores: what others scored is found here at once, byte for byte, and nothing
 damaged comes in."""
 
 import shutil
@@ -16,7 +16,7 @@ from pipeline.store.lookup import find_known
 from pipeline.store.segment_reader import Segment
 from pipeline.store.segment_writer import write_segment
 from pipeline.store.store import Store
-from pipeline.store_admin.import_segments import find_sealed, import_segments
+from pipeline.store_admin.import_scores import find_sealed, import_segments
 from pipeline.store_admin.integrity import segments
 from tests.factories import rollout, scoring_params
 from tests.scores import header

@@ -1,6 +1,6 @@
-"""pipeline.runtime.rounds: the rounds of rounds.yaml, and the names of the files in work/costs."""
+"""pipeline.runtime.layout: the rounds of rounds.yaml, and the names of the files in work/costs."""
 
-from pipeline.runtime.rounds import cost_names, round_list
+from pipeline.runtime.layout import cost_names, round_list
 
 ROUNDS = {
     f"{student}-r{index + 1}": {
