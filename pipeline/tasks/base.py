@@ -13,7 +13,8 @@ from pipeline.metrics.exact_match import exact_match
 from pipeline.metrics.rouge import rouge_l
 
 Split: TypeAlias = Literal["train", "heldout"]
-Message: TypeAlias = dict[str, str]  # role and content, as chat templates take them
+# What chat templates take: role and content, and where the data have them tool_calls, name, reasoning_content and others
+Message: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class Case:
     split: Split
     fields: dict[str, str]  # the names that a template may use
     messages: tuple[Message, ...] = ()  # the conversation up to the answer, where the data are conversations
+    answer: Message | None = None  # the assistant's message that follows `messages`, where the data have it
+    tools: tuple[dict[str, Any], ...] = ()  # the functions that the conversation may call
+    all_turns: bool = False  # references train on every turn of the assistant, and not on the last alone
     references: tuple[str, ...]  # at least one; a student trains on the first, and metrics use all
 
 

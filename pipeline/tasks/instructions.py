@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Case, RougeL
@@ -26,6 +27,8 @@ class InstructionSettings(RowSettings):
     """Column of the texts that the instructions are about, which may be empty; null where there is no such column."""
     output_column: str | None
     """Column of the answers; null for conversations."""
+    train_on: Literal["last", "all_assistant_turns"] = "last"
+    """What references train on in a conversation: the last answer, or every turn of the assistant."""
 
     def __post_init__(self) -> None:
         """Refuse settings that name both kinds of columns, or none."""
