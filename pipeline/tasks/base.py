@@ -13,7 +13,7 @@ from pipeline.metrics.exact_match import exact_match
 from pipeline.metrics.rouge import rouge_l
 
 Split: TypeAlias = Literal["train", "heldout"]
-# What chat templates take: role and content, and where the data have them tool_calls, name, reasoning_content and others
+# What chat templates take: role and content, and where the data have them tool_calls, name, reasoning_content...
 Message: TypeAlias = dict[str, Any]
 
 
