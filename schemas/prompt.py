@@ -10,6 +10,8 @@ PROMPT = pa.schema(
         pa.field("reference_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("prompt_text", pa.string(), nullable=False),
         pa.field("references", pa.list_(pa.string()), nullable=False),
+        # One per prompt token: an earlier assistant turn that references train on. Empty, null or absent: none.
+        pa.field("assistant_mask", pa.list_(pa.bool_())),
     ],
     metadata={"schema": "stillroom.prompt/2"},
 )

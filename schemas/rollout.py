@@ -18,6 +18,8 @@ ROLLOUT = pa.schema(
         pa.field("text", pa.string(), nullable=False),
         pa.field("step", pa.int64(), nullable=False),  # the first step of the round that it was sampled for
         pa.field("reward", pa.float64()),  # null if there is none
+        # One per completion token: false where others wrote it. Empty, null or absent: all tokens are scored.
+        pa.field("completion_mask", pa.list_(pa.bool_())),
     ],
     metadata={"schema": "stillroom.rollout/4"},
 )

@@ -6,12 +6,14 @@ tokens and the other-token bucket), V vocabulary, D hidden width. Ragged data ar
 tokens, U student-support tokens, R tail samples. Log-probs are natural logarithms (nats).
 
 Rows are aligned with the completion: row t of any score is the teacher's distribution of completion token t, given the
-prompt and the tokens before t. Only `pipeline.models` shifts or pads.
+prompt and the tokens before t. Where a completion has a mask, rows exist for its scored tokens alone: t counts these,
+and they are still distributions given all tokens before. Only `pipeline.models` shifts or pads.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from itertools import compress
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Source: TypeAlias = Literal["student", "replay", "dataset", "teacher"]
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class Prompt:
     reference_ids: list[int]  # of the first reference; ends with eos
     prompt_text: str
     references: list[str]  # every correct answer, at least one
+    # [P] true at tokens of earlier assistant turns that references train on; empty where there are none
+    assistant_mask: list[bool] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,18 @@ class TokenSequence(Recorded):
 
     prompt_ids: list[int]
     completion_ids: list[int]
+    # [T] false at tokens that somebody else wrote, such as a user or a tool: they are read and not scored, and have no
+    # loss; empty where all tokens are scored
+    completion_mask: list[bool] = field(default_factory=list)
+
+    @property
+    def scored_ids(self) -> list[int]:
+        """The completion's tokens that are scored."""
+        return self.of_scored(self.completion_ids)
+
+    def of_scored(self, values: list[Value]) -> list[Value]:
+        """Return the values of scored tokens, given one value for each completion token or an empty list."""
+        return list(compress(values, self.completion_mask)) if self.completion_mask else values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,18 +153,26 @@ class ScoredSequence:
 
 
 def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
-    """Return the data set's own completions in full; they have no behaviour log-probs."""
-    return [
-        Rollout(
-            rollout_id=f"dataset/{prompt.prompt_id}",
-            prompt_id=prompt.prompt_id,
-            source="dataset",
-            policy="",
-            prompt_ids=prompt.prompt_ids,
-            completion_ids=prompt.reference_ids,
-            behaviour_logp=[],
-            finished=True,
-            text=prompt.references[0],
-        )
-        for prompt in prompts
-    ]
+    """Return the data set's own completions in full; they have no behaviour log-probs.
+
+    A reference that trains on earlier assistant turns begins with the first of them. Its mask is false at what others
+    wrote from there on.
+    """
+    return [_reference(prompt) for prompt in prompts]
+
+
+def _reference(prompt: Prompt) -> Rollout:
+    mask = prompt.assistant_mask
+    first = mask.index(True) if True in mask else len(prompt.prompt_ids)
+    return Rollout(
+        rollout_id=f"dataset/{prompt.prompt_id}",
+        prompt_id=prompt.prompt_id,
+        source="dataset",
+        policy="",
+        prompt_ids=prompt.prompt_ids[:first],
+        completion_ids=prompt.prompt_ids[first:] + prompt.reference_ids,
+        completion_mask=mask[first:] + [True] * len(prompt.reference_ids) if mask[first:] else [],
+        behaviour_logp=[],
+        finished=True,
+        text=prompt.references[0],
+    )

@@ -22,7 +22,7 @@ from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX, INDEXES
 
 # How DuckDB reads files, given their list and the columns of files.sql.
-_PARQUET = "read_parquet({files}, filename = true)"
+_PARQUET = "read_parquet({files}, filename = true, union_by_name = true)"
 _JSON = "read_json({files}, filename = true, columns = {columns})"
 _CSV = """(SELECT * FROM no_runs_files UNION ALL BY NAME SELECT * FROM read_csv({files}, filename = true,
     union_by_name = true, types = {{'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}}))"""

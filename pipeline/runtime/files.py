@@ -53,6 +53,8 @@ def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> int:
 def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """Return the rows of a Parquet file.
 
+    Columns that may be null may be absent, because files of earlier versions lack them.
+
     Raises:
         DataError: The file is missing or damaged, or its schema has another name, version or columns.
     """
@@ -64,10 +66,18 @@ def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     except pa.ArrowInvalid as error:
         problem = str(error).splitlines()[0]
         raise DataError(path, expected="a Parquet file", got=problem, remedy=remedy) from error
-    expected, got = _description(schema), _description(table.schema)
-    if got != expected:
+    expected, got, read = (_description(part) for part in (schema, table.schema, _without_absent(schema, table)))
+    if got != read:
         raise DataError(path, expected=expected, got=got, remedy=remedy)
     return table.to_pylist()
+
+
+def _without_absent(schema: pa.Schema, table: pa.Table) -> pa.Schema:
+    """Return a schema without the columns that a table need not have and has not."""
+    for name in schema.names:
+        if schema.field(name).nullable and name not in table.column_names:
+            schema = schema.remove(schema.get_field_index(name))
+    return schema
 
 
 def _description(schema: pa.Schema) -> str:
