@@ -23,4 +23,4 @@ def show(table: Sequence[Sequence[str]], rows: Sequence[Row], out: Path | None, 
 def write_json(out: Path, rows: Sequence[Row], **about: object) -> None:
     """Write the file by rename, so that a benchmark that is stopped leaves the rows that it had."""
     with replacing(out) as temporary:
-        temporary.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n")
+        temporary.write_text(json.dumps(about | {"rows": list(rows)}, indent=2) + "\n", encoding="utf-8")

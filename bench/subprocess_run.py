@@ -17,7 +17,12 @@ def run_in_subprocess(module: str, name: str, /, **options: object) -> Any:
     command = [sys.executable, "-m", module, "--only", name, *option_words(**options)]
     python_path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": python_path}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": python_path},
+        encoding="utf-8",
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -33,5 +38,5 @@ def peak_bytes() -> int:
 
     `ru_maxrss` cannot be used, because it starts with the peak of the parent process.
     """
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024

@@ -16,7 +16,7 @@ from stages._stage import StageContext, run, stage
 def main(ctx: StageContext, p: Any) -> None:
     """Write the report."""
     write_report(ctx.layout, read_run(ctx.layout, p.students))
-    click.echo((ctx.layout.report / "table.md").read_text())
+    click.echo((ctx.layout.report / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def finished(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[
             shutil.rmtree(printed.parent, ignore_errors=True)  # of a worker that failed
             printed.parent.mkdir()
             output = copy_of(fresh, printed.parent).repro()
-            printed.write_text(output)
-    return Project(printed.parent / "project"), printed.read_text()
+            printed.write_text(output, encoding="utf-8")
+    return Project(printed.parent / "project"), printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ def digests_at(commit: str) -> dict[str, str]:
         try:
             command = [sys.executable, Path(__file__).resolve(), "--here", project]
             env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, cwd=checkout, env=env, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=checkout, env=env, stdout=subprocess.PIPE, text=True, check=True, encoding="utf-8"
+            )
             return dict(json.loads(done.stdout.splitlines()[-1]))
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", checkout], check=True)
@@ -73,7 +75,9 @@ def digests_here(path: Path) -> dict[str, str]:
     files = {file for pattern in FILES for file in path.glob(pattern) if file.is_file()}
     digests = {_name(file.relative_to(path)): _sha256(file.read_bytes()) for file in files}
     for file in path.glob("work/evaluations/**/*.json"):
-        digests[_name(file.relative_to(path))] = _sha256(json.dumps(json.loads(file.read_text())["metrics"]).encode())
+        digests[_name(file.relative_to(path))] = _sha256(
+            json.dumps(json.loads(file.read_text(encoding="utf-8"))["metrics"]).encode()
+        )
     keys = [key for index in path.glob("store/segments/*/index.parquet") for key in pq.read_table(index)["score_key"]]
     digests["score keys of the store"] = _sha256(repr(sorted(map(str, keys))).encode())
     return digests

@@ -31,7 +31,7 @@ def make_dvc_project(
     schedule = ScheduleParams(total_steps=total_steps, refresh_every=10, max_staleness=None)
     write_rounds(root / "rounds.yaml", schedule, students, tuned)
     (root / ".dvc").mkdir()
-    (root / ".dvc/config").write_text(_CONFIG.format(root / ".dvc/site"))
+    (root / ".dvc/config").write_text(_CONFIG.format(root / ".dvc/site"), encoding="utf-8")
     return root
 
 
@@ -45,7 +45,7 @@ def record_stages(root: Path, *names: str) -> None:
             path = path / "content.py"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file.def_path)
+            path.write_text(file.def_path, encoding="utf-8")
     with contextlib.chdir(root):
         for name in names or [None]:
             repo.commit(name, force=True)

@@ -16,7 +16,9 @@ def messages() -> dict[str, str]:
     """Return each message with the place that raises it."""
     paths = sorted(path for folder in ("pipeline", "stages") for path in (ROOT / folder).rglob("*.py"))
     functions_of = {
-        path: [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        path: [
+            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)
+        ]
         for path in paths
         if path != CONSTRUCTORS
     }

@@ -144,6 +144,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
         )
 
     def repro(self, *args: str) -> str:
@@ -159,7 +160,9 @@ class Project:
     def stillroom(self, *args: str) -> str:
         """What the command prints on its standard output."""
         command = [sys.executable, "-m", "stages.cli", *args]
-        done = subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False, encoding="utf-8"
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -178,7 +181,7 @@ class Project:
         write_rounds(self.path / "rounds.yaml", schedule, document["students"], document["sft"])
 
     def json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text())
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that works here, whoever its parent is."""
@@ -231,7 +234,7 @@ def write_questions(folder: Path) -> None:
         rows = [
             {"question": f"{n} and {n}?", "answer": f"{n} + {n}\n#### {2 * n}"} for n in range(first, first + count)
         ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def make_project(path: Path, make_model_dir: Callable[..., Path]) -> Project:
@@ -245,7 +248,7 @@ def make_project(path: Path, make_model_dir: Callable[..., Path]) -> Project:
             shutil.copy(source, path / name)
     (path / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", path / ".dvc" / "config")
-    (path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    (path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     write_questions(path / "data")
     make_model_dir(path / "models" / "teacher", layers=4, seed=1)
     project = Project(path)
@@ -272,13 +275,17 @@ def write_sums(folder: Path) -> None:
     (folder / "data").mkdir()
     for split, start, count in (("train", 0, 12), ("test", 100, 4)):
         rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(start, start + count)]
-        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "data" / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def run(project: Project, *command: str) -> str:
     """What a command that ends well prints."""
     program = [sys.executable, "-m", command[0], *command[1:]] if command[0] == "dvc" else list(command)
-    done = subprocess.run(program, cwd=project.path, env=project.env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        program, cwd=project.path, env=project.env, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -286,7 +293,9 @@ def run(project: Project, *command: str) -> str:
 def committed(project: Project) -> Project:
     """The same project as a git repository with one commit."""
     (project.path / ".dvc/config.local").unlink()
-    (project.path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "store/\nsite/\n")
+    (project.path / ".gitignore").write_text(
+        (ROOT / ".gitignore").read_text(encoding="utf-8") + "store/\nsite/\n", encoding="utf-8"
+    )
     who = {"NAME": "a", "EMAIL": "a@localhost"}
     project.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
     run(project, "git", "init", "-q")

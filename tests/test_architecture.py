@@ -48,7 +48,7 @@ MODULES = modules()
 def named(name: str) -> frozenset[str]:
     """First-party modules that the import statements of `name` name."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / MODULES[name]).read_text())):
+    for node in ast.walk(ast.parse((ROOT / MODULES[name]).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -104,7 +104,7 @@ def covers(listed: str, file: str) -> bool:
 
 def has_code(file: str) -> bool:
     """False for an `__init__.py` that holds nothing but its docstring."""
-    return any(not isinstance(node, ast.Expr) for node in ast.parse((ROOT / file).read_text()).body)
+    return any(not isinstance(node, ast.Expr) for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body)
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -117,7 +117,7 @@ def test_code_dependencies_cover_the_imports(name: str) -> None:
 
 
 def test_dvc_yaml_is_short() -> None:
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 290
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 290
     assert sum(is_code(dependency) for stage in STAGES.values() for dependency in stage["deps"]) <= 70
 
 
@@ -154,7 +154,7 @@ def test_no_import_cycles() -> None:
 def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
     for name, path in MODULES.items():
         if name.startswith("schemas"):
-            for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 for imported in names:
@@ -182,7 +182,7 @@ def test_params_are_the_sections_a_stage_reads() -> None:
 def test_a_library_is_known_to_its_owners(library: str, owners: set[str]) -> None:
     importers = set()
     for name, path in MODULES.items():
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(imported.split(".")[0] == library for imported in names):
@@ -191,7 +191,9 @@ def test_a_library_is_known_to_its_owners(library: str, owners: set[str]) -> Non
 
 
 def test_who_asks_whether_a_model_has_an_encoder() -> None:
-    asking = {name for name, path in MODULES.items() if "is_encoder_decoder" in (ROOT / path).read_text()}
+    asking = {
+        name for name, path in MODULES.items() if "is_encoder_decoder" in (ROOT / path).read_text(encoding="utf-8")
+    }
     assert {name.split(".")[1] for name in asking} == {"models"}
 
 
@@ -199,16 +201,36 @@ def test_who_asks_whether_a_model_has_an_encoder() -> None:
 def test_no_placeholder_names(folder: str) -> None:
     """A variable is named by what it holds."""
     for path in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
             name = node.id if stored else node.arg if isinstance(node, ast.arg) else None
             assert name not in PLACEHOLDERS, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {name}"
 
 
+@pytest.mark.parametrize("folder", ["pipeline", "stages", "schemas", "bench", "tests"])
+def test_every_text_file_is_utf_8_in_any_locale(folder: str) -> None:
+    """A call that reads or writes text names its encoding; the default is that of the locale."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _reads_or_writes_text(node):
+                names = {keyword.arg for keyword in node.keywords}
+                assert "encoding" in names, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def _reads_or_writes_text(node: ast.Call) -> bool:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    owner = getattr(getattr(node.func, "value", None), "id", "")
+    if name != "open" or (owner[:1].isupper() and owner != "Path"):  # Segment.open is another kind of open
+        text = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}.get("text")
+        return name in ("read_text", "write_text") or text == "True"
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+    return not any(isinstance(value, ast.Constant) and "b" in str(value.value) for value in arguments)
+
+
 def test_no_test_module_is_imported() -> None:
     """What several tests need is in tests/factories.py and the helper modules beside it."""
     for path in (ROOT / "tests").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:

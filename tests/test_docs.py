@@ -30,7 +30,7 @@ from tests.scores import header, top_only
 DOCS = ROOT / "docs"
 PAGES = {"README.md": ROOT / "README.md", "CONTRIBUTING.md": ROOT / "CONTRIBUTING.md"}
 PAGES |= {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("*.md"))}
-TEXT = {name: page.read_text() for name, page in PAGES.items()}
+TEXT = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 DECISIONS = [name for name in TEXT if name.startswith("decisions/")]
 GENERATED = {"parameters.md"}
 # These pages name what was measured at the time, and may name commands and parameters that are gone.
@@ -72,7 +72,7 @@ def test_links_lead_to_files(page: str) -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
@@ -99,11 +99,11 @@ def test_commands_are_those_that_exist(page: str) -> None:
         if words[0] == "stillroom":
             _parse(commands, words[1:])
         elif words[0] == "make":
-            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), words
         elif words[0] == "dvc":
             _parse_dvc(words[1:])
         elif words[0] == "python":
-            code = (ROOT / (words[2].replace(".", "/") + ".py")).read_text()
+            code = (ROOT / (words[2].replace(".", "/") + ".py")).read_text(encoding="utf-8")
             assert all(f'"{word}"' in code for word in words if word.startswith("--")), words
         else:
             assert words[0] in SHELL, words
@@ -223,7 +223,7 @@ def test_every_message_in_the_troubleshooting_is_raised(entry: str) -> None:
         assert any(_covers(entry, message) for message in messages())
     elif ELSEWHERE[entry] != "dvc":
         words = max(entry.removeprefix("warning: ").split("..."), key=len)
-        assert words in (ROOT / ELSEWHERE[entry]).read_text()
+        assert words in (ROOT / ELSEWHERE[entry]).read_text(encoding="utf-8")
 
 
 def test_a_message_without_an_entry_is_detected() -> None:
@@ -238,6 +238,12 @@ def test_the_commands_of_a_page_run(project: Project, page: str) -> None:
     committed(project)
     script = "\n".join(['stillroom() { python -m stages.cli "$@"; }', *blocks(page, "sh", run=True)])
     done = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=project.path, env=project.env, capture_output=True, text=True, check=False
+        ["bash", "-e", "-c", script],
+        cwd=project.path,
+        env=project.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name in ("dvc", "stillroom"):
         command = tmp_path / ".venv/bin" / name
-        command.write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        command.write_text(f'#!/bin/sh\necho "{name} $*"\n', encoding="utf-8")
         command.chmod(0o755)
     (tmp_path / ".venv/.ready").touch()
     return tmp_path
@@ -31,11 +31,13 @@ def project(tmp_path: Path) -> Path:
 
 def make(project: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(["make", *args], cwd=project, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["make", *args], cwd=project, env=env, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
 
 
 def test_repro_runs_dvc_of_the_environment_and_shows_the_table(project: Path) -> None:
-    (project / "dvc.lock").write_text("stages:\n")
+    (project / "dvc.lock").write_text("stages:\n", encoding="utf-8")
     done = make(project, "repro")
     assert (done.returncode, done.stdout) == (0, "dvc repro\nstillroom table\n")
     assert (project / "dvc.lock").exists()
@@ -49,7 +51,7 @@ def test_an_empty_lock_is_removed_before_dvc_reads_it(project: Path) -> None:
 
 
 def test_no_table_is_shown_when_dvc_fails(project: Path) -> None:
-    (project / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 3\n")
+    (project / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
     done = make(project, "repro")
     assert done.returncode != 0
     assert "stillroom" not in done.stdout
@@ -58,7 +60,7 @@ def test_no_table_is_shown_when_dvc_fails(project: Path) -> None:
 def test_another_python_is_refused_in_one_line_and_nothing_is_made(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     fake = project / "python"
-    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     fake.chmod(0o755)
     done = make(project, f"PYTHON={fake}", "setup")
     assert done.returncode != 0
@@ -85,5 +87,5 @@ def test_clean_leaves_the_store_and_what_is_not_made_here(project: Path) -> None
 
 
 def test_continuous_integration_runs_make_test() -> None:
-    assert "\nmake test\n" in (ROOT / ".ci/run").read_text()
+    assert "\nmake test\n" in (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci/run", os.X_OK)

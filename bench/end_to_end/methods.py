@@ -87,7 +87,7 @@ def main(seeds: int, only: tuple[str, ...], runs: Path, out: Path | None, svg: P
     columns = [teacher["headline"], f"sampled_{teacher['headline']}", "forward_kl", "reverse_kl"]
     show(table(rows, columns, teacher["metrics"]), rows, out, teacher=teacher["metrics"])
     if svg is not None:
-        svg.write_text(render_methods(rows, columns, teacher["metrics"]))
+        svg.write_text(render_methods(rows, columns, teacher["metrics"]), encoding="utf-8")
 
 
 def run_seed(configurations: Sequence[Configuration], seed: int, runs: Path) -> list[Row]:
@@ -113,7 +113,7 @@ def run_seed(configurations: Sequence[Configuration], seed: int, runs: Path) -> 
 
 def _params(configuration: Configuration, seed: int) -> str:
     path = Path("methods-params.yaml")
-    path.write_text(overlay_yaml(LAYOUT.params, METHODS / f"{configuration.method}.yaml"))
+    path.write_text(overlay_yaml(LAYOUT.params, METHODS / f"{configuration.method}.yaml"), encoding="utf-8")
     text = edit_yaml(path, {("seed",): seed} | configuration.changes)
     path.unlink()
     return text
@@ -121,11 +121,11 @@ def _params(configuration: Configuration, seed: int) -> str:
 
 def _prepare(home: Path, params: str, project: Path, shared: Sequence[str]) -> bool:
     """Make the directory of a run with these parameters; return False where it has a finished run with them."""
-    if (home / "done").is_file() and Layout(home).params.read_text() == params:
+    if (home / "done").is_file() and Layout(home).params.read_text(encoding="utf-8") == params:
         return False
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    Layout(home).params.write_text(params)
+    Layout(home).params.write_text(params, encoding="utf-8")
     for name in shared:
         link(home / "work" / name, project / "work" / name)
     with chdir(home):

@@ -118,7 +118,7 @@ def _measured(name: str, shape: tuple[int, int, int], dtype: str, repeats: int) 
     loss_times, product_times, extra = [], [], []
     for _ in range(repeats):
         hidden_ND.grad = weight_VD.grad = None
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
         before = peak_bytes()
         loss_times.append(timed(lambda: _forward_backward(loss)))
         extra.append(peak_bytes() - before)

@@ -413,7 +413,7 @@ def earlier(out: Path | None, about: Row) -> list[Row]:
     """
     if out is None or not out.exists():
         return []
-    contents = json.loads(out.read_text())
+    contents = json.loads(out.read_text(encoding="utf-8"))
     if contents["about"] != about:
         raise click.UsageError(
             f"--json: {out} is of a run with {contents['about']}, and not {about}; name another file"

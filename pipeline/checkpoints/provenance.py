@@ -90,7 +90,7 @@ def _license(source: str, options: dict[str, Any], revision: str | None) -> str 
     if "gguf_file" in options:
         return _gguf_license(Path(source) / options["gguf_file"])
     file = _fetch(source, "README.md", revision)
-    match = _README_LICENSE.match(file.read_text(errors="replace")) if file else None
+    match = _README_LICENSE.match(file.read_text(errors="replace", encoding="utf-8")) if file else None
     return match[1] if match else None
 
 

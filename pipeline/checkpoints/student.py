@@ -62,7 +62,9 @@ class NewStudent:
         p = self.params.lora
         if p is None:
             self.model.save_pretrained(checkpoint)
-            (base / "README.md").write_text("This student is no adapter: its checkpoints are whole models.\n")
+            (base / "README.md").write_text(
+                "This student is no adapter: its checkpoints are whole models.\n", encoding="utf-8"
+            )
             return
         self.model.to(getattr(torch, p.base_dtype)).save_pretrained(base)
         self.tokenizer.save_pretrained(base)

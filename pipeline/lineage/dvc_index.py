@@ -43,7 +43,7 @@ def load_index(root: Path) -> Any:
     try:
         pipeline = load_file(Repo(str(root), uninitialized=True), str(root / "dvc.yaml"))
         lock = root / "dvc.lock"
-        if lock.is_file() and not lock.read_text().strip():
+        if lock.is_file() and not lock.read_text(encoding="utf-8").strip():
             pipeline.lockfile_contents = {}
         index = Index(pipeline.repo, stages=list(pipeline.stages.values()))
         index.check_graph()

@@ -21,7 +21,7 @@ def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
     """Write the lineage after a round beside the weights, for `stillroom lineage`, and the model card README.md."""
     after = replace(lineage, rounds=(*lineage.rounds, trained))
     write_lineage(model, after)
-    (model / "README.md").write_text(model_card(after))
+    (model / "README.md").write_text(model_card(after), encoding="utf-8")
 
 
 def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:

@@ -65,7 +65,9 @@ def base_of(path: Path) -> Path:
     if not is_adapter(path):
         return path
     try:
-        base = Path(os.path.normpath(path / json.loads((path / _CONFIG).read_text())["base_model_name_or_path"]))
+        base = Path(
+            os.path.normpath(path / json.loads((path / _CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+        )
     except (ValueError, KeyError, TypeError) as error:
         expected = "an adapter's configuration as peft writes it"
         raise ModelError(path / _CONFIG, expected=expected, got=str(error), remedy="run `make repro`") from error

@@ -27,7 +27,7 @@ def write_comparison(runs: Sequence[str], out: Path) -> int:
     """
     page = comparison_page({name: read_run(name) for name in runs})
     with replacing(out) as temporary:
-        temporary.write_text(page)
+        temporary.write_text(page, encoding="utf-8")
     return out.stat().st_size
 
 

@@ -55,7 +55,7 @@ def read_run(layout: Layout, students: Sequence[str]) -> Run:
         costs=costs,
         lineages=[lineage for model in models if (lineage := read_lineage(model))],
         max_staleness=params["schedule"]["max_staleness"],
-        params=layout.params.read_text(),
+        params=layout.params.read_text(encoding="utf-8"),
     )
 
 
@@ -92,5 +92,5 @@ def write_report(layout: Layout, run: Run) -> None:
         for name, text in texts.items():
             meter.set_postfix(now=name)
             with replacing(layout.report / name) as temporary:
-                temporary.write_text(text())
+                temporary.write_text(text(), encoding="utf-8")
             meter.update()

@@ -36,7 +36,7 @@ VIEWS = (
 def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
     """Return a database in memory with the VIEWS of these directories."""
     connection = duckdb.connect()
-    connection.execute(files(__package__).joinpath("files.sql").read_text())
+    connection.execute(files(__package__).joinpath("files.sql").read_text(encoding="utf-8"))
     for name, schema in (
         *(("prompts_files", PROMPT), ("rollouts_files", ROLLOUT), ("tokens_files", COMPARISON)),
         *(("scores_files", INDEX), ("store", INDEX)),
@@ -58,7 +58,7 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
     # The directories of a file below `work`.
     start = len(f"{work}/") + 1
     connection.execute(f"CREATE MACRO place(filename) AS string_split(substr(filename, {start}), '/')")
-    connection.execute(files(__package__).joinpath("views.sql").read_text())
+    connection.execute(files(__package__).joinpath("views.sql").read_text(encoding="utf-8"))
     return connection
 
 

@@ -20,7 +20,7 @@ def json_text(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON with sorted keys."""
     with replacing(path) as temporary:
-        temporary.write_text(json_text(value))
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
         DataError: The file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(path, expected="a file", got="nothing", remedy="run `make repro`") from None
     except ValueError as error:

@@ -42,5 +42,6 @@ def alive(pid: int) -> bool:
 def command_output(*command: str, cwd: Path | None = None) -> str | None:
     """Return what a command prints, without white space around it; None where the command is missing or fails."""
     with suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=cwd, capture_output=True, check=True, encoding="utf-8", errors="replace")
+        return done.stdout.strip()
     return None

@@ -56,7 +56,7 @@ def resumable(outputs: Mapping[str, Path], fingerprint: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    with (home / "lock").open("w") as file:
+    with (home / "lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

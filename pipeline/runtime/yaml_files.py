@@ -56,7 +56,7 @@ def parse_yaml(path: Path, content: bytes) -> dict[str, Any]:
 
 def write_yaml(path: Path, value: Mapping[str, Any], *, comment: str) -> None:
     """Write a mapping in block style, with its keys in their order and a comment on top."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write(f"# {comment}\n")
         YAML().dump(dict(value), file)
 
@@ -87,7 +87,9 @@ def overlay_yaml(path: Path, *overlays: Path) -> str:
     """
     document, comments = _round_trip().load(path), ""
     for overlay in overlays:
-        text = overlay.read_text().replace("\n\n", "\n")  # a blank line would move along with the value before it
+        text = overlay.read_text(encoding="utf-8").replace(
+            "\n\n", "\n"
+        )  # a blank line would move along with the value before it
         _lay_over(document, _round_trip().load(text))
         comments = "".join(re.findall(r"\A(?:#.*\n)*", text)) + "#\n" + comments
     text = _dumped(document, path, None)
@@ -128,7 +130,7 @@ def _dumped(document: Any, path: Path, top: str | None) -> str:
     """
     text = io.StringIO()
     _round_trip().dump(document, text)
-    comments = {name: comment for comment, name in _ABOVE.findall(path.read_text())}
+    comments = {name: comment for comment, name in _ABOVE.findall(path.read_text(encoding="utf-8"))}
     if top is not None:
         comments[next(iter(document))] = top
     return _ABOVE.sub(lambda match: f"{comments.get(match[2], match[1])}{match[2]}:", text.getvalue())

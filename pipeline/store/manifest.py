@@ -30,7 +30,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / "manifest.json"
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         written_format = json.loads(text)["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise damaged(file, "the manifest of a sealed segment", "nothing") from None

@@ -100,7 +100,7 @@ def write_files(
         union_entries=int(arrays["union_n"].sum()),
         files={file.relative_to(root).as_posix(): _sealed(file) for file in sorted(root.rglob("*")) if file.is_file()},
     )
-    (root / "manifest.json").write_text(manifest.to_text())
+    (root / "manifest.json").write_text(manifest.to_text(), encoding="utf-8")
     sync(root / "manifest.json")
     sync_directories(root)
     return decode_manifest(manifest.to_text())

@@ -15,7 +15,7 @@ _TYPES = {"student": str, "round": str} | dict.fromkeys(("step", "tokens", "read
 def write_log(path: Path, rows: Sequence[Row]) -> None:
     """Write at least one row; the keys of the last row are the columns."""
     names = [name for name in rows[-1] if any(row.get(name) is not None for row in rows)]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -23,7 +23,7 @@ def write_log(path: Path, rows: Sequence[Row]) -> None:
 
 def read_log(path: Path) -> list[Row]:
     """Return the rows of a training log, with every number as it was written."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [{key: _value(key, value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 

@@ -76,7 +76,7 @@ def _packages(layout: Layout) -> Result:
     path = layout.root / "requirements/lock.txt"
     if not path.is_file():
         return "wrong", f"no {path}", "run in the project's root"
-    locked = dict(_LOCKED.findall(path.read_text()))
+    locked = dict(_LOCKED.findall(path.read_text(encoding="utf-8")))
     other = [
         f"{name} {installed} for {version}"
         for name, version in locked.items()
@@ -142,7 +142,7 @@ def _dvc(layout: Layout) -> Result:
     if not (layout.root / ".dvc").is_dir() or not (layout.root / "dvc.yaml").is_file():
         return "wrong", "no DVC project", "run in the project's root, or `dvc init`"
     lock = layout.root / "dvc.lock"
-    if lock.is_file() and not lock.read_text().strip():
+    if lock.is_file() and not lock.read_text(encoding="utf-8").strip():
         remedy = "`rm dvc.lock` (`make repro` does it); the run cache has its content"
         return "wrong", "dvc.lock is empty: dvc was killed", remedy
     report = command_output(sys.executable, "-m", "dvc", "doctor", cwd=layout.root)
@@ -160,7 +160,7 @@ def _dvc(layout: Layout) -> Result:
 def _locks(layout: Layout) -> Result:
     path = layout.root / ".dvc/tmp/rwlock"
     try:
-        holders = _holders(json.loads(path.read_text() or "{}")) if path.is_file() else set()
+        holders = _holders(json.loads(path.read_text(encoding="utf-8") or "{}")) if path.is_file() else set()
     except (ValueError, TypeError, LookupError):
         return "wrong", f"{path} is damaged", f"`rm {path}` while no dvc runs"
     if living := sorted(pid for pid in holders if alive(pid)):

@@ -27,8 +27,10 @@ _TITLE = re.compile(r"^# (Preset|Method) `(.*?)`: (.*)", re.MULTILINE)
 
 def listing() -> list[str]:
     """Return a line for each preset: its name and its title, with a star at the one that params.yaml is."""
-    current = _preset_of(LAYOUT.params.read_text()) if LAYOUT.params.exists() else None
-    titles = {name: _TITLE.findall((PRESETS / f"{name}.yaml").read_text())[0][2] for name in _names(PRESETS)}
+    current = _preset_of(LAYOUT.params.read_text(encoding="utf-8")) if LAYOUT.params.exists() else None
+    titles = {
+        name: _TITLE.findall((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))[0][2] for name in _names(PRESETS)
+    }
     width = max(map(len, titles), default=0)
     return [f"{'*' if name == current else ' '} {name:{width}}  {title}" for name, title in titles.items()]
 
@@ -44,7 +46,7 @@ def choose(name: str, method: str | None, *, force: bool) -> None:
     if not force:
         require_unchanged()
     with replacing(LAYOUT.params) as temporary:
-        temporary.write_text(overlay_yaml(DEFAULT, *overlays))
+        temporary.write_text(overlay_yaml(DEFAULT, *overlays), encoding="utf-8")
         check_params(temporary)
     follow_params()
 
@@ -58,7 +60,7 @@ def require_unchanged() -> None:
     if not LAYOUT.params.exists():
         return
     remedy = "keep a copy and add --force"
-    if _preset_of(LAYOUT.params.read_text()) is None:
+    if _preset_of(LAYOUT.params.read_text(encoding="utf-8")) is None:
         raise DataError(LAYOUT.params, expected="a preset as it was written", got="changes to it", remedy=remedy)
     if LAYOUT.rounds.exists() and read_yaml(LAYOUT.rounds) != rounds_document(*read_schedule(LAYOUT.params)):
         raise DataError(LAYOUT.rounds, expected="the rounds of a preset", got="others", remedy=remedy)

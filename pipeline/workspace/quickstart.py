@@ -78,7 +78,7 @@ def write_params(request: InitRequest, out: Path, *, force: bool) -> list[str]:
         raise DataError(out, expected="no file", got="one", remedy="add --force to replace it, or --out another")
     changes, findings = propose_params(request, read_yaml(LAYOUT.params))
     with replacing(out) as temporary:
-        temporary.write_text(edit_yaml(LAYOUT.params, changes, top=_TOP))
+        temporary.write_text(edit_yaml(LAYOUT.params, changes, top=_TOP), encoding="utf-8")
         check_params(temporary)
     if out == LAYOUT.params:
         follow_params()

@@ -42,7 +42,7 @@ def plan(**schedule: int | None) -> None:
     if changes:
         text = edit_yaml(LAYOUT.params, changes)
         with replacing(LAYOUT.params) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     follow_params()
 
 
@@ -132,7 +132,7 @@ def table() -> None:
     path = LAYOUT.report / "table.md"
     if not path.is_file():
         raise DataError(path, expected="the table of a run", got="nothing", remedy="run `make repro`")
-    click.echo(path.read_text(), nl=False)
+    click.echo(path.read_text(encoding="utf-8"), nl=False)
 
 
 @commands.command()

@@ -14,7 +14,7 @@ def test_both_look_ups_are_measured(tmp_path: Path) -> None:
     arguments = ["--json", str(tmp_path / "rows.json"), "--sequences", "40", "--segments", "2"]
     done = CliRunner().invoke(lookup.main, [*arguments, "--keys", "10", "--repeats", "1"], catch_exceptions=False)
     assert done.exit_code == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert {row["name"].split(", ")[0] for row in rows} == {"find_known", "both hex keys"}
     assert all(row["seconds"] > 0 for row in rows)
 

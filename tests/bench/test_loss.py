@@ -20,7 +20,7 @@ def test_rows_name_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("bench.loss.loss.run_in_subprocess", in_process)
     done = CliRunner().invoke(main, [*SIZES, "--json", str(out)])
     assert done.exit_code == 0, done.output
-    rows = json.loads(out.read_text())["rows"]
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [row["name"] for row in rows] == [name for name in _LOSSES if _installed(name)]
     assert rows[0]["name"] == "the head's three matrix products"
     for ratio in ("seconds", "of_matmuls", "seconds_of_processor", "of_matmuls_of_processor"):

@@ -79,7 +79,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         stage.main.main(words, standalone_mode=False)
     Path("work/evaluations").mkdir(parents=True)
-    Path("work/evaluations/teacher.json").write_text('{"headline": "exact_match", "metrics": {"exact_match": 0.5}}')
+    Path("work/evaluations/teacher.json").write_text(
+        '{"headline": "exact_match", "metrics": {"exact_match": 0.5}}', encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -89,7 +91,7 @@ def test_configurations_share_the_initial_student_and_differ_in_their_data(proje
     words = ["--seeds", "1", "--json", "rows.json", *(word for name in names for word in ("--only", name))]
     done = CliRunner().invoke(methods.main, words, catch_exceptions=False)
     assert done.exit_code == 0
-    rows = json.loads((project / "rows.json").read_text())["rows"]
+    rows = json.loads((project / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert [row["name"] for row in rows] == ["before", *names]
     assert [row["scored_positions"] > 0 for row in rows] == [False, False, True]
     tuned, own = (project / "runs" / name / "work/small" for name in ("sft-0", "on-policy-forward-kl-0"))

@@ -95,7 +95,7 @@ def test_linear_goes_down_to_the_last_step_of_ours() -> None:
 
 
 def test_larger_entries_are_those_of_the_documentation() -> None:
-    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
     (documented,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "max_entries" in text)
     larger, as_set = (changed(replace(TINY, entries=entries), 0) for entries in ("larger", "as-set"))
     scale = larger["objective"].pop("tail_samples_scale")
@@ -118,7 +118,7 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
 
     def run(command: list[str], **_: object) -> object:
         if commands:  # a benchmark that is stopped leaves the rows it had
-            assert len(json.loads((tmp_path / "rows.json").read_text())["runs"]) == len(commands)
+            assert len(json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["runs"]) == len(commands)
         commands.append(command)
         configuration, seed = command[4], int(command[6])
         row = {
@@ -150,7 +150,7 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
     ]
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, words, catch_exceptions=False)
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     names = [f"refresh every 1, passes {passes}, 2 per prompt: step 1" for passes in (1, 2)]
     assert [row["name"] for row in rows] == names
     assert (rows[0]["forward_kl"], rows[0]["range"], rows[0]["seeds"]) == (1.5, 1.0, 2)

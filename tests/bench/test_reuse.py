@@ -17,7 +17,7 @@ from tests.project import PARAMS
 def test_every_student_pays_for_its_own_rollouts_alone(small_job: Path) -> None:
     words = ["--steps", "1", "--refresh", "1", "--students", "2", "--json", "rows.json"]
     CliRunner().invoke(main, words, catch_exceptions=False)
-    rows = {row["name"]: row for row in json.loads((small_job / "rows.json").read_text())["rows"]}
+    rows = {row["name"]: row for row in json.loads((small_job / "rows.json").read_text(encoding="utf-8"))["rows"]}
     assert list(rows) == [
         "pipeline: corpus, once",
         *[f"pipeline: {name} student" for name in ("first", "second")],

@@ -26,12 +26,12 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
     shutil.copytree(ROOT / "presets", "presets")
     text = overlay_yaml(*PRESET)
     Path("params.yaml").write_text(
-        text.replace("prompts: 400", "prompts: 3").replace("problems: 20000", "problems: 60")
+        text.replace("prompts: 400", "prompts: 3").replace("problems: 20000", "problems: 60"), encoding="utf-8"
     )
     words = [word for key, value in SIZES.items() for word in (f"--{key}", str(value))]
     done = CliRunner().invoke(reward.main, [*words, "--json", "rows.json"], catch_exceptions=False)
     assert done.exit_code == 0
-    return json.loads(Path("rows.json").read_text())["rows"]  # type: ignore[no-any-return]
+    return json.loads(Path("rows.json").read_text(encoding="utf-8"))["rows"]  # type: ignore[no-any-return]
 
 
 def test_the_teacher_has_the_students_size_and_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_the_training_reward_is_the_last_rounds_and_before_training_the_firsts(t
     home = tmp_path / f"{REWARDED.folder}-0"
     for name, values in (("r1", "0.5\n0.5\n"), ("r2", "0.25\n0.75\n0.8\n")):
         (home / "logs/small" / name).mkdir(parents=True)
-        (home / "logs/small" / name / "train.csv").write_text(f"reward\n{values}")
+        (home / "logs/small" / name / "train.csv").write_text(f"reward\n{values}", encoding="utf-8")
     write_yaml(
         home / "rounds.yaml",
         {"rounds": {id_: {"round": id_, "prev": "", "first_step": 0, "steps": 1} for id_ in ("r1", "r2")}},

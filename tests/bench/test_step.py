@@ -60,7 +60,7 @@ def test_rows_are_measured_in_processes_of_their_own(tmp_path: Path, monkeypatch
     monkeypatch.setattr("bench.loss.step.has_trl", lambda: False)
     sizes = [word for key in TINY.__slots__ for word in (f"--{key.replace('_', '-')}", str(getattr(TINY, key)))]
     done = CliRunner().invoke(main, [*sizes, "--json", str(tmp_path / "step.json")], catch_exceptions=False)
-    output = json.loads((tmp_path / "step.json").read_text())
+    output = json.loads((tmp_path / "step.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in output["rows"]] == ["cross-entropy", "stillroom"]
     assert output["rows"][0]["of_cross_entropy"] == output["rows"][0]["of_cross_entropy_of_processor"] == 1
     assert output["shape"]["vocab"] == 400

@@ -340,7 +340,9 @@ def test_a_gguf_file_of_rubbish_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_name_that_cannot_be_had_ends_the_stage_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("teacher: {model: nobody/no-such-model, revision: null, dtype: float32}\n")
+    (tmp_path / "params.yaml").write_text(
+        "teacher: {model: nobody/no-such-model, revision: null, dtype: float32}\n", encoding="utf-8"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "stages.teacher", "--out", "work/teacher"],
         cwd=tmp_path,
@@ -348,6 +350,7 @@ def test_a_hub_name_that_cannot_be_had_ends_the_stage_in_one_line(tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1

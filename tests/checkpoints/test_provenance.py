@@ -15,7 +15,7 @@ from tests.factories import lineage, lineage_round
 def test_a_directory_tells_its_licence_and_lineage(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
     model = make_model_dir(tmp_path / "model")
     assert source_of(str(model), None, model, where="teacher.model").license is None
-    (model / "README.md").write_text("---\ntags:\n- a\nlicense: apache-2.0\n---\ntext\n")
+    (model / "README.md").write_text("---\ntags:\n- a\nlicense: apache-2.0\n---\ntext\n", encoding="utf-8")
     source = source_of(str(model), None, model, where="teacher.model")
     assert (source.license, source.hub, source.fingerprint) == ("apache-2.0", False, model_fingerprint(model))
     assert earlier_lineage(str(model), None, where="x") is None
@@ -39,7 +39,7 @@ def test_a_readme_of_another_kind_is_no_mistake(
     make_model_dir: Callable[..., Path], tmp_path: Path, readme: str
 ) -> None:
     model = make_model_dir(tmp_path / "model")
-    (model / "README.md").write_text(readme)
+    (model / "README.md").write_text(readme, encoding="utf-8")
     assert source_of(str(model), None, model, where="x").license is None
 
 

@@ -56,8 +56,8 @@ def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
 def test_a_directory_is_known_by_names_and_contents_and_not_by_place_or_time(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "deep").mkdir(parents=True)
-    (tree / "a").write_text("1")
-    (tree / "deep" / "b").write_text("2")
+    (tree / "a").write_text("1", encoding="utf-8")
+    (tree / "deep" / "b").write_text("2", encoding="utf-8")
     before = tree_digest(tree)
     copied = Path(shutil.copytree(tree, tmp_path / "copy"))
     os.utime(copied / "a", (0, 0))
@@ -65,7 +65,7 @@ def test_a_directory_is_known_by_names_and_contents_and_not_by_place_or_time(tmp
     (copied / "a").rename(copied / "c")
     assert tree_digest(copied) != before
     (copied / "c").rename(copied / "a")
-    (copied / "deep" / "b").write_text("3")
+    (copied / "deep" / "b").write_text("3", encoding="utf-8")
     assert tree_digest(copied) != before
 
 
@@ -76,6 +76,6 @@ def test_fingerprint_follows_weights_and_configuration_only(
     assert model_fingerprint(first) == model_fingerprint(same) != model_fingerprint(other)
     (same / "tokenizer.json").unlink()
     assert model_fingerprint(same) == model_fingerprint(first)
-    config = json.loads((same / "config.json").read_text())
-    (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    config = json.loads((same / "config.json").read_text(encoding="utf-8"))
+    (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}), encoding="utf-8")
     assert model_fingerprint(same) != model_fingerprint(first)

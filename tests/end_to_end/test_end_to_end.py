@@ -52,12 +52,12 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     stages = metrics["cost"]
     assert set(stages) == {"prepare", "teacher", "init", "generate", "rollout", "score", "train", "evaluate"}
     assert all(set(stage) == {"runs", "tokens", "seconds"} for stage in stages.values())
-    assert (project.path / "report/table.md").read_text() in output
+    assert (project.path / "report/table.md").read_text(encoding="utf-8") in output
     for stage in [path.stem for path in (project.path / "work/costs").glob("*.json")]:
         assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
     for done in ("read .*: 2 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 10 files"):
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
-    html = (project.path / "report/index.html").read_text()
+    html = (project.path / "report/index.html").read_text(encoding="utf-8")
     assert re.findall('<section id="([^"]+)"', html) == [
         *["headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
     ]
@@ -75,7 +75,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     known += [scored["segment"] for round_ in printed["rounds"] for scored in round_["scored"]]
     assert all(segment[:12] in lineage for segment in known)
     assert f"<td>{printed['rounds'][1]['tokens']:,}</td>" in lineage
-    assert (project.path / "work/small/r1/model/README.md").read_text().startswith("---\n")
+    assert (project.path / "work/small/r1/model/README.md").read_text(encoding="utf-8").startswith("---\n")
     assert "exact_match" in project.stillroom("lineage", "work/small/r2/model", "--card")
 
 
@@ -240,7 +240,7 @@ def test_kills_of_scoring_and_of_dvc_leave_no_orphan_and_the_same_student(
     assert 0 < entry["positions_reused"] < entry["positions"]
     assert first < len(list((project.path / "store" / "segments").glob("[!.]*")))
 
-    if not (project.path / "dvc.lock").read_text():
+    if not (project.path / "dvc.lock").read_text(encoding="utf-8"):
         (project.path / "dvc.lock").unlink()  # what `make repro` does
     project.repro()
     for name in (STUDENT, "work/small/r2/optimizer.pt", "work/corpus/segment", "work/small/r2/segment"):
@@ -263,7 +263,7 @@ def test_the_store_alone_brings_every_score_back(project: Project) -> None:
 
 @pytest.mark.slow
 def test_an_empty_lock_file_costs_no_work_once_it_is_gone(project: Project) -> None:
-    (project.path / "dvc.lock").write_text("")
+    (project.path / "dvc.lock").write_text("", encoding="utf-8")
     (project.path / "dvc.lock").unlink()
     assert executed(project.repro()) == []
 

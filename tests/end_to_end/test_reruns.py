@@ -73,7 +73,7 @@ def committed_outputs(root: Path, tuning: dict[str, Any]) -> Iterator[Repo]:
             path = Path(output.fs_path)
             path = path if path.suffix else path / "ranks.npy"  # the one file of a directory that a stage depends on
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(output.def_path)
+            path.write_text(output.def_path, encoding="utf-8")
         repo.commit(force=True)
     with Repo(str(root)) as repo:
         assert repo.status() == {}
@@ -103,12 +103,12 @@ def source_file(root: Path, edited: str) -> Path:
 def stages_to_rerun(repo: Repo, edited: str) -> str:
     """Return the stages with a changed dependency after an edit, in the words of the tables above."""
     file = source_file(Path(repo.root_dir), edited)
-    text = file.read_text()
-    file.write_text(f"{text}\n# edited\n")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"{text}\n# edited\n", encoding="utf-8")
     counts = Counter(
         stage_name(stage) for stage in repo.index.stages if any(dependency.status() for dependency in stage.deps)
     )
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     names = [name for name in read_yaml(ROOT / "dvc.yaml")["stages"] if name in counts]
     return ", ".join(name if counts[name] == 1 else f"{name} x{counts[name]}" for name in names) or "nothing"
 
@@ -135,5 +135,5 @@ def test_every_package_is_in_the_table() -> None:
 
 def test_the_documentation_has_this_table() -> None:
     """The table of the page has one or more packages per row, in backticks, and the stages that run again."""
-    rows = re.findall(r"^\| (`(?:pipeline|stages)/.*`) \| ([^|]+?) \|$", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`(?:pipeline|stages)/.*`) \| ([^|]+?) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert {path: stages for paths, stages in rows for path in re.findall("`([^`]+)`", paths)} == RERUNS

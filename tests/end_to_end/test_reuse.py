@@ -144,6 +144,7 @@ def test_another_dvc_project_takes_the_scores(project: Project, tmp_path: Path, 
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(project.path / "store")

@@ -92,8 +92,8 @@ def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for split, part in (("train", sentences[:400]), ("val", sentences[400:])):
         english = [" ".join(word for word, _ in sentence) for sentence in part]
         german = [" ".join(["ein", *(word for _, word in sentence)]) for sentence in part]
-        Path(f"data/{split}.en").write_text("\n".join(english) + "\n")
-        Path(f"data/{split}.de").write_text("\n".join(german) + "\n")
+        Path(f"data/{split}.en").write_text("\n".join(english) + "\n", encoding="utf-8")
+        Path(f"data/{split}.de").write_text("\n".join(german) + "\n", encoding="utf-8")
     settings = {"data": "data", "config": None, "revision": None, "train_split": "train", "heldout_split": "val"}
     document = merged(PARAMS, SETTING)
     document["task"]["settings"] = settings | {"source_column": "en", "target_column": "de"}

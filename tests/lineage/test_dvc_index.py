@@ -51,7 +51,7 @@ def test_the_code_is_the_code_of_the_stages_behind(project: Path) -> None:
 
     before = code()
     for name, stage, changes in (("evaluation", "evaluate@a-r1", False), ("training", "train@a-r1", True)):
-        (project / f"pipeline/{name}/content.py").write_text("2")
+        (project / f"pipeline/{name}/content.py").write_text("2", encoding="utf-8")
         assert code() == before  # dvc.lock has what ran
         record_stages(project, stage)
         assert (code() != before) == changes
@@ -66,7 +66,7 @@ def test_an_output_that_no_stage_wrote_is_unknown(project: Path, tmp_path: Path)
 def test_a_lock_may_be_missing_or_empty(tmp_path: Path, content: str | None) -> None:
     root = make_dvc_project(tmp_path / "new")
     if content is not None:
-        (root / "dvc.lock").write_text(content)
+        (root / "dvc.lock").write_text(content, encoding="utf-8")
     index = load_index(root)
     assert [stage.name for stage in index.stages if any(out.hash_info for out in stage.outs)] == []
     assert {stage.name for stage in index.stages if stage.cmd_changed} == ({"teacher"} if content else set())
@@ -74,18 +74,19 @@ def test_a_lock_may_be_missing_or_empty(tmp_path: Path, content: str | None) -> 
 
 def test_a_damaged_lock_is_a_mistake(tmp_path: Path) -> None:
     root = make_dvc_project(tmp_path / "new")
-    (root / "dvc.lock").write_text("stages: 1\n")
+    (root / "dvc.lock").write_text("stages: 1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"dvc.yaml: expected a pipeline that DVC reads, got .*dvc.lock"):
         load_index(root)
 
 
 def test_two_stages_that_write_the_same_file_are_a_mistake(tmp_path: Path) -> None:
     root = make_dvc_project(tmp_path / "new")
-    text = (root / "dvc.yaml").read_text()
+    text = (root / "dvc.yaml").read_text(encoding="utf-8")
     (root / "dvc.yaml").write_text(
         text.replace(
             "- work/corpus/rollouts.parquet\n    - work/costs/generate", "- work/plan.json\n    - work/costs/generate"
-        )
+        ),
+        encoding="utf-8",
     )
     with pytest.raises(DataError, match=r"dvc.yaml: expected a pipeline that DVC reads, got .*work/plan.json"):
         load_index(root)

@@ -53,7 +53,9 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_shape_is_a_mistake(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write_lineage(tmp_path, lineage(lineage_round()))
-    (tmp_path / FILE).write_text(json.dumps(json.loads((tmp_path / FILE).read_text()) | change))
+    (tmp_path / FILE).write_text(
+        json.dumps(json.loads((tmp_path / FILE).read_text(encoding="utf-8")) | change), encoding="utf-8"
+    )
     with pytest.raises(DataError, match=message):
         read_lineage(tmp_path)
 

@@ -24,8 +24,8 @@ def asked(answer): return answer.prompt.count("?")
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a user's module."""
-    (tmp_path / "my_rewards.py").write_text(MODULE)
-    (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "my_rewards.py").write_text(MODULE, encoding="utf-8")
+    (tmp_path / "my_broken.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return "my_rewards"
 

@@ -417,17 +417,17 @@ def _empty(path: Path) -> None:
 
 def _no_config_type(path: Path) -> None:
     path.mkdir()
-    (path / "config.json").write_text("{}")
+    (path / "config.json").write_text("{}", encoding="utf-8")
 
 
 def _broken_config(path: Path) -> None:
     path.mkdir()
-    (path / "config.json").write_text("{ not json")
+    (path / "config.json").write_text("{ not json", encoding="utf-8")
 
 
 def _unknown_type(path: Path) -> None:
     path.mkdir()
-    (path / "config.json").write_text('{"model_type": "nothing-known"}')
+    (path / "config.json").write_text('{"model_type": "nothing-known"}', encoding="utf-8")
 
 
 def _no_weights(path: Path) -> None:

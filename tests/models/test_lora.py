@@ -101,7 +101,7 @@ def test_equal_seeds_make_equal_files(student_dir: Path, tmp_path: Path) -> None
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (first / name).read_bytes() == (same / name).read_bytes()
     assert (other / name).read_bytes() != (first / name).read_bytes()
-    targets = json.loads((first / "adapter_config.json").read_text())["target_modules"]
+    targets = json.loads((first / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     assert len(targets) == 14
     assert targets == sorted(targets)  # peft keeps a set, whose order is another one in each process
 
@@ -183,8 +183,8 @@ def test_damaged_files_are_told_in_one_line(folder: Path, name: str) -> None:
 
 
 def test_an_adapter_of_another_shape_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"r": 3}), encoding="utf-8")
     with pytest.raises(ModelError, match="expected a language model, got "):
         lm.load_model(folder)
 

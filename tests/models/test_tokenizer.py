@@ -43,8 +43,8 @@ def test_a_missing_directory_and_a_damaged_one_are_told_in_one_line(tmp_path: Pa
     with pytest.raises(ModelError, match="expected a model directory, got nothing") as caught:
         load_tokenizer(tmp_path / "absent")
     assert str(tmp_path / "absent") in str(caught.value)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
     with pytest.raises(ModelError, match="expected a tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)

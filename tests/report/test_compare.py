@@ -15,7 +15,7 @@ from tests.pages import metrics
 def write_metrics(folder: Path, closeness: float = 1.0) -> Path:
     path = folder / METRICS
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(metrics(closeness=closeness)))
+    path.write_text(json.dumps(metrics(closeness=closeness)), encoding="utf-8")
     return path
 
 
@@ -29,14 +29,14 @@ def test_the_page_has_every_run_under_the_name_of_its_argument(tmp_path: Path) -
     for closeness, name in enumerate(names, 1):
         write_metrics(Path(name), closeness)
     size = write_comparison(names, tmp_path / "compare.html")
-    html = (tmp_path / "compare.html").read_text()
+    html = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert size == len(html.encode())
     assert all(f"<h3>{name} small</h3>" in html for name in names)
 
 
 def test_a_name_that_is_no_run_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
     for name, message in (
         (str(tmp_path), "expected a file, got nothing"),
         ("missing.json", "expected a file, got nothing"),

@@ -38,7 +38,7 @@ def layout(tmp_path: Path) -> Layout:
         log = layout.round("small", round_id).log
         log.parent.mkdir(parents=True)
         lines = [f"small,{round_id},{step},{1 / step}" for step in steps]
-        log.write_text("\n".join(["student,round,step,loss", *lines, ""]))
+        log.write_text("\n".join(["student,round,step,loss", *lines, ""]), encoding="utf-8")
     return layout
 
 
@@ -49,14 +49,19 @@ def test_a_report_has_all_its_files(layout: Layout) -> None:
     assert files == plots | {
         *("index.html", "metrics.json", "summary.json", "table.md", "picture.svg", "dvc_plots.html")
     }
-    assert (layout.report / "plots/loss.csv").read_text().splitlines() == ["step,small", "1,1.0", "2,0.5", f"3,{1 / 3}"]
-    assert (layout.report / "plots/task_metric.csv").read_text().splitlines() == [
+    assert (layout.report / "plots/loss.csv").read_text(encoding="utf-8").splitlines() == [
+        "step,small",
+        "1,1.0",
+        "2,0.5",
+        f"3,{1 / 3}",
+    ]
+    assert (layout.report / "plots/task_metric.csv").read_text(encoding="utf-8").splitlines() == [
         "step,small",
         "0,0.0",
         "2,10.0",
         "3,20.0",
     ]
-    assert "<title>stillroom: &lt;b&gt;</title>" in (layout.report / "index.html").read_text()
+    assert "<title>stillroom: &lt;b&gt;</title>" in (layout.report / "index.html").read_text(encoding="utf-8")
 
 
 def test_costs_of_earlier_schedules_are_left_out(layout: Layout) -> None:

@@ -140,8 +140,8 @@ def test_prompts_and_runs(tmp_path: Path) -> None:
     for student, extra in (("x", ""), ("y", ",kl")):
         (tmp_path / "logs" / student).mkdir(parents=True)
         text = f"student,round,step,loss{extra}\n{student},0,1,0.5{extra and ',2'}\n"
-        (tmp_path / "logs" / student / "train.csv").write_text(text)
-    (tmp_path / "logs/train.csv").write_text("")  # a run that has just begun
+        (tmp_path / "logs" / student / "train.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "logs/train.csv").write_text("", encoding="utf-8")  # a run that has just begun
     connection = connect(tmp_path / "work", tmp_path / "logs", tmp_path / "store")
     assert _rows(connection, "SELECT prompts.references[1] FROM prompts") == [("é",)]
     assert query(connection, "SELECT * FROM runs ORDER BY student") == (

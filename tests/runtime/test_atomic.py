@@ -14,12 +14,12 @@ class InterruptedWriteError(Exception):
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "value"
     with replacing(path) as temporary:
-        temporary.write_text("old")
+        temporary.write_text("old", encoding="utf-8")
         assert not path.exists()
     with pytest.raises(InterruptedWriteError), replacing(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise InterruptedWriteError
-    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("value", "old")]
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in path.parent.iterdir()] == [("value", "old")]
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_file_that_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-value-999").write_text("half")
+    (tmp_path / ".tmp-value-999").write_text("half", encoding="utf-8")
     with replacing(tmp_path / "value") as temporary:
-        temporary.write_text("new")
+        temporary.write_text("new", encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["value"]
 
 

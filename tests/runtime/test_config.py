@@ -202,14 +202,14 @@ def test_bounds(kind: Any, accepted: float, refused: float, words: str) -> None:
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001"])
 def test_every_spelling_of_a_small_number_is_a_number(tmp_path: Path, text: str) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text(f"rate: {text}\n")
+    file.write_text(f"rate: {text}\n", encoding="utf-8")
     assert parse(float, lookup(file, "rate"), where="rate") == 1e-4
 
 
 def test_sections_are_found_by_nested_keys(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     write_yaml(file, {"train": {"inner": {"size": 2}}}, comment="about")
-    assert file.read_text() == "# about\ntrain:\n  inner:\n    size: 2\n"
+    assert file.read_text(encoding="utf-8") == "# about\ntrain:\n  inner:\n    size: 2\n"
     assert section(file, Inner, "train", "inner") == Inner(size=2)
     with pytest.raises(ParameterError) as caught:
         section(file, Inner, "train", "outer", "size")
@@ -227,7 +227,7 @@ def test_sections_are_found_by_nested_keys(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(ParameterError) as caught:
         read_yaml(file)
     assert str(caught.value).startswith(f"{file}: {message}")

@@ -73,7 +73,7 @@ def test_a_missing_table_and_a_damaged_one_are_told_apart(tmp_path: Path) -> Non
 def test_json_is_sorted_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "value.json"
     write_json(path, {"b": [1, 2.5], "a": None})
-    assert path.read_text() == '{\n  "a": null,\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
+    assert path.read_text(encoding="utf-8") == '{\n  "a": null,\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
     assert read_json(path) == {"a": None, "b": [1, 2.5]}
 
 
@@ -81,7 +81,7 @@ def test_missing_and_damaged_json_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     with pytest.raises(DataError, match="expected a file, got nothing; run `make repro`"):
         read_json(path)
-    path.write_text('{"a": ')
+    path.write_text('{"a": ', encoding="utf-8")
     with pytest.raises(DataError, match=r"expected JSON, got .*; delete it and run `make repro`"):
         read_json(path)
 
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, m
     path = tmp_path / "value.json"
     write_json(path, "old")
     with pytest.raises(OSError, match="No space left"), replacing(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         _full_disk()
     monkeypatch.setattr(pq, "write_table", _full_disk)
     with pytest.raises(OSError, match="No space left"):

@@ -99,5 +99,5 @@ def test_a_stage_ends_with_what_it_spent() -> None:
 
 def test_bars_of_libraries_stay_out_of_a_log() -> None:
     code = "import stages; from tqdm.auto import tqdm; list(tqdm(range(3))); print('done')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
     assert (done.stdout, done.stderr) == ("done\n", "")

@@ -29,22 +29,22 @@ OUTPUTS = {"a.txt": Path("out/a.txt"), "model": Path("out/model")}
 def finish(scratch: Path, text: str) -> None:
     """Make scratch/done in one rename, as a stage has to."""
     with whole_directory(scratch / DONE) as folder:
-        (folder / "a.txt").write_text(text)
+        (folder / "a.txt").write_text(text, encoding="utf-8")
         (folder / "model").mkdir()
-        (folder / "model" / "weights").write_text(text)
+        (folder / "model" / "weights").write_text(text, encoding="utf-8")
 
 
 def test_what_is_complete_is_published_and_the_scratch_is_gone() -> None:
     with resumable(OUTPUTS, "inputs") as scratch:
         finish(scratch, "new")
-    assert OUTPUTS["a.txt"].read_text() == "new"
-    assert (OUTPUTS["model"] / "weights").read_text() == "new"
+    assert OUTPUTS["a.txt"].read_text(encoding="utf-8") == "new"
+    assert (OUTPUTS["model"] / "weights").read_text(encoding="utf-8") == "new"
     assert [path for path in ROOT.glob("*/*") if path.is_dir()] == []
 
 
 def test_outputs_of_an_earlier_run_are_replaced_whole() -> None:
     OUTPUTS["model"].mkdir(parents=True)
-    (OUTPUTS["model"] / "shard-2").write_text("old")
+    (OUTPUTS["model"] / "shard-2").write_text("old", encoding="utf-8")
     with resumable(OUTPUTS, "inputs") as scratch:
         finish(scratch, "new")
     assert [path.name for path in OUTPUTS["model"].iterdir()] == ["weights"]
@@ -52,11 +52,11 @@ def test_outputs_of_an_earlier_run_are_replaced_whole() -> None:
 
 def test_an_interrupted_block_publishes_nothing_and_goes_on_next_time() -> None:
     with pytest.raises(InterruptedWorkError), resumable(OUTPUTS, "inputs") as scratch:
-        (scratch / "step-1").write_text("done")
+        (scratch / "step-1").write_text("done", encoding="utf-8")
         raise InterruptedWorkError
     assert not Path("out").exists()
     with resumable(OUTPUTS, "inputs") as scratch:
-        assert (scratch / "step-1").read_text() == "done"
+        assert (scratch / "step-1").read_text(encoding="utf-8") == "done"
         finish(scratch, "new")
 
 
@@ -76,7 +76,7 @@ def test_work_that_was_killed_before_publishing_is_not_done_again() -> None:
         raise InterruptedWorkError
     with resumable(OUTPUTS, "inputs") as scratch:
         assert (scratch / DONE).is_dir()
-    assert OUTPUTS["a.txt"].read_text() == "new"
+    assert OUTPUTS["a.txt"].read_text(encoding="utf-8") == "new"
 
 
 def test_work_that_was_killed_while_publishing_begins_anew() -> None:
@@ -88,7 +88,7 @@ def test_work_that_was_killed_while_publishing_begins_anew() -> None:
     with resumable(OUTPUTS, "inputs") as scratch:
         assert list(scratch.iterdir()) == []
         finish(scratch, "again")
-    assert OUTPUTS["a.txt"].read_text() == "again"
+    assert OUTPUTS["a.txt"].read_text(encoding="utf-8") == "again"
 
 
 def test_two_processes_cannot_make_one_output() -> None:
@@ -126,6 +126,7 @@ def test_a_stage_ends_when_its_parent_is_killed(asked: str) -> None:
         text=True,
         cwd=ROOT_OF_PROJECT,
         start_new_session=True,
+        encoding="utf-8",
     )
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "ready\n"

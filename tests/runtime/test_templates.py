@@ -14,7 +14,8 @@ def template(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt.j2"
     path.write_text(
         "{% for row in rows %}\n{{ row }}\n{% endfor %}\n"
-        '{{ count | number }} {{ code | short }} {{ {"b": 1, "a": 2} | json }}\n{{ rows | table }}\n'
+        '{{ count | number }} {{ code | short }} {{ {"b": 1, "a": 2} | json }}\n{{ rows | table }}\n',
+        encoding="utf-8",
     )
     return path
 
@@ -26,7 +27,7 @@ def test_a_template_is_filled_in_without_escapes(template: Path) -> None:
 
 def test_a_template_of_html_escapes_values(tmp_path: Path) -> None:
     path = tmp_path / "page.html.j2"
-    path.write_text('<p>{{ text }}</p>{{ {"a": nan} | tojson }}')
+    path.write_text('<p>{{ text }}</p>{{ {"a": nan} | tojson }}', encoding="utf-8")
     assert fill_template(path, text="<a>", nan=math.nan) == '<p>&lt;a&gt;</p>{"a":null}'
 
 

@@ -45,16 +45,16 @@ def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null}"
-    Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n")
+    Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n", encoding="utf-8")
     assert stillroom(monkeypatch, "plan") == 0
     assert [round_["steps"] for round_ in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
 
 
 def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (ROOT / "params.yaml").read_text()
-    Path("params.yaml").write_text(before)
+    before = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(before, encoding="utf-8")
     assert stillroom(monkeypatch, "plan", "--refresh-every", "5", "--total-steps", "15") == 0
-    after = Path("params.yaml").read_text()
+    after = Path("params.yaml").read_text(encoding="utf-8")
     assert [round_["steps"] for round_ in round_list(read_yaml(Path("rounds.yaml")))] == [5, 5, 5]
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
     assert [after for _, after in changed] == ["  total_steps: 15", "  refresh_every: 5"]
@@ -62,7 +62,7 @@ def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPa
 
 def test_table_prints_the_last_runs_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Path("report").mkdir()
-    Path("report/table.md").write_text("| model |\n")
+    Path("report/table.md").write_text("| model |\n", encoding="utf-8")
     assert stillroom(monkeypatch, "table") == 0
     assert capsys.readouterr().out == "| model |\n"
 
@@ -125,16 +125,23 @@ def test_a_mistake_is_one_line_and_exit_code_one(
 
 def test_the_installed_command_ends_with_one_line_too(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "stages.cli", "table"], capture_output=True, text=True, check=False, env=_env()
+        [sys.executable, "-m", "stages.cli", "table"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_env(),
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert done.stderr == "error: report/table.md: expected the table of a run, got nothing; run `make repro`\n"
 
 
 def test_a_stage_reports_a_mistake_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    Path("params.yaml").write_text((ROOT / "params.yaml").read_text().replace("seed: 0", "sede: 0"))
+    Path("params.yaml").write_text(
+        (ROOT / "params.yaml").read_text(encoding="utf-8").replace("seed: 0", "sede: 0"), encoding="utf-8"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "stages.plan"], capture_output=True, text=True, check=False, env=_env()
+        [sys.executable, "-m", "stages.plan"], capture_output=True, text=True, check=False, env=_env(), encoding="utf-8"
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: sede: expected one of: seed, schedule, ")
@@ -215,7 +222,7 @@ def _free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_a_cost_is_written_when_the_work_ended_well() -> None:
     with cost("small-r1-train") as entry:
         entry["tokens"] = 7
-    written = json.loads(Path("work/costs/small-r1-train.json").read_text())
+    written = json.loads(Path("work/costs/small-r1-train.json").read_text(encoding="utf-8"))
     assert set(written) == {"tokens", "seconds", "commit", "dirty"}
     assert (written["commit"], written["dirty"]) == (None, None)  # no repository here
     assert written["tokens"] == 7
@@ -228,24 +235,24 @@ def test_a_cost_is_written_when_the_work_ended_well() -> None:
 def test_a_cost_records_the_commit_and_whether_the_code_was_altered() -> None:
     def git(*args: str) -> str:
         done = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args]
-        return subprocess.run(done, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(done, check=True, capture_output=True, text=True, encoding="utf-8").stdout.strip()
 
     def code_version() -> tuple[str, bool]:
         with cost("teacher"):
             pass
-        written = json.loads(Path("work/costs/teacher.json").read_text())
+        written = json.loads(Path("work/costs/teacher.json").read_text(encoding="utf-8"))
         return written["commit"], written["dirty"]
 
     git("init", "-q")
-    Path("code.py").write_text("1")
-    Path("dvc.lock").write_text("1")
+    Path("code.py").write_text("1", encoding="utf-8")
+    Path("dvc.lock").write_text("1", encoding="utf-8")
     git("add", ".")
     git("commit", "-q", "-m", "one")
     commit = git("rev-parse", "HEAD")
-    Path("dvc.lock").write_text("2")  # as every run does
-    Path("untracked").write_text("")
+    Path("dvc.lock").write_text("2", encoding="utf-8")  # as every run does
+    Path("untracked").write_text("", encoding="utf-8")
     assert code_version() == (commit, False)
-    Path("code.py").write_text("2")
+    Path("code.py").write_text("2", encoding="utf-8")
     assert code_version() == (commit, True)
 
 

@@ -23,7 +23,7 @@ student: {small: {layers: 2}}
 @pytest.fixture(autouse=True)
 def _in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(PARAMS)
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
 
 
 def make_command(function: Callable[..., None], cost_name: str | None = "{student}-test") -> StageCommand:
@@ -49,7 +49,7 @@ def test_a_stage_gets_its_sections_and_options_and_writes_its_cost() -> None:
     command.main(args=["--student", "small"], standalone_mode=False)
     command.run(student="small")
     assert received == [(3, 2, 1.0, 2, "small", Path("params.yaml"))] * 2
-    assert json.loads(Path("work/costs/small-test.json").read_text())["tokens"] == 5
+    assert json.loads(Path("work/costs/small-test.json").read_text(encoding="utf-8"))["tokens"] == 5
     assert command.help == __doc__
     assert command.sections == {
         "seed": "seed",
@@ -91,7 +91,7 @@ def test_the_options_of_a_stage_are_the_parameters_of_its_function() -> None:
 def test_a_mistake_in_a_section_is_named_before_the_stage_works(
     before: str, after: str, student: str, where: str
 ) -> None:
-    Path("params.yaml").write_text(PARAMS.replace(before, after))
+    Path("params.yaml").write_text(PARAMS.replace(before, after), encoding="utf-8")
 
     def main(ctx: StageContext, p: Any, student: str) -> None:
         raise AssertionError("the stage ran")

@@ -46,8 +46,8 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(command, "die_with_parent", lambda: None)
     for name in ("params.yaml", "rounds.yaml"):
         shutil.copy(ROOT / name, name)
-    params = Path("params.yaml").read_text().replace("precision: auto", "precision: float32")
-    Path("params.yaml").write_text(params)
+    params = Path("params.yaml").read_text(encoding="utf-8").replace("precision: auto", "precision: float32")
+    Path("params.yaml").write_text(params, encoding="utf-8")
     shutil.copytree(teacher_dir, "work/teacher")
     p = section(Path("params.yaml"), ScoringParams, "scoring")
     engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, truncation=p.truncation, batch_size=1)
@@ -184,9 +184,9 @@ def test_verify_fails_where_the_teacher_disagrees(
 def test_verify_reports_that_there_is_nothing_to_compare(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = Path("params.yaml").read_text()
+    text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(
-        text.replace("threshold: 0.006\n    max_entries", "threshold: 0.01\n    max_entries")
+        text.replace("threshold: 0.006\n    max_entries", "threshold: 0.01\n    max_entries"), encoding="utf-8"
     )
     assert stillroom(monkeypatch, "verify", "--rescore", "3") == 1
     assert "got 1 segments, none of them with such; run `make repro`" in capsys.readouterr().err
@@ -250,7 +250,7 @@ def test_forecast_works_before_anything_was_run(
         shutil.copy(ROOT / name, name)
     assert stillroom(monkeypatch, "forecast") == 0
     assert "| unknown | unknown |" in " ".join(capsys.readouterr().out.split())
-    Path("rounds.yaml").write_text("rounds: []\ncheckpoints: []\n")
+    Path("rounds.yaml").write_text("rounds: []\ncheckpoints: []\n", encoding="utf-8")
     assert stillroom(monkeypatch, "forecast") == 1
     assert "run `stillroom plan`" in capsys.readouterr().err
 
@@ -259,7 +259,7 @@ def test_forecast_goes_past_a_damaged_manifest(
     sequences: list[ScoredSequence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (broken,) = segments(STORE)
-    (broken / "manifest.json").write_text("{")
+    (broken / "manifest.json").write_text("{", encoding="utf-8")
     assert stillroom(monkeypatch, "forecast") == 1
     out, err = capsys.readouterr()
     assert "| in all " in out

@@ -99,7 +99,7 @@ def test_another_spelling_is_refused() -> None:
 
 def test_a_damaged_file_is_reported_with_its_remedy(tmp_path: Path) -> None:
     text = replace(manifest(), positions=3).to_text()
-    (tmp_path / "manifest.json").write_text(text.replace('"positions": 3', '"positions": "3"'))
+    (tmp_path / "manifest.json").write_text(text.replace('"positions": 3', '"positions": "3"'), encoding="utf-8")
     with pytest.raises(StoreError) as caught:
         read_manifest(tmp_path)
     assert str(caught.value) == (

@@ -364,13 +364,13 @@ def test_a_segment_of_another_make_is_refused_naming_both(tmp_path: Path, field:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "one", _sequences(2))
     file = tmp_path / "one/manifest.json"
-    file.write_text(file.read_text().replace("segment/5", "segment/4"))
+    file.write_text(file.read_text(encoding="utf-8").replace("segment/5", "segment/4"), encoding="utf-8")
     with pytest.raises(StoreError, match=r"expected stillroom.segment/5, got stillroom.segment/4"):
         Segment.open(tmp_path / "one")
 
 
 def test_what_is_no_segment_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(StoreError, match="sealed segment"):
             Segment.open(path)
@@ -449,7 +449,7 @@ def test_killed_writers_leave_whole_segments(tmp_path: Path) -> None:
     rng, store = random.Random(5), Store(root=tmp_path)
     _published(store, _sequences(6, seed=3000))
     command = [sys.executable, "-c", _WRITERS, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(), text=True) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment(), text=True, encoding="utf-8") as parent:
         assert parent.stdout is not None
         for child in parent.stdout:
             time.sleep(rng.uniform(0.1, 1.0))

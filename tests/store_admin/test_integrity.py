@@ -195,7 +195,7 @@ def test_gc_goes_past_a_damaged_manifest(
 ) -> None:
     write_segment(tmp_path / "work/corpus/segment", [scored_sequence(0)], HEADER, RANKS)
     broken, unused = holding(store, 2), holding(store, 4)
-    (broken / "manifest.json").write_text("{")
+    (broken / "manifest.json").write_text("{", encoding="utf-8")
     assert stillroom(monkeypatch, "gc", "--force") == 1
     out, err = capsys.readouterr()
     assert "1 segments" in out

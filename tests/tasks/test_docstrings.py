@@ -22,7 +22,7 @@ def package(root: Path, name: str, **files: str) -> None:
     for path, text in {"__init__": "", **files}.items():
         file = root / name / f"{path.replace('__dot__', '/')}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
 
 
 def settings(*, train: tuple[str, ...], heldout: tuple[str, ...] = (), min_chars: int = 40) -> DocstringSettings:

@@ -26,7 +26,7 @@ def cases(data: Path) -> list[Case]:
 
 def write(root: Path, split: str, *rows: tuple[str, str]) -> None:
     lines = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows]
-    (root / f"{split}.jsonl").write_text("".join(lines))
+    (root / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def test_notes_are_left_out_of_answers_and_heldout_questions_of_training(tmp_path: Path) -> None:

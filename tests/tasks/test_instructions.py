@@ -33,7 +33,7 @@ CHAT = {"messages_column": "messages", "instruction_column": None, "input_column
 
 def cases(root: Path, *rows: dict[str, Any], **changes: Any) -> list[Case]:
     for name, part in (("test", rows[:1]), ("train", rows[1:])):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     return Instructions().cases(settings(root, **changes))
 
 

@@ -88,7 +88,7 @@ def test_aligned_line_files_are_a_column_each(
 
 def test_a_missing_split_lists_the_files_that_exist(tmp_path: Path) -> None:
     for name in ("train.jsonl", "dev.q"):
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     assert refusal(tmp_path, "dev") == (
         f"{tmp_path}: expected dev{{.jsonl,.json,.parquet,.csv,.arrow}} or dev.a (.gz or not), "
         "got dev.q, train.jsonl; correct the splits or columns in task.settings"
@@ -96,8 +96,8 @@ def test_a_missing_split_lists_the_files_that_exist(tmp_path: Path) -> None:
 
 
 def test_files_of_unequal_length_are_refused_and_the_longer_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.q").write_text("one\ntwo\nthree\n")
-    (tmp_path / "train.a").write_text("eins\nzwei\n")
+    (tmp_path / "train.q").write_text("one\ntwo\nthree\n", encoding="utf-8")
+    (tmp_path / "train.a").write_text("eins\nzwei\n", encoding="utf-8")
     assert refusal(tmp_path) == (
         f"{tmp_path}: expected files of equally many lines for train, got 2 in one and more in train.q; "
         "fix the files; line n of each belongs together"

@@ -27,7 +27,7 @@ def cases(data: Path, document: str, summary: str, heldout: str = "test") -> lis
 
 def write(root: Path, **splits: list[dict[str, Any]]) -> None:
     for name, rows in splits.items():
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def summary_of(cases: list[Case]) -> list[tuple[str, str, tuple[str, ...]]]:

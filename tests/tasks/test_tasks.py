@@ -22,7 +22,7 @@ def table_settings(
     root: Path, train: list[dict[str, Any]], test: list[dict[str, Any]], **columns: Any
 ) -> dict[str, Any]:
     for split, rows in (("train", train), ("test", test)):
-        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     place = {"data": str(root), "config": None, "revision": None, "train_split": "train", "heldout_split": "test"}
     return place | columns
 

@@ -35,7 +35,7 @@ def test_pairs_of_files_become_cases(tmp_path: Path) -> None:
         "train.en": "A bird.\n\nA dog.\nA bird.\n",
         "train.de": "Ein Vogel.\nNichts.\nHund.\nDer Vogel.\n",
     }.items():
-        (tmp_path / name).write_text(lines)
+        (tmp_path / name).write_text(lines, encoding="utf-8")
     pairs = cases(tmp_path, "train", "val", "en", "de")
     assert [(case.split, case.fields["source"], case.references) for case in pairs] == [
         ("heldout", "A dog.", ("Ein Hund.",)),

@@ -14,7 +14,7 @@ def test_a_log_reads_back_with_empty_cells_as_none(tmp_path: Path) -> None:
 
 def test_a_quantity_without_any_value_has_no_column(tmp_path: Path) -> None:
     write_log(tmp_path / "log.csv", [{"step": 1, "reward": None}, {"step": 2, "reward": None}])
-    assert (tmp_path / "log.csv").read_text() == "step\n1\n2\n"
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == "step\n1\n2\n"
     resumed = [*read_log(tmp_path / "log.csv"), {"step": 3, "reward": 1.0}]
     write_log(tmp_path / "log.csv", resumed)
     assert [row["reward"] for row in read_log(tmp_path / "log.csv")] == [None, None, 1.0]

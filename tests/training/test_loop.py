@@ -101,7 +101,7 @@ def contents(checkpoint: Path) -> tuple[dict[str, bytes], list[Any], str]:
     return (
         {name: value.numpy().tobytes() for name, value in weights.items()},
         flat,
-        (checkpoint / "train.csv").read_text(),
+        (checkpoint / "train.csv").read_text(encoding="utf-8"),
     )
 
 

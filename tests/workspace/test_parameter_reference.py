@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_committed_page_is_up_to_date() -> None:
     """If it is not, run `stillroom parameters > docs/parameters.md`."""
-    assert (ROOT / "docs/parameters.md").read_text() == page(ROOT / "params.yaml")
+    assert (ROOT / "docs/parameters.md").read_text(encoding="utf-8") == page(ROOT / "params.yaml")
 
 
 def test_the_committed_schema_is_up_to_date() -> None:
     """If it is not, run `stillroom parameters --schema > schemas/params.schema.json`."""
-    assert json.loads((ROOT / "schemas/params.schema.json").read_text()) == parameter_schema()
+    assert json.loads((ROOT / "schemas/params.schema.json").read_text(encoding="utf-8")) == parameter_schema()
 
 
 def test_the_page_has_names_types_bounds_values_and_descriptions() -> None:

@@ -71,18 +71,18 @@ def parameters_of(name: str, method: str | None = None) -> dict[str, Any]:
 
 def test_the_committed_parameters_are_the_default_preset() -> None:
     """If they are not, run `stillroom preset docstrings --force`."""
-    assert (ROOT / "params.yaml").read_text() == text_of("docstrings")
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == text_of("docstrings")
     assert read_yaml(ROOT / "params.yaml") == read_yaml(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_valid_and_has_a_title(name: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(text_of(name))
+    path.write_text(text_of(name), encoding="utf-8")
     check_params(path)
     jsonschema.validate(read_yaml(path), parameter_schema())
     assert list(read_yaml(path)) == list(read_yaml(DEFAULT))
-    first, second = path.read_text().splitlines()[:2]
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
     assert first == "# yaml-language-server: $schema=schemas/params.schema.json"
     assert second.startswith(f"# Preset `{name}`: ")
 
@@ -109,7 +109,7 @@ def test_a_changed_value_loses_the_comment_about_the_old_one() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_documented(name: str) -> None:
-    assert f"`{name}`" in (ROOT / "docs/presets.md").read_text()
+    assert f"`{name}`" in (ROOT / "docs/presets.md").read_text(encoding="utf-8")
 
 
 def chosen(*args: str) -> Any:
@@ -118,34 +118,34 @@ def chosen(*args: str) -> Any:
 
 def test_choosing_writes_parameters_and_rounds(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
-    assert (project / "params.yaml").read_text() == text_of("gsm8k")
+    assert (project / "params.yaml").read_text(encoding="utf-8") == text_of("gsm8k")
     assert next(iter(read_yaml(project / "rounds.yaml")["rounds"].values()))["prev"] == "init"
     assert chosen("docstrings").exit_code == 0  # nothing of one's own is lost
-    assert (project / "params.yaml").read_text() == text_of("docstrings")
+    assert (project / "params.yaml").read_text(encoding="utf-8") == text_of("docstrings")
 
 
 def test_edits_are_kept_unless_forced(project: Path) -> None:
     mine = text_of("gsm8k").replace("seed: 0", "seed: 7")
-    (project / "params.yaml").write_text(mine)
+    (project / "params.yaml").write_text(mine, encoding="utf-8")
     refused = chosen("instructions").exception
     assert isinstance(refused, DataError)
     assert str(refused) == (
         "params.yaml: expected a preset as it was written, got changes to it; keep a copy and add --force"
     )
-    assert (project / "params.yaml").read_text() == mine
+    assert (project / "params.yaml").read_text(encoding="utf-8") == mine
     assert chosen("instructions", "--force").exit_code == 0
     assert read_yaml(project / "params.yaml")["task"]["name"] == "instructions"
 
 
 def test_edited_rounds_are_kept_unless_forced(project: Path) -> None:
     assert chosen("gsm8k").exit_code == 0
-    mine = (project / "rounds.yaml").read_text().replace("steps: 8", "steps: 7", 1)
-    (project / "rounds.yaml").write_text(mine)
+    mine = (project / "rounds.yaml").read_text(encoding="utf-8").replace("steps: 8", "steps: 7", 1)
+    (project / "rounds.yaml").write_text(mine, encoding="utf-8")
     assert str(chosen("docstrings").exception).startswith("rounds.yaml: expected the rounds of a preset, got others")
-    assert (project / "rounds.yaml").read_text() == mine
-    assert (project / "params.yaml").read_text() == text_of("gsm8k")
+    assert (project / "rounds.yaml").read_text(encoding="utf-8") == mine
+    assert (project / "params.yaml").read_text(encoding="utf-8") == text_of("gsm8k")
     assert chosen("docstrings", "--force").exit_code == 0
-    assert (project / "rounds.yaml").read_text() != mine
+    assert (project / "rounds.yaml").read_text(encoding="utf-8") != mine
 
 
 def test_without_a_name_the_presets_are_listed(project: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_unknown_preset_lists_those_that_exist(project: Path) -> None:
 @pytest.mark.parametrize("name", ["arithmetic-tiny", "docstrings", "translation-t5"])
 def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: str) -> None:
     text = text_of(name, method)
-    (project / "params.yaml").write_text(text)
+    (project / "params.yaml").write_text(text, encoding="utf-8")
     check_params(project / "params.yaml")
     wanted = parameters_of(name)
     for section_, keys in read_yaml(project / f"presets/methods/{method}.yaml").items():
@@ -209,10 +209,10 @@ def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Pa
 def test_edits_of_a_preset_with_a_method_are_kept(project: Path) -> None:
     assert chosen("gsm8k", "--method", "supervised").exit_code == 0
     assert chosen("gsm8k", "--method", "on-policy").exit_code == 0  # nothing of one's own was lost
-    mine = (project / "params.yaml").read_text().replace("seed: 0", "seed: 7")
-    (project / "params.yaml").write_text(mine)
+    mine = (project / "params.yaml").read_text(encoding="utf-8").replace("seed: 0", "seed: 7")
+    (project / "params.yaml").write_text(mine, encoding="utf-8")
     assert isinstance(chosen("gsm8k").exception, DataError)
-    assert (project / "params.yaml").read_text() == mine
+    assert (project / "params.yaml").read_text(encoding="utf-8") == mine
 
 
 def write_data(document: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ def write_data(document: dict[str, Any]) -> None:
                     place = place.setdefault(part, {})
                 place[last] = f"{split} {key} of row\n#### {number}"
             rows.append(json.dumps(row))
-        Path(f"data/{split}.jsonl").write_text("\n".join(rows) + "\n")
+        Path(f"data/{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def shrink(
@@ -282,10 +282,10 @@ def test_a_preset_runs_to_its_end_at_a_tiny_size(
     write_rounds(Path("rounds.yaml"), schedule, document["students"], document["sft"])
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     Path(".dvc").mkdir()
-    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     for command in commands_of(project):
         at = command.index("-m")
         importlib.import_module(command[at + 1]).main.main(command[at + 2 :], standalone_mode=False)
-    metrics = json.loads(Path("report/metrics.json").read_text())
+    metrics = json.loads(Path("report/metrics.json").read_text(encoding="utf-8"))
     after = metrics["students"]["small"]["after"]
     assert {metrics["headline"], "forward_kl", "teacher_logp"} <= set(after)

@@ -32,7 +32,7 @@ def write_data(**row: str) -> None:
     Path("data").mkdir()
     for split in ("train", "test"):
         rows = [{name: f"{value} {number} of {split}" for name, value in row.items()} for number in range(4)]
-        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def init(monkeypatch: pytest.MonkeyPatch, *args: str, student: str = "student") -> int:
@@ -63,7 +63,7 @@ def test_the_columns_decide_the_task_and_the_result_is_valid(
     assert written["student"]["student"]["model"] == "student"
     assert written["task"]["template"]["chat"] is True
     assert len(read_yaml(Path("rounds.yaml"))["rounds"]) == 3
-    assert "# Every parameter of the pipeline" in Path("params.yaml").read_text()
+    assert "# Every parameter of the pipeline" in Path("params.yaml").read_text(encoding="utf-8")
 
 
 def test_lengths_come_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_memory_that_the_device_lacks_is_reported(monkeypatch: pytest.MonkeyPatc
 def files(**contents: str) -> None:
     Path("data").mkdir()
     for name, text in contents.items():
-        Path("data", name.replace("__", "-").replace("_", ".")).write_text(text)
+        Path("data", name.replace("__", "-").replace("_", ".")).write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,10 @@ def test_splits_that_cannot_be_inferred_are_asked_for(
 def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Path("presets").mkdir()
     shutil.copy(ROOT / "presets/default.yaml", "presets/default.yaml")
-    text = (ROOT / "presets/arithmetic-tiny.yaml").read_text().replace("problems: 20000", "problems: 400")
-    Path("presets/arithmetic-tiny.yaml").write_text(text)
+    text = (
+        (ROOT / "presets/arithmetic-tiny.yaml").read_text(encoding="utf-8").replace("problems: 20000", "problems: 400")
+    )
+    Path("presets/arithmetic-tiny.yaml").write_text(text, encoding="utf-8")
     arguments = ["--teacher", "teacher", "--student", "student", "--force"]
     monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments, "--task", "arithmetic"])
     with pytest.raises(SystemExit) as caught:
@@ -237,10 +239,13 @@ def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_comments_stay_unless_they_are_about_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     gsm8k = overlay_yaml(ROOT / "presets/default.yaml", ROOT / "presets/gsm8k.yaml")
-    Path("params.yaml").write_text(gsm8k)
+    Path("params.yaml").write_text(gsm8k, encoding="utf-8")
     write_data(article="a", summary="b")
     assert init(monkeypatch, "--force") == 0
-    written, before = Path("params.yaml").read_text(), (ROOT / "presets/default.yaml").read_text()
+    written, before = (
+        Path("params.yaml").read_text(encoding="utf-8"),
+        (ROOT / "presets/default.yaml").read_text(encoding="utf-8"),
+    )
     assert "Preset" not in written
     assert "gsm8k" not in written.lower()
     lost = {line for line in before.splitlines() if line.startswith("#")} - set(written.splitlines())

@@ -85,7 +85,7 @@ def test_what_was_written_is_accepted_until_the_schedule_changes(tmp_path: Path)
 @pytest.mark.parametrize("text", ["rounds: []\ncheckpoints: [init]\n", "rounds:\n", "other: 1\n"])
 def test_rounds_edited_by_hand_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rounds.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ParameterError, match=r"got 0 rounds that do not match .*; run `stillroom plan`"):
         check_rounds(path, schedule(4, 2), STUDENTS, [])
 

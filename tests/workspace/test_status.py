@@ -55,33 +55,42 @@ def test_nothing_has_run_without_a_lock(project: Path, content: str | None) -> N
     """An empty dvc.lock is what a kill of DVC leaves behind."""
     (project / "dvc.lock").unlink()
     if content is not None:
-        (project / "dvc.lock").write_text(content)
+        (project / "dvc.lock").write_text(content, encoding="utf-8")
     assert set(states(project).values()) == {"open"}
 
 
 def _edit_params(key: tuple[str, ...], value: Any) -> Change:
-    return lambda root: (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", {key: value}))
+    return lambda root: (root / "params.yaml").write_text(
+        edit_yaml(root / "params.yaml", {key: value}), encoding="utf-8"
+    )
 
 
 def _remove_section(root: Path) -> None:
-    text = (root / "params.yaml").read_text()
-    (root / "params.yaml").write_text(re.sub(r"^corpus:\n(  .*\n)*", "", text, flags=re.MULTILINE))
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(re.sub(r"^corpus:\n(  .*\n)*", "", text, flags=re.MULTILINE), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        (lambda root: (root / "stages/rollout.py").write_text("2"), {"a-r1-rollout", "a-r2-rollout"}),
-        (lambda root: (root / "pipeline/losses/content.py").write_text("2"), {"a-r1-train", "a-r2-train"}),
-        (lambda root: (root / "pipeline/losses/more.py").write_text(""), {"a-r1-train", "a-r2-train"}),
-        (lambda root: (root / "pipeline/losses/note.md").write_text(""), set()),
+        (lambda root: (root / "stages/rollout.py").write_text("2", encoding="utf-8"), {"a-r1-rollout", "a-r2-rollout"}),
+        (
+            lambda root: (root / "pipeline/losses/content.py").write_text("2", encoding="utf-8"),
+            {"a-r1-train", "a-r2-train"},
+        ),
+        (
+            lambda root: (root / "pipeline/losses/more.py").write_text("", encoding="utf-8"),
+            {"a-r1-train", "a-r2-train"},
+        ),
+        (lambda root: (root / "pipeline/losses/note.md").write_text("", encoding="utf-8"), set()),
         (lambda root: (root / "stages/generate.py").unlink(), {"generate"}),
         (_edit_params(("corpus", "references"), 3), {"generate"}),
         (_edit_params(("schedule", "total_steps"), 14), set()),
         (_remove_section, {"generate"}),
         (
             lambda root: (root / "dvc.yaml").write_text(
-                (root / "dvc.yaml").read_text().replace("stages.init", "stages.init -v")
+                (root / "dvc.yaml").read_text(encoding="utf-8").replace("stages.init", "stages.init -v"),
+                encoding="utf-8",
             ),
             {"a-init"},
         ),
@@ -97,7 +106,7 @@ def test_a_change_makes_a_stage_run_again(project: Path, change: Change, again: 
 
 def test_another_input_makes_a_stage_run_again(project: Path) -> None:
     """The rollouts of the first round came out differently, and what depends on them has not run since."""
-    (project / "work/a/r1/rollouts.parquet").write_text("another")
+    (project / "work/a/r1/rollouts.parquet").write_text("another", encoding="utf-8")
     record_stages(project, "rollout@a-r1")
     by_name = states(project)
     assert by_name["a-r1-rollout"] == "done"
@@ -109,7 +118,7 @@ def test_another_input_makes_a_stage_run_again(project: Path) -> None:
 
 
 def test_an_output_that_was_edited_is_written_again(project: Path) -> None:
-    (project / "work/a/r2/rollouts.parquet").write_text("another")
+    (project / "work/a/r2/rollouts.parquet").write_text("another", encoding="utf-8")
     assert states(project)["a-r2-rollout"] == "again"
 
 
@@ -135,7 +144,9 @@ def test_no_lock_of_dvc_is_needed(project: Path) -> None:
 
     repo = Repo(str(project))
     with repo.lock:
-        (project / ".dvc/tmp/rwlock").write_text('{"work/a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
+        (project / ".dvc/tmp/rwlock").write_text(
+            '{"work/a": {"write": {"pid": 1, "cmd": "dvc repro"}}}', encoding="utf-8"
+        )
         assert set(states(project).values()) == {"done"}
 
 

@@ -214,7 +214,7 @@ def test_batch_slots_without_a_corpus_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "message"), [("", "expected a mapping, got null"), ("a: [", "expected YAML, got ")])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ParameterError, match=message):
         check_params(path)
 

@@ -54,7 +54,9 @@ def document(title: str, lead: str, sections: Sequence[Section], cases: Sequence
     """Return the whole file; `cases` are those of the heat map."""
     shown = [part for part in sections if part.body]
     specs = {chart.name: chart.spec for part in shown for chart in part.charts}
-    scripts = {name: Markup(files(__package__).joinpath(f"page.{name}").read_text()) for name in ("css", "js")}
+    scripts = {
+        name: Markup(files(__package__).joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")
+    }
     values = {"title": title, "lead": lead, "sections": shown, "specs": specs, "cases": cases}
     return render("page", vega=javascript(), **scripts, **values)
 

@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(page(("small", "tiny")))
+    path.write_text(page(("small", "tiny")), encoding="utf-8")
     return path
 
 
@@ -233,7 +233,7 @@ def test_texts_and_lines_have_enough_contrast(browser: Browser, report: Path, sc
 
 def test_a_comparison_is_drawn_too(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "compare.html"
-    path.write_text(comparison_page({"main": metrics(), "other": metrics(closeness=2.0)}))
+    path.write_text(comparison_page({"main": metrics(), "other": metrics(closeness=2.0)}), encoding="utf-8")
     tab, messages = opened(browser, path)
     draw_all(tab)
     assert messages == []
@@ -248,7 +248,7 @@ def test_plots_of_dvc_are_drawn_without_a_network(browser: Browser, tmp_path: Pa
         points, "loss", x="step", y="small", anchors_y_definitions=[{"filename": "f", "field": "small"}]
     )
     template = tmp_path / "template.html"
-    template.write_text(dvc_template())
+    template.write_text(dvc_template(), encoding="utf-8")
     path = Path(render_html([plot], tmp_path / "index.html", template))
     tab, messages = opened(browser, path)
     tab.wait_for_selector("#loss svg, #loss canvas")
