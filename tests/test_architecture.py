@@ -220,7 +220,7 @@ def test_every_text_file_is_utf_8_in_any_locale(folder: str) -> None:
 def _reads_or_writes_text(node: ast.Call) -> bool:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     owner = getattr(getattr(node.func, "value", None), "id", "")
-    if name != "open" or (owner[:1].isupper() and owner != "Path"):  # Segment.open is another kind of open
+    if name != "open" or owner == "os" or (owner[:1].isupper() and owner != "Path"):  # Segment.open is of another kind
         text = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}.get("text")
         return name in ("read_text", "write_text") or text == "True"
     arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
