@@ -58,7 +58,7 @@ def _read_revision(name: str) -> Any:
     from dvc.scm import SCMError
 
     try:
-        return json.loads(DVCFileSystem(rev=name).read_text(METRICS))
+        return json.loads(DVCFileSystem(rev=name).read_text(METRICS, encoding="utf-8"))
     except (DvcException, SCMError, OSError, ValueError) as error:
         got = " ".join(str(error).split()) or type(error).__name__
         raise DataError(name, expected=f"{METRICS} there", got=got, remedy=_REMEDY) from error
