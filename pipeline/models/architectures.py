@@ -1,4 +1,4 @@
-"""Facts that depend on the architecture: the class that loads a model, the scale of its head, the names of its layers.
+"""Facts that depend on the architecture: the class that loads a model, the scale of its head, its stacks of layers.
 
 Guarantee: an architecture that is unknown here is never silently mishandled. If its head computes something else,
 `language_model.load_model` refuses the model.
@@ -62,13 +62,17 @@ def stacks(model: Any) -> dict[str, Any]:
     """Return the modules that hold a model's layers: `encoder` and `decoder`, or `decoder` alone."""
     if model.config.is_encoder_decoder:
         return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-    return {"decoder": model.base_model}
+    return {"decoder": model.get_decoder()}
 
 
-def count_layers(config: Any, counts: dict[str, int]) -> None:
-    """Write the number of layers of each stack into a configuration, under the field names of its architecture."""
-    names = {"decoder": ["num_hidden_layers"]}
-    if config.is_encoder_decoder:
-        names = {"encoder": ["num_hidden_layers", "num_layers", "encoder_layers"]}
-        names["decoder"] = ["num_decoder_layers", "decoder_layers"]
-    config.update({name: count for stack, count in counts.items() for name in names[stack] if hasattr(config, name)})
+def is_flat_pair(config: Any) -> bool:
+    """Return whether one configuration describes the layers of an encoder and of a decoder side by side (T5, BART)."""
+    return bool(config.is_encoder_decoder) and layer_config(config, "decoder") is config
+
+
+def layer_config(config: Any, stack: str) -> Any:
+    """Return the configuration that describes the layers of a stack: a nested one, or the configuration itself."""
+    if not config.is_encoder_decoder:
+        return config.get_text_config(decoder=True)
+    nested = getattr(config, stack, None)
+    return config if nested is None else nested.get_text_config()
