@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from bench.clock import CLOCKS, timed
 from bench.output import Row, show
-from pipeline.runtime.files import visible_files
+from pipeline.runtime.files import literal_patterns, visible_files
 from pipeline.store.keys import Key, score_keys
 from pipeline.store.lookup import find_known
 from pipeline.store.segment_writer import write_index
@@ -31,7 +31,8 @@ from schemas.segment import INDEX, INDEXES
 _SCORER = "5c" * 16
 _HEX_KEYS = """
     SELECT sequence_key, support_key, min({'file': filename, 'row': file_row_number}) AS place
-    FROM read_parquet(?, filename = true, file_row_number = true) JOIN queried USING (sequence_key, support_key)
+    FROM read_parquet(?, filename = true, file_row_number = true, hive_partitioning = false)
+    JOIN queried USING (sequence_key, support_key)
     WHERE scorer = ? GROUP BY sequence_key, support_key ORDER BY place
 """
 
@@ -106,7 +107,7 @@ def _join_hex_keys(store: Path, queried: Sequence[Key]) -> None:
     table = pa.table({"sequence_key": sequence_keys, "support_key": support_keys})
     with duckdb.connect() as connection:
         connection.register("queried", table)
-        connection.execute(_HEX_KEYS, [visible_files(store, INDEXES), _SCORER]).fetchall()
+        connection.execute(_HEX_KEYS, [literal_patterns(visible_files(store, INDEXES)), _SCORER]).fetchall()
 
 
 def _timed(name: str, repeats: int, work: Callable[[], object], *, forget: Path | None = None) -> Row:

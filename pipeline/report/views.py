@@ -15,17 +15,18 @@ from typing import Any
 import duckdb
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import visible_files
+from pipeline.runtime.files import literal_patterns, visible_files
 from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX, INDEXES
 
 # How DuckDB reads files, given their list and the columns of files.sql.
-_PARQUET = "read_parquet({files}, filename = true, union_by_name = true)"
-_JSON = "read_json({files}, filename = true, columns = {columns})"
+_PARQUET = "read_parquet({files}, filename = true, hive_partitioning = false, union_by_name = true)"
+_JSON = "read_json({files}, filename = true, hive_partitioning = false, columns = {columns})"
 _CSV = """(SELECT * FROM no_runs_files UNION ALL BY NAME SELECT * FROM read_csv({files}, filename = true,
-    union_by_name = true, types = {{'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}}))"""
+    hive_partitioning = false, union_by_name = true,
+    types = {{'student': 'VARCHAR', 'round': 'VARCHAR', 'step': 'BIGINT', 'loss': 'DOUBLE'}}))"""
 
 VIEWS = (
     *("prompts", "rollouts", "scores", "store", "runs", "segments", "tokens", "ages", "coverage", "tails"),
@@ -79,7 +80,7 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], l
 def _view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str], reader: str) -> None:
     """Create a view over files with their columns and `filename`, or over the empty table `no_NAME` without files."""
     columns = {column: type_ for column, type_, *_ in connection.execute(f"DESCRIBE no_{name}").fetchall()}
-    literal = duckdb.ConstantExpression(paths)
+    literal = duckdb.ConstantExpression(literal_patterns(paths))
     empty = f"(SELECT *, '' AS filename FROM no_{name})"
     source = reader.format(files=literal, columns=columns) if paths else empty
     connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")

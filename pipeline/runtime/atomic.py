@@ -3,6 +3,7 @@
 A temporary name begins with `.tmp-`, which DVC and `visible_files` ignore.
 """
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
     only one process at a time may write `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in path.parent.glob(f".tmp-{path.name}-*"):
+    for abandoned in path.parent.glob(f".tmp-{glob.escape(path.name)}-*"):
         remove(abandoned)
     with temporary(path.with_name(f".tmp-{path.name}-{os.getpid()}")) as new:
         yield new

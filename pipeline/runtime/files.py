@@ -1,5 +1,6 @@
 """Read Parquet and JSON files against a schema, and write them whole or not at all."""
 
+import glob
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,6 +91,11 @@ def visible_files(root: Path, pattern: str) -> list[str]:
     paths = sorted(root.glob(pattern))
     hidden = [any(part.startswith(".") for part in path.relative_to(root).parts) for path in paths]
     return [str(path) for path, is_hidden in zip(paths, hidden, strict=True) if not is_hidden and _has_content(path)]
+
+
+def literal_patterns(files: Iterable[str]) -> list[str]:
+    """Return patterns that match these files alone, for DuckDB, which takes every name for a pattern."""
+    return [glob.escape(file) for file in files]
 
 
 def _has_content(path: Path) -> bool:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.runtime.errors import StoreError
-from pipeline.runtime.files import visible_files
+from pipeline.runtime.files import literal_patterns, visible_files
 from pipeline.store.keys import Key, score_keys
 from pipeline.store.store import Location
 from schemas.segment import FORMAT, INDEXES
@@ -21,7 +21,8 @@ _ATTEMPTS = 3  # a segment that is deleted during a query is not part of the nex
 
 _FIND = """
     SELECT score_key, filename, file_row_number
-    FROM read_parquet(?, filename = true, file_row_number = true) SEMI JOIN requested USING (score_key)
+    FROM read_parquet(?, filename = true, file_row_number = true, hive_partitioning = false)
+    SEMI JOIN requested USING (score_key)
     ORDER BY filename, file_row_number
 """
 
@@ -46,7 +47,7 @@ def find_known(store_root: Path, scorer: str, keys: Sequence[Key]) -> list[Locat
         try:
             with duckdb.connect() as connection:
                 connection.register("requested", pa.table({"score_key": pa.array(key_of, pa.binary())}))
-                rows = connection.execute(_FIND, [files]).fetchall()
+                rows = connection.execute(_FIND, [literal_patterns(files)]).fetchall()
         except duckdb.Error as error:
             failure = str(error).splitlines()[0]
             continue

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import DataError, StoreError
-from pipeline.runtime.files import visible_files
+from pipeline.runtime.files import literal_patterns, visible_files
 from pipeline.store.manifest import read_manifest
 from pipeline.store.segment_reader import Segment
 from schemas.segment import INDEXES
@@ -133,8 +133,8 @@ def quarantine(root: Path, damage: Damage) -> Path:
 
 
 _UNNEEDED = """
-    SELECT filename FROM read_parquet($stored, filename = true) GROUP BY filename
-    HAVING NOT bool_or(score_key IN (SELECT score_key FROM read_parquet($needed)))
+    SELECT filename FROM read_parquet($stored, filename = true, hive_partitioning = false) GROUP BY filename
+    HAVING NOT bool_or(score_key IN (SELECT score_key FROM read_parquet($needed, hive_partitioning = false)))
 """
 
 
@@ -158,9 +158,10 @@ def collectable(root: Path, works: Sequence[Path]) -> list[Path]:
     stored, needed = visible_files(root, INDEXES), list(itertools.chain(*indexes.values()))
     if not stored:
         return []
+    patterns = {"stored": literal_patterns(stored), "needed": literal_patterns(needed)}
     try:
         with duckdb.connect() as connection:
-            rows = connection.execute(_UNNEEDED, {"stored": stored, "needed": needed}).fetchall()
+            rows = connection.execute(_UNNEEDED, patterns).fetchall()
     except duckdb.Error as error:
         got, remedy = str(error).splitlines()[0], "run `stillroom store repair`"
         raise StoreError(root, expected="readable indexes", got=got, remedy=remedy) from error

@@ -93,7 +93,8 @@ def run(tmp_path: Path) -> duckdb.DuckDBPyConnection:
 
     Paths contain awkward characters.
     """
-    work, store = tmp_path / "it's a.work", tmp_path / "store"
+    root = tmp_path / "it's [a].work" / "round=7"
+    work, store = root / "work", root / "store"
     student = [_rollout("a", [-1.0, -2.0]), _rollout("b", [-0.5, -0.5, -0.5]), _rollout("c", [-1.0])]
     write_rows(work / "small/r1/rollouts.parquet", student, ROLLOUT)
     write_rows(work / "corpus/rollouts.parquet", [_rollout("d", [-1.0, -1.0], "dataset")], ROLLOUT)

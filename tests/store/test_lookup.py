@@ -43,6 +43,16 @@ def test_find_known(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["run[12]", "a*", "a?", "a::b", "lr=0.1", "score_key=7", "it's ü", "-x"])
+def test_every_name_of_a_directory_is_taken_literally(tmp_path: Path, name: str) -> None:
+    """Beside directories that the name as a pattern matches: their scores are not this store's."""
+    for beside in ("run1", "ab"):
+        _segment(tmp_path / beside, "wrong", [("a", "0")])
+    assert find_known(tmp_path / name, "s", [("a", "0")]) == []
+    _segment(tmp_path / name, "right", [("a", "0")])
+    assert find_known(tmp_path / name, "s", [("a", "0")]) == [Location(key=("a", "0"), segment="right", row=0)]
+
+
 def test_nothing_is_known_in_an_empty_store(tmp_path: Path) -> None:
     assert find_known(tmp_path / "nowhere", "s", [("a", "0")]) == []
     _segment(tmp_path, "seg1", [])

@@ -118,6 +118,14 @@ def test_only_scores_that_no_checkout_uses_are_collectable(store: Store, tmp_pat
         collectable(store.root, [here, empty])  # else a wrong directory would cost everything
 
 
+@pytest.mark.parametrize("name", ["run[12]", "ru?*", "score_key=7"])
+def test_a_checkout_is_no_pattern(store: Store, tmp_path: Path, name: str) -> None:
+    """The scores of a checkout are kept, and not those of another that its name, as a pattern, would match."""
+    for checkout, number in ((name, 1), ("run1", 2)):
+        write_segment(tmp_path / checkout / "work/corpus/segment", [scored_sequence(number)], HEADER, RANKS)
+    assert set(collectable(store.root, [tmp_path / name / "work"])) == {holding(store, 2), holding(store, 4)}
+
+
 def test_an_index_that_cannot_be_read_stops_the_collection(store: Store, tmp_path: Path) -> None:
     write_segment(tmp_path / "work/segment", [scored_sequence(1)], HEADER, RANKS)
     (holding(store, 4) / "index.parquet").write_bytes(b"rubbish")
