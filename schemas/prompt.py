@@ -1,4 +1,7 @@
-"""Define prompts.parquet: the tokenised cases of a task. A row is a `pipeline.core.types.Prompt`."""
+"""Define the files of work/prompts: one file of tokenised cases per split.
+
+A row is a `pipeline.core.types.Prompt`.
+"""
 
 import pyarrow as pa
 

@@ -1,8 +1,8 @@
 """What every stage has in common: its parameters, its command line, its cost, and how it ends.
 
 A stage is a function below `@stage(...)`. The keywords of the decorator are the sections of params.yaml that it reads;
-tests/test_architecture.py compares them with `params` in dvc.yaml. The parameters of the function are the options of
-the command line.
+tests/test_architecture.py compares the keys that change what it writes with `params` in dvc.yaml. The parameters of the
+function are the options of the command line.
 """
 
 import errno
@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 
@@ -38,11 +38,38 @@ class StageContext:
     cost: dict[str, Any]  # The entry in work/costs, to which the stage adds what it spent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracked:
+    """A section of params.yaml that a stage reads, with the keys in it that cannot change what the stage writes.
+
+    DVC tracks every key of the section but these, so that a change of theirs does not run the stage again.
+    """
+
+    key: str  # The dotted key of the section
+    kind: type
+    untracked: tuple[str, ...]  # Dotted keys below the section
+
+    def tracked_keys(self) -> list[str]:
+        """Return the dotted keys that DVC tracks: a mapping without untracked keys is one of them."""
+        return _tracked_keys(self.key, self.kind, {f"{self.key}.{name}" for name in self.untracked})
+
+
+def _tracked_keys(key: str, kind: Any, untracked: set[str]) -> list[str]:
+    if key in untracked:
+        return []
+    if not any(name.startswith(f"{key}.") for name in untracked):
+        return [key]
+    assert is_dataclass(kind), f"{key} has no keys of its own"
+    kinds = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    return [tracked for name in names for tracked in _tracked_keys(f"{key}.{name}", kinds[name], untracked)]
+
+
 class StageCommand(click.Command):
     """The command line of a stage."""
 
-    # The dotted keys in params.yaml that the stage reads, by keyword; an option in braces stands for its value.
-    sections: dict[str, str]
+    # The dotted keys in params.yaml that DVC tracks for the stage; an option in braces stands for its value.
+    tracked: frozenset[str]
 
     def run(self, **options: Any) -> None:
         """Run the stage in this process, with the values of its options."""
@@ -61,17 +88,17 @@ def stage(cost_name: str | None, /, **sections: Any) -> Callable[[Callable[..., 
         cost_name: The name of the stage's entry in work/costs, with options in braces, such as `{student}-init`; None
             where the stage has no entry.
         sections: The type of each section. The keyword is the key in params.yaml, unless the value is a pair of
-            another dotted key and the type.
+            another dotted key and the type, or a `Tracked` section.
     """
-    pairs = {name: value if isinstance(value, tuple) else (name, value) for name, value in sections.items()}
+    read = {name: _tracked(name, value) for name, value in sections.items()}
 
     def decorate(function: Callable[..., None]) -> StageCommand:
         @functools.wraps(function)
         def callback(**options: Any) -> None:
             params = SimpleNamespace()
-            for name, (key, kind) in pairs.items():
-                keys = [part.format(**options) for part in key.split(".")]
-                setattr(params, name, section(LAYOUT.params, kind, *keys))
+            for name, tracked in read.items():
+                keys = [part.format(**options) for part in tracked.key.split(".")]
+                setattr(params, name, section(LAYOUT.params, tracked.kind, *keys))
             with ExitStack() as stack:
                 entry = stack.enter_context(cost(cost_name.format(**options))) if cost_name else {}
                 function(StageContext(layout=LAYOUT, cost=entry), params, **options)
@@ -80,10 +107,17 @@ def stage(cost_name: str | None, /, **sections: Any) -> Callable[[Callable[..., 
         params = list(inspect.signature(function).parameters.values())[2:]
         options = [click.Option(_option_names(param.name), type=param.annotation, required=True) for param in params]
         command = click.command(cls=StageCommand, help=module_docstring, params=options)(callback)
-        command.sections = {name: key for name, (key, _) in pairs.items()}
+        command.tracked = frozenset(key for tracked in read.values() for key in tracked.tracked_keys())
         return command
 
     return decorate
+
+
+def _tracked(name: str, value: Any) -> Tracked:
+    if isinstance(value, Tracked):
+        return value
+    key, kind = value if isinstance(value, tuple) else (name, value)
+    return Tracked(key=key, kind=kind, untracked=())
 
 
 def _option_names(name: str) -> list[str]:

@@ -9,10 +9,19 @@ from pipeline.core.files import read_prompts
 from pipeline.core.types import reference_rollouts
 from pipeline.rollout.collect import CorpusParams, RolloutParams, shuffle_prompts
 from pipeline.rollout.sample import SamplingJob, write_rollouts
-from stages._stage import StageContext, run, stage
+from stages._stage import StageContext, Tracked, run, stage
+
+# The numbers of prompts and completions are those of the corpus, and a teacher's rollouts record nothing.
+_OF_STUDENTS = ("prompts", "samples_per_prompt")
+_RECORDED = ("sampling.record_threshold", "sampling.record_max", "sampling.record_tail_samples")
 
 
-@stage("generate", seed=int, corpus=CorpusParams, rollout=RolloutParams)
+@stage(
+    "generate",
+    seed=int,
+    corpus=CorpusParams,
+    rollout=Tracked(key="rollout", kind=RolloutParams, untracked=_OF_STUDENTS + _RECORDED),
+)
 def main(ctx: StageContext, p: Any) -> None:
     """Write the corpus."""
     train, most = read_prompts(ctx.layout.prompts, "train"), max(p.corpus.references, p.corpus.generations)

@@ -14,10 +14,10 @@ from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.teacher import CachedTeacher
 from pipeline.store.keys import key_of, unknown
 from pipeline.store.segment_writer import write_segment
-from stages._stage import StageContext, run, stage
+from stages._stage import StageContext, Tracked, run, stage
 
 
-@stage("{name}", scoring=ScoringParams)
+@stage("{name}", scoring=Tracked(key="scoring", kind=ScoringParams, untracked=("flush_every",)))
 def main(ctx: StageContext, p: Any, rollouts: Path, out: Path, name: str) -> None:
     """Write the scores."""
     sequences, teacher = read_rollouts(rollouts), CachedTeacher.open(p.scoring)

@@ -18,7 +18,10 @@ from pipeline.training.mixing import ReplayParams
 from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.round import LOG, MODEL, OPTIMIZER, train_round
 from pipeline.training.run import TrainingData, TrainingRun
-from stages._stage import StageContext, run, stage
+from stages._stage import StageContext, Tracked, run, stage
+
+# Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
+_UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samples")
 
 
 @stage(
@@ -28,7 +31,7 @@ from stages._stage import StageContext, run, stage
     optimizer=OptimizerParams,
     batches=BatchParams,
     replay=ReplayParams,
-    sampling=("rollout.sampling", Sampling),
+    sampling=Tracked(key="rollout.sampling", kind=Sampling, untracked=_UNUSED),
     max_staleness=("schedule.max_staleness", float | None),
     task=("task.name", str),
     settings=("task.settings", dict[str, object]),

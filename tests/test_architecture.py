@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.core.files import prompts_file
 from pipeline.runtime.layout import LAYOUT
 from pipeline.workspace.schedule import ScheduleParams, rounds_document
 
@@ -162,11 +163,11 @@ def test_schemas_need_only_pyarrow_and_the_standard_library() -> None:
                     assert top in sys.stdlib_module_names | {"pyarrow", "schemas"}, f"{name} imports {imported}"
 
 
-def test_params_are_the_sections_a_stage_reads() -> None:
-    """Compare the keywords of `@stage`, read from the command, with the stage's params in dvc.yaml."""
+def test_params_are_the_keys_that_change_what_a_stage_writes() -> None:
+    """Compare the keys of `@stage`, read from the command, with the stage's params in dvc.yaml."""
     for name in CHECKED:
         command = importlib.import_module(module_of(STAGES[name])).main
-        keys = {re.sub(r"\{\w+\}", "${key}", key) for key in command.sections.values()}
+        keys = {re.sub(r"\{\w+\}", "${key}", key) for key in command.tracked}
         assert keys == set(STAGES[name].get("params", [])), name
 
 
@@ -283,7 +284,7 @@ def test_dvc_paths_are_the_layouts() -> None:
     starts = {student: LAYOUT.round(student, "init") for student in rounds}
     trained = [files for of_student in rounds.values() for files in of_student]
     sft = ["teacher", "tuned"]
-    outs = {LAYOUT.plan, LAYOUT.teacher, LAYOUT.untuned_teacher, LAYOUT.prompts.parent}
+    outs = {LAYOUT.plan, LAYOUT.teacher, LAYOUT.untuned_teacher, LAYOUT.prompts}
     outs |= {LAYOUT.base(student) for student in rounds} | {files.model for files in starts.values()}
     outs |= {LAYOUT.round("tuned", "untuned").model} | {LAYOUT.round(name, "sft").log for name in sft}
     outs |= {files.rollouts for files in [LAYOUT.corpus, *trained]}
@@ -299,6 +300,12 @@ def test_dvc_paths_are_the_layouts() -> None:
     outs |= {LAYOUT.cost(name) for name in stages}
     document = rounds_document(schedule, list(rounds), sft)
     assert dvc_paths(document, "outs") == {str(path) for path in outs}
-    directories = {LAYOUT.ranks, LAYOUT.costs, LAYOUT.evaluations, LAYOUT.logs}
+    directories = {
+        LAYOUT.ranks,
+        *(prompts_file(LAYOUT.prompts, split) for split in ("train", "heldout")),
+        LAYOUT.costs,
+        LAYOUT.evaluations,
+        LAYOUT.logs,
+    }
     directories |= {files.directory for files in [*starts.values(), *trained]}
     assert dvc_paths(document, "deps") <= {str(path) for path in outs | directories}

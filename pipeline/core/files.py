@@ -12,13 +12,18 @@ from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 
 
-def read_prompts(path: Path, split: str) -> list[Prompt]:
-    """Return the prompts of one split, in the order of the file.
+def prompts_file(prompts: Path, split: str) -> Path:
+    """Return the file with the prompts of one split, `train` or `heldout`, in the directory work/prompts."""
+    return prompts / f"{split}.parquet"
+
+
+def read_prompts(prompts: Path, split: str) -> list[Prompt]:
+    """Return the prompts of one split, in the order of the file in the directory work/prompts.
 
     Raises:
         DataError: The file is missing, damaged or of another schema.
     """
-    return [Prompt(**row) for row in read_rows(path, PROMPT) if row["split"] == split]
+    return [Prompt(**row) for row in read_rows(prompts_file(prompts, split), PROMPT)]
 
 
 def read_rollouts(path: Path) -> list[Rollout]:

@@ -45,7 +45,7 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
         connection.register(f"no_{name}", schema.empty_table())
     indexes = visible_files(store, INDEXES)
     for name, paths, reader in (
-        ("prompts_files", visible_files(work, "prompts/prompts.parquet"), _PARQUET),
+        ("prompts_files", visible_files(work, "prompts/*.parquet"), _PARQUET),
         ("rollouts_files", visible_files(work, "**/rollouts.parquet"), _PARQUET),
         ("scores_files", visible_files(work, "**/index.parquet"), _PARQUET),
         ("store", indexes, _PARQUET),

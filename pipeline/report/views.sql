@@ -1,6 +1,6 @@
 -- Views for `stillroom query`, over the files that pipeline/report/views.py registers.
 
--- work/prompts/prompts.parquet, and logs/STUDENT/ROUND/train.csv with one row per optimizer step.
+-- work/prompts/train.parquet and heldout.parquet, and logs/STUDENT/ROUND/train.csv with one row per optimizer step.
 CREATE VIEW prompts AS SELECT * EXCLUDE (filename) FROM prompts_files;
 CREATE VIEW runs AS SELECT * EXCLUDE (filename) FROM runs_files;
 

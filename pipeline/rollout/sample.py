@@ -55,7 +55,7 @@ class SamplingJob:
         """Return the digest of everything that the completions depend on."""
         policy = self.sampler.fingerprint if self.prompts else ""
         requests = [[(request.sample_id, request.prompt.prompt_ids) for request in batch] for batch in self.batches]
-        return digest(policy, self.seed, asdict(self.params), requests)
+        return digest(policy, self.seed, self.params.precision, asdict(self.params.sampling), requests)
 
 
 def write_rollouts(job: SamplingJob, path: Path, finish: Callable[[list[Rollout]], Sequence[Rollout]]) -> int:

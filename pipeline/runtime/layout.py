@@ -46,10 +46,10 @@ class Layout:
         self.teacher = self.work / "teacher"  # The model directory of the teacher that scores
         # The teacher before supervised fine-tuning, where params.yaml asks for fine-tuning.
         self.untuned_teacher = self.work / "base"
-        # The tokenized prompts of both splits.
-        self.prompts = self.work / "prompts" / "prompts.parquet"
+        # The directory of the tokenized prompts, one file per split, so that held-out prompts train nothing again.
+        self.prompts = self.work / "prompts"
         # The token ids by frequency, which the codecs use.
-        self.ranks = self.work / "prompts" / "ranks.npy"
+        self.ranks = self.prompts / "ranks.npy"
         # The fixed corpus: references and completions of the teacher.
         self.corpus = RolloutFiles(self.work / "corpus")
         # The directory with one file per stage: seconds, tokens, version of the code.

@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 
-from pipeline.core.files import read_prompts, read_rollouts
+from pipeline.core.files import prompts_file, read_prompts, read_rollouts
 from pipeline.core.hashing import model_fingerprint
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.runtime.config import lookup, section
@@ -29,7 +29,7 @@ def forecast_schedule() -> list[ScoringEstimate]:
     if LAYOUT.teacher.is_dir():
         scorer = find_scorer(paths, model_fingerprint(LAYOUT.teacher), scoring)
     inputs = ForecastInputs(
-        prompts=read_prompts(LAYOUT.prompts, "train") if LAYOUT.prompts.is_file() else [],
+        prompts=read_prompts(LAYOUT.prompts, "train") if prompts_file(LAYOUT.prompts, "train").is_file() else [],
         max_prompt_tokens=lookup(params, "task", "max_prompt_tokens"),
         corpus=section(params, CorpusParams, "corpus"),
         rollout=section(params, RolloutParams, "rollout"),

@@ -137,7 +137,7 @@ def test_types_are_the_same_with_and_without_files(run: duckdb.DuckDBPyConnectio
 
 def test_prompts_and_runs(tmp_path: Path) -> None:
     prompt = Prompt(prompt_id="p", split="train", prompt_ids=[1], reference_ids=[2], prompt_text="", references=["é"])
-    write_rows(tmp_path / "work/prompts/prompts.parquet", [prompt], PROMPT)
+    write_rows(tmp_path / "work/prompts/train.parquet", [prompt], PROMPT)
     for student, extra in (("x", ""), ("y", ",kl")):
         (tmp_path / "logs" / student).mkdir(parents=True)
         text = f"student,round,step,loss{extra}\n{student},0,1,0.5{extra and ',2'}\n"

@@ -92,7 +92,7 @@ def test_query_answers_from_the_files_of_a_run(
     Path("work/prompts").mkdir(parents=True)
     row = {"prompt_id": "a", "split": "train", "prompt_ids": [1, 2], "reference_ids": [3]}
     text = {"prompt_text": "x", "references": ["y"]}
-    pq.write_table(pa.Table.from_pylist([row | text], schema=PROMPT), "work/prompts/prompts.parquet")
+    pq.write_table(pa.Table.from_pylist([row | text], schema=PROMPT), "work/prompts/train.parquet")
     sql = "select prompt_id, len(prompt_ids) as n from prompts"
     assert stillroom(monkeypatch, "query", sql) == 0
     assert capsys.readouterr().out == "| prompt_id   |   n |\n|:------------|----:|\n| a           |   2 |\n"
@@ -257,6 +257,6 @@ def test_a_cost_records_the_commit_and_whether_the_code_was_altered() -> None:
 
 
 def test_an_empty_view_has_its_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(Path("work/prompts/prompts.parquet"), [], PROMPT)
+    write_rows(Path("work/prompts/train.parquet"), [], PROMPT)
     assert stillroom(monkeypatch, "query", "select prompt_id, split from prompts") == 0
     assert capsys.readouterr().out.startswith("| prompt_id   | split   |\n")

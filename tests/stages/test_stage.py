@@ -8,9 +8,9 @@ from typing import Any
 import click
 import pytest
 
-from pipeline.rollout.collect import CorpusParams
+from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.runtime.errors import ParameterError
-from stages._stage import StageCommand, StageContext, stage
+from stages._stage import StageCommand, StageContext, Tracked, stage
 
 PARAMS = """
 seed: 3
@@ -51,11 +51,11 @@ def test_a_stage_gets_its_sections_and_options_and_writes_its_cost() -> None:
     assert received == [(3, 2, 1.0, 2, "small", Path("params.yaml"))] * 2
     assert json.loads(Path("work/costs/small-test.json").read_text(encoding="utf-8"))["tokens"] == 5
     assert command.help == __doc__
-    assert command.sections == {
-        "seed": "seed",
-        "corpus": "corpus",
-        "limit": "schedule.max_staleness",
-        "layers": "student.{student}.layers",
+    assert command.tracked == {
+        "seed",
+        "corpus",
+        "schedule.max_staleness",
+        "student.{student}.layers",
     }
 
 
@@ -99,3 +99,23 @@ def test_a_mistake_in_a_section_is_named_before_the_stage_works(
     with pytest.raises(ParameterError, match=f"^{where}: "):
         make_command(main).run(student=student)
     assert not Path("work").exists()
+
+
+def test_a_tracked_section_is_read_whole_and_lists_the_keys_that_matter() -> None:
+    received: list[CorpusParams] = []
+
+    def main(ctx: StageContext, p: Any) -> None:
+        received.append(p.corpus)
+
+    corpus = Tracked(key="corpus", kind=CorpusParams, untracked=("generations",))
+    command = stage(None, corpus=corpus)(main)
+    command.run()
+    assert received == [CorpusParams(references=1, generations=2, samples_per_prompt=4)]
+    assert command.tracked == {"corpus.references", "corpus.samples_per_prompt"}
+
+
+def test_keys_of_a_mapping_in_a_tracked_section() -> None:
+    rollout = Tracked(key="rollout", kind=RolloutParams, untracked=("sampling.record_max", "prompts"))
+    keys = rollout.tracked_keys()
+    assert {"rollout.batch_size", "rollout.sampling.top_p"} <= set(keys)
+    assert not {"rollout", "rollout.sampling", "rollout.sampling.record_max", "rollout.prompts"} & set(keys)

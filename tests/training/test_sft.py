@@ -118,7 +118,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         replace(prompt, prompt_ids=[256, *prompt.prompt_ids], reference_ids=[*prompt.reference_ids[:-1], 257])
         for prompt in PROMPTS
     ]
-    write_rows(Path("work/prompts/prompts.parquet"), prompts, PROMPT)
+    write_rows(Path("work/prompts/train.parquet"), prompts, PROMPT)
     tuning = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "optimizer": {**SETTINGS}}
     document = {"seed": 0, "objective": {"chunk_tokens": 5}, "task": {"name": "gsm8k"}, "sft": {"small": tuning}}
     YAML(typ="safe").dump(document, Path("params.yaml"))
@@ -215,7 +215,7 @@ def test_tuning_an_adapter_does_not_change_its_base(place: Path, student_dir: Pa
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_encoder_decoder_is_tuned(place: Path, make_t5_dir: Callable[..., Path], tied: bool) -> None:
-    write_rows(Path("work/prompts/prompts.parquet"), PROMPTS, PROMPT)
+    write_rows(Path("work/prompts/train.parquet"), PROMPTS, PROMPT)
     model = make_t5_dir(place / "t5", seed=3)
     if not tied:
         untie_head(lm.load_model(model)).save_pretrained(model)
