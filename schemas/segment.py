@@ -12,6 +12,10 @@ Names on disk are older than the words of docs/glossary.md. `head` are the top t
 tokens (tokens that the sampling policy found likely and that are no top tokens), `draw` the tail samples, `realised`
 the sampled token, `author` the fingerprint of the sampling policy, `ended` finished, and `g` the tail mean.
 
+tokens.parquet has the column `completion_mask` only in segments with a completion of which others wrote tokens: false
+at these tokens, which have no position; empty for a sequence without such tokens. All positions, counts and means are
+of the other tokens, in their order.
+
 Each array of `payload.zarr` holds the columns that run along one axis, as bytes: uint8 [P, rows], plane by plane, so
 that high and low bytes are compressed separately. Its attribute `columns` lists the columns in the order of PAYLOAD,
 which has their meanings: [name, dtype, H] or [name, dtype]. A column of numbers of b bytes (little-endian) takes b
@@ -75,7 +79,7 @@ FORMAT = "stillroom.segment/5"
 _INDEX_FIELDS: list[Any] = [
     # blake2b of "scorer/sequence_key/support_key", which lookups use.
     pa.field("score_key", pa.binary(16), nullable=False),
-    pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids and completion ids
+    pa.field("sequence_key", pa.string(), nullable=False),  # identity of prompt ids, completion ids and mask
     # Identity of the tokens that the sampling policy recorded: its likely tokens, and its samples from the others.
     pa.field("support_key", pa.string(), nullable=False),
     pa.field("scorer", pa.string(), nullable=False),  # fingerprint of teacher, scoring and codec
@@ -102,6 +106,7 @@ TOKENS = pa.schema(
     [pa.field(name, pa.list_(pa.int32()), nullable=False) for name in ("prompt_ids", "completion_ids")],
     metadata={"schema": "stillroom.segment.tokens/2"},
 )
+COMPLETION_MASK: Any = pa.field("completion_mask", pa.list_(pa.bool_()), nullable=False)
 
 RANKS = pa.schema([pa.field("token_id", pa.int32(), nullable=False)], metadata={"schema": "stillroom.segment.ranks/1"})
 # The arrays of payload.zarr by the axis that they run along.

@@ -28,9 +28,9 @@ def main(ctx: StageContext, p: Any, rollouts: Path, out: Path, name: str) -> Non
     write_segment(out, scored, teacher.header, teacher.token_of_rank)
     payload = [file for file in (out / "payload.zarr").rglob("*") if file.is_file()]
     ctx.cost["payload_bytes"] = sum(file.stat().st_size for file in payload)
-    ctx.cost["positions"] = sum(len(rollout.completion_ids) for rollout in sequences)
+    ctx.cost["positions"] = sum(rollout.positions for rollout in sequences)
     reused = [rollout for rollout in sequences if key_of(rollout) in stored]
-    ctx.cost["positions_reused"] = sum(len(rollout.completion_ids) for rollout in reused)
+    ctx.cost["positions_reused"] = sum(rollout.positions for rollout in reused)
     ctx.cost["tokens"] = tokens_to_read(unknown(sequences, stored))
 
 

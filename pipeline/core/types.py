@@ -6,14 +6,14 @@ tokens and the other-token bucket), V vocabulary, D hidden width. Ragged data ar
 tokens, U student-support tokens, R tail samples. Log-probs are natural logarithms (nats).
 
 Rows are aligned with the completion: row t of any score is the teacher's distribution of completion token t, given the
-prompt and the tokens before t. Where a completion has a mask, rows exist for its scored tokens alone: t counts these,
-and they are still distributions given all tokens before. Only `pipeline.models` shifts or pads.
+prompt and the tokens before t. Tokens that somebody else wrote (`TokenSequence.completion_mask`) have no row: where a
+completion has a mask, T and t count its scored tokens alone. Only `pipeline.models` shifts or pads.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ Source: TypeAlias = Literal["student", "replay", "dataset", "teacher"]
 Precision: TypeAlias = Literal["auto", "bfloat16", "float32"]
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +53,24 @@ class TokenSequence(Recorded):
 
     prompt_ids: list[int]
     completion_ids: list[int]
-    # [T] false at tokens that somebody else wrote, such as a user or a tool: they are read and not scored, and have no
-    # loss; empty where all tokens are scored
+    # One for each of `completion_ids`, false where somebody else wrote the token, such as a user or a tool: it is read
+    # and not scored, and has no loss. At least one is true. Empty where all tokens are scored.
     completion_mask: list[bool] = field(default_factory=list)
 
     @property
     def scored_ids(self) -> list[int]:
-        """The completion's tokens that are scored."""
-        return self.of_scored(self.completion_ids)
+        """The T tokens that are scored."""
+        return list(compress(self.completion_ids, self.completion_mask)) if self.is_masked else self.completion_ids
 
-    def of_scored(self, values: list[Value]) -> list[Value]:
-        """Return the values of scored tokens, given one value for each completion token or an empty list."""
-        return list(compress(values, self.completion_mask)) if self.completion_mask else values
+    @property
+    def positions(self) -> int:
+        """The number T of scored tokens."""
+        return sum(self.completion_mask) if self.is_masked else len(self.completion_ids)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a token is not scored."""
+        return not all(self.completion_mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ class TeacherRows(LossTargets):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """B sequences whose completion positions, laid end to end, are the N positions of `rows`."""
+    """B sequences whose scored tokens, laid end to end, are the N positions of `rows`."""
 
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
@@ -72,3 +72,6 @@ class Batch:
     finished_B: NDArray[np.bool_]  # the completion ends with eos
     reward_B: Floats  # NaN where there is no reward
     rows: TeacherRows
+    # Which tokens of the completions, laid end to end, are the N positions; None: all. The others were written by
+    # somebody else: they are read, and have no loss.
+    scored_N: NDArray[np.int64] | None = None

@@ -85,8 +85,7 @@ def reward_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[Prompt], weig
         return list(rollouts)
     reward, prompt_of = weighted_reward(weights), {prompt.prompt_id: prompt for prompt in prompts}
     answers = [
-        _answer(prompt_of[rollout.prompt_id], rollout.text, len(rollout.completion_ids), rollout.finished)
-        for rollout in rollouts
+        _answer(prompt_of[rollout.prompt_id], rollout.text, rollout.positions, rollout.finished) for rollout in rollouts
     ]
     return [replace(rollout, reward=reward(answer)) for rollout, answer in zip(rollouts, answers, strict=True)]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.core.hashing import derive_seed, digest
 from pipeline.core.prompt_sharing import distinct_prompts
@@ -84,9 +85,16 @@ class HFScorer:
         hidden_ND = lm.forward_completions(self._model, prefix, rows, completions, multiple=self._multiple)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
         return [
-            truncate(self._head(hidden_TD), sequence, self._truncation, seed=tail_sample_seed(sequence))
+            truncate(
+                self._head(_scored(hidden_TD, sequence)), sequence, self._truncation, seed=tail_sample_seed(sequence)
+            )
             for hidden_TD, sequence in zip(spans, batch, strict=True)
         ]
+
+
+def _scored(hidden_TD: Tensor, sequence: TokenSequence) -> Tensor:
+    """Return the hidden states that predict scored tokens; the LM head need not read the others."""
+    return hidden_TD[torch.tensor(sequence.completion_mask)] if sequence.is_masked else hidden_TD
 
 
 def tail_sample_seed(sequence: TokenSequence) -> int:

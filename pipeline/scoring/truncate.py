@@ -29,7 +29,7 @@ def truncate(logits_TV: Tensor, sequence: TokenSequence, p: TruncationParams, *,
     """Return the scores of one completion.
 
     Args:
-        logits_TV: The teacher's logits in float32.
+        logits_TV: The teacher's logits of the scored tokens, in float32.
         sequence: The tokens, and what the sampler recorded of its distribution.
         p: What is stored.
         seed: The seed of the tail samples.
@@ -37,7 +37,7 @@ def truncate(logits_TV: Tensor, sequence: TokenSequence, p: TruncationParams, *,
     logp_TV = logits_TV.log_softmax(-1)
     p_TV = logp_TV.exp()
     entropy_T = -expectation(p_TV, logp_TV)
-    tokens_T = torch.tensor(sequence.completion_ids, device=logits_TV.device)
+    tokens_T = torch.tensor(sequence.scored_ids, device=logits_TV.device)
     stored_TV, only_sampled_T, top = _top_tokens(p_TV, tokens_T, p)
     likely = _possible(sequence.support_ids, logp_TV)
     only_sampled_T[likely[0][likely[1] == tokens_T[likely[0]]]] = False

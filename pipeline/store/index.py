@@ -34,7 +34,7 @@ def index_table(
         scorer: The fingerprint of the scorer.
     """
     start_B = np.cumsum(positions_B) - positions_B
-    sampled_N = np.array([token for rollout in rollouts for token in rollout.completion_ids], dtype=np.int64)
+    sampled_N = np.array([token for rollout in rollouts for token in rollout.scored_ids], dtype=np.int64)
     keys = [key_of(rollout) for rollout in rollouts]
     columns = {
         "score_key": score_keys(scorer, keys),

@@ -16,8 +16,12 @@ Key: TypeAlias = tuple[str, str]  # sequence key; support key (of what the sampl
 
 
 def sequence_key(sequence: TokenSequence) -> str:
-    """Return the hex sha256 of prompt and completion ids; a token that moves from one to the other changes it."""
-    return hashlib.sha256(ids_digest(sequence.prompt_ids) + ids_digest(sequence.completion_ids)).hexdigest()
+    """Return the hex sha256 of prompt and completion ids, and of the mask where a token is not scored.
+
+    A token that moves from the prompt to the completion changes it.
+    """
+    parts = ids_digest(sequence.prompt_ids) + ids_digest(sequence.completion_ids)
+    return hashlib.sha256(parts + (ids_digest(sequence.completion_mask) if sequence.is_masked else b"")).hexdigest()
 
 
 def support_key(sequence: TokenSequence) -> str:

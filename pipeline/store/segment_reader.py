@@ -20,15 +20,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import file_digest
-from pipeline.core.types import Rollout, Scores
+from pipeline.core.types import Rollout, Scores, TokenSequence
 from pipeline.runtime.errors import StoreError
 from pipeline.store.codecs import Arrays, Codec, build_codec
+from pipeline.store.keys import sequence_key
 from pipeline.store.manifest import RANKS_FILE, damaged, is_chunk, read_manifest
 from pipeline.store.ragged import split_scores
 from pipeline.store.windows import Stretch
 from pipeline.store.zarr_payload import Payload
 from schemas.manifest import Manifest
-from schemas.segment import PAYLOAD, PLANES, TOKENS
+from schemas.segment import COMPLETION_MASK, PAYLOAD, PLANES, TOKENS
 
 _STRETCH = 1 << 13  # positions, about, that are decoded together
 
@@ -40,7 +41,7 @@ class Segment:
     path: Path
     manifest: Manifest
     index: pa.Table  # schemas.segment.INDEX
-    token_ids: pa.Table  # schemas.segment.TOKENS
+    token_ids: pa.Table  # schemas.segment.TOKENS, and COMPLETION_MASK where there is one
     token_of_rank: NDArray[Any]  # [V]
     _codec: Codec
     _payload: Payload
@@ -85,17 +86,16 @@ class Segment:
         """Return the number of sequences."""
         return self.manifest.sequences
 
-    def tokens(self, row: int) -> tuple[list[int], list[int]]:
-        """Return prompt ids and completion ids of one sequence."""
-        prompt_ids, completion_ids = (self.token_ids[name][row].as_py() for name in TOKENS.names)
-        return prompt_ids, completion_ids
+    def tokens(self, row: int) -> TokenSequence:
+        """Return the token ids of one sequence, and its mask."""
+        return TokenSequence(**{name: self.token_ids[name][row].as_py() for name in self.token_ids.column_names})
 
     def differs_from(self, rollouts: Sequence[Rollout]) -> int | None:
         """Return the first row whose tokens are not those of its rollout, None if there is none."""
         if token_table(rollouts).equals(self.token_ids):
             return None
-        tokens = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
-        return next(row for row, own in enumerate(tokens) if self.tokens(row) != own)
+        keys = map(sequence_key, rollouts)
+        return next(row for row, key in enumerate(keys) if sequence_key(self.tokens(row)) != key)
 
     def read(self, start: int, stop: int) -> list[Scores]:
         """Return the scores of the sequences in rows [start, stop), as views of arrays that were decoded together.
@@ -141,9 +141,11 @@ class Segment:
 
 
 def token_table(rollouts: Sequence[Rollout]) -> pa.Table:
-    """Return the token ids of rollouts in the schema TOKENS."""
+    """Return the token ids of rollouts in the schema TOKENS, and their masks where a token is not scored."""
     columns = {name: [getattr(rollout, name) for rollout in rollouts] for name in TOKENS.names}
-    return pa.Table.from_pydict(columns, schema=TOKENS)
+    table = pa.Table.from_pydict(columns, schema=TOKENS)
+    masks = [rollout.completion_mask if rollout.is_masked else [] for rollout in rollouts]
+    return table.append_column(COMPLETION_MASK, [pa.array(masks, COMPLETION_MASK.type)]) if any(masks) else table
 
 
 def _check_fields(path: Path, manifest: Manifest, expect: Mapping[str, object]) -> None:

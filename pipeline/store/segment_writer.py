@@ -35,7 +35,7 @@ from pipeline.store.ragged import join_scores
 from pipeline.store.segment_reader import Segment, token_table
 from pipeline.store.zarr_payload import write_payload
 from schemas.manifest import FileEntry, Manifest, Measured, SegmentHeader
-from schemas.segment import FORMAT, RANKS
+from schemas.segment import FORMAT, RANKS, TOKENS
 
 _ZSTD_LEVEL = 19
 _NOT_MEASURED = Measured(positions=0, sqrt_p_max=0.0, sqrt_p_mean=0.0, log_p_max=0.0, forward_kl=0.0)
@@ -85,7 +85,7 @@ def write_files(
     write_payload(root / "payload.zarr", arrays)
     write_index(root / "index.parquet", index)
     tokens = token_table([sequence.rollout for sequence in sequences])
-    _write_ids(root / "tokens.parquet", tokens, "BYTE_STREAM_SPLIT")
+    _write_ids(root / "tokens.parquet", tokens, {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in TOKENS.names})
     ranks = _write_ranks(root, token_of_rank, in_store=in_store)
     manifest = Manifest(
         format=FORMAT,
@@ -134,9 +134,9 @@ def _pack(
     assert header.temperatures[:1] == (1.0,), "the first temperature is 1"
     assert np.array_equal(np.sort(token_of_rank), np.arange(header.vocab_size)), "token_of_rank is no permutation of V"
     rollouts = [sequence.rollout for sequence in sequences]
-    positions_B = np.array([len(rollout.completion_ids) for rollout in rollouts], dtype=np.int64)
+    positions_B = np.array([rollout.positions for rollout in rollouts], dtype=np.int64)
     scores = join_scores([sequence.scores for sequence in sequences], len(header.temperatures))
-    assert [len(sequence.scores) for sequence in sequences] == positions_B.tolist(), "one row per completion token"
+    assert [len(sequence.scores) for sequence in sequences] == positions_B.tolist(), "one row per scored token"
     arrays = codec.encode(scores, np.argsort(token_of_rank))
     decoded = codec.decode(arrays, token_of_rank)
     stored_counts = {group: arrays[f"{group}_n"] for group in STORED_NAMES}
@@ -149,8 +149,8 @@ def write_index(path: Path, index: pa.Table) -> None:
     pq.write_table(index, path, compression="zstd", write_statistics=False)
 
 
-def _write_ids(file: Any, table: pa.Table, encoding: str) -> None:
-    """Write token ids in the encoding of Parquet that suits their order."""
+def _write_ids(file: Any, table: pa.Table, encoding: str | dict[str, str]) -> None:
+    """Write token ids in the encodings of Parquet that suit their order, by column or for all columns."""
     pq.write_table(
         table,
         file,

@@ -16,6 +16,7 @@ from pipeline.runtime.atomic import replacing
 from pipeline.store.ragged import join_scores, offsets
 from pipeline.store.segment_reader import Segment
 from pipeline.store_admin.parquet_rows import PLAIN
+from schemas.segment import COMPLETION_MASK
 
 _WINDOW = 128  # sequences per row group
 
@@ -28,14 +29,15 @@ def export_segment(path: Path, out: Path) -> Path:
     """
     segment = Segment.open(path)
     target = out / f"{segment.manifest.segment_id}.parquet"
-    with replacing(target) as temporary, pq.ParquetWriter(temporary, PLAIN, compression="zstd") as writer:
+    schema = PLAIN.append(COMPLETION_MASK) if COMPLETION_MASK.name in segment.token_ids.column_names else PLAIN
+    with replacing(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for start in range(0, len(segment), _WINDOW):
-            writer.write_table(_table(segment, start, min(start + _WINDOW, len(segment))))
+            writer.write_table(_table(segment, start, min(start + _WINDOW, len(segment)), schema))
     return target
 
 
-def _table(segment: Segment, start: int, stop: int) -> pa.Table:
-    """Return the rows [start, stop) of a segment in the schema PLAIN."""
+def _table(segment: Segment, start: int, stop: int, schema: pa.Schema) -> pa.Table:
+    """Return the rows [start, stop) of a segment in the schema PLAIN, with masks if the segment has masks."""
     scores = join_scores(segment.read(start, stop), len(segment.manifest.temperatures))
     index, tokens = (table.slice(start, stop - start) for table in (segment.index, segment.token_ids))
     by_row, by_position = offsets(index["positions"].to_numpy()), offsets(scores.top.counts)
@@ -45,7 +47,7 @@ def _table(segment: Segment, start: int, stop: int) -> pa.Table:
         "tail": _lists(scores.stats.tail_NH[:, 0], by_row),
         "token_logp": _lists(scores.stats.token_logp_N, by_row),
     }
-    return pa.Table.from_arrays([columns[name] for name in PLAIN.names], schema=PLAIN)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def _lists(values: Any, ends: NDArray[np.int64]) -> Any:

@@ -13,7 +13,7 @@ Array suffixes: see `pipeline.core.types`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,40 +100,44 @@ def _scored(row: PlainRow, origin: ImportedTeacher) -> ScoredSequence:
         policy=columns["author"],
         prompt_ids=columns["prompt_ids"],
         completion_ids=columns["completion_ids"],
+        completion_mask=columns["completion_mask"],
         behaviour_logp=[],
-        finished=not origin.eos_ids.isdisjoint(columns["completion_ids"][-1:]),
+        finished=False,
         text="",
     )
-    return ScoredSequence(rollout=rollout, scores=_scores(row, origin.vocab_size))
+    rollout = replace(rollout, finished=not origin.eos_ids.isdisjoint(rollout.scored_ids[-1:]))
+    return ScoredSequence(rollout=rollout, scores=_scores(row, rollout.scored_ids, origin.vocab_size))
 
 
-def _scores(row: PlainRow, vocab: int) -> Scores:
-    owner, positions, tail = row.owner, len(row.columns["completion_ids"]), row.columns["tail"]
+def _scores(row: PlainRow, token_ids: list[int], vocab: int) -> Scores:
+    owner, positions, tail = row.owner, len(token_ids), row.columns["tail"]
     ids, logp = row.ids, row.logp.astype(np.float64)
     p = np.exp(logp)
     sum_N = np.bincount(owner, weights=p, minlength=positions)
+    counts_N = np.bincount(owner, minlength=positions)
     _check_distributions(owner * vocab + ids, sum_N, row.where)
+    _check_numbers(counts_N, row)
     tail_N = np.clip(1 - sum_N, 0, 1) if tail is None else np.array(tail)
     bucket_N = tail_N * np.log(np.where(tail_N > 0, tail_N, 1))
     return Scores.of_top(
         Entries(
             ids=ids.astype(np.int32),
             logp=logp.astype(np.float32),
-            counts=np.bincount(owner, minlength=positions).astype(np.int32),
+            counts=counts_N.astype(np.int32),
         ),
         tail_NH=tail_N.astype(np.float32)[:, None],
         entropy_NH=(-np.bincount(owner, weights=p * logp, minlength=positions) - bucket_N).astype(np.float32)[:, None],
-        token_logp_N=_token_logp(row, logp, tail_N).astype(np.float32),
+        token_logp_N=_token_logp(row, token_ids, logp, tail_N).astype(np.float32),
     )
 
 
-def _token_logp(row: PlainRow, logp: NDArray[Any], tail_N: NDArray[Any]) -> NDArray[Any]:
-    """Return the log-prob of each completion token: of its column, of its entry, or else its upper bound."""
+def _token_logp(row: PlainRow, token_ids: list[int], logp: NDArray[Any], tail_N: NDArray[Any]) -> NDArray[Any]:
+    """Return the log-prob of each scored token: of its column, of its entry, or else its upper bound."""
     if row.columns["token_logp"] is not None:
         return np.array(row.columns["token_logp"])
     token_logp_N: NDArray[Any] = np.log(np.maximum(tail_N, np.finfo(np.float32).tiny))
     np.minimum.at(token_logp_N, row.owner, logp)
-    hit = row.ids == np.array(row.columns["completion_ids"], dtype=np.int64)[row.owner]
+    hit = row.ids == np.array(token_ids, dtype=np.int64)[row.owner]
     token_logp_N[row.owner[hit]] = logp[hit]
     return token_logp_N
 
@@ -149,6 +153,15 @@ def _check_distributions(places: NDArray[Any], sum_N: NDArray[Any], where: str) 
             got=f"a sum of {sum_N.max():.3g}",
             remedy="subtract the log-sum-exp of all V logits",
         )
+
+
+def _check_numbers(counts_N: NDArray[Any], row: PlainRow) -> None:
+    """Check that every position has an entry, and that no number beside the entries is NaN or out of range."""
+    tail_N, token_logp_N = (np.array(row.columns[name] or [0.0]) for name in ("tail", "token_logp"))
+    in_range = ((tail_N >= 0) & (tail_N <= 1 + _ROUNDING)).all() and (token_logp_N <= _ROUNDING).all()
+    if not (in_range and counts_N.all()):
+        expected, got = "an entry at each position, tails from 0 to 1, log-probs of at most 0", "NaN, or another number"
+        raise DataError(row.where, expected=expected, got=got, remedy="write the row anew")
 
 
 def _check_ids(ids: NDArray[Any], vocab: int, where: str) -> None:

@@ -2,17 +2,20 @@
 
 PLAIN: row t of the last four columns is the teacher's distribution of completion token t. `head_ids` are the top tokens
 and `head_logp` their natural log-probs at temperature 1, `tail` is the mass outside them, and `token_logp` the log-prob
-of the completion token. Tail samples, student-support tokens and other temperatures are not exported.
+of the completion token. Tail samples, student-support tokens and other temperatures are not exported. Where others
+wrote tokens of a completion, the column `completion_mask` is false at these tokens, which have no row; an empty list is
+a completion without such tokens.
 
 Raw top-k, as DistillKit writes it (https://github.com/arcee-ai/DistillKit, `token_ids` and `top_values` of
 LogprobCompressor.decompress_to_sparse): `input_ids` [L] is prompt and completion in one, and row i of `token_ids`
 and `top_values` is the distribution of token i + 1. So there are L - 1 rows, or L if the last one is the distribution
-after the end. Entries of -inf are padding. `labels` [L], if there is such a column, is negative at the prompt's tokens.
+after the end. Entries of -inf are padding. `labels` [L], if there is such a column, is negative at the prompt's tokens,
+and at tokens of the completion that others wrote.
 
 Reading:
 * The layout is recognised by the columns.
-* A row has as many lists as its completion has tokens. Every other requirement of a layout is checked, with the row's
-  number in the message. `pipeline.store_admin.import_parquet` checks that the numbers are distributions.
+* A row has as many lists as its completion has scored tokens. Every other requirement of a layout is checked, with the
+  row's number in the message. `pipeline.store_admin.import_parquet` checks that the numbers are distributions.
 
 Array suffixes: see `pipeline.core.types`.
 """
@@ -53,14 +56,15 @@ PACKED_TOPK = ("compressed_logprobs", "packed_indices")  # columns of DistillKit
 
 ROWS = 256  # that are read at a time; also the rows of a file that DistillKit writes
 _HEAD, _TOP = ("head_ids", "head_logp"), ("token_ids", "top_values")  # the columns of entries in either layout
-_INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float32())
+_INTS, _FLOATS, _FLAGS = pa.list_(pa.int64()), pa.list_(pa.float32()), pa.list_(pa.bool_())
 _NAMES: dict[str, Any] = dict.fromkeys(("rollout_id", "prompt_id", "source", "author"), pa.string())
 # The types of the other columns that are read.
 _KINDS: dict[tuple[str, str], dict[str, Any]] = {
-    _HEAD: {"prompt_ids": _INTS, "completion_ids": _INTS, "tail": _FLOATS, "token_logp": _FLOATS, **_NAMES},
+    _HEAD: {"prompt_ids": _INTS, "completion_ids": _INTS, "tail": _FLOATS, "token_logp": _FLOATS, **_NAMES}
+    | {"completion_mask": _FLAGS},
     _TOP: {"input_ids": _INTS, "labels": _INTS, "attention_mask": _INTS, **_NAMES},
 }
-_DEFAULTS = {"source": "dataset", "author": "", "tail": None, "token_logp": None}
+_DEFAULTS: dict[str, Any] = {"source": "dataset", "author": "", "tail": None, "token_logp": None, "completion_mask": []}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,19 +147,24 @@ def _row(record: dict[str, Any], ids: Any, logp: Any, prompt_tokens: int | None,
     where, name = f"{path}, row {row}", f"{path.stem}/{row}"
     columns = {"rollout_id": name, "prompt_id": name, **_DEFAULTS, **record}
     if "input_ids" in record:
-        prompt = _prompt_length(record, len(ids), prompt_tokens, where)
+        prompt, mask = _split(record, len(ids), prompt_tokens, where)
         columns |= {"prompt_ids": record["input_ids"][:prompt], "completion_ids": record["input_ids"][prompt:]}
-        ids, logp = (part.slice(prompt - 1, len(columns["completion_ids"])) for part in (ids, logp))
+        columns["completion_mask"] = mask
+        ids, logp = (part.slice(prompt - 1, len(mask)).filter(pa.array(mask)) for part in (ids, logp))
+    tokens, mask = len(columns["completion_ids"]), columns["completion_mask"]
+    _check_length(len(mask), {0, tokens}, "in completion_mask, one per completion token", where)
+    if mask and not any(mask):
+        raise DataError(where, expected="a scored token", got="a mask of false alone", remedy="drop the row")
     lengths = {"head_ids": len(ids)} | {name: len(record[name]) for name in ("tail", "token_logp") if name in record}
     for name, length in lengths.items():
-        _check_length(length, {len(columns["completion_ids"])}, f"in {name}, one per completion token", where)
+        _check_length(length, {sum(mask) if mask else tokens}, f"in {name}, one per scored token", where)
     ids_E, logp_E, owner_E = (part.to_numpy() for part in (ids.flatten(), logp.flatten(), pc.list_parent_indices(ids)))
     entries = logp_E != -np.inf  # the others are padding, which may have any id
     return PlainRow(where=where, columns=columns, ids=ids_E[entries], logp=logp_E[entries], owner=owner_E[entries])
 
 
-def _prompt_length(record: dict[str, Any], rows: int, prompt_tokens: int | None, where: str) -> int:
-    """Return the number of prompt tokens, at least one, because nothing predicts the first token."""
+def _split(record: dict[str, Any], rows: int, prompt_tokens: int | None, where: str) -> tuple[int, list[bool]]:
+    """Return the number of prompt tokens, at least one, because nothing predicts the first token; and the mask."""
     labels, length = record.get("labels"), len(record["input_ids"])
     _check_length(rows, {length - 1, length}, "in token_ids, one per token after the first", where)
     if any(flag != 1 for flag in record.get("attention_mask", [])):
@@ -168,10 +177,10 @@ def _prompt_length(record: dict[str, Any], rows: int, prompt_tokens: int | None,
         [t >= (prompt_tokens or 0) for t in range(length)] if labels is None else [label >= 0 for label in labels]
     )
     prompt = max(1, trained_L.index(True)) if True in trained_L else length
-    if len(trained_L) != length or prompt >= length or not all(trained_L[prompt:]):
+    if len(trained_L) != length or not any(trained_L[prompt:]):
         got = f"{length} tokens, {sum(trained_L)} of them to train on, from token {prompt} on"
-        raise DataError(where, expected="a prompt and then a completion", got=got, remedy="cut, split or drop the row")
-    return prompt
+        raise DataError(where, expected="a prompt and then a completion", got=got, remedy="drop the row")
+    return prompt, trained_L[prompt:]
 
 
 def _entries(batch: pa.RecordBatch, names: tuple[str, str], path: Path) -> tuple[Any, Any]:

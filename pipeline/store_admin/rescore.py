@@ -18,7 +18,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +114,9 @@ def sample_sequences(paths: Sequence[Path], count: int) -> list[SampledSequence]
 
 def _read(segment: Segment, row: int) -> SampledSequence:
     (stored,) = segment.read(row, row + 1)
-    prompt_ids, completion_ids = segment.tokens(row)
     top_ids = [ids.tolist() for ids in np.split(stored.top.ids, np.cumsum(stored.top.counts)[:-1])]
     return SampledSequence(
-        tokens=TokenSequence(prompt_ids=prompt_ids, completion_ids=completion_ids, support_ids=top_ids),
+        tokens=replace(segment.tokens(row), support_ids=top_ids),
         stored=stored,
         sqrt_p=segment.manifest.error_bounds["sqrt_p"],
         log_p=segment.manifest.error_bounds["log_p"],

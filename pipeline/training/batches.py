@@ -84,7 +84,7 @@ def open_pool(rollouts: Sequence[Rollout], segment: Segment, p: BatchParams) -> 
     if (row := segment.differs_from(rollouts)) is not None:
         raise _mismatch(segment, f"the tokens of {rollouts[row].rollout_id}", "other tokens in the segment")
     rows_B = segment.index["positions"].to_numpy()
-    tokens_B = [len(rollout.completion_ids) for rollout in rollouts]
+    tokens_B = [rollout.positions for rollout in rollouts]
     if rows_B.tolist() != tokens_B:
         row = int(np.flatnonzero(rows_B != tokens_B)[0])
         raise _mismatch(segment, f"{tokens_B[row]} rows for {rollouts[row].rollout_id}", f"{rows_B[row]}")

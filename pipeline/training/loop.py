@@ -101,6 +101,8 @@ def _backward(model: lm.Model, window: list[Batch], run: TrainingRun, dtype: tor
     for batch in window:
         with lm.autocast(dtype):
             hidden_ND = lm.completion_hidden(model, batch.prompt_ids, batch.completion_ids)
+            if batch.scored_N is not None:
+                hidden_ND = hidden_ND.index_select(0, torch.from_numpy(batch.scored_N).to(model.device))
             rows = batch.rows.to(model.device)
             loss, metrics = batch_loss(run.objective, head, hidden_ND, rows, behaviour_temperature=behaviour)
         (loss / tokens).backward()  # type: ignore[no-untyped-call]

@@ -88,7 +88,7 @@ def reverse_kl_by_step(rollouts: Sequence[Rollout], teacher_nll_B: NDArray[Any])
     for rollout, nll in zip(rollouts, teacher_nll_B.tolist(), strict=True):
         if rollout.source in ("student", "replay"):
             log_ratio, tokens = sums.get(rollout.step, (0.0, 0))
-            length = len(rollout.completion_ids)
+            length = rollout.positions
             sums[rollout.step] = log_ratio + sum(rollout.behaviour_logp) + nll * length, tokens + length
     return {step: log_ratio / max(tokens, 1) for step, (log_ratio, tokens) in sums.items()}
 

@@ -151,7 +151,11 @@ class TrainingData:
     def of_references(cls, rollouts: Sequence[Rollout], batches: BatchParams) -> "TrainingData":
         """Return references with one-hot teacher distributions, for supervised fine-tuning."""
         nobody, references = (make_pool(part, OneHotTeacher(rollouts=part), batches) for part in ([], rollouts))
-        texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
+        # Without a mask the identity is that of earlier versions.
+        texts = [
+            (rollout.prompt_ids, rollout.completion_ids, *([rollout.completion_mask] if rollout.is_masked else []))
+            for rollout in rollouts
+        ]
         return cls(own=nobody, corpus=references, segments={}, column=0, identity=digest(texts))
 
     @property

@@ -26,7 +26,7 @@ class OneHotTeacher:
 
     def read_stretches(self, start: int, stop: int) -> list[Stretch[Scores]]:
         """Return the scores of the rollouts in rows [start, stop)."""
-        completions = [rollout.completion_ids for rollout in self.rollouts[start:stop]]
+        completions = [rollout.scored_ids for rollout in self.rollouts[start:stop]]
         ids = np.array([token for completion in completions for token in completion], np.int32)
         zero_N = np.zeros(len(ids), np.float32)
         top, zero_N1 = Entries(ids=ids, logp=zero_N, counts=np.ones(len(ids), np.int32)), zero_N[:, None]

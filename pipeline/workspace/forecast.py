@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.core.prompt_sharing import tokens_to_read
-from pipeline.core.types import Prompt, Rollout
+from pipeline.core.types import Prompt, Rollout, reference_rollouts
 from pipeline.rollout.collect import CorpusParams, RolloutParams
 from pipeline.scoring.score import ScoringParams
 from pipeline.store.keys import key_of, unknown
@@ -160,7 +160,7 @@ def _expected(before: Sequence[ScoreStage], stage: ScoreStage, inputs: ForecastI
     most = inputs.rollout.sampling.max_new_tokens
     if stage.student is None:
         references, completions = inputs.corpus.references, inputs.corpus.generations * inputs.corpus.samples_per_prompt
-        reference = fmean(len(prompt.reference_ids) for prompt in inputs.prompts) if inputs.prompts else most
+        reference = fmean(part.positions for part in reference_rollouts(inputs.prompts)) if inputs.prompts else most
         prompts, sequences = max(references, inputs.corpus.generations), references + completions
         positions = references * reference + completions * most
         basis = f"{references} references of {reference:.1f} tokens, {completions} completions of {most} (the most)"
@@ -209,4 +209,4 @@ def _mean_length(rollouts: Sequence[Rollout]) -> float:
 
 
 def _positions(rollouts: Sequence[Rollout]) -> int:
-    return sum(len(rollout.completion_ids) for rollout in rollouts)
+    return sum(rollout.positions for rollout in rollouts)

@@ -21,8 +21,9 @@ def test_a_reference_of_one_turn_has_no_mask() -> None:
         assert (reference.completion_mask, reference.scored_ids) == ([], [6, 7])
 
 
-def test_values_of_tokens_that_others_wrote_are_left_out() -> None:
+def test_a_mask_of_all_tokens_is_none() -> None:
     masked = rollout("r", [7, 8, 9], completion_mask=[True, False, True])
-    assert masked.of_scored([-1.0, -2.0, -3.0]) == [-1.0, -3.0]
-    assert masked.of_scored([]) == []
-    assert rollout("r", [7, 8, 9]).of_scored([-1.0, -2.0, -3.0]) == [-1.0, -2.0, -3.0]
+    assert (masked.is_masked, masked.positions, masked.scored_ids) == (True, 2, [7, 9])
+    for mask in ([], [True] * 3):
+        plain = rollout("r", [7, 8, 9], completion_mask=mask)
+        assert (plain.is_masked, plain.positions, plain.scored_ids) == (False, 3, [7, 8, 9])

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.core.types import PositionStats, Rollout, ScoredSequence, Scores
+from pipeline.core.types import PositionStats, Rollout, ScoredSequence, Scores, TokenSequence
 from pipeline.runtime.errors import StoreError
 from pipeline.store import zarr_payload as payload_module
 from pipeline.store.codecs import CODECS, ErrorBounds, config_of
@@ -175,7 +175,8 @@ def test_round_trip(tmp_path: Path, vocab: int, temperatures: int) -> None:
         assert row["score_key"] == hashlib.blake2b(named.encode(), digest_size=16).digest()
     assert [row["ended"] for row in rows] == [sequence.rollout.finished for sequence in sequences]
     for row, (sequence, got) in enumerate(zip(sequences, segment.read(0, 9), strict=True)):
-        assert segment.tokens(row) == (sequence.rollout.prompt_ids, sequence.rollout.completion_ids)
+        ids = {"prompt_ids": sequence.rollout.prompt_ids, "completion_ids": sequence.rollout.completion_ids}
+        assert segment.tokens(row) == TokenSequence(**ids)
         assert got.top.counts.tolist() == sequence.scores.top.counts.tolist()
         assert sorted(got.top.ids.tolist()) == sorted(sequence.scores.top.ids.tolist())
         assert sorted(got.student.ids.tolist()) == sorted(sequence.scores.student.ids.tolist())

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.types import TokenSequence
 from pipeline.runtime.errors import DataError
 from pipeline.store.codecs import CODECS
 from pipeline.store.ragged import join_scores
@@ -78,7 +79,7 @@ def test_row_i_of_raw_top_k_is_the_distribution_of_token_i_plus_one(
     row = ROW | extra
     row |= {"token_ids": [*row["token_ids"], *last], "top_values": [*row["top_values"], *([[-1.0, -2.0]] * len(last))]}
     segment, scores = only(tmp_path / "store", raw(tmp_path / "a.parquet", [row]), origin(inputs))
-    assert segment.tokens(0) == ([7, 8], [9, 10, EOS])
+    assert segment.tokens(0) == TokenSequence(prompt_ids=[7, 8], completion_ids=[9, 10, EOS])
     assert scores.top.counts.tolist() == [2, 2, 2]
     assert [set(scores.top.ids[t : t + 2].tolist()) for t in (0, 2, 4)] == [{2, 9}, {10, 2}, {3, 4}]
     assert scores.stats.tail_NH[:, 0] == pytest.approx([0.1, 0.2, 0.59], abs=0.01)
@@ -88,6 +89,56 @@ def test_row_i_of_raw_top_k_is_the_distribution_of_token_i_plus_one(
     (index,) = segment.index.to_pylist()
     assert (index["rollout_id"], index["source"], index["author"], index["ended"]) == ("a/0", "dataset", "", True)
     assert (segment.manifest.engine, segment.manifest.scoring) == ("imported", {"teacher": "big"})
+
+
+def test_labels_within_a_completion_are_its_mask(tmp_path: Path) -> None:
+    segment, scores = only(
+        tmp_path / "store", raw(tmp_path / "a.parquet", [ROW | {"labels": [-100, 8, -100, 10, -100]}]), origin()
+    )
+    mask = [True, False, True, False]
+    assert segment.tokens(0) == TokenSequence(prompt_ids=[7], completion_ids=[8, 9, 10, EOS], completion_mask=mask)
+    assert [set(scores.top.ids[t : t + 2].tolist()) for t in (0, 2)] == [{8, 1}, {10, 2}]
+    (index,) = segment.index.to_pylist()
+    assert (index["positions"], index["ended"]) == (2, False)
+    assert index["teacher_nll"] == pytest.approx(-(math.log(0.5) + math.log(0.7)) / 2, abs=0.02)
+
+    table = pq.read_table(export_segment(segment.path, tmp_path / "out"))
+    assert table.schema.names == [*PLAIN.names, "completion_mask"]
+    assert (table["completion_mask"].to_pylist(), len(table["head_ids"][0])) == ([mask], 2)
+    (again,) = imported(tmp_path / "again", tmp_path / "out", origin())
+    assert again.tokens(0) == segment.tokens(0)
+    assert again.index["sequence_key"] == segment.index["sequence_key"]
+    assert again.read(0, 1)[0].stats.token_logp_N.tolist() == scores.stats.token_logp_N.tolist()
+
+
+PLAIN_ROW = {"prompt_ids": [1], "completion_ids": [2, 3], "head_ids": [[4]], "head_logp": [[-0.1]], "tail": [0.1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"completion_mask": [True]}, "expected 2 in completion_mask, one per completion token, got 1"),
+        ({"completion_mask": [True, True]}, "expected 2 in head_ids, one per scored token, got 1"),
+        ({"completion_mask": []}, "expected 2 in head_ids, one per scored token, got 1"),
+        ({"completion_mask": [False, False]}, "expected a scored token, got a mask of false alone"),
+        ({"tail": [math.nan]}, "expected an entry at each position, tails from 0 to 1"),
+        ({"token_logp": [math.nan]}, "expected an entry at each position, tails from 0 to 1"),
+        ({"head_ids": [[]], "head_logp": [[]]}, "expected an entry at each position, tails from 0 to 1"),
+    ],
+)
+def test_masks_and_numbers_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    row = PLAIN_ROW | {"completion_mask": [False, True], "token_logp": [-1.0]}
+    kinds = {name: PLAIN.field(name).type for name in row if name in PLAIN.names}
+    schema = pa.schema([*kinds.items(), ("completion_mask", pa.list_(pa.bool_()))])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), path)
+    (segment,) = imported(tmp_path / "right", path, origin())
+    assert segment.tokens(0).scored_ids == [3]
+    pq.write_table(pa.Table.from_pylist([row | changes], schema=schema), path)
+    with pytest.raises(DataError) as caught:
+        imported(tmp_path / "store", path, origin())
+    assert message in str(caught.value)
+    assert segments(tmp_path / "store") == []
 
 
 def test_a_token_that_is_no_entry_is_no_likelier_than_the_tail(tmp_path: Path) -> None:
@@ -129,7 +180,7 @@ def test_the_same_files_again_add_nothing_and_another_teacher_does(tmp_path: Pat
     ("changes", "message"),
     [
         ({}, "row 0: expected labels, or the prompt's length, got neither; add labels"),
-        ({"labels": [-100, 8, -100, 10, 11]}, "expected a prompt and then a completion, got 5 tokens, 3 of them"),
+        ({"labels": [8, -100, -100, -100, -100]}, "expected a prompt and then a completion, got 5 tokens, 1 of them"),
         ({"labels": [-100] * 5}, "expected a prompt and then a completion, got 5 tokens, 0 of them"),
         (LABELS | {"token_ids": [[1, 2]] * 2, "top_values": [[-1.0, -2.0]] * 2}, "row 0: expected 5 in token_ids, one"),
         (LABELS | {"attention_mask": [1, 1, 2, 2, 2]}, "got an attention_mask that is not all 1; undo the packing"),
