@@ -6,14 +6,14 @@ Read `base` first, then a task such as `gsm8k`, then `table` and `loading` (data
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.arithmetic import Arithmetic
-from pipeline.tasks.base import Case, Judged, Message, Split, Task
+from pipeline.tasks.base import Case, Cases, Judged, Message, Split, Task
 from pipeline.tasks.docstrings import Docstrings
 from pipeline.tasks.gsm8k import Gsm8k
 from pipeline.tasks.instructions import Instructions
 from pipeline.tasks.summarisation import Summarisation
 from pipeline.tasks.translation import Translation
 
-__all__ = ["TASKS", "Case", "Judged", "Message", "Split", "Task", "find_task"]
+__all__ = ["TASKS", "Case", "Cases", "Judged", "Message", "Split", "Task", "find_task"]
 
 TASKS: dict[str, Task] = {
     "arithmetic": Arithmetic(),

@@ -5,7 +5,7 @@ and opens no model. Its settings are a frozen dataclass, which `pipeline.runtime
 `task.settings`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -29,6 +29,25 @@ class Case:
     tools: tuple[dict[str, Any], ...] = ()  # the functions that the conversation may call
     all_turns: bool = False  # references train on every turn of the assistant, and not on the last alone
     references: tuple[str, ...]  # at least one; a student trains on the first, and metrics use all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCounts:
+    """What became of the rows of a split."""
+
+    split: Split
+    rows: int
+    left_out: Mapping[str, int]  # rows that gave no case, by the reason, such as "without an answer"
+    ignored: Mapping[str, int]  # rows that gave a case without a part of theirs, by the name of the part
+
+
+class Cases(list[Case]):
+    """Cases, and what became of the rows that they were made of."""
+
+    def __init__(self, cases: Iterable[Case] = (), counts: Iterable[RowCounts] = ()) -> None:
+        """Make the list; a task without rows gives no counts."""
+        super().__init__(cases)
+        self.counts = tuple(counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from pipeline.metrics.exact_match import final_number
 from pipeline.runtime.errors import DataError
-from pipeline.tasks.base import Case, ExactMatch
-from pipeline.tasks.loading import Row, RowSettings
+from pipeline.tasks.base import Cases, ExactMatch
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
 from pipeline.tasks.table import Content, table_cases
 
 _NOTE = re.compile(r"<<[^<>]*>>")
@@ -33,7 +34,7 @@ class Gsm8k(ExactMatch):
     fields = ("question",)
     settings = Gsm8kSettings
 
-    def cases(self, settings: Gsm8kSettings) -> list[Case]:
+    def cases(self, settings: Gsm8kSettings) -> Cases:
         """Return held-out cases, then training cases, in the order of the rows. The question's text is the identity.
 
         Raises:
@@ -43,8 +44,8 @@ class Gsm8k(ExactMatch):
 
 
 def _content(row: Row, settings: Gsm8kSettings) -> Content:
-    answer = row.text(settings.answer_column)
-    if final_number(answer) is None:
+    question, answer = row.text(settings.question_column).strip(), row.text(settings.answer_column)
+    if question and answer.strip() and final_number(answer) is None:
         expected, remedy = "an answer with a number", "fix task.settings.answer_column"
         raise DataError(row.where, expected=expected, got=repr(answer[:60]), remedy=remedy)
-    return {"question": row.text(settings.question_column).strip()}, [_NOTE.sub("", answer)], ()
+    return Content(fields={"question": question}, answers=[_NOTE.sub("", answer)])

@@ -1,7 +1,7 @@
 """Follow instructions of any kind: conversations, or tables with an instruction, an input and an output.
 
-* Conversations are lists of messages with `role` and `content`, as in UltraChat; the messages before the last answer
-  are the prompt. ShareGPT's `from` and `value` must be renamed first. Tables have Alpaca's columns.
+* Conversations are lists of messages of OpenAI's or ShareGPT's form (`conversations` lists what is read); the messages
+  before the last answer are the prompt. Tables have Alpaca's columns, or TRL's `prompt` and `completion`.
 * Limit: ROUGE-L measures free answers poorly (Agarwal et al. 2024 use a judge). Look at the student's divergence from
   the teacher and at the teacher's log-likelihood of its completions, which the evaluation reports for every task.
 """
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.runtime.errors import ParameterError
-from pipeline.tasks.base import Case, RougeL
-from pipeline.tasks.loading import Row, RowSettings
+from pipeline.tasks.base import Cases, RougeL
+from pipeline.tasks.conversations import Conversation, read_conversation, reference_text
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
 from pipeline.tasks.table import Content, table_cases
 
 
@@ -47,7 +49,7 @@ class Instructions(RougeL):
     fields = ("instruction", "input", "request")
     settings = InstructionSettings
 
-    def cases(self, settings: InstructionSettings) -> list[Case]:
+    def cases(self, settings: InstructionSettings) -> Cases:
         """Return held-out cases, then training cases, in the order of the rows. The prompt's text is the identity.
 
         Raises:
@@ -56,19 +58,46 @@ class Instructions(RougeL):
         return table_cases("instructions", settings, _conversation if settings.messages_column else _triple)
 
 
-def _conversation(row: Row, settings: InstructionSettings) -> Content:
-    messages = row.messages(str(settings.messages_column))
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    *prompt, answer = messages or [{"content": ""}]
-    requests = [message["content"] for message in prompt if message["role"] == "user"]
-    return _fields(requests[-1] if requests else "", ""), [answer["content"]], tuple(prompt)
+def _conversation(row: Row, settings: InstructionSettings) -> Content | str:
+    return _talk(read_conversation(row, str(settings.messages_column)), settings)
 
 
-def _triple(row: Row, settings: InstructionSettings) -> Content:
-    instruction = row.text(str(settings.instruction_column)).strip()
+def _talk(conversation: Conversation, settings: InstructionSettings) -> Content | str:
+    """Return a conversation up to its last answer, or why it is left out."""
+    turns, ignored = list(conversation.turns), set(conversation.ignored)
+    while turns and not turns[-1].is_answer:
+        ignored.add("messages after the last answer")
+        turns.pop()
+    if not turns:
+        return "without an answer"
+    *earlier, last = turns
+    all_turns = settings.train_on == "all_assistant_turns"
+    if last.excluded or (all_turns and any(turn.excluded for turn in earlier if turn.is_answer)):
+        return "whose answers the data exclude from training"
+    if any(turn.is_empty for turn in earlier):
+        return "with an empty message"
+    requests = [turn.message["content"] for turn in earlier if turn.message["role"] == "user"]
+    answer = last.message | {"content": last.message["content"].strip()}
+    return Content(
+        fields=_fields(requests[-1] if requests else "", ""),
+        answers=[reference_text(answer)],
+        messages=tuple(turn.message for turn in earlier),
+        answer=answer,
+        tools=conversation.tools,
+        all_turns=all_turns,
+        ignored=ignored,
+    )
+
+
+def _triple(row: Row, settings: InstructionSettings) -> Content | str:
+    column, output = str(settings.instruction_column), str(settings.output_column)
+    if isinstance(row.value(column), list):  # TRL's prompt and completion as messages
+        return _talk(read_conversation(row, column, output), settings)
+    instruction = row.text(column).strip()
     fields = _fields(instruction, row.text(settings.input_column).strip() if settings.input_column else "")
-    return fields, [row.text(str(settings.output_column))], ({"role": "user", "content": fields["request"]},)
+    return Content(
+        fields=fields, answers=[row.text(output)], messages=({"role": "user", "content": fields["request"]},)
+    )
 
 
 def _fields(instruction: str, text: str) -> dict[str, str]:

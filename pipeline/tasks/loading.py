@@ -2,102 +2,33 @@
 
 A directory holds one of these for each split:
 
-* <split>.jsonl, .json (a list of objects, as Alpaca has), .parquet, .csv or .arrow, gzipped or not.
+* <split>.jsonl, .ndjson, .json, .parquet, .csv, .tsv or .arrow, gzipped or not; `table_files` says how each is read.
 * One text file per column with one row per line, gzipped or not, named as in Multi30k (train.en, train.de) or as in WMT
   (src-train.txt, tgt-train.txt).
 * A directory <split> as `save_to_disk` of `datasets` writes it.
 
 A split may be a part of a split, as `datasets` writes it: "train[:90%]", "train[-100:]".
 
-* Guarantee: nothing is written beside the data. Files of a directory are streamed and leave no copy; a part of a file
-  makes a temporary copy. Data from the hub are cached by `datasets` in HF_HOME, and HF_DATASETS_OFFLINE and
-  HF_HUB_OFFLINE are respected.
-* Cost: 0.3 s for 7,473 rows of JSON. A hub that cannot be reached takes 23 s to fail, unless HF_HUB_OFFLINE=1 is set.
-
-A column of a row is found by its name, or inside another column by a path with dots: `translation.de` of WMT,
-`instances.0.output` of self-instruct. The error about a missing column lists the columns that exist.
+* Guarantee: nothing is written beside the data, and files are streamed. A directory may have any name. Data from the
+  hub are cached by `datasets` in HF_HOME, and HF_DATASETS_OFFLINE and HF_HUB_OFFLINE are respected.
+* Cost: 0.1 s for 7,473 rows of JSON. A part of a file is read twice. A hub that cannot be reached takes 23 s to fail,
+  unless HF_HUB_OFFLINE=1 is set.
 """
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.progress import bar
-from pipeline.tasks.base import Message, Split
+from pipeline.tasks.base import Split
+from pipeline.tasks.rows import Row
+from pipeline.tasks.table_files import READERS, Values, plain, read_lines, read_table
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row as `datasets` returns it, with checked access. Every method raises a DataError for a wrong column."""
-
-    values: Mapping[str, Any]
-    where: str  # data set, split and number of the row, for messages
-
-    def text(self, column: str) -> str:
-        """Return a text.
-
-        Raises:
-            DataError: When there is no such column, or it holds no text.
-        """
-        value = self._value(column)
-        if not isinstance(value, str):
-            raise self._wrong_type(column, "text", value)
-        return value
-
-    def texts(self, column: str) -> tuple[str, ...]:
-        """Return a list of texts; a single text is a list of one.
-
-        Raises:
-            DataError: When there is no such column, or it holds neither.
-        """
-        value = self._value(column)
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise self._wrong_type(column, "text or a list of texts", value)
-        return tuple(texts)
-
-    def messages(self, column: str) -> list[Message]:
-        """Return a conversation, with `role` and `content` of each message and nothing else.
-
-        Raises:
-            DataError: When there is no such column, or it holds no list of messages.
-        """
-        value = self._value(column)
-        if not isinstance(value, list) or not all(map(_is_message, value)):
-            raise self._wrong_type(column, "a list of messages with role and content", value)
-        return [{"role": message["role"], "content": message["content"]} for message in value]
-
-    def _value(self, column: str) -> Any:
-        if column in self.values:
-            return self.values[column]
-        value: Any = self.values
-        for key in column.split("."):
-            if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-                value = value[int(key)]
-            elif isinstance(value, Mapping) and key in value:
-                value = value[key]
-            else:
-                columns = ", ".join(value) if isinstance(value, Mapping) else f"{type(value).__name__}, no such part"
-                expected, got = f"a column {column!r}", f"columns {columns}"
-                raise DataError(self.where, expected=expected, got=got, remedy="fix task.settings")
-        return value
-
-    def _wrong_type(self, column: str, expected: str, value: Any) -> DataError:
-        remedy = "fix the data or task.settings"
-        return DataError(f"{self.where}.{column}", expected=expected, got=type(value).__name__, remedy=remedy)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _SAVED = "data-*-of-*.arrow"  # the files of `save_to_disk`; sorted names have the order of the rows
 _LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
@@ -126,12 +57,19 @@ def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple
         columns: The columns to read, which name the files where each column is a file.
 
     Raises:
-        DataError: When a split cannot be read or has no rows.
+        DataError: When a split cannot be read or has no rows, or no row of both has one of the columns.
     """
-    for row in iter_rows(settings, settings.heldout_split, columns):
-        yield "heldout", row
-    for row in iter_rows(settings, settings.train_split, columns):
-        yield "train", row
+    missing, names = set(columns), dict[str, None]()
+    splits: tuple[tuple[Split, str], ...] = (("heldout", settings.heldout_split), ("train", settings.train_split))
+    for split, name in splits:
+        for row in iter_rows(settings, name, columns):
+            if missing:  # a column may appear in a later row
+                missing = {column for column in missing if not row.has(column)}
+                names |= dict.fromkeys(row.values)
+            yield split, row
+    if missing:
+        expected, got = f"a column {min(missing)!r}", f"columns {', '.join(names)}"
+        raise DataError(settings.data, expected=expected, got=got, remedy="fix task.settings")
 
 
 def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -168,7 +106,7 @@ def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
     if saved := {file.parent.name for file in directory.glob(f"*/{_SAVED}")}:
         return {name: [] for name in sorted(saved)}
     names = sorted(path.name for path in directory.iterdir())
-    tabular = [name for name in names if name.removesuffix(".gz").endswith(tuple(_BUILDERS))]
+    tabular = [name for name in names if name.removesuffix(".gz").endswith(tuple(READERS))]
     tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in tabular}
     lines: dict[str, list[str]] = {}
     for match in filter(None, map(_LINE_FILE.fullmatch, names)):
@@ -185,36 +123,47 @@ def _hub_splits(data: str, config: str | None) -> dict[str, list[str]]:
         return {}
 
 
-def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Values]:
     directory = Path(settings.data).expanduser()
     if directory.is_dir():
-        yield from _local(directory, split, columns)
+        name, bracket, numbers = split.partition("[")
+        yield from _part(lambda: _local(directory, name, columns), bracket + numbers)
     elif settings.data[:1] in "./~" or directory.exists():  # no name on the hub looks like this
-        raise DataError(settings.data, expected="a directory", got="none there", remedy="correct task.settings.data")
+        got = "a file" if directory.exists() else "none there"
+        raise DataError(settings.data, expected="a directory", got=got, remedy="correct task.settings.data")
     else:
         from datasets import load_dataset  # the import takes half a second
 
-        yield from load_dataset(settings.data, settings.config, split=split, revision=settings.revision)
+        rows = load_dataset(settings.data, settings.config, split=split, revision=settings.revision)
+        yield from ({name: plain(value) for name, value in row.items()} for row in rows)
 
 
-def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    name, bracket, numbers = split.partition("[")
-    part = bracket + numbers
-    if table := _first(directory, [f"{name}{suffix}" for suffix in _BUILDERS]):
-        kind = Path(table.name.removesuffix(".gz")).suffix
-        yield from _read(_BUILDERS[kind], [table], part)
-    elif saved := sorted((directory / name).glob(_SAVED)):
-        yield from _read("arrow", saved, part)
-    else:
-        yield from _line_files(directory, name, part, columns)
+def _part(rows: Callable[[], Iterator[Values]], part: str) -> Iterator[Values]:
+    """Yield all rows, or those of a part such as "[:90%]", for which the rows are counted first."""
+    if not part:
+        yield from rows()
+        return
+    from datasets import ReadInstruction
+
+    total = sum(1 for _ in rows())
+    for piece in ReadInstruction.from_spec(f"all{part}").to_absolute({"all": total}):
+        yield from islice(rows(), piece.from_, piece.to)
 
 
-def _line_files(directory: Path, split: str, part: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[Values]:
+    if table := _first(directory, [f"{split}{suffix}" for suffix in READERS]):
+        return read_table(table)
+    if saved := sorted((directory / split).glob(_SAVED)):
+        return chain.from_iterable(map(read_table, saved))
+    return _line_files(directory, split, columns)
+
+
+def _line_files(directory: Path, split: str, columns: Sequence[str]) -> Iterator[Values]:
     """Yield rows from one file of lines per column."""
     files = {column: _first(directory, [f"{split}.{column}", f"{column}-{split}.txt"]) for column in columns}
-    if not all(files.values()):
+    if not files or not all(files.values()):
         raise _no_file(directory, split, files)
-    lines = [_read("text", [file], part) for file in files.values() if file]
+    lines = [read_lines(file) for file in files.values() if file]
     for number, texts in enumerate(zip_longest(*lines)):
         if None in texts:
             longer = ", ".join(file.name for file, text in zip(files.values(), texts, strict=True) if file and text)
@@ -222,7 +171,7 @@ def _line_files(directory: Path, split: str, part: str, columns: Sequence[str]) 
             raise DataError(
                 directory, expected=expected, got=got, remedy="fix the files; line n of each belongs together"
             )
-        yield {column: text["text"] for column, text in zip(files, texts, strict=True)}
+        yield dict(zip(files, texts, strict=True))
 
 
 def _first(directory: Path, names: Sequence[str]) -> Path | None:
@@ -231,22 +180,11 @@ def _first(directory: Path, names: Sequence[str]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read(builder: str, files: Sequence[Path], part: str) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
-
-    # A stream of `datasets` over empty files ends with a StopIteration, which a generator must not raise.
-    if not any(file.stat().st_size for file in files):
-        return
-    paths = [str(file) for file in files]
-    if not part:
-        yield from load_dataset(builder, data_files=paths, split="train", streaming=True)
-        return
-    with TemporaryDirectory() as cache:
-        yield from load_dataset(builder, data_files=paths, split=f"train{part}", cache_dir=cache)
-
-
 def _no_file(directory: Path, split: str, files: dict[str, Path | None]) -> DataError:
-    tables = f"{split}{{{','.join(_BUILDERS)}}}"
+    if sheets := [name for suffix in _SPREADSHEETS if (directory / (name := f"{split}{suffix}")).is_file()]:
+        got, remedy = f"{sheets[0]}, a spreadsheet", f"save it as {split}.csv (CSV UTF-8) in the same directory"
+        raise DataError(directory, expected="a file of text", got=got, remedy=remedy)
+    tables = f"{split}{{{','.join(READERS)}}}"
     lines = " and ".join(f"{split}.{column}" for column, file in files.items() if file is None)
     names = ", ".join(sorted(path.name for path in directory.iterdir())) or "an empty directory"
     remedy = "correct the splits or columns in task.settings"

@@ -20,7 +20,7 @@ from pipeline.models.tokenizer import Tokenizer, completion_ids, render
 from pipeline.runtime.config import Positive, parse
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.progress import Meter, bar
-from pipeline.tasks import Case, Split, find_task
+from pipeline.tasks import Case, Cases, Split, find_task
 from pipeline.tasks.templates import TemplateParams, render_template
 
 
@@ -42,7 +42,7 @@ class PromptParams:
     """The task's own settings; see its file."""
 
 
-def find_cases(p: PromptParams) -> list[Case]:
+def find_cases(p: PromptParams) -> Cases:
     """Return every case of the task that `p` names.
 
     Raises:
@@ -50,7 +50,8 @@ def find_cases(p: PromptParams) -> list[Case]:
         DataError: When the data cannot be read.
     """
     task = find_task(p.name)
-    return list(task.cases(parse(task.settings, p.settings, where="task.settings")))
+    cases = task.cases(parse(task.settings, p.settings, where="task.settings"))
+    return cases if isinstance(cases, Cases) else Cases(cases)
 
 
 def render_prompts(

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.metrics.rouge import rouge
-from pipeline.tasks.base import Case, Judged, RougeL, mean
-from pipeline.tasks.loading import Row, RowSettings
+from pipeline.tasks.base import Cases, Judged, RougeL, mean
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
 from pipeline.tasks.table import Content, table_cases
 
 
@@ -35,7 +36,7 @@ class Summarisation(RougeL):
     fields = ("document",)
     settings = SummarisationSettings
 
-    def cases(self, settings: SummarisationSettings) -> list[Case]:
+    def cases(self, settings: SummarisationSettings) -> Cases:
         """Return held-out cases, then training cases, in the order of the rows. The document's text is the identity.
 
         Raises:
@@ -51,4 +52,4 @@ class Summarisation(RougeL):
 
 def _content(row: Row, settings: SummarisationSettings) -> Content:
     document = " ".join(row.texts(settings.document_column)).strip()
-    return {"document": document}, row.texts(settings.summary_column), ()
+    return Content(fields={"document": document}, answers=row.texts(settings.summary_column))

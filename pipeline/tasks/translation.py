@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.metrics.bleu import corpus_scores, sentence_score
-from pipeline.tasks.base import Case, Judged
-from pipeline.tasks.loading import Row, RowSettings
+from pipeline.tasks.base import Cases, Judged
+from pipeline.tasks.loading import RowSettings
+from pipeline.tasks.rows import Row
 from pipeline.tasks.table import Content, table_cases
 
 
@@ -31,7 +32,7 @@ class Translation:
     fields = ("source",)
     settings = TranslationSettings
 
-    def cases(self, settings: TranslationSettings) -> list[Case]:
+    def cases(self, settings: TranslationSettings) -> Cases:
         """Return held-out cases, then training cases, in the order of the rows. The source's text is the identity.
 
         Raises:
@@ -49,4 +50,5 @@ class Translation:
 
 
 def _content(row: Row, settings: TranslationSettings) -> Content:
-    return {"source": row.text(settings.source_column).strip()}, [row.text(settings.target_column)], ()
+    source = row.text(settings.source_column).strip()
+    return Content(fields={"source": source}, answers=[row.text(settings.target_column)])

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline.runtime.config import parse
-from pipeline.runtime.errors import DataError, ParameterError
-from pipeline.tasks.base import Case
+from pipeline.runtime.errors import ParameterError
+from pipeline.tasks.base import Cases
 from pipeline.tasks.instructions import Instructions, InstructionSettings
+from pipeline.tasks.table import count_lines
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -31,7 +32,7 @@ def settings(data: Path, **changes: Any) -> InstructionSettings:
 CHAT = {"messages_column": "messages", "instruction_column": None, "input_column": None, "output_column": None}
 
 
-def cases(root: Path, *rows: dict[str, Any], **changes: Any) -> list[Case]:
+def cases(root: Path, *rows: dict[str, Any], **changes: Any) -> Cases:
     for name, part in (("test", rows[:1]), ("train", rows[1:])):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     return Instructions().cases(settings(root, **changes))
@@ -57,12 +58,62 @@ def test_a_conversation_ends_with_its_last_answer(tmp_path: Path) -> None:
     assert (brief.messages, brief.references) == (tuple(short[:1]), ("Yes?",))
 
 
-def test_messages_of_another_shape_are_refused(tmp_path: Path) -> None:
-    sharegpt = {"messages": [{"from": "human", "value": "Hi"}]}
-    with pytest.raises(
-        DataError, match=r"row 0\.messages: expected a list of messages with role and content, got list"
-    ):
-        cases(tmp_path, sharegpt, sharegpt, **CHAT)
+def test_sharegpt_and_openai_give_the_same_case(tmp_path: Path) -> None:
+    talk = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]
+    same = [{"role": "developer", "content": "Be brief."}, {"role": "User", "content": "Hi"}]
+    same += [{"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}]
+    (case,) = cases(tmp_path, {"messages": talk}, {"messages": same}, **CHAT)
+    assert case.messages == ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"})
+    assert (case.answer, case.references) == ({"role": "assistant", "content": "Yes"}, ("Yes",))
+
+
+def test_an_answer_may_be_a_call_and_tools_tell_cases_apart(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}
+    talk = [{"role": "user", "content": "1 + 2?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    rows: list[dict[str, Any]] = [{"messages": talk}, {"messages": talk, "tools": '[{"name": "add"}]'}]
+    bare, equipped = cases(tmp_path, *rows, **CHAT)
+    assert bare.references == equipped.references == ('{"arguments": {"a": 1, "b": 2}, "name": "add"}',)
+    function = {"name": "add", "arguments": {"b": 2, "a": 1}}
+    assert bare.answer == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": function}],
+    }
+    assert (bare.tools, equipped.tools) == ((), ({"type": "function", "function": {"name": "add"}},))
+    assert bare.case_id != equipped.case_id
+
+
+def test_train_on_reaches_the_case(tmp_path: Path) -> None:
+    rows = [{"messages": TALK}, {"messages": TALK[1:]}]
+    assert not any(case.all_turns for case in cases(tmp_path, *rows, **CHAT))
+    assert all(case.all_turns for case in cases(tmp_path, *rows, **CHAT, train_on="all_assistant_turns"))
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    """Nothing of a conversation is dropped without a line."""
+    question, answer = {"role": "user", "content": "Hi", "lang": "en"}, {"role": "assistant", "content": "Ho"}
+    silent = [question, {"role": "assistant", "content": None}, answer]
+    excluded = [question, answer | {"content": "no", "weight": 0}, question | {"content": "So?"}, answer]
+    talks = [TALK, [question, answer], silent, excluded, [question, answer | {"train": False}], [question]]
+    rows = [{"messages": talk} for talk in talks]
+    assert count_lines(cases(tmp_path, *rows, **CHAT)) == [
+        "heldout: 1 rows are used without messages after the last answer",
+        "warning: train: 3 of 5 rows are left out: 1 with an empty message, 1 whose answers the data exclude from "
+        "training, 1 without an answer",
+        "train: 2 rows are used without the key 'lang' of messages",
+    ]
+    every = cases(tmp_path, *rows, **CHAT, train_on="all_assistant_turns")
+    assert [count.left_out["whose answers the data exclude from training"] for count in every.counts] == [0, 2]
+
+
+def test_prompts_and_completions_of_trl_are_texts_or_messages(tmp_path: Path) -> None:
+    columns = {"instruction_column": "prompt", "output_column": "completion", "input_column": None}
+    talk = {"prompt": TALK[:2], "completion": [{"role": "assistant", "content": "Yes?"}]}
+    rows = [talk, talk | {"prompt": TALK[:4], "completion": "4"}, {"prompt": "Sing.", "completion": "La"}]
+    short, long, text = cases(tmp_path, *rows, **columns)
+    assert (short.messages, short.references) == (tuple(TALK[:2]), ("Yes?",))
+    assert (long.messages, long.answer) == (tuple(TALK[:4]), {"role": "assistant", "content": "4"})
+    assert (text.messages, text.answer) == (({"role": "user", "content": "Sing."},), None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from pipeline.runtime.errors import DataError
 from pipeline.tasks.base import Case
-from pipeline.tasks.loading import Row, RowSettings, find_splits, iter_rows, iter_splits
+from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, iter_splits
 from pipeline.tasks.table import merge_cases
 
 ROWS = [{"q": f'Größe {number}?\u2028, "ja"', "a": f"line\nof {number}"} for number in range(10)]
@@ -90,7 +90,7 @@ def test_a_missing_split_lists_the_files_that_exist(tmp_path: Path) -> None:
     for name in ("train.jsonl", "dev.q"):
         (tmp_path / name).write_text("", encoding="utf-8")
     assert refusal(tmp_path, "dev") == (
-        f"{tmp_path}: expected dev{{.jsonl,.json,.parquet,.csv,.arrow}} or dev.a (.gz or not), "
+        f"{tmp_path}: expected dev{{.jsonl,.ndjson,.json,.parquet,.csv,.tsv,.arrow}} or dev.a (.gz or not), "
         "got dev.q, train.jsonl; correct the splits or columns in task.settings"
     )
 
@@ -105,34 +105,62 @@ def test_files_of_unequal_length_are_refused_and_the_longer_is_named(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("train.csv", b"q,a\n", "expected rows, got none; name another split"),
-        ("train.jsonl", b"", "expected rows, got none; name another split"),
-        ("train.jsonl", b'{"q": "Who?", "a\n', "JSON parse error"),
-        ("train.json", b'[{"q": "Who?"', "expected rows of a directory's file"),
-        ("train.parquet", b"PAR1 is not enough", "expected rows of a directory's file"),
-        ("train.arrow", b"nothing", "expected rows of a directory's file"),
-        (
-            "train.jsonl.gz",
-            gzip.compress(b'{"q": "a", "a": "b"}\n', mtime=0)[:-9],
-            "expected rows of a directory's file",
-        ),
-        ("train.csv", b"q,a\n\xff\xfe,1\n", "expected rows of a directory's file"),
+        ("train.parquet", b"PAR1 is not enough"),
+        ("train.arrow", b"nothing"),
+        ("train.jsonl.gz", gzip.compress(b'{"q": "a", "a": "b"}\n', mtime=0)[:-9]),
     ],
 )
-def test_a_file_that_is_empty_or_damaged_is_reported_in_one_line(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert refusal(tmp_path).startswith(f"{tmp_path} (train): ")
-    assert message in refusal(tmp_path)
+    assert refusal(tmp_path).startswith(f"{tmp_path} (train): expected rows of a directory's file")
 
 
-def test_undecodable_lines_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "train.q").write_bytes(b"\xe9t\xe9\n")
-    (tmp_path / "train.a").write_bytes(b"ete\n")
-    assert "codec can't decode byte 0xe9" in refusal(tmp_path)
+@pytest.mark.parametrize(("name", "content"), [("train.csv", b"q,a\n"), ("train.jsonl", b""), ("train.json", b"[]")])
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert "expected rows, got none; name another split" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "xls", "ods"])
+def test_a_spreadsheet_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"train.{suffix}").write_bytes(b"PK")
+    assert refusal(tmp_path) == (
+        f"{tmp_path}: expected a file of text, got train.{suffix}, a spreadsheet; "
+        "save it as train.csv (CSV UTF-8) in the same directory"
+    )
+
+
+NAMES = [
+    "exp[1]",
+    "a::b",
+    "two words",
+    "Größe",
+    "a*b?",
+    'it\'s "so"',
+    "-x",
+    "%20",
+    "name=1",
+    "a,b",
+    "{x}",
+    "#1",
+    "$HOME",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As an absolute path, and as a relative one without a "./"; beside a directory that a pattern would match."""
+    for directory, answers in ((name, ROWS), ("exp1", ROWS[:1]), ("ab", ROWS[:1])):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "train.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in answers), encoding="utf-8"
+        )
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path / name) == read(Path(name)) == ROWS
+    assert read(tmp_path / name, "train[8:]") == ROWS[8:]
+    assert find_splits(name, None) == {"train": []}
 
 
 @pytest.mark.parametrize("data", ["/no/such/place", "./none", "~/no-such-place-at-all"])
@@ -145,50 +173,25 @@ def test_a_name_that_the_hub_does_not_give_is_reported_in_one_line(monkeypatch: 
     assert refusal("no-such-owner/no-such-set").startswith("no-such-owner/no-such-set (train): expected rows of a ")
 
 
+def test_a_column_that_no_row_has_is_refused_and_the_others_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    (tmp_path / "test.jsonl").write_text('{"q": "x", "late": null}\n', encoding="utf-8")
+    assert len(list(iter_splits(settings(tmp_path), ("q", "a", "late")))) == len(ROWS) + 1
+    with pytest.raises(DataError) as caught:
+        list(iter_splits(settings(tmp_path), ("q", "z")))
+    assert str(caught.value) == f"{tmp_path}: expected a column 'z', got columns q, late, a; fix task.settings"
+
+
+def test_a_part_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    assert "Unrecognized instruction format: all[x]" in refusal(tmp_path, "train[x]")
+
+
 def test_the_heldout_split_comes_first(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     chosen = settings(tmp_path, train_split="train[:2]", heldout_split="train[9:]")
     rows = [(split, row.text("q")) for split, row in iter_splits(chosen, ("q",))]
     assert rows == [("heldout", ROWS[9]["q"]), ("train", ROWS[0]["q"]), ("train", ROWS[1]["q"])]
-
-
-def row(**values: Any) -> Row:
-    return Row(values=values, where="here row 3")
-
-
-def test_columns_within_columns_have_dots() -> None:
-    nested = row(**{"translation": {"de": "Hund"}, "instances": [{"output": "4"}], "a.b": "plain"})
-    assert [nested.text(name) for name in ("translation.de", "instances.0.output", "a.b")] == ["Hund", "4", "plain"]
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ("c", "here row 3: expected a column 'c', got columns a, b; fix task.settings"),
-        ("b.z", "here row 3: expected a column 'b.z', got columns x; fix task.settings"),
-        ("a.1", "here row 3: expected a column 'a.1', got columns list, no such part; fix task.settings"),
-        ("b", "here row 3.b: expected text, got dict; fix the data or task.settings"),
-    ],
-)
-def test_a_wrong_column_lists_those_that_exist(column: str, message: str) -> None:
-    with pytest.raises(DataError) as caught:
-        row(a=["one"], b={"x": 1}).text(column)
-    assert str(caught.value) == message
-
-
-def test_lists_of_texts_and_messages_are_read_and_nothing_else() -> None:
-    talk = [{"role": "user", "content": "Hi", "id": 7}]
-    record = row(text="a", texts=["a", "b"], mixed=["a", 1], null=None, talk=talk, half=[{"role": "user"}])
-    assert (record.texts("text"), record.texts("texts"), record.text("text")) == (("a",), ("a", "b"), "a")
-    assert record.messages("talk") == [{"role": "user", "content": "Hi"}]
-    for column, method in (
-        ("mixed", record.texts),
-        ("null", record.texts),
-        ("half", record.messages),
-        ("text", record.messages),
-    ):
-        with pytest.raises(DataError, match=rf"^here row 3\.{column}: expected "):
-            method(column)
 
 
 def test_merging_keeps_heldout_cases_and_gathers_references() -> None:

@@ -42,8 +42,13 @@ def test_scitldr_has_sentences_and_several_summaries(tmp_path: Path) -> None:
 
 
 def test_xsum_and_cnn_have_texts_and_empty_rows_are_left_out(tmp_path: Path) -> None:
-    write(tmp_path, test=[{"article": "A b.", "highlights": "A .\nB ."}], train=[{"article": "", "highlights": "C"}])
-    assert summary_of(cases(tmp_path, "article", "highlights")) == [("heldout", "A b.", ("A .\nB .",))]
+    write(
+        tmp_path,
+        test=[{"article": "A b.", "highlights": "A .\nB ."}],
+        train=[{"article": "", "highlights": "C"}, {"article": "D", "highlights": "d"}],
+    )
+    expected = [("heldout", "A b.", ("A .\nB .",)), ("train", "D", ("d",))]
+    assert summary_of(cases(tmp_path, "article", "highlights")) == expected
 
 
 def test_dialogsum_repeats_a_dialogue_for_each_summary(tmp_path: Path) -> None:
