@@ -15,6 +15,7 @@ from pipeline.runtime.atomic import replacing
 from pipeline.runtime.files import write_rows
 from pipeline.tasks import Split
 from pipeline.tasks.prompts import PromptParams, find_cases, rank_tokens, render_prompts
+from pipeline.tasks.table import count_lines, total_counts
 from schemas.prompt import PROMPT
 from stages._stage import StageContext, run, stage
 
@@ -23,14 +24,16 @@ from stages._stage import StageContext, run, stage
 def main(ctx: StageContext, p: Any, teacher: Path) -> None:
     """Write the prompts."""
     tokenizer = load_tokenizer(teacher)
-    prompts, lines = render_prompts(find_cases(p.task), tokenizer, p.task, seed=p.seed)
+    cases = find_cases(p.task)
+    prompts, lines = render_prompts(cases, tokenizer, p.task, seed=p.seed)
     for split in get_args(Split):
         of_split = [prompt for prompt in prompts if prompt.split == split]
         write_rows(prompts_file(ctx.layout.prompts, split), of_split, PROMPT)
     with replacing(ctx.layout.ranks) as temporary, temporary.open("wb") as file:
         np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))
+    ctx.cost.update(total_counts(cases))
     ctx.cost["tokens"] = sum(len(prompt.prompt_ids) for prompt in prompts)
-    click.echo("\n".join(lines))
+    click.echo("\n".join([*count_lines(cases), *lines]))
 
 
 if __name__ == "__main__":
