@@ -12,6 +12,7 @@ import click
 from pipeline.checkpoints.pretrained import TeacherParams, load_teacher
 from pipeline.checkpoints.provenance import source_of
 from pipeline.lineage.lineage import teacher_lineage, write_lineage
+from pipeline.models.round_trip import check_written, probe_logits
 from pipeline.runtime.atomic import whole_directory
 from stages._stage import StageContext, run, stage
 
@@ -26,6 +27,9 @@ def main(_: StageContext, p: Any, out: Path) -> None:
         click.echo(f"teacher: write {model.num_parameters():,} parameters")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        expected = probe_logits(model)
+        del model  # the directory is read again
+        check_written(folder, expected, where=out)
         write_lineage(folder, teacher_lineage(source_of(name, p.teacher.revision, folder, where=_WHERE)))
 
 

@@ -6,8 +6,10 @@
   compares every layer.
 """
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipeline.models.architectures import is_flat_pair, layer_config
@@ -16,7 +18,7 @@ _COUNTS = {
     "encoder": ("num_hidden_layers", "num_layers", "encoder_layers", "num_encoder_layers"),
     "decoder": ("num_decoder_layers", "decoder_layers"),
 }
-_STACK_COUNT = ("num_hidden_layers",)
+_STACK_COUNT = ("num_hidden_layers", "num_blocks")
 # Lists of layer numbers have such names; `no_rope_layers` has flags.
 _LAYER_NUMBERS = re.compile(r"(?<!no_rope)(_layers|_ids|_idxs?|_indices)$")
 # Lists that may be as long as the layers by chance.
@@ -38,11 +40,40 @@ def cut_fields(config: Any, stack: str, numbers: Sequence[int], total: int) -> N
     changes |= _moe_steps(record, numbers) | _alternations(record, numbers)
     overrides = changes.pop("per_layer_config", None)
     # A list goes first: the number of layers of Nemotron-H is the length of a list.
-    for name in (*changes, *(_COUNTS[stack] if flat else _STACK_COUNT)):
-        if name in changes or hasattr(described, name):
-            setattr(described, name, changes.get(name, len(numbers)))
+    for name, value in changes.items():
+        setattr(described, name, value)
+    for name in _count_names(config, stack):
+        # ProphetNet has the name, and raises an error.
+        with suppress(NotImplementedError):
+            if getattr(described, name, None) == total:
+                setattr(described, name, len(numbers))
     if overrides is not None:
         described.per_layer_config = overrides
+
+
+def resized_fields(config: Any, changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields of a configuration for a model with the numbers of layers in `changes`.
+
+    With fewer layers, what is said of each layer is said of the first ones. With more, such fields are left out, so
+    that the architecture derives them.
+    """
+    resized, left_out = copy.deepcopy(config), set()
+    for stack in _COUNTS if is_flat_pair(config) else ("decoder",):
+        names = {config.attribute_map.get(name, name): name for name in _count_names(config, stack)}
+        counts = [changes.get(field, changes.get(name)) for field, name in names.items() if hasattr(config, name)]
+        new = next((count for count in counts if isinstance(count, int)), None)
+        old = next((getattr(config, name) for name in names.values() if hasattr(config, name)), None)
+        if new is None or old is None or new == old or new < 1:
+            continue
+        if new < old:
+            cut_fields(resized, stack, range(new), old)
+        else:
+            left_out |= {name for name, value in config.to_dict().items() if _cut(name, value, range(old), old)}
+    return {name: value for name, value in resized.to_dict().items() if name not in left_out}
+
+
+def _count_names(config: Any, stack: str) -> tuple[str, ...]:
+    return _COUNTS[stack] if is_flat_pair(config) else _STACK_COUNT
 
 
 def _of_other_stack(name: str, stack: str) -> bool:

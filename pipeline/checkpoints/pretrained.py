@@ -1,4 +1,4 @@
-"""Load a model from any source: a hub name, a local directory, a GGUF file, a T5 in ONNX, or an installed package.
+"""Load a model from any source: hub name, directory, LoRA adapter, GGUF file, T5 in ONNX, or installed package.
 
 * Every model enters the pipeline once, through this module, and leaves as an ordinary model directory (safetensors,
   configuration, tokenizer) that DVC tracks.
@@ -17,9 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
+from pipeline.checkpoints.adapters import AdapterSource, find_adapter, has_tokenizer, merge_adapter, without_base
 from pipeline.checkpoints.onnx_t5 import is_export, load_export
+from pipeline.checkpoints.quantised import forget_quantisation, forget_reading, plan_dequantising
 from pipeline.checkpoints.random_init import FRESH, FreshParams, make_fresh
+from pipeline.checkpoints.sources import card_field
+from pipeline.checkpoints.text_models import of_other_towers, text_model
 from pipeline.models.architectures import auto_class
+from pipeline.models.round_trip import in_dtype, wrong_keys
 from pipeline.models.tokenizer import load_tokenizer, load_tokenizer_file
 from pipeline.runtime.errors import ModelError
 from pipeline.runtime.progress import bar
@@ -54,7 +59,7 @@ def load_teacher(p: TeacherParams, *, where: str) -> tuple[str, Any, Any]:
     if isinstance(p.model, str):
         return p.model, *load_pretrained(p.model, p.revision, dtype=dtype, where=where)
     model, tokenizer = make_fresh(p.model, where=where)
-    return f"{FRESH}{p.model.config['model_type']}", model.to(dtype), tokenizer
+    return f"{FRESH}{p.model.config['model_type']}", in_dtype(model, dtype), tokenizer
 
 
 def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
@@ -72,11 +77,13 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     source, options = locate(model, where)
     if is_export(Path(source)):
         with bar(f"read {model}", 2, unit="parts") as meter:
-            loaded = load_export(Path(source)).to(dtype)
+            loaded = in_dtype(load_export(Path(source)), dtype)
             meter.update()
             tokenizer = load_tokenizer_file(Path(source) / "tokenizer.json")
             meter.update()
         return loaded, tokenizer
+    if not options and (adapter := find_adapter(source, revision, where=where)):
+        return _merged(adapter, model, dtype=dtype, where=where)
     if revision is not None:
         options["revision"] = revision
     try:
@@ -86,18 +93,41 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
             tokenizer = load_tokenizer(source, **options)
             meter.update()
             meter.set_postfix(now="weights")
-            config = AutoConfig.from_pretrained(source, **options)
-            # Given the configuration, transformers does not read it a second time.
-            loaded, info = auto_class(config).from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True, **options
-            )
+            loaded = _weights(model, source, options, where)
             meter.update()
+    except ModelError as error:
+        # The tokenizer's own message does not name the parameter.
+        raise error if error.where == where else _unavailable(where, model, str(error)) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _unavailable(where, model, str(error).strip() or type(error).__name__) from error
-    # transformers warns of missing weights and gives them random values.
-    if missing := info["missing_keys"]:
-        raise _unavailable(where, model, f"no value for {len(missing)} weights, such as {min(missing)}")
-    return _dequantised(loaded).to(dtype), tokenizer
+    return in_dtype(text_model(loaded), dtype), tokenizer
+
+
+def _weights(model: str, source: str, options: dict[str, Any], where: str) -> Any:
+    """Return the model in float32, dequantised, with a value for every weight of the files and of its own."""
+    config, quantised = AutoConfig.from_pretrained(source, **options), False
+    if "gguf_file" not in options:
+        origin = card_field(source, "base_model", options.get("revision"))
+        quantised = plan_dequantising(config, where=where, model=model, origin=origin)
+    # Given the configuration, transformers does not read it a second time.
+    loaded, info = auto_class(config).from_pretrained(
+        source, config=config, dtype=torch.float32, output_loading_info=True, **options
+    )
+    info["unexpected_keys"] = set(info["unexpected_keys"]) - of_other_towers(config, set(info["unexpected_keys"]))
+    if finding := wrong_keys(info):
+        raise _unavailable(where, model, finding)
+    return forget_quantisation(forget_reading(loaded) if quantised else loaded)
+
+
+def _merged(adapter: AdapterSource, name: str, *, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
+    """Return an adapter merged into its base, and the tokenizer of the adapter, or of the base if it has none."""
+    try:
+        base, tokenizer = load_pretrained(adapter.base, adapter.revision, dtype=torch.float32, where=where)
+    except ModelError as error:
+        raise without_base(adapter, name, error, where=where) from error
+    if has_tokenizer(adapter):
+        tokenizer = load_tokenizer(adapter.folder)
+    return in_dtype(merge_adapter(adapter, base, where=where), dtype), tokenizer
 
 
 def _gguf_read_once() -> AbstractContextManager[Any]:
@@ -139,14 +169,6 @@ def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
 def _unavailable(where: str, model: str, reason: str) -> ModelError:
     expected, got = "a hub name, a local model directory or a GGUF file", f"{model!r} ({reason.splitlines()[0][:160]})"
     return ModelError(where, expected=expected, got=got, remedy="check the name, the network and HF_HUB_OFFLINE")
-
-
-def _dequantised(model: Any) -> Any:
-    """Remove the marks of a quantised file from a model, so that it is saved as an ordinary one."""
-    if getattr(model.config, "quantization_config", None) is not None:
-        model.hf_quantizer, model.is_quantized = None, False
-        del model.config.quantization_config
-    return model
 
 
 def stored_dtype(path: Path) -> torch.dtype:

@@ -9,17 +9,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
+from pipeline.checkpoints.adapters import find_adapter
 from pipeline.checkpoints.pretrained import locate
 from pipeline.checkpoints.random_init import FRESH
+from pipeline.checkpoints.sources import card_field, fetch
 from pipeline.checkpoints.student import StudentParams
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import FILE, read_lineage
 from pipeline.lineage.records import Lineage, ModelSource
 from pipeline.runtime.errors import DataError
 
-_README_LICENSE = re.compile(r"""---\n(?:(?!---).*\n)*?license:[ ]*["']?([\w.+-]+)["']?[ ]*\n""")  # in the front matter
 # The format stores a string as its key, a u32 type (8), a u64 length, and its bytes.
 _GGUF_LICENSE = re.compile(rb"general\.license\x08\0\0\0(.{8})", re.DOTALL)
 _GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading all fields takes seconds for the vocabulary
@@ -82,25 +81,17 @@ def earlier_lineage(model: str, revision: str | None, *, where: str) -> Lineage 
         ModelError: When `model` names a package or a file that does not exist.
     """
     source, options = locate(model, where)
-    file = None if options else _fetch(source, FILE, revision)
+    file = None if options else fetch(source, FILE, revision)
     return read_lineage(file.parent) if file else None
 
 
 def _license(source: str, options: dict[str, Any], revision: str | None) -> str | None:
     if "gguf_file" in options:
         return _gguf_license(Path(source) / options["gguf_file"])
-    file = _fetch(source, "README.md", revision)
-    match = _README_LICENSE.match(file.read_text(errors="replace", encoding="utf-8")) if file else None
-    return match[1] if match else None
-
-
-def _fetch(source: str, name: str, revision: str | None) -> Path | None:
-    """Return one file of a local directory or of a hub model."""
-    try:
-        file = cached_file(source, name, revision=revision)
-    except (OSError, ValueError):
-        return None
-    return Path(file) if file else None
+    own = card_field(source, "license", revision)
+    if own is None and (adapter := find_adapter(source, revision, where=source)):
+        return card_field(adapter.base, "license", adapter.revision)
+    return own
 
 
 def _gguf_license(path: Path) -> str | None:

@@ -18,13 +18,13 @@ from pipeline.runtime.errors import ParameterError
 
 _Numbers = tuple[int, ...]
 _PLACE = re.compile(r"layer|idx|index")
-_FOLLOWING = {
-    "store_full_length_kv"
-}  # whether a later layer uses this layer's keys, which follows from the layers kept
-_PER_LAYER = (
-    "embed_tokens_per_layer",
-    "per_layer_model_projection",
-)  # one block of rows or columns per layer (Gemma 3n)
+# These follow from the layers that are kept: how many, and whether a later layer uses a layer's keys.
+_FOLLOWING = {"store_full_length_kv", "num_hidden_layers", "num_layers"}
+_LAYER_COUNT = re.compile(r"n(um)?_(hidden_)?layers?")
+# The part of a multimodal model that reads no text.
+_TOWER = re.compile("vision|visual|image|audio")
+# Weights outside the layers with a block of rows or columns per layer (Gemma 3n).
+_PER_LAYER = ("embed_tokens_per_layer", "per_layer_model_projection")
 
 
 def keep_layers(model: Any, layers: _Numbers | dict[str, _Numbers], *, where: str) -> Any:
@@ -72,7 +72,7 @@ def _outer_lists(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.nn.
     for name, child in module.named_children():
         if isinstance(child, torch.nn.ModuleList):
             yield f"{prefix}{name}", child
-        else:
+        elif not _TOWER.search(name):
             yield from _outer_lists(child, f"{prefix}{name}.")
 
 
@@ -122,6 +122,10 @@ def _shell(model: Any, *, where: str) -> Any:
 def _settle(stack: Any, shell: Any, numbers: _Numbers, *, where: str) -> None:
     """Give every layer the number of its new place, and check that it has no other settings than the shell's layer."""
     old, new = layer_lists(stack), layer_lists(shell)
+    outside = {name: module for name, module in shell.named_modules() if not name.startswith(tuple(new))}
+    for name, module in stack.named_modules():  # XLM counts its layers in an attribute
+        counts = vars(outside[name]).items() if name in outside else ()
+        module.__dict__.update((key, count) for key, count in counts if _LAYER_COUNT.fullmatch(key))
     for path, layers in old.items():
         for place, layer in enumerate(layers):
             planned = dict(new[path][place].named_modules()) if path in new and place < len(new[path]) else {}
@@ -137,7 +141,9 @@ def _settle_module(module: Any, planned: Any, numbers: _Numbers, finding: str, w
     if type(module) is not type(planned):
         raise _inexpressible(module, f"another class for {finding.format('*')}", where)
     for name, value in _settings(planned).items():
-        actual = vars(module).get(name)
+        actual = _lists(vars(module).get(name))
+        if not _is_plain(actual):  # a state of the last pass
+            continue
         if name in _FOLLOWING or _moved(name, actual, numbers) == value:
             module.__dict__[name] = value
         elif actual != value:
@@ -157,10 +163,15 @@ def _settings(module: Any) -> Mapping[str, Any]:
     """Return what decides how a module computes, beside its weights: its plain attributes."""
     hidden = {"training", "gradient_checkpointing"}
     return {
-        name: value
+        name: _lists(value)
         for name, value in vars(module).items()
         if not name.startswith("_") and name not in hidden and _is_plain(value)
     }
+
+
+def _lists(value: Any) -> Any:
+    """Return a value in which tuples are lists, as in the file of a configuration."""
+    return list(map(_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_plain(value: Any) -> bool:

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoints.layer_fields import resized_fields
 from pipeline.checkpoints.pruning import keep_layers
 from pipeline.checkpoints.random_init import check_fields, random_model
 from pipeline.core.hashing import model_fingerprint
 from pipeline.models import lora
 from pipeline.models.architectures import tied_head
+from pipeline.models.round_trip import check_written, in_dtype, probe_logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class NewStudent:
 
         Raises:
             ParameterError: When the adapter's target modules do not exist in the model.
+            ModelError: When the directories, read again, give another model.
         """
         self.tokenizer.save_pretrained(checkpoint)
         p = self.params.lora
@@ -65,21 +68,20 @@ class NewStudent:
             (base / "README.md").write_text(
                 "This student is no adapter: its checkpoints are whole models.\n", encoding="utf-8"
             )
+            check_written(checkpoint, probe_logits(self.model), where=self.where)
             return
-        self.model.to(getattr(torch, p.base_dtype)).save_pretrained(base)
+        in_dtype(self.model, getattr(torch, p.base_dtype)).save_pretrained(base)
         self.tokenizer.save_pretrained(base)
         torch.manual_seed(self.seed)
         adapter = lora.attach(self.model, p, revision=model_fingerprint(base), where=f"{self.where}.lora")
         lora.save(adapter, checkpoint)
+        check_written(checkpoint, probe_logits(adapter), where=self.where, base=base)
 
 
 def _randomly_initialised(model: Any, changes: dict[str, object], *, seed: int, where: str) -> Any:
     check_fields(model.config, changes, where=where)
-    fields = {**model.config.to_dict(), **changes}
-    # The configuration derives these fields again where they depend on a change: one layer type per layer, and T5's
-    # scale of a tied head.
-    if fields.get("num_hidden_layers") != model.config.num_hidden_layers and "layer_types" not in changes:
-        fields.pop("layer_types", None)
+    fields = {**resized_fields(model.config, changes), **changes}
+    # T5's configuration derives the scale of a tied head again.
     if "tie_word_embeddings" in changes:
         fields.pop("scale_decoder_outputs", None)
     tied = bool(changes.get("tie_word_embeddings", tied_head(model)))

@@ -62,7 +62,10 @@ def stacks(model: Any) -> dict[str, Any]:
     """Return the modules that hold a model's layers: `encoder` and `decoder`, or `decoder` alone."""
     if model.config.is_encoder_decoder:
         return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-    return {"decoder": model.get_decoder()}
+    decoder = model.get_decoder()
+    # A head may be called `decoder` (ModernBERT).
+    has_layers = any(isinstance(module, torch.nn.ModuleList) for module in decoder.modules())
+    return {"decoder": decoder if has_layers else model.base_model}
 
 
 def is_flat_pair(config: Any) -> bool:
@@ -76,3 +79,10 @@ def layer_config(config: Any, stack: str) -> Any:
         return config.get_text_config(decoder=True)
     nested = getattr(config, stack, None)
     return config if nested is None else nested.get_text_config()
+
+
+def probe_inputs(model: Any) -> dict[str, Any]:
+    """Return the inputs of one plain pass over a few tokens."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids_1S = (torch.arange(1, 13)[None] * 7).to(model.device) % rows
+    return {"input_ids": ids_1S} | ({"decoder_input_ids": ids_1S[:, :8]} if model.config.is_encoder_decoder else {})

@@ -30,6 +30,7 @@ from pipeline.models import forward, kv_cache, lora
 from pipeline.models.architectures import auto_class
 from pipeline.models.forward import DecoderInputs, EncoderOutput
 from pipeline.models.head import Head
+from pipeline.models.round_trip import wrong_keys
 from pipeline.runtime.errors import ModelError
 
 Model: TypeAlias = forward.Model
@@ -86,10 +87,8 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(path, expected="a language model", got=reason, remedy="run `make repro`") from error
-    # transformers warns of missing weights and gives them random values.
-    if missing := info["missing_keys"]:
-        got = f"none for {len(missing)} of them, such as {min(missing)}"
-        raise ModelError(path, expected="a value for every weight", got=got, remedy="run `make repro`")
+    if finding := wrong_keys(info):
+        raise ModelError(path, expected="the weights of its configuration", got=finding, remedy="run `make repro`")
     model = model.to(device()).eval()
     _check_start_token(model, path)
     _check_head(model, path)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.models import language_model as lm
+from pipeline.models import lora
+from pipeline.models.round_trip import check_written, in_dtype, probe_logits
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.progress import bar
 from pipeline.runtime.resume import DONE, resumable
@@ -52,5 +54,8 @@ def _train(run: TrainingRun, data: TrainingData, scratch: Path) -> tuple[Path, l
     checkpoint = checkpoints(scratch)[-1]
     if run.saved_dtype is not None:
         with whole_directory(checkpoint / CONVERTED_MODEL) as folder:
-            lm.save_model(state.published(model).to(run.saved_dtype), folder)
+            published = in_dtype(state.published(model), run.saved_dtype)
+            lm.save_model(published, folder)
+            base = lora.base_of(run.start) if lora.has_adapter(published) else None
+            check_written(folder, probe_logits(published), where=folder, base=base)
     return checkpoint, state.rows

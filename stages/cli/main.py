@@ -218,13 +218,16 @@ def merge(model: Path, out: Path) -> None:
     MODEL is the adapter in a round of the student; OUT becomes a model directory in float32.
     """
     from pipeline.models.language_model import load_model, save_model
+    from pipeline.models.round_trip import check_written, probe_logits
     from pipeline.models.tokenizer import load_tokenizer
     from pipeline.runtime.atomic import whole_directory
 
     if out.exists():
         raise DataError(out, expected="no such file or directory yet", got="one", remedy="name another, or remove it")
     with whole_directory(out) as folder:
-        save_model(load_model(model), folder)
+        merged = load_model(model)
+        save_model(merged, folder)
+        check_written(folder, probe_logits(merged), where=out)
         load_tokenizer(model).save_pretrained(folder)
     click.echo(out)
 

@@ -476,7 +476,7 @@ def test_a_weight_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"got none for 1 of them, such as model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(ModelError, match=r"got no value for 1 weights, such as model\.layers\.1\.mlp\.up_proj"):
         lm.load_model(tmp_path)
 
 

@@ -1,0 +1,43 @@
+"""Take the language model out of a model that also reads images or sounds.
+
+Guarantee: the text model has the logits of the whole model on a few tokens of text; a model for which it has not is
+left whole.
+"""
+
+import re
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.models.architectures import layer_config, probe_inputs, stacks
+
+_TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|multi_modal|mm_|embed_vision|embed_audio)")
+
+
+def of_other_towers(config: Any, names: set[str]) -> set[str]:
+    """Return those names of weights that belong to the image or sound part of a model with such a part."""
+    nested = config.get_text_config() is not config
+    return {name for name in names if nested and _TOWERS.search(name)}
+
+
+@torch.no_grad()
+def text_model(model: Any) -> Any:
+    """Return the language model of a model that also reads images or sounds; any other model as it is."""
+    config = layer_config(model.config, "decoder")
+    if "encoder" in stacks(model) or config is model.config:
+        return model
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if kind is None or isinstance(kind, tuple):
+        return model
+    with torch.device("meta"):
+        text = kind(config)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if type(text.base_model) is not type(decoder) or head is None:
+        return model
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(head)
+    text.generation_config = model.generation_config
+    probe = probe_inputs(model)
+    whole, part = (each.eval()(**probe, use_cache=False).logits for each in (model, text))
+    return text if torch.equal(whole, part) else model
