@@ -47,7 +47,8 @@ class Tracked:
 
     key: str  # The dotted key of the section
     kind: type
-    untracked: tuple[str, ...]  # Dotted keys below the section
+    untracked: tuple[str, ...] = ()  # Dotted keys below the section
+    file: Callable[[str], Path] | None = None  # Returns the file of a student that the section is in, not params.yaml
 
     def tracked_keys(self) -> list[str]:
         """Return the dotted keys that DVC tracks: a mapping without untracked keys is one of them."""
@@ -98,7 +99,8 @@ def stage(cost_name: str | None, /, **sections: Any) -> Callable[[Callable[..., 
             params = SimpleNamespace()
             for name, tracked in read.items():
                 keys = [part.format(**options) for part in tracked.key.split(".")]
-                setattr(params, name, section(LAYOUT.params, tracked.kind, *keys))
+                path = tracked.file(options["student"]) if tracked.file else LAYOUT.params
+                setattr(params, name, section(path, tracked.kind, *keys))
             with ExitStack() as stack:
                 entry = stack.enter_context(cost(cost_name.format(**options))) if cost_name else {}
                 function(StageContext(layout=LAYOUT, cost=entry), params, **options)
@@ -117,7 +119,7 @@ def _tracked(name: str, value: Any) -> Tracked:
     if isinstance(value, Tracked):
         return value
     key, kind = value if isinstance(value, tuple) else (name, value)
-    return Tracked(key=key, kind=kind, untracked=())
+    return Tracked(key=key, kind=kind)
 
 
 def _option_names(name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Make the first checkpoint of a student.
 
-In: work/teacher, or the model in the student's section of params.yaml. Out: work/STUDENT/TO/model, with the teacher's
-tokenizer; TO is `init`, or `untuned` before supervised fine-tuning. The checkpoint of a student with
+In: work/students/STUDENT/start.json, which names the model, and work/teacher. Out: work/STUDENT/TO/model, with the
+teacher's tokenizer; TO is `init`, or `untuned` before supervised fine-tuning. The checkpoint of a student with
 `lora` is an adapter, and work/STUDENT/base holds the frozen weights below it; for other students work/STUDENT/base
 holds one line of text.
 """
@@ -18,10 +18,15 @@ from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import write_lineage
 from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
 from pipeline.runtime.atomic import whole_directory
-from stages._stage import StageContext, run, stage
+from pipeline.runtime.layout import LAYOUT
+from stages._stage import StageContext, Tracked, run, stage
 
 
-@stage("{student}-init", seed=int, student=("student.{student}", StudentParams))
+@stage(
+    "{student}-init",
+    seed=int,
+    student=Tracked(key="student.{student}", kind=StudentParams, file=LAYOUT.student_start),
+)
 def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
     """Write the checkpoint."""
     where, seed, teacher = f"student.{student}", derive_seed(p.seed, "init", student), ctx.layout.teacher

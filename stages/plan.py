@@ -1,23 +1,25 @@
 """Check params.yaml, and that rounds.yaml is what `stillroom plan` would write.
 
 In: the two files. Out: work/plan.json, which is constant, so that the other stages depend on the checks only for their
-order.
+order, and work/students, the section and the optimizer of each student with every default written out.
 """
 
 from typing import Any
 
 from pipeline.runtime.files import write_json
 from pipeline.workspace.schedule import check_rounds, read_schedule
+from pipeline.workspace.students import write_students
 from pipeline.workspace.validation import check_params
 from stages._stage import StageContext, run, stage
 
 
 @stage(None)
 def main(ctx: StageContext, _: Any) -> None:
-    """Check the files."""
+    """Check the files, and complete the students."""
     params = ctx.layout.params
     check_params(params)
     check_rounds(ctx.layout.rounds, *read_schedule(params))
+    write_students(ctx.layout)
     write_json(ctx.layout.plan, {"sound": True})
 
 

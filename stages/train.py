@@ -1,7 +1,8 @@
 """Train a student for one round.
 
-In: the round before, the rollouts and the scores of this round, and the fixed corpus with its scores. Out: the model
-and the optimizer in work/STUDENT/ROUND, and logs/STUDENT/ROUND/train.csv.
+In: the round before, the rollouts and the scores of this round, the fixed corpus with its scores, and
+work/students/STUDENT/optimizer.json. Out: the model and the optimizer in work/STUDENT/ROUND, and
+logs/STUDENT/ROUND/train.csv.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.runtime.layout import LAYOUT
 from pipeline.training.batches import BatchParams
 from pipeline.training.log import Row
 from pipeline.training.mixing import ReplayParams
@@ -28,7 +30,7 @@ _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samp
     "{student}-{round_id}-train",
     seed=int,
     objective=ObjectiveParams,
-    optimizer=OptimizerParams,
+    optimizer=Tracked(key="optimizer", kind=OptimizerParams, file=LAYOUT.student_optimizer),
     batches=BatchParams,
     replay=ReplayParams,
     sampling=Tracked(key="rollout.sampling", kind=Sampling, untracked=_UNUSED),

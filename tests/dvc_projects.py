@@ -7,8 +7,10 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
+from pipeline.runtime.layout import Layout
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
+from pipeline.workspace.students import write_students
 
 ROOT = Path(__file__).parents[1]
 _CONFIG = """[core]
@@ -46,6 +48,7 @@ def record_stages(root: Path, *names: str) -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file.def_path, encoding="utf-8")
+    write_students(Layout(root))
     with contextlib.chdir(root):
         for name in names or [None]:
             repo.commit(name, force=True)

@@ -168,7 +168,9 @@ def test_params_are_the_keys_that_change_what_a_stage_writes() -> None:
     for name in CHECKED:
         command = importlib.import_module(module_of(STAGES[name])).main
         keys = {re.sub(r"\{\w+\}", "${key}", key) for key in command.tracked}
-        assert keys == set(STAGES[name].get("params", [])), name
+        listed = STAGES[name].get("params", [])  # keys of params.yaml, or {another file: its keys}
+        lists = [list(*entry.values()) if isinstance(entry, dict) else [entry] for entry in listed]
+        assert keys == {key for keys in lists for key in keys}, name
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_dvc_paths_are_the_layouts() -> None:
     starts = {student: LAYOUT.round(student, "init") for student in rounds}
     trained = [files for of_student in rounds.values() for files in of_student]
     sft = ["teacher", "tuned"]
-    outs = {LAYOUT.plan, LAYOUT.teacher, LAYOUT.untuned_teacher, LAYOUT.prompts}
+    outs = {LAYOUT.plan, LAYOUT.students, LAYOUT.teacher, LAYOUT.untuned_teacher, LAYOUT.prompts}
     outs |= {LAYOUT.base(student) for student in rounds} | {files.model for files in starts.values()}
     outs |= {LAYOUT.round("tuned", "untuned").model} | {LAYOUT.round(name, "sft").log for name in sft}
     outs |= {files.rollouts for files in [LAYOUT.corpus, *trained]}

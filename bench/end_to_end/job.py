@@ -31,6 +31,7 @@ from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import LAYOUT, Layout, RolloutFiles, round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ScheduleParams, rounds_document
+from pipeline.workspace.students import write_students
 from stages import evaluate, generate, init, prepare, rollout, score, sft, teacher, train
 
 _COMMANDS: dict[str, click.Command] = {
@@ -72,6 +73,7 @@ def job(folder: Path, changes: Mapping[str, Any]) -> Iterator[list[dict[str, Any
     for name in ("teacher", "prompts"):
         (work / name).symlink_to(Layout(home).work / name)
     write_yaml(Layout(folder).params, document, comment="Of a benchmark.")
+    write_students(Layout(folder))
     store_before = os.environ.get("STILLROOM_STORE")
     os.environ["STILLROOM_STORE"] = str(folder / "store")
     try:

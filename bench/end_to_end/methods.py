@@ -35,6 +35,7 @@ from pipeline.runtime.layout import LAYOUT, Layout, round_list, store_root
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, read_yaml
 from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import ROUNDS, follow_params
+from pipeline.workspace.students import write_students
 
 SHARED = ("teacher", "prompts", "corpus")
 
@@ -130,6 +131,7 @@ def _prepare(home: Path, params: str, project: Path, shared: Sequence[str]) -> b
         link(home / "work" / name, project / "work" / name)
     with chdir(home):
         follow_params()
+    write_students(Layout(home))
     return True
 
 

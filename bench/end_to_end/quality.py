@@ -182,7 +182,7 @@ def changed(setting: Setting, seed: int) -> dict[str, Any]:
     changes = {
         "seed": seed,
         "students": [_STUDENT],
-        "student": {_STUDENT: document["student"][document["students"][0]]},
+        "student": {_STUDENT: document["student"][document["students"][0]] | {"optimizer": {}}},
         "schedule": {"total_steps": setting.steps * setting.stretch, "max_staleness": None},
         "corpus": {"references": 0, "generations": 0},
         "reward": {},

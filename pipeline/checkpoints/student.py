@@ -1,6 +1,6 @@
 """Make the first checkpoint of a student."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,26 @@ from pipeline.checkpoints.random_init import check_fields, random_model
 from pipeline.core.hashing import model_fingerprint
 from pipeline.models import lora
 from pipeline.models.architectures import tied_head
+from pipeline.models.lora import LoraParams
 from pipeline.models.round_trip import check_written, in_dtype, probe_logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentParams:
-    """A student before its first round."""
+    """A student before its first round. The stage `plan` writes the defaults out, to work/students."""
 
     model: str
     """`teacher`, or any value of teacher.model that is a name. Its tokenizer must be the teacher's."""
-    revision: str | None
+    revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None
+    layers: tuple[int, ...] | dict[str, tuple[int, ...]] | None = None
     """Layers to keep, counted from 0, for both or by encoder and decoder; null keeps all."""
-    config: dict[str, object] | None
+    config: dict[str, object] | None = None
     """Not null: random weights, from the model's configuration with these fields changed."""
-    lora: lora.LoraParams | None
-    """Not null: the model is frozen, and the student is an adapter to it."""
+    lora: LoraParams | None = None
+    """Not null: the model is frozen, and the student is an adapter to it; {} is an adapter with the defaults."""
+    optimizer: dict[str, object] = field(default_factory=dict)
+    """Keys of the section `optimizer` that have another value for this student, such as learning_rate."""
 
 
 def start_student(p: StudentParams, model: Any, *, seed: int, where: str) -> Any:

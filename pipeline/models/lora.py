@@ -35,19 +35,23 @@ _EXPECTED_WARNINGS = ("fan_in_fan_out is set to False", ".*is_gradient_checkpoin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraParams:
-    """An adapter; the names are those of peft's LoraConfig, which explains them."""
+    """An adapter; the names are those of peft's LoraConfig, which explains them.
 
-    r: Positive
+    The defaults are the usual ones (TRL's examples: r 16, lora_alpha 32); every linear layer has an adapter, which
+    Schulman et al. 2025 ("LoRA Without Regret") need to reach full fine-tuning.
+    """
+
+    r: Positive = 16
     """Rank of the adapter's matrices."""
-    lora_alpha: AboveZero
+    lora_alpha: AboveZero = 32.0
     """The adapter's output is multiplied by lora_alpha / r."""
-    lora_dropout: Annotated[float, Interval(ge=0, le=0.99)]
+    lora_dropout: Annotated[float, Interval(ge=0, le=0.99)] = 0.0
     """Dropout rate of the adapter's input in training; `optimizer.disable_dropout` sets it to 0."""
-    use_rslora: bool
+    use_rslora: bool = False
     """The factor is lora_alpha / sqrt(r) instead."""
-    target_modules: Literal["all-linear"] | tuple[str, ...]
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj]."""
-    base_dtype: Literal["bfloat16", "float32"]
+    base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of the frozen weights, on disk and in training; with bfloat16 their layers compute in it."""
 
 

@@ -43,6 +43,8 @@ class Layout:
         self.work = root / "work"  # The directory of everything that stages hand to each other
         # The constant output of the stage `plan`, so that other stages run after the checks.
         self.plan = self.work / "plan.json"
+        # What each student starts as and trains with, every default written out.
+        self.students = self.work / "students"
         self.teacher = self.work / "teacher"  # The model directory of the teacher that scores
         # The teacher before supervised fine-tuning, where params.yaml asks for fine-tuning.
         self.untuned_teacher = self.work / "base"
@@ -58,6 +60,14 @@ class Layout:
         self.evaluations = self.work / "evaluations"
         self.logs = root / "logs"
         self.report = root / "report"
+
+    def student_start(self, student: str) -> Path:
+        """Return the file with the section `student.NAME` of params.yaml, complete."""
+        return self.students / student / "start.json"
+
+    def student_optimizer(self, student: str) -> Path:
+        """Return the file with the section `optimizer` of params.yaml as it holds for a student."""
+        return self.students / student / "optimizer.json"
 
     def base(self, student: str) -> Path:
         """Return the directory of a LoRA student's frozen weights; other students have a README.md in it."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.runtime.layout import Layout, round_list
 from pipeline.runtime.yaml_files import read_yaml
+from pipeline.workspace.students import complete_student
 
 _BYTES_PER_NUMBER = 4  # weights, moments and averages are all float32
 
@@ -38,12 +39,13 @@ def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> int | Non
             student: sum(not layout.round(student, item["id"]).model.is_dir() for item in schedule)
             for student in params["students"]
         }
-    # A round stores the weights, two moments of each, and their running average where there is one.
-    copies, total = 3 if params["optimizer"]["ema_decay"] is None else 4, 0
+    total = 0
     for student, count in rounds.items():
         size = _trained_numbers(layout, student, params) if count else 0
         if size is None:
             return None
+        # A round stores the weights, two moments of each, and their running average where there is one.
+        copies = 3 if complete_student(params, student)[1].ema_decay is None else 4
         total += _BYTES_PER_NUMBER * copies * size * count
     return total
 
@@ -53,11 +55,11 @@ def _trained_numbers(layout: Layout, student: str, params: dict[str, Any]) -> in
     start = layout.round(student, "init").model
     if start.is_dir():
         return _count_numbers(start)
-    source = params["student"][student]
-    if source["lora"] is not None or source["config"] is not None:
+    source, _ = complete_student(params, student)
+    if source.lora is not None or source.config is not None:
         return None
-    if source["model"] != "teacher":
-        return _count_numbers(layout.root / source["model"])
+    if source.model != "teacher":
+        return _count_numbers(layout.root / source.model)
     model = params["teacher"]["model"]
     return _count_numbers(layout.teacher) or (_count_numbers(layout.root / model) if isinstance(model, str) else None)
 

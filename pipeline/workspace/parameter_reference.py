@@ -22,8 +22,8 @@ from pipeline.workspace.validation import Parameters
 
 _HEAD = """# Parameters
 
-`stillroom parameters > docs/parameters.md` writes this page. `params.yaml` holds every parameter; the code has no
-defaults. `value` is the default job's.
+`stillroom parameters > docs/parameters.md` writes this page. `params.yaml` holds every parameter; a key may be left out
+only where `value` names its default. Other values are the default job's.
 """
 
 
@@ -89,6 +89,7 @@ def _rows(schema: Node, record: Node, prefix: str, values: Any) -> Iterator[tupl
         # A mapping whose keys explain it has no row of its own. The keys of another section are explained there.
         if inner is None or "description" in node:
             shown = f"`{_shown(value)}`" if name in values and (value == {} or not isinstance(value, Mapping)) else ""
+            shown = shown or (f"default `{_shown(node['default'])}`" if "default" in node else "")
             cells = f"`{prefix}{name}`", _kind(node), shown, node.get("description", "")
             yield tuple(" ".join(cell.split()).replace("|", "\\|") for cell in cells)
         if inner is not None and inner not in sections:

@@ -15,6 +15,8 @@ training is scaled by its steps. `pipeline.workspace.forecast` estimates scoring
 * Cost: about 3 s. DVC hashes only files that are newer than its own record of their hashes.
 """
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +24,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pipeline.lineage.dvc_index import load_index, stages_before
-from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import ParameterError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import LAYOUT, Layout, cost_names
@@ -30,6 +31,7 @@ from pipeline.runtime.templates import fill_template
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.forecast_inputs import forecast_schedule
+from pipeline.workspace.students import student_files
 
 State: TypeAlias = Literal["done", "again", "waits", "open"]
 KINDS = ("rollout", "score", "train", "evaluate")
@@ -102,9 +104,18 @@ def _changed(file: Any, params: Path) -> bool:
         return bool(file.workspace_status())
     # DVC itself would parse params.yaml once for each stage, which takes longer than all the rest.
     try:
-        return any(lookup(params, *key.split(".")) != value for key, value in recorded.items())
-    except ParameterError:  # the parameter is gone
+        document, path = read_yaml(params), Path(file.fs_path)
+        if path.name != params.name:  # a file of work/students, as `plan` would write it now
+            layout = Layout(params.parent.resolve())
+            document = student_files(layout, document, path.parent.name)[path]
+        return any(_value(document, key) != value for key, value in recorded.items())
+    except (ParameterError, KeyError, TypeError):  # the parameter is gone
         return True
+
+
+def _value(document: Any, key: str) -> Any:
+    """Return the value at a dotted key."""
+    return functools.reduce(operator.getitem, key.split("."), document)
 
 
 def _overlap(path: Path, other: Path) -> bool:

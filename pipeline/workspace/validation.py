@@ -27,9 +27,10 @@ from pipeline.training.mixing import ReplayParams, fraction_at
 from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.sft import SftParams
 from pipeline.workspace.schedule import ScheduleParams
+from pipeline.workspace.students import complete_student
 
 # Names of work/ that are not students.
-_RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "teacher")
+_RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "students", "teacher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ def check_params(path: Path) -> None:
     Raises:
         ParameterError: The file has a mistake; the message is about one of them.
     """
-    p = parse(Parameters, read_yaml(path), where="")
+    document = read_yaml(path)
+    p = parse(Parameters, document, where="")
     task = find_task(p.task.name)
     parse(task.settings, p.task.settings, where="task.settings")
     check_template(p.task.template, task.fields)
@@ -72,7 +74,10 @@ def check_params(path: Path) -> None:
     _check_models(p)
     _check_scoring(p.scoring)
     _check_sources(p)
-    _check_decay(p.optimizer, p.schedule.total_steps, "schedule.total_steps", where="optimizer")
+    optimizers = {"optimizer": p.optimizer}
+    optimizers |= {f"student.{name}.optimizer": complete_student(document, name)[1] for name in p.student}
+    for where, optimizer in optimizers.items():
+        _check_decay(optimizer, p.schedule.total_steps, "schedule.total_steps", where=where)
     for name, tuning in p.sft.items():
         _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
     if p.objective.alpha < 1:

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
+from pipeline.runtime.layout import Layout
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
+from pipeline.workspace.students import write_students
 from tests.project import ROOT
 
 COPIED = ("dvc.yaml", "rounds.yaml", "params.yaml", ".dvcignore", "pipeline", "stages", "schemas", "requirements")
@@ -37,6 +39,8 @@ RERUNS = {
     "pipeline/metrics": "prepare, rollout x3, evaluate x5",
     "pipeline/checkpoints": "teacher, init",
     "pipeline/models": "teacher, init, generate, rollout x3, score x4, train x3, evaluate x5",
+    "pipeline/checkpoints/student.py": "plan, teacher, init",
+    "pipeline/models/lora.py": "plan, teacher, init, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/models/tokenizer.py": "teacher, prepare, init, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/core": "prepare, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/core/hashing.py": "teacher, prepare, init, generate, rollout x3, score x4, train x3, evaluate x5",
@@ -120,6 +124,7 @@ def committed_outputs(root: Path, tuning: dict[str, Any]) -> Iterator[Repo]:
             for file in [path] if path.suffix else [path / name for name in PARTS]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(output.def_path, encoding="utf-8")
+        write_students(Layout(root))
         repo.commit(force=True)
     with Repo(str(root)) as repo:
         assert repo.status() == {}

@@ -195,7 +195,7 @@ def test_a_students_name_has_to_fit_into_paths_and_stage_names(tmp_path: Path, n
         check_params(path)
     assert str(caught.value) == (
         "students: expected names of letters, digits and _ other than base, corpus, costs, evaluations, prompts, "
-        f"teacher, got {name!r}; rename it"
+        f"students, teacher, got {name!r}; rename it"
     )
 
 
