@@ -31,6 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 def make(project: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    env["PATH"] = f"{project / 'bin'}{os.pathsep}{env['PATH']}"  # commands of a test come before those of the machine
     return subprocess.run(
         ["make", *args], cwd=project, env=env, capture_output=True, text=True, check=False, encoding="utf-8"
     )
@@ -65,15 +66,53 @@ def test_another_python_is_refused_in_one_line_and_nothing_is_made(project: Path
     done = make(project, f"PYTHON={fake}", "setup")
     assert done.returncode != 0
     assert done.stdout == (
-        f"error: python: expected Python 3.11, got {fake}; install it or run make PYTHON=/path/to/python3.11\n"
+        f"error: python: expected Python 3.11, 3.12 or 3.13, got {fake}; "
+        "install one or run make PYTHON=/path/to/python3.11\n"
     )
     assert not (project / ".venv").exists()
 
 
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_first_python_that_is_supported_and_runs_is_taken(project: Path) -> None:
+    """Such as 3.12, where the command python3.11 is a shim of pyenv that fails."""
+    shutil.rmtree(project / ".venv")
+    executable(project / "bin/python3.11", "exit 127")
+    chosen = executable(project / "bin/python3.12", "exit 0")
+    for name in ("python3.13", "python3", "python"):
+        executable(project / "bin" / name, "exit 1")
+    done = make(project, "-n", "UV=", "setup")
+    assert f'"{chosen}" -m venv .venv' in done.stdout
+
+
+def test_uv_installs_where_it_is_installed(project: Path) -> None:
+    (project / ".venv/.ready").unlink()
+    uv = executable(project / "bin/uv", 'echo "$0 $*" >> uv.log')
+    done = make(project, "setup")
+    assert done.returncode == 0, done.stderr
+    calls = (project / "uv.log").read_text(encoding="utf-8")
+    assert [line.split()[1:3] for line in calls.splitlines()] == [["venv", "--quiet"], *[["pip", "install"]] * 3]
+    assert calls.startswith(str(uv))
+    assert ".venv/bin/pip install" in make(project, "UV=", "-n", "-W", "pyproject.toml", "setup").stdout
+
+
+def test_versions_of_python_agree() -> None:
+    """The Makefile, the package, doctor and the documentation name the same ones."""
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "pyproject.toml", "README.md")}
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in text["Makefile"]
+    assert 'requires-python = ">=3.11,<3.14"' in text["pyproject.toml"]
+    assert "Python 3.11, 3.12 or 3.13" in text["README.md"]
+
+
 def test_set_up_is_done_once_until_the_lock_file_changes(project: Path) -> None:
-    assert "pip install" not in make(project, "-n", "setup").stdout
+    assert "pip install" not in make(project, "-n", "UV=", "setup").stdout
     os.utime(project / ".venv/.ready", (0, 0))
-    commands = make(project, "-n", "setup").stdout
+    commands = make(project, "-n", "UV=", "setup").stdout
     assert len(re.findall("pip install", commands)) == 3
     assert "--require-hashes -r requirements/teacher.txt" in commands
 

@@ -62,8 +62,8 @@ def examine(layout: Layout) -> Iterator[Finding]:
 
 def _python(_: Layout) -> Result:
     message = f"{sys.version_info.major}.{sys.version_info.minor} at {sys.prefix}"
-    if sys.version_info[:2] != (3, 11):
-        return "wrong", message, "`make setup` with Python 3.11"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return "wrong", message, "`make setup` with Python 3.11, 3.12 or 3.13"
     # The commands in dvc.yaml begin with `python`.
     command = shutil.which("python")
     if command is None or Path(command).parent != Path(sys.executable).parent:
