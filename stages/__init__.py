@@ -1,7 +1,8 @@
 """One module per DVC stage: it opens files, calls one step of `pipeline`, and writes the result.
 
-Importing this package sets the environment of the process. The first three settings must precede the import of torch;
-decisions 010 and 038 in docs/decisions/ have the measurements.
+Importing this package ends the process with one line where the packages are missing: `dvc repro` runs whatever `python`
+is, also in a shell in which .venv is not active. Else it sets the environment of the process. The first three settings
+must precede the import of torch; decisions 010 and 038 in docs/decisions/ have the measurements.
 
 * Waiting OpenMP threads spin for microseconds instead of milliseconds, so that a stage loses little time to a busy
   neighbour.
@@ -14,8 +15,17 @@ decisions 010 and 038 in docs/decisions/ have the measurements.
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import sys
+
+_PACKAGES = ("click", "numpy", "pyarrow", "pydantic", "ruamel", "torch", "transformers", "zarr")
+_missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+if _missing:
+    raise SystemExit(
+        f"error: python: expected the packages of requirements/lock.txt, got {sys.executable} without "
+        f"{', '.join(_missing)}; activate .venv (`. .venv/bin/activate`), which `make setup` makes, or run `make repro`"
+    )
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 

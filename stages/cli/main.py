@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline.runtime.errors import DataError
+from pipeline.runtime.errors import DataError, UserError
 from pipeline.runtime.layout import LAYOUT, store_root
 from stages._stage import run
 from stages.cli.store import store
@@ -19,6 +19,11 @@ from stages.cli.store import store
 @click.group()
 def commands() -> None:
     """Distil a language model from cached scores of its teacher."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "dvc.yaml").is_file():
+        remedy = "clone the repository, run `make setup` there, and use its .venv"
+        got = f"a package installed in {root}"
+        raise UserError("stillroom", expected="a clone, which is the workspace", got=got, remedy=remedy)
 
 
 commands.add_command(store)
@@ -146,9 +151,10 @@ def compare(runs: tuple[str, ...], out: Path) -> None:
     A run is a checkout, a metrics.json file, a revision, or an experiment of `dvc exp`.
     """
     from pipeline.report.compare import write_comparison
+    from pipeline.runtime.text import size_text
 
     size = write_comparison(runs, out)
-    click.echo(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size:,} bytes")
+    click.echo(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size_text(size)}")
 
 
 @commands.command()
