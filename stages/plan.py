@@ -1,4 +1,4 @@
-"""Check params.yaml, and that rounds.yaml is what `stillroom plan` would write.
+"""Check params.yaml, that rounds.yaml is what `stillroom plan` would write, and that the store can be written.
 
 In: the two files. Out: work/plan.json, which is constant, so that the other stages depend on the checks only for their
 order, and work/students, the section and the optimizer of each student with every default written out.
@@ -7,6 +7,8 @@ order, and work/students, the section and the optimizer of each student with eve
 from typing import Any
 
 from pipeline.runtime.files import write_json
+from pipeline.runtime.layout import store_root
+from pipeline.store.access import check_writable
 from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.students import write_students
 from pipeline.workspace.validation import check_params
@@ -19,6 +21,7 @@ def main(ctx: StageContext, _: Any) -> None:
     params = ctx.layout.params
     check_params(params)
     check_rounds(ctx.layout.rounds, *read_schedule(params))
+    check_writable(store_root())
     write_students(ctx.layout)
     write_json(ctx.layout.plan, {"sound": True})
 

@@ -12,6 +12,7 @@ from pipeline.core.files import read_rollouts
 from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.scoring.score import ScoringParams
 from pipeline.scoring.teacher import CachedTeacher
+from pipeline.store.access import check_writable
 from pipeline.store.keys import key_of, unknown
 from pipeline.store.segment_writer import write_segment
 from stages._stage import StageContext, Tracked, run, stage
@@ -21,6 +22,7 @@ from stages._stage import StageContext, Tracked, run, stage
 def main(ctx: StageContext, p: Any, rollouts: Path, out: Path, name: str) -> None:
     """Write the scores."""
     sequences, teacher = read_rollouts(rollouts), CachedTeacher.open(p.scoring)
+    check_writable(teacher.store.root)
     teacher.store.sweep()
     stored = teacher.store.read(teacher.find(sequences))
     scored = teacher.score(sequences, stored, title=name)

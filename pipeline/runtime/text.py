@@ -17,6 +17,18 @@ def number_text(value: float | None, unknown: str = "unknown") -> str:
     return unknown if value is None else f"{value:,.0f}"
 
 
+def size_text(size_bytes: float | None, unknown: str = "unknown") -> str:
+    """Return a number of bytes in the unit that leaves one to three digits before the point, in powers of 1,000."""
+    if size_bytes is None:
+        return unknown
+    size, units = float(size_bytes), iter(("kB", "MB", "GB", "TB"))
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    while size >= 999.95:
+        size, unit = size / 1000, next(units, "PB")
+    return f"{size:.1f} {unit}"
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned Markdown table.
 

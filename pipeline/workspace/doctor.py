@@ -21,6 +21,8 @@ from pipeline.runtime.config import lookup
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.layout import Layout, store_root
 from pipeline.runtime.process import alive, command_output
+from pipeline.runtime.text import size_text
+from pipeline.store.access import check_writable
 from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.schedule import check_rounds, read_schedule
@@ -106,8 +108,8 @@ def _device(_: Layout) -> Result:
 
 
 def _memory(_: Layout) -> Result:
-    free, total = (os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") / 1e9 for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
-    return f"{total:.1f} GB, of which {free:.1f} are neither used nor cache"
+    free, total = (os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+    return f"{size_text(total)}, of which {size_text(free)} are neither used nor cache"
 
 
 def _disk(layout: Layout) -> Result:
@@ -118,11 +120,11 @@ def _disk(layout: Layout) -> Result:
     except (UserError, LookupError, TypeError):  # other checks report wrong parameters
         rest = None
     needed = _DEFAULT_BYTES if rest is None else rest + _SPARE_BYTES
-    job = "unknown until its models are here" if rest is None else f"at most {rest / 1e9:.1f} GB"
-    places = ", ".join(f"{size / 1e9:.1f} GB free at {path}" for path, size in free.items())
+    job = "unknown until its models are here" if rest is None else f"at most {size_text(rest)}"
+    places = ", ".join(f"{size_text(size)} free at {path}" for path, size in free.items())
     message, missing = f"{places}; the rounds that are left take {job}", max(needed - project, _SPARE_BYTES - store)
     if missing > 0:
-        return "wrong", message, f"free {missing / 1e9:.1f} GB: `dvc gc --workspace`, `stillroom store gc`"
+        return "wrong", message, f"free {size_text(missing)}: `dvc gc --workspace`, `stillroom store gc`"
     return message
 
 
@@ -197,9 +199,7 @@ def _teacher(layout: Layout) -> Result:
 
 def _store(_: Layout) -> Result:
     store = store_root()
-    parent = _existing(store.resolve())
-    if not os.access(parent, os.W_OK):
-        return "wrong", f"{parent} cannot be written", "chmod it, or set STILLROOM_STORE"
+    check_writable(store)
     whole, damaged = list_segments(segments(store))
     if damaged:
         message = f"{len(damaged)} of {len(whole) + len(damaged)} segments are damaged: {damaged[0]}"

@@ -90,12 +90,12 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "disk",
             lambda root, mp: mp.setattr(checkup.shutil, "disk_usage", lambda path: SimpleNamespace(free=1)),
-            "0.0 GB free.* unknown until its models are here",
+            "1 bytes free.* unknown until its models are here",
         ),
         (
             "disk",
             lambda root, mp: mp.setattr(checkup, "rest_bytes", lambda root: 1 << 60),
-            "the rounds that are left take at most 1152921504.6 GB",
+            "the rounds that are left take at most 1.2 PB",
         ),
     ],
 )
