@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from pipeline.runtime.layout import LAYOUT, store_root
-from pipeline.runtime.text import markdown_table, number_text, short
+from pipeline.runtime.text import markdown_table, number_text, short, size_text
 
 
 @click.group()
@@ -49,14 +49,14 @@ def ls(as_json: bool) -> None:
 
 
 def _print_segments(summaries: Sequence[Any]) -> None:
-    rows = [["segment", "written", "teacher", "codec", "sequences", "positions", "bytes", "B/position"]]
+    rows = [["segment", "written", "teacher", "codec", "sequences", "positions", "size", "bytes/position"]]
     for summary in summaries:
         names = [short(summary.segment), summary.written, short(summary.teacher), summary.codec]
-        numbers = [f"{number:,}" for number in (summary.sequences, summary.positions, summary.bytes)]
-        rows.append([*names, *numbers, f"{summary.bytes_per_position:.1f}"])
+        numbers = [f"{number:,}" for number in (summary.sequences, summary.positions)]
+        rows.append([*names, *numbers, size_text(summary.bytes), f"{summary.bytes_per_position:.1f}"])
     click.echo(markdown_table(rows))
     positions, size = (sum(getattr(summary, name) for summary in summaries) for name in ("positions", "bytes"))
-    click.echo(f"{len(summaries)} segments, {positions:,} positions, {size:,} bytes at {store_root()}")
+    click.echo(f"{len(summaries)} segments, {positions:,} positions, {size_text(size)} at {store_root()}")
 
 
 @store.command()
@@ -130,7 +130,7 @@ def gc(works: tuple[Path, ...], force: bool) -> None:
 def _print_unused(summaries: Sequence[Any], outcome: str) -> None:
     for summary in summaries:
         click.echo(summary.segment)
-    click.echo(f"{len(summaries)} segments, {sum(summary.bytes for summary in summaries):,} bytes: {outcome}")
+    click.echo(f"{len(summaries)} segments, {size_text(sum(summary.bytes for summary in summaries))}: {outcome}")
 
 
 @store.command("import")
@@ -200,8 +200,11 @@ def _print_estimates(estimates: Sequence[Any]) -> None:
     columns = ("positions", "known", "bytes", "seconds")
     values = {estimate.name: [getattr(estimate, column) for column in columns] for estimate in estimates}
     values["in all"] = [None if None in column else sum(column) for column in zip(*values.values(), strict=True)]
-    rows = [(name, *map(number_text, numbers)) for name, numbers in values.items()]
-    click.echo(markdown_table([("score stage", *columns), *rows]))
+    shows = (number_text, number_text, size_text, number_text)
+    rows = [
+        (name, *(show(number) for show, number in zip(shows, numbers, strict=True))) for name, numbers in values.items()
+    ]
+    click.echo(markdown_table([("score stage", "positions", "known", "size", "seconds"), *rows]))
     for estimate in estimates:
         click.echo(f"{estimate.name}: {estimate.basis}")
 

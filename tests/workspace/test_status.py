@@ -193,7 +193,7 @@ def test_the_text_has_a_row_per_round_and_what_is_left(tmp_path: Path) -> None:
     assert ["a", "init", "", "", "", "open"] in rows
     text = as_text(jobs, left)
     assert "about 61 s" in text
-    assert "an unknown number of bytes in the store" in text
+    assert "an unknown size in the store" in text
     assert "all stages are done" in as_text(jobs, left | {"stages": 0})
 
 

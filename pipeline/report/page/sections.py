@@ -17,7 +17,7 @@ from pipeline.report.metric_titles import measure
 from pipeline.report.page.charts import Chart, Row, bars, curve, ranges
 from pipeline.report.page.html import Section, place, section
 from pipeline.report.page.quality import Student
-from pipeline.runtime.text import short
+from pipeline.runtime.text import short, size_text
 
 POINTS = 400
 _LABELS = ("student", "round", "step")
@@ -152,7 +152,7 @@ def _cost_row(name: str, rows: Sequence[Row]) -> list[str]:
     seconds, tokens, size = (_sum(rows, key) for key in ("seconds", "tokens", "payload_bytes"))
     positions, reused = _sum(rows, "positions"), _sum(rows, "positions_reused")
     read = (f"{tokens:,}", f"{tokens / seconds:,.0f}" if seconds else "") if tokens else ("", "")
-    scored = (f"{size:,}", f"{reused:,} of {positions:,}") if positions else ("", "")
+    scored = (size_text(size), f"{reused:,} of {positions:,}") if positions else ("", "")
     return [name, f"{len(rows)}", f"{seconds:,.1f}", *read, *scored]
 
 

@@ -212,7 +212,7 @@ def test_bars_are_stacked_with_the_largest_total_first() -> None:
 def test_the_ledger_reports_cache_hits() -> None:
     body = ledger([row for row in view_rows()["costs"] if row["stage"] in ("score", "prepare")]).body
     assert '<th scope="row">score</th><td>4</td><td>126.0</td><td>16,000</td><td>127</td>' in body
-    assert "<td>469,448</td><td>1,400 of 5,656</td>" in body
+    assert "<td>469.4 kB</td><td>1,400 of 5,656</td>" in body
     assert "1,400 of them were cache hits in the store, which saved about 41 s of the teacher's time" in body
     assert '<th scope="row">prepare</th><td>1</td><td>31.5</td><td>4,000</td><td>127</td><td></td><td></td>' in body
 
