@@ -4,21 +4,24 @@
   are comparable. A text may have any number of references.
 * A single sentence is scored with chrF, because most sentences do not share four consecutive words with a reference,
   and their BLEU is zero.
-* Limit: BLEU's tokeniser expects spaces between words. Use chrF for Chinese or Japanese.
+* BLEU of references in Chinese uses sacrebleu's tokens for Chinese, and that of references in another script without
+  spaces (Japanese, Thai, Lao, Burmese, Khmer) uses characters, because segmenters such as MeCab are not installed.
 * Cost: 0.3 ms per sentence. The library is imported when something is scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
+
+from pipeline.metrics.words import unspaced_script
 
 
 def corpus_scores(completions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `bleu` and `chrf` of all completions together, from 0 to 100, each completion with its own references."""
     streams = [list(stream) for stream in zip_longest(*references)]  # None where a completion has fewer references
     return {
-        "bleu": float(_metric("BLEU").corpus_score(completions, streams).score),
+        "bleu": float(_bleu(chain.from_iterable(references)).corpus_score(completions, streams).score),
         "chrf": float(_metric("CHRF").corpus_score(completions, streams).score),
     }
 
@@ -30,11 +33,17 @@ def sentence_score(completion: str, references: Sequence[str]) -> float:
 
 def sentence_bleu(completion: str, references: Sequence[str]) -> float:
     """Return the BLEU of one text from 0 to 1, with sacrebleu's smoothing and n-grams no longer than the text."""
-    return float(_metric("BLEU", effective_order=True).sentence_score(completion, references).score) / 100
+    return float(_bleu(references, effective_order=True).sentence_score(completion, references).score) / 100
+
+
+def _bleu(references: Iterable[str], **options: bool) -> Any:
+    """Return BLEU with the tokens that the references' script needs; `None` are those of 13a."""
+    script = unspaced_script(references)
+    return _metric("BLEU", tokenize="zh" if script == "han" else "char" if script else None, **options)
 
 
 @cache
-def _metric(name: str, **options: bool) -> Any:
+def _metric(name: str, **options: bool | str | None) -> Any:
     from sacrebleu import metrics
 
     return getattr(metrics, name)(**options)

@@ -1,6 +1,7 @@
 """Find the final number of a worked answer, and compare it with the references'.
 
-Guarantee: numbers are compared exactly, as fractions: 1,000 equals $1000.00, and .5 equals 0.50.
+Guarantee: numbers are compared exactly, as fractions: 1,000 equals $1000.00, .5 equals 0.50, and 1e5 equals 100,000.
+Digits may be those of any script, also in full width, with the separators of Arabic.
 """
 
 import re
@@ -8,7 +9,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 # A sign counts only where no letter, digit, point or bracket precedes it, from which it could subtract.
-_NUMBER = re.compile(r"(?:(?<![\w).])[-−]\$?|\$[-−]?)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(
+    r"(?:(?<![\w).])[-−]\$?|\$[-−]?)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"([eE][-+]?\d{1,3}(?!\w|\.\d))?"
+)
+# Full width, and the separators of Arabic, as ASCII.
+_WIDE = str.maketrans("＃＄＋－．，٫٬", "#$+-.,.,")
 
 
 def final_number(text: str) -> Fraction | None:
@@ -16,7 +22,7 @@ def final_number(text: str) -> Fraction | None:
 
     Thousands separators, a dollar sign and a final full stop are ignored.
     """
-    before, mark, after = text.rpartition("####")
+    before, mark, after = text.translate(_WIDE).rpartition("####")
     if mark and (match := _NUMBER.search(after)):
         return _value(match)
     matches = list(_NUMBER.finditer(before or after))
@@ -30,5 +36,6 @@ def exact_match(completion: str, references: Sequence[str]) -> float:
 
 
 def _value(match: re.Match[str]) -> Fraction:
-    number = Fraction(match[1].replace(",", ""))
-    return -number if "-" in match[0] or "−" in match[0] else number
+    number = Fraction(match[1].replace(",", "") + (match[2] or ""))
+    sign = match[0][: match.start(1) - match.start()]
+    return -number if "-" in sign or "−" in sign else number

@@ -27,6 +27,16 @@ from pipeline.metrics.exact_match import exact_match, final_number
         ("7 ####", 7),
         ("####", None),
         ("none at all", None),
+        ("51.0", 51),
+        ("1e5.", 100_000),
+        ("so 2.5E-3", Fraction(1, 400)),
+        ("-1e-2", Fraction(-1, 100)),
+        ("the colour 1e5f", 5),
+        ("5²", 5),
+        ("答案是１，２３４。", 1_234),
+        ("＃＃＃＃ －７", -7),
+        ("उत्तर १२ है", 12),
+        ("٣٫٥", Fraction(7, 2)),
     ],
 )
 def test_final_numbers(text: str, number: Fraction | int | None) -> None:
