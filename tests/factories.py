@@ -1,10 +1,13 @@
 """Small records for tests, each with defaults for every field that a test does not care about."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.sampling import Sampling
@@ -110,6 +113,15 @@ def make_lora_student(home: Path, source: Path, p: LoraParams, *, seed: int = 0)
     with whole_directory(home / "base") as base, whole_directory(folder) as adapter:
         NewStudent(model=model, tokenizer=tokenizer, params=student, seed=seed, where="s").save(base, adapter)
     return folder
+
+
+def with_weight(source: Path, path: Path, name: str, change: Callable[[Tensor], object]) -> Path:
+    """Copy a model directory to `path`, and let `change` change the weight of this name in place."""
+    shutil.copytree(source, path)
+    weights = load_file(path / "model.safetensors")
+    change(weights[name])
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return path
 
 
 def batch_params(**changes: Any) -> BatchParams:

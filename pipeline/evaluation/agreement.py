@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.core.types import Prompt
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
 from pipeline.models import language_model as lm
+from pipeline.models.finite import not_finite
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.progress import bar
 
@@ -106,7 +107,7 @@ def compare(
         The agreement of each completion, in the order of the prompts.
 
     Raises:
-        ModelError: When a model cannot be loaded.
+        ModelError: When a model cannot be loaded, or its logits contain NaN or infinity.
     """
     dtype = lm.resolve_dtype(p.precision)
     models = [lm.load_model(path) for path in (pair.teacher, pair.student)]
@@ -123,6 +124,8 @@ def compare(
                 for p_ND, q_ND, ids_N in zip(*hidden, torch.split(sampled_N, _POSITIONS), strict=True)
             ]
             agreements |= zip(chunk, _split(concatenate(parts), list(map(len, batch[1]))), strict=True)
+            for index in chunk:
+                _check_finite(agreements[index], models, f"evaluation of prompt {prompts[index].prompt_id}", dtype)
             meter.update(sum(map(len, batch[0])) + sum(map(len, batch[1])))
     return [agreements[index] for index in range(len(texts))]
 
@@ -134,8 +137,8 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
     likeliest = min(LIKELIEST, logp_NV.shape[-1])
     top_p, top_q = logp_NV.topk(likeliest), logq_NV.topk(likeliest)
     return Agreement(
-        forward_kl_N=(logp_NV.exp() * ratio_NV).sum(-1).cpu(),
-        reverse_kl_N=-(logq_NV.exp() * ratio_NV).sum(-1).cpu(),
+        forward_kl_N=_expectation(logp_NV, ratio_NV).cpu(),
+        reverse_kl_N=-_expectation(logq_NV, ratio_NV).cpu(),
         top1_agreement_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
         teacher_logp_N=logp_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
         teacher_ids_NK=top_p.indices.cpu(),
@@ -143,6 +146,30 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
         student_ids_NK=top_q.indices.cpu(),
         student_p_NK=top_q.values.exp().cpu(),
     )
+
+
+def _expectation(logp_NV: Tensor, ratio_NV: Tensor) -> Tensor:
+    """Return the expectation of a log-ratio [N]; a token of probability 0 adds 0."""
+    terms_NV = logp_NV.exp() * ratio_NV
+    sum_N = terms_NV.sum(-1)
+    return terms_NV.masked_fill(logp_NV.isneginf(), 0.0).sum(-1) if sum_N.isnan().any() else sum_N
+
+
+def _check_finite(agreement: Agreement, models: Sequence[lm.Model], where: str, dtype: torch.dtype) -> None:
+    """Check that both divergences are finite at every position of a completion.
+
+    Args:
+        agreement: The agreement at the completion's positions.
+        models: Teacher and student.
+        where: The completion, for the message.
+        dtype: The number format of the bodies.
+    """
+    bad_N = ~(agreement.forward_kl_N.isfinite() & agreement.reverse_kl_N.isfinite())
+    if bad_N.any():
+        position = int(bad_N.nonzero()[0, 0])
+        is_teacher = bool(agreement.teacher_p_NK[position].isnan().any())
+        at = f"completion token {position} in the {'teacher' if is_teacher else 'student'}"
+        raise not_finite(models[0 if is_teacher else 1], where, at, dtype)
 
 
 def concatenate(parts: Sequence[Agreement]) -> Agreement:

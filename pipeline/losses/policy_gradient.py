@@ -15,6 +15,8 @@ al., "DeepSeekMath", 2024, section 4.1.1); no gradient flows into A.
 import torch
 from torch import Tensor
 
+from pipeline.losses.staleness import LARGEST_LOG_RATIO
+
 
 def policy_gradient(
     logq_N: Tensor, behaviour_logp_N: Tensor, advantage_N: Tensor, *, epsilon: float
@@ -30,7 +32,8 @@ def policy_gradient(
     Returns:
         The gain [N], and two sums over positions: clipped tokens, and tokens with an advantage.
     """
-    ratio_N = torch.where(torch.isnan(behaviour_logp_N), 0.0, logq_N - behaviour_logp_N).exp()
+    log_ratio_N = torch.where(torch.isnan(behaviour_logp_N), 0.0, logq_N - behaviour_logp_N)
+    ratio_N = log_ratio_N.clamp(max=LARGEST_LOG_RATIO).exp()
     free_N, clipped_N = ratio_N * advantage_N, ratio_N.clamp(1 - epsilon, 1 + epsilon) * advantage_N
     counts = {"clipped_tokens": (clipped_N < free_N).sum(), "clippable_tokens": (advantage_N != 0).sum()}
     # The minimum makes clipping one-sided: a token that moved against its advantage keeps its gradient.

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 _CLIP = 0.2
+LARGEST_LOG_RATIO = 40.0  # nats; the square of a larger ratio would overflow float32
 
 
 def staleness_sums(logq_N: Tensor, behaviour_logp_N: Tensor, compared_N: Tensor) -> dict[str, Tensor]:
@@ -38,7 +39,7 @@ def staleness_sums(logq_N: Tensor, behaviour_logp_N: Tensor, compared_N: Tensor)
     Returns:
         Sums by name; sums of different chunks and batches can be added.
     """
-    log_ratio_N = torch.where(compared_N, logq_N - behaviour_logp_N, 0.0)
+    log_ratio_N = torch.where(compared_N, logq_N - behaviour_logp_N, 0.0).clamp(max=LARGEST_LOG_RATIO)
     ratio_N = torch.where(compared_N, log_ratio_N.exp(), 0.0)
     return {
         "compared_tokens": compared_N.sum(),

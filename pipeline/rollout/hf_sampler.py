@@ -23,6 +23,7 @@ from pipeline.core.types import Precision
 from pipeline.models import language_model as lm
 from pipeline.models.categorical import expectation, inverse_cdf
 from pipeline.models.context import context_of
+from pipeline.models.finite import NoDistributionError, check_distributions, not_finite
 from pipeline.rollout.sampler import Sampled
 
 
@@ -44,7 +45,8 @@ class HFSampler:
         """
         self.fingerprint = model_fingerprint(path)
         self._context = context_of(path)
-        self._model = lm.load_model(path, dtype=lm.resolve_dtype(precision))
+        self._dtype = lm.resolve_dtype(precision)
+        self._model = lm.load_model(path, dtype=self._dtype)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._vocab, self._eos_ids, self._seed = vocab, torch.tensor(list(eos_ids)), seed
 
@@ -56,6 +58,7 @@ class HFSampler:
 
         Raises:
             DataError: When a prompt and a completion do not fit into the model's context.
+            ModelError: When the model's logits contain NaN or infinity.
         """
         params = [sampling] * len(prompts_ids) if isinstance(sampling, Sampling) else list(sampling)
         limit_B = np.array([p.max_new_tokens for p in params])
@@ -77,7 +80,13 @@ class HFSampler:
                 group_BV = logits_BV if len(rows) == len(live) else logits_BV[rows]
                 group = live[rows]
                 uniforms = uniform_BT[group, step], tail_uniform_BT[group, step]
-                next_B[rows] = _append_tokens([completions[index] for index in group], group_BV, *uniforms, p)
+                try:
+                    next_B[rows] = _append_tokens([completions[index] for index in group], group_BV, *uniforms, p)
+                except NoDistributionError as error:
+                    index = group[error.row]
+                    read = [*prompts_ids[index], *completions[index].token_ids]
+                    where, at = f"sampling {sample_ids[index]}", f"completion token {step}, after token id {read[-1]}"
+                    raise not_finite(self._model, where, at, self._dtype) from None
             unfinished = ~torch.isin(next_B, self._eos_ids) & torch.from_numpy(step + 1 < limit_B[live])
             if not unfinished.any():
                 break
@@ -96,6 +105,7 @@ def _append_tokens(
 ) -> Tensor:
     """Append one token to each completion, with all that is recorded of its position, and return the tokens [B]."""
     q_BV = logits_BV.softmax(-1)
+    check_distributions(q_BV)
     token_B, logp_B = sample_next_token(logits_BV, q_BV, uniform_B, p)
     support = tokens_above_threshold(q_BV, p)
     tail, offset_B = sample_tail_tokens(logits_BV, q_BV, support, tail_uniform_B, p)

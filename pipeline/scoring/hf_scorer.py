@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pipeline.core.hashing import derive_seed, digest
 from pipeline.core.prompt_sharing import distinct_prompts
-from pipeline.core.types import Precision, Scores, TokenSequence
+from pipeline.core.types import Precision, Rollout, Scores, TokenSequence
 from pipeline.models import language_model as lm
 from pipeline.models.context import context_of
+from pipeline.models.finite import NoDistributionError, not_finite
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 
@@ -65,6 +66,7 @@ class HFScorer:
 
         Raises:
             DataError: A sequence does not fit into the teacher's context.
+            ModelError: The teacher's logits contain NaN or infinity.
         """
         scores: list[Scores] = []
         with lm.autocast(self._dtype):  # one context for all batches, because it caches the bf16 copies of the weights
@@ -84,17 +86,23 @@ class HFScorer:
         completions = [sequence.completion_ids for sequence in batch]
         hidden_ND = lm.forward_completions(self._model, prefix, rows, completions, multiple=self._multiple)
         spans = torch.split(hidden_ND, [len(ids) for ids in completions])
-        return [
-            truncate(
-                self._head(_scored(hidden_TD, sequence)), sequence, self._truncation, seed=tail_sample_seed(sequence)
-            )
-            for hidden_TD, sequence in zip(spans, batch, strict=True)
-        ]
+        return [self._scores(hidden_TD, sequence) for hidden_TD, sequence in zip(spans, batch, strict=True)]
+
+    def _scores(self, hidden_TD: Tensor, sequence: TokenSequence) -> Scores:
+        if sequence.is_masked:  # the LM head need not read what others wrote
+            hidden_TD = hidden_TD[torch.tensor(sequence.completion_mask)]
+        try:
+            return truncate(self._head(hidden_TD), sequence, self._truncation, seed=tail_sample_seed(sequence))
+        except NoDistributionError as error:
+            at = f"scored token {error.row} (id {sequence.scored_ids[error.row]}) of {_name(sequence)}"
+            raise not_finite(self._model, "scoring", at, self._dtype) from None
 
 
-def _scored(hidden_TD: Tensor, sequence: TokenSequence) -> Tensor:
-    """Return the hidden states that predict scored tokens; the LM head need not read the others."""
-    return hidden_TD[torch.tensor(sequence.completion_mask)] if sequence.is_masked else hidden_TD
+def _name(sequence: TokenSequence) -> str:
+    """Return which sequence it is, for a message."""
+    if isinstance(sequence, Rollout):
+        return f"rollout {sequence.rollout_id} (prompt {sequence.prompt_id})"
+    return f"the completion {sequence.completion_ids[:8]} of the prompt {sequence.prompt_ids[:8]}"
 
 
 def tail_sample_seed(sequence: TokenSequence) -> int:

@@ -54,6 +54,7 @@ def score_rollouts(
 
     Raises:
         DataError: A rollout does not fit into the teacher's context.
+        ModelError: The teacher's logits contain NaN or infinity; nothing of their part is published.
     """
     scores = dict(known)
     missing = unknown(rollouts, known)

@@ -42,4 +42,5 @@ class Scorer(Protocol):
 
         Raises:
             DataError: A sequence does not fit into the teacher's context.
+            ModelError: The teacher's logits contain NaN or infinity.
         """

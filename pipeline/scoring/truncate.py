@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.core.types import Entries, PositionStats, Scores, TokenSequence
 from pipeline.models.categorical import expectation, inverse_cdf
+from pipeline.models.finite import check_distributions
 from pipeline.scoring.scorer import TruncationParams
 
 _MAX_SAMPLES = 255  # the store counts them in one byte
@@ -33,8 +34,12 @@ def truncate(logits_TV: Tensor, sequence: TokenSequence, p: TruncationParams, *,
         sequence: The tokens, and what the sampler recorded of its distribution.
         p: What is stored.
         seed: The seed of the tail samples.
+
+    Raises:
+        NoDistributionError: The logits of a position contain NaN or plus infinity, or nothing but minus infinity.
     """
     logp_TV = logits_TV.log_softmax(-1)
+    check_distributions(logp_TV)
     p_TV = logp_TV.exp()
     entropy_T = -expectation(p_TV, logp_TV)
     tokens_T = torch.tensor(sequence.scored_ids, device=logits_TV.device)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import file_digest
-from pipeline.core.types import ScoredSequence
+from pipeline.core.types import ScoredSequence, Scores
 from pipeline.runtime.atomic import sync, sync_directories
 from pipeline.store.codecs import Arrays, Codec, build_codec
 from pipeline.store.codecs.base import STORED_NAMES
@@ -31,7 +31,7 @@ from pipeline.store.codecs.fidelity import measure
 from pipeline.store.index import index_table
 from pipeline.store.manifest import RANKS_FILE, decode_manifest
 from pipeline.store.publish import publish_segment, temporary_directory
-from pipeline.store.ragged import join_scores
+from pipeline.store.ragged import ENTRIES, join_scores
 from pipeline.store.segment_reader import Segment, token_table
 from pipeline.store.zarr_payload import write_payload
 from schemas.manifest import FileEntry, Manifest, Measured, SegmentHeader
@@ -137,11 +137,19 @@ def _pack(
     positions_B = np.array([rollout.positions for rollout in rollouts], dtype=np.int64)
     scores = join_scores([sequence.scores for sequence in sequences], len(header.temperatures))
     assert [len(sequence.scores) for sequence in sequences] == positions_B.tolist(), "one row per scored token"
+    assert not _has_nan(scores), "NaN among the scores"
     arrays = codec.encode(scores, np.argsort(token_of_rank))
     decoded = codec.decode(arrays, token_of_rank)
     stored_counts = {group: arrays[f"{group}_n"] for group in STORED_NAMES}
     index = index_table(rollouts, stored_counts, decoded, positions_B, header.scorer)
     return arrays, index, measure(scores, decoded, codec)
+
+
+def _has_nan(scores: Scores) -> bool:
+    """Return whether a number is NaN; the tail mean may be, where there is none."""
+    stats = scores.stats
+    entries = [getattr(scores, name).logp for name in ENTRIES]
+    return any(np.isnan(a).any() for a in (*entries, stats.tail_NH, stats.entropy_NH, stats.lse_NH, stats.token_logp_N))
 
 
 def write_index(path: Path, index: pa.Table) -> None:

@@ -16,6 +16,7 @@ The arrays of a batch are numpy arrays. Array suffixes: see `pipeline.core.types
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from pipeline.core.prompt_sharing import tokens_to_read
 from pipeline.core.types import Floats, Rollout
 from pipeline.losses.batch import Batch
 from pipeline.runtime.config import Fraction, Positive
-from pipeline.runtime.errors import ParameterError, StoreError
+from pipeline.runtime.errors import DataError, ParameterError, StoreError
 from pipeline.store.segment_reader import Segment
 from pipeline.store.windows import ScoreReader, WindowReader
 from pipeline.training.collate import CompletionArrays, collate
@@ -108,10 +109,17 @@ def advantages(rollouts: Sequence[Rollout], p: BatchParams) -> Floats:
     """Return the advantage of each rollout [B].
 
     Rollouts without a reward, and those whose prompt has no other completion by the same policy, have the advantage 0.
+
+    Raises:
+        DataError: A reward is NaN or infinite.
     """
     rewarded = [
         row for row, rollout in enumerate(rollouts) if rollout.reward is not None and rollout.source == "student"
     ]
+    for rollout in (rollouts[row] for row in rewarded):
+        if not math.isfinite(rollout.reward or 0.0):
+            where, remedy = f"reward of {rollout.rollout_id}", "mend the reward, then delete its rollouts file"
+            raise DataError(where, expected="a finite number", got=rollout.reward, remedy=remedy)
     advantage_B = np.zeros(len(rollouts), np.float32)
     for rows in _grouped(rewarded, lambda row: (rollouts[row].prompt_id, rollouts[row].policy)):
         if len(rows) > 1:

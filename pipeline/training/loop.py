@@ -24,6 +24,7 @@ from pipeline.losses.staleness import is_stale, staleness_columns
 from pipeline.models import language_model as lm
 from pipeline.runtime.progress import Meter
 from pipeline.training.checkpoint import TrainState, save_checkpoint
+from pipeline.training.finite import check_state, check_step
 from pipeline.training.log import Row
 from pipeline.training.run import TrainingRun
 
@@ -43,6 +44,9 @@ def train(
         run: the settings of the round.
         scratch: the directory of the round's checkpoints.
         meter: a progress bar in tokens that the model processes.
+
+    Raises:
+        UserError: Training diverged. The step changed nothing, and the last checkpoint stays.
     """
     p, dtype = run.optimizer, lm.resolve_dtype(run.optimizer.precision)
     schedule = transformers.get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps)
@@ -62,15 +66,18 @@ def train(
                 group["lr"] = learning_rate
             sums = _backward(model, window, run, dtype)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
+            row = _row(run, step, sums, norm, learning_rate)
+            check_step(row, run, scratch)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
                 state.average.update_parameters(model)
-            state.rows.append(_row(run, step, sums, norm, learning_rate))
+            state.rows.append(row)
             meter.update(int(sums["read_tokens"]))
             meter.set_postfix(loss=f"{state.rows[-1]['loss']:.3f}", step=step + 1)
             last = step == run.steps[-1] or is_stale(state.rows[-1], run.max_staleness)
             if last or (step + 1) % p.save_steps == 0:
+                check_state(model, state, run, scratch)
                 save_checkpoint(scratch, model, state, step + 1)
 
 

@@ -10,10 +10,12 @@ from pipeline.models import language_model as lm
 from pipeline.models import lora
 from pipeline.models.round_trip import check_written, in_dtype, probe_logits
 from pipeline.runtime.atomic import whole_directory
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import bar
 from pipeline.runtime.resume import DONE, resumable
 from pipeline.training.batches import iter_batches, planned_tokens
 from pipeline.training.checkpoint import checkpoints, open_run
+from pipeline.training.finite import all_finite
 from pipeline.training.log import Row, read_log
 from pipeline.training.loop import train
 from pipeline.training.run import TrainingData, TrainingRun
@@ -53,8 +55,12 @@ def _train(run: TrainingRun, data: TrainingData, scratch: Path) -> tuple[Path, l
         train(model, batches, state, run, scratch, meter)
     checkpoint = checkpoints(scratch)[-1]
     if run.saved_dtype is not None:
+        published = in_dtype(state.published(model), run.saved_dtype)
+        if not all_finite(published.parameters()):
+            where, dtype = f"train {run.student} {run.round_id}", str(run.saved_dtype).removeprefix("torch.")
+            remedy = f"convert the model in {run.start} to bfloat16 or float32 first"
+            raise UserError(where, expected=f"weights that {dtype} can hold", got="larger ones", remedy=remedy)
         with whole_directory(checkpoint / CONVERTED_MODEL) as folder:
-            published = in_dtype(state.published(model), run.saved_dtype)
             lm.save_model(published, folder)
             base = lora.base_of(run.start) if lora.has_adapter(published) else None
             check_written(folder, probe_logits(published), where=folder, base=base)

@@ -1,6 +1,6 @@
 """Reported metrics of a student, compared with dense float64 computations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt
-from pipeline.evaluation.agreement import LIKELIEST, ModelPair, compare, concatenate
+from pipeline.evaluation.agreement import LIKELIEST, ModelPair, _agreement, compare, concatenate
 from pipeline.evaluation.completions import Completions, EvaluationParams, complete, judge
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
+from pipeline.runtime.errors import ModelError
+from tests.factories import with_weight
 
 VOCAB = 260
 P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", recorded_prompts=2)
@@ -157,3 +160,32 @@ def test_every_greedy_completion_is_scored_once_and_finished_samples_are_counted
     ]
     assert scored == ["xx", "y", "\0"]
     assert completions.eos_share == 0.25
+
+
+@pytest.mark.parametrize("is_student", [True, False])
+def test_a_model_without_distributions_has_no_metrics(
+    make_model_dir: Callable[..., Path], tmp_path: Path, is_student: bool
+) -> None:
+    """The token of the broken embedding is the first of completion d."""
+    name, whole = "model.embed_tokens.weight", make_model_dir(tmp_path / "whole", tie_word_embeddings=False)
+    broken = with_weight(whole, tmp_path / "broken", name, lambda weight_VD: weight_VD[11].fill_(torch.nan))
+    pair = (broken, whole) if is_student else (whole, broken)
+    with pytest.raises(ModelError) as caught:
+        compared(*pair)
+    at = f"completion token 1 in the {'student' if is_student else 'teacher'}, and in 1 weights: {name}; "
+    assert f"evaluation of prompt d: expected finite logits, got NaN or infinity at {at}" in str(caught.value)
+
+
+def test_tokens_that_no_model_can_write_add_nothing(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
+    """0 times the logarithm of 0; a divergence that is infinite is an error."""
+
+    def without(logits_NV: Tensor) -> Tensor:
+        return logits_NV.index_fill(-1, torch.tensor([3]), -torch.inf)
+
+    p_NV, q_NV = torch.randn(2, 5, 20, generator=torch.Generator().manual_seed(0)).unbind()
+    smaller = [torch.cat([logits[:, :3], logits[:, 4:]], -1) for logits in (p_NV, q_NV)]
+    tokens_N = torch.tensor([0, 1, 2, 0, 1])
+    whole, expected = _agreement(without(p_NV), without(q_NV), tokens_N), _agreement(*smaller, tokens_N)
+    torch.testing.assert_close(whole.forward_kl_N, expected.forward_kl_N)
+    torch.testing.assert_close(whole.reverse_kl_N, expected.reverse_kl_N)
+    assert _agreement(p_NV, without(q_NV), tokens_N).forward_kl_N.isinf().all()

@@ -13,6 +13,7 @@ from pipeline.core.types import Rollout
 from pipeline.losses.batch import TeacherRows
 from pipeline.losses.objective import batch_loss
 from pipeline.losses.policy_gradient import policy_gradient
+from pipeline.runtime.errors import DataError
 from pipeline.training.batches import advantages
 from tests.factories import batch_params, rollout
 from tests.loss_cases import identity, loss_and_gradient, objective, pair, random_logits, support, teacher_rows
@@ -51,6 +52,24 @@ def expected_gradient(logits_RV: Tensor) -> Tensor:
         [REWARDS[completion] * token_logps(leaf, completion).sum().exp() for completion in completions()]
     ).sum()
     return torch.autograd.grad(total, leaf)[0]
+
+
+def test_a_token_far_from_its_policy_has_finite_gain_and_gradient() -> None:
+    logq_N = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    advantage_N = torch.tensor([0.0, 2.0, -2.0])
+    gain_N, _ = policy_gradient(logq_N, torch.tensor([-300.0, -300.0, -90.0]), advantage_N, epsilon=EPSILON)
+    gain_N.sum().backward()
+    assert gain_N[:2].tolist() == pytest.approx([0.0, 2 * (1 + EPSILON)])
+    assert torch.isfinite(gain_N).all()
+    assert logq_N.grad is not None
+    assert torch.isfinite(logq_N.grad).all()
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_is_refused(reward: float) -> None:
+    rollouts = [replace(rollout(name, [1]), reward=value) for name, value in (("a", 1.0), ("b", reward))]
+    with pytest.raises(DataError, match=f"reward of b: expected a finite number, got {reward}; mend the reward"):
+        advantages(rollouts, batch_params())
 
 
 @pytest.mark.parametrize("samples", [2, 3])

@@ -127,3 +127,10 @@ def test_k3_estimates_the_divergence_from_the_old_student_to_the_new_one() -> No
     b, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
     expected = sum(p * measured([np.log(new)], [np.log(p)])["staleness_kl"] for p, new in zip(b, q, strict=True))
     assert expected == pytest.approx((b * np.log(b / q)).sum())
+
+
+def test_a_token_far_from_its_policy_leaves_the_columns_finite() -> None:
+    columns = measured([-1.0, -1.0], [-1.0, -300.0])
+    assert all(np.isfinite(value) for value in columns.values() if value is not None)
+    assert columns["clipped_share"] == 0.5
+    assert is_stale(columns, 1e9)

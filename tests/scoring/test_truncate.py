@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.types import Entries, Scores, TokenSequence
+from pipeline.models.finite import NoDistributionError
 from pipeline.scoring import truncate as topk
 from pipeline.scoring.scorer import TruncationParams
 
@@ -248,3 +249,23 @@ def test_tail_samples_depend_on_the_seed_and_not_on_student_support_tokens() -> 
     other = truncate(logits_TV, [0] * 3, [], support(), seed=2)
     assert drawn(scores) == drawn(with_union)
     assert drawn(scores) != drawn(other)
+
+
+def test_one_possible_token_is_a_distribution() -> None:
+    logits_TV = torch.full((2, VOCAB), -torch.inf)
+    logits_TV[:, 7] = 3.0
+    scores = truncate(logits_TV, [7, 9], [[8], [8]], support(temperatures=(1.0, 2.0)), seed=0)
+    assert [scores.top.ids.tolist(), scores.top.logp.tolist()] == [[7, 7, 9], [0.0, 0.0, -np.inf]]
+    assert scores.stats.token_logp_N.tolist() == [0.0, -np.inf]
+    for values in (scores.stats.tail_NH, scores.stats.entropy_NH, scores.stats.student_tail_NH):
+        assert values.tolist() == [[0.0, 0.0]] * 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_what_is_no_distribution_is_told_with_its_position(value: float | None) -> None:
+    """None: minus infinity alone."""
+    logits_TV = teacher(4)
+    logits_TV[2, slice(None) if value is None else 5] = -torch.inf if value is None else value
+    with pytest.raises(NoDistributionError) as caught:
+        truncate(logits_TV, [1, 2, 3, 4], [[]] * 4, support(), seed=0)
+    assert caught.value.row == 2

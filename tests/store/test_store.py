@@ -612,3 +612,27 @@ def test_sweep_spares_the_living(tmp_path: Path) -> None:
     swept = {path.name for path in store.sweep()}
     assert swept == {name for name, goes in names.items() if goes}
     assert {path.name for path in (tmp_path / "segments").iterdir()} == names.keys() - swept
+
+
+def test_nan_is_never_written(tmp_path: Path) -> None:
+    sequence = _sequences(2)[1]
+    for name in ("token_logp_N", "tail_NH", "entropy_NH", "lse_NH"):
+        nan = np.full_like(getattr(sequence.scores.stats, name), np.nan)
+        scores = dataclasses.replace(sequence.scores, stats=dataclasses.replace(sequence.scores.stats, **{name: nan}))
+        with pytest.raises(AssertionError, match="NaN among the scores"):
+            _write(tmp_path / "segment", [dataclasses.replace(sequence, scores=scores)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_position_of_one_possible_token_comes_back_without_nan(tmp_path: Path, codec: str) -> None:
+    """The sampled token of the second position is impossible under the teacher."""
+    top = entries([[7], [7, 9]], np.array([0.0, 0.0, -np.inf]))
+    zero_N, logp_N = np.zeros((2, 1), np.float32), np.array([0.0, -np.inf], np.float32)
+    scores = Scores.of_top(top, tail_NH=zero_N, entropy_NH=zero_N, token_logp_N=logp_N)
+    _write(tmp_path / "segment", [ScoredSequence(rollout=rollout("r", [7, 9]), scores=scores)], codec=codec)
+    (read,) = Segment.open(tmp_path / "segment").read(0, 1)
+    second = dict(zip(read.top.ids[1:].tolist(), np.exp(read.top.logp[1:]), strict=True))
+    assert second == pytest.approx({7: 1, 9: 0}, abs=1e-8)
+    assert np.exp(read.stats.token_logp_N) == pytest.approx([1, 0], abs=1e-8)
+    assert not any(np.isnan(a).any() for name, a in arrays_of(read).items() if name != "stats.tail_mean_N")
