@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.files import read_prompts, read_rollouts
+from pipeline.core.files import prompts_file, read_prompts, read_rollouts
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.files import write_rows
 from schemas.prompt import PROMPT
@@ -17,9 +17,9 @@ ROLLOUTS = [rollout("r", [7, 8], completion_mask=[True, False]), rollout("s", [9
 
 
 def test_masks_come_back_as_they_were(tmp_path: Path) -> None:
-    write_rows(tmp_path / "prompts.parquet", PROMPTS, PROMPT)
+    write_rows(prompts_file(tmp_path, "train"), PROMPTS, PROMPT)
     write_rows(tmp_path / "rollouts.parquet", ROLLOUTS, ROLLOUT)
-    assert read_prompts(tmp_path / "prompts.parquet", "train") == PROMPTS
+    assert read_prompts(tmp_path, "train") == PROMPTS
     assert read_rollouts(tmp_path / "rollouts.parquet") == ROLLOUTS
 
 
