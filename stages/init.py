@@ -16,7 +16,7 @@ from pipeline.checkpoints.provenance import student_lineage
 from pipeline.checkpoints.student import NewStudent, StudentParams, start_student
 from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import write_lineage
-from pipeline.models.tokenizer import load_tokenizer, require_same_tokenizer
+from pipeline.models.tokenizer import check_head_rows, load_tokenizer, require_same_tokenizer, shared_vocab
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.layout import LAYOUT
 from stages._stage import StageContext, Tracked, run, stage
@@ -33,8 +33,11 @@ def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
     source = str(teacher) if p.student.model == "teacher" else p.student.model
     checkpoint = ctx.layout.round(student, to).model
     with whole_directory(ctx.layout.base(student)) as base, whole_directory(checkpoint) as folder:
-        loaded, tokenizer = load_pretrained(source, p.student.revision, dtype=torch.float32, where=f"{where}.model")
-        require_same_tokenizer(load_tokenizer(teacher), tokenizer, (str(teacher), p.student.model))
+        tokenizer = load_tokenizer(teacher)
+        loaded, own = load_pretrained(source, p.student.revision, dtype=torch.float32, where=f"{where}.model")
+        require_same_tokenizer(tokenizer, own, (str(teacher), p.student.model))
+        rows = loaded.get_output_embeddings().weight.shape[0]
+        check_head_rows(rows, shared_vocab(tokenizer), where=f"{where}.model")
         model = start_student(p.student, loaded, seed=seed, where=where)
         NewStudent(model=model, tokenizer=tokenizer, params=p.student, seed=seed, where=where).save(base, folder)
         write_lineage(folder, student_lineage(student, p.student, teacher, folder, where=f"{where}.model"))

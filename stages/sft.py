@@ -15,7 +15,7 @@ from pipeline.core.types import reference_rollouts
 from pipeline.lineage.lineage import add_sft, read_lineage, write_lineage
 from pipeline.lineage.records import Tuning
 from pipeline.models.context import context_of
-from pipeline.models.tokenizer import load_tokenizer, shared_vocab
+from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab
 from pipeline.training.log import Row
 from pipeline.training.round import CONVERTED_MODEL, LOG, train_round
 from pipeline.training.run import TrainingData, TrainingRun
@@ -51,7 +51,7 @@ def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path
     data = TrainingData.of_references(rollouts, p.sft.batches)
 
     def finish(tuned: Path, _: list[Row]) -> None:
-        tokenizer.save_pretrained(tuned)
+        save_tokenizer(tokenizer, tuned)
         if lineage:
             tuning = Tuning(
                 model=name,

@@ -13,6 +13,7 @@ from pipeline.checkpoints.pretrained import TeacherParams, load_teacher
 from pipeline.checkpoints.provenance import source_of
 from pipeline.lineage.lineage import teacher_lineage, write_lineage
 from pipeline.models.round_trip import check_written, probe_logits
+from pipeline.models.tokenizer import add_end_ids, save_tokenizer
 from pipeline.runtime.atomic import whole_directory
 from stages._stage import StageContext, run, stage
 
@@ -26,7 +27,8 @@ def main(_: StageContext, p: Any, out: Path) -> None:
         name, model, tokenizer = load_teacher(p.teacher, where=_WHERE)
         click.echo(f"teacher: write {model.num_parameters():,} parameters")
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        add_end_ids(tokenizer, model.generation_config.to_dict())
+        save_tokenizer(tokenizer, folder)
         expected = probe_logits(model)
         del model  # the directory is read again
         check_written(folder, expected, where=out)

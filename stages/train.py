@@ -12,7 +12,7 @@ from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
-from pipeline.models.tokenizer import load_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.runtime.layout import LAYOUT
 from pipeline.training.batches import BatchParams
 from pipeline.training.log import Row
@@ -61,7 +61,7 @@ def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, firs
     lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
 
     def finish(model: Path, rows: list[Row]) -> None:
-        tokenizer.save_pretrained(model)
+        save_tokenizer(tokenizer, model)
         write_round(model, lineage, training.describe(data, rows, p.task, p.settings))
 
     outputs = {MODEL: files.model, OPTIMIZER: files.optimizer, LOG: files.log}

@@ -27,8 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.name == _END_TO_END) - 2 * (item.name == _FIRST_RUN))
 
 
-def _tokenizer(*, template: str | None = None, extra: str = "<extra>", **special: str | None) -> Any:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def _tokenizer(
+    *, template: str | None = None, extra: str = "<extra>", reverse: bool = False, **special: str | None
+) -> Any:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=reverse)
     core = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
@@ -81,7 +83,10 @@ def make_t5_dir() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
-    """A factory: every byte is a token; <s>, </s>, <end> and `extra` are special; pad is eos; V = 260."""
+    """A factory: every byte is a token; <s>, </s>, <end> and `extra` are special; pad is eos; V = 260.
+
+    With `reverse` the ids of the bytes are in the other order.
+    """
     return _tokenizer
 
 

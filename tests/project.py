@@ -36,7 +36,7 @@ PARAMS: dict[str, Any] = {
         "train": 12,
         "heldout": 3,
         "max_prompt_tokens": 160,
-        "template": {"text": "{question}\n\nThink step by step.", "chat": True, "system": None},
+        "template": {"text": "{question}\n\nThink step by step.", "chat": True, "system": None, "variables": {}},
         "settings": {
             "data": "data",
             "config": None,

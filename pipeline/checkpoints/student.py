@@ -14,6 +14,7 @@ from pipeline.models import lora
 from pipeline.models.architectures import tied_head
 from pipeline.models.lora import LoraParams
 from pipeline.models.round_trip import check_written, in_dtype, probe_logits
+from pipeline.models.tokenizer import save_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +65,21 @@ class NewStudent:
             ParameterError: When the adapter's target modules do not exist in the model.
             ModelError: When the directories, read again, give another model.
         """
-        self.tokenizer.save_pretrained(checkpoint)
         p = self.params.lora
         if p is None:
             self.model.save_pretrained(checkpoint)
+            save_tokenizer(self.tokenizer, checkpoint)
             (base / "README.md").write_text(
                 "This student is no adapter: its checkpoints are whole models.\n", encoding="utf-8"
             )
             check_written(checkpoint, probe_logits(self.model), where=self.where)
             return
         in_dtype(self.model, getattr(torch, p.base_dtype)).save_pretrained(base)
-        self.tokenizer.save_pretrained(base)
+        save_tokenizer(self.tokenizer, base)
         torch.manual_seed(self.seed)
         adapter = lora.attach(self.model, p, revision=model_fingerprint(base), where=f"{self.where}.lora")
         lora.save(adapter, checkpoint)
+        save_tokenizer(self.tokenizer, checkpoint)
         check_written(checkpoint, probe_logits(adapter), where=self.where, base=base)
 
 

@@ -31,6 +31,7 @@ from pipeline.models.architectures import auto_class
 from pipeline.models.forward import DecoderInputs, EncoderOutput
 from pipeline.models.head import Head
 from pipeline.models.round_trip import wrong_keys
+from pipeline.models.tokenizer import check_head_rows
 from pipeline.runtime.errors import ModelError
 
 Model: TypeAlias = forward.Model
@@ -289,7 +290,4 @@ def check_vocabulary(model: Model, vocab: int, *, where: Path) -> None:
     Raises:
         ModelError: When it has fewer rows.
     """
-    rows = model.get_output_embeddings().weight.shape[0]
-    if rows < vocab:
-        expected, remedy = f"a head of at least {vocab} tokens", "use the model's own tokenizer"
-        raise ModelError(where, expected=expected, got=f"{rows}", remedy=remedy)
+    check_head_rows(model.get_output_embeddings().weight.shape[0], vocab, where=where)

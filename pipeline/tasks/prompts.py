@@ -2,6 +2,7 @@
 
 * Guarantee: the choice depends on the seed and on each case's id alone. So cases that are added later do not reshuffle
   the others, and a smaller number of prompts is a part of a larger one.
+* Guarantee: no prompt is there twice, and none is in both splits.
 * Long prompts are filtered and never cut, because a cut changes the question.
 * Cost: about 2,000 prompts per second. Only as many cases are tokenised as are needed.
 """
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from pipeline.core.files import rank_by_count
 from pipeline.core.hashing import digest
 from pipeline.core.types import Prompt
-from pipeline.models.tokenizer import Tokenizer, completion_ids, render
+from pipeline.models.tokenizer import Tokenizer, shared_vocab, token_texts
 from pipeline.runtime.config import Positive, parse
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.progress import Meter, bar
+from pipeline.runtime.progress import bar
 from pipeline.tasks import Case, Cases, Split, find_task
+from pipeline.tasks.selection import Selection, count_cases
 from pipeline.tasks.templates import TemplateParams, render_template
 
 
@@ -59,61 +61,44 @@ def render_prompts(
 ) -> tuple[list[Prompt], list[str]]:
     """Return training prompts, then held-out prompts, each in random order, and a line about the counts of each split.
 
-    A split with fewer prompts than requested is no error; the line reports it.
+    Cases with equal prompts are one prompt, with the references of all. Training cases with a prompt of the held-out
+    split are left out. A split with fewer prompts than requested is no error; the line reports it.
 
     Raises:
-        DataError: When a split has no prompt.
+        DataError: When a split has no prompt, or a prompt has a token that the teacher's head has no row for.
         ParameterError: When the template needs messages that the data lack.
         ModelError: When the tokenizer has no chat template for the messages.
     """
     assert len({case.case_id for case in cases}) == len(cases), "a task gave two cases the same id"
-    prompts: list[Prompt] = []
-    lines: list[str] = []
+    pools: dict[Split, dict[str, list[Case]]] = {split: {} for split in get_args(Split)}
+    for case in sorted(cases, key=lambda case: digest(seed, case.case_id)):
+        identity = digest(render_template(p.template, case), case.tools)
+        pools[case.split].setdefault(identity, []).append(case)
     with bar("tokenise", p.train + p.heldout, unit="prompts") as meter:
-        for split, requested in zip(get_args(Split), (p.train, p.heldout), strict=True):
-            pool = sorted((case for case in cases if case.split == split), key=lambda case: digest(seed, case.case_id))
-            rendered, too_long = _render(pool, tokenizer, requested, p, meter)
-            if not rendered:
-                raise _no_prompt(split, len(pool), p)
-            prompts += rendered
-            line = f"{split}: {len(rendered):,} of {len(pool):,} cases, {too_long:,} filtered as too long"
-            missing = f"; {requested:,} were requested, no more are left" if len(rendered) < requested else ""
-            lines.append(line + missing)
+        heldout = Selection(task=p.name, split="heldout", requested=p.heldout, longest=p.max_prompt_tokens)
+        heldout.fill(list(pools["heldout"].values()), tokenizer, p.template, meter)
+        train = Selection(task=p.name, split="train", requested=p.train, longest=p.max_prompt_tokens)
+        train.taken = {tuple(prompt.prompt_ids) for prompt in heldout.prompts}
+        train.held_out = count_cases(group for key, group in pools["train"].items() if key in pools["heldout"])
+        left = [group for key, group in pools["train"].items() if key not in pools["heldout"]]
+        train.fill(left, tokenizer, p.template, meter)
         meter.total = meter.n
-    return prompts, lines
+    prompts = [*train.prompts, *heldout.prompts]
+    _check_ids(prompts, tokenizer)
+    return prompts, [train.line(), heldout.line()]
 
 
-def _render(
-    cases: list[Case], tokenizer: Tokenizer, count: int, p: PromptParams, meter: Meter
-) -> tuple[list[Prompt], int]:
-    """Return the first `count` prompts that are short enough, and the number of longer ones before the last."""
-    prompts: list[Prompt] = []
-    too_long = 0
-    for case in cases:
-        if len(prompts) == count:
-            break
-        text, ids = render(tokenizer, render_template(p.template, case))
-        if len(ids) > p.max_prompt_tokens:
-            too_long += 1
-        else:
-            prompt = Prompt(
-                prompt_id=case.case_id,
-                split=case.split,
-                prompt_ids=ids,
-                reference_ids=completion_ids(tokenizer, case.references[0]),
-                prompt_text=text,
-                references=list(case.references),
-            )
-            prompts.append(prompt)
-            meter.update()
-    return prompts, too_long
-
-
-def _no_prompt(split: Split, cases: int, p: PromptParams) -> DataError:
-    if cases:
-        got, remedy = f"none of {cases:,}", f"raise task.max_prompt_tokens ({p.max_prompt_tokens})"
-        return DataError(f"task {p.name}, {split}", expected="a prompt short enough", got=got, remedy=remedy)
-    return DataError(f"task {p.name}, {split}", expected="cases", got="none", remedy="change task.settings")
+def _check_ids(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> None:
+    """Check that the teacher's head has a row for every token of the prompts and references."""
+    vocab = shared_vocab(tokenizer)
+    highest = max(token for prompt in prompts for token in (*prompt.prompt_ids, *prompt.reference_ids))
+    if highest >= vocab:
+        expected, name = (
+            f"token ids below {vocab}, the rows of the teacher's head",
+            token_texts(tokenizer, [highest])[0],
+        )
+        remedy = f"keep {name!r} out of the chat template, or use the model's own tokenizer"
+        raise DataError("task.template", expected=expected, got=f"{highest} in a prompt", remedy=remedy)
 
 
 def rank_tokens(prompts: Iterable[Prompt], vocab: int) -> NDArray[np.int32]:

@@ -7,10 +7,11 @@ r"""Render a case as a prompt by the section `task.template`.
   str.format, which would also reach attributes, so the names are checked first.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from string import Formatter
 
+from pipeline.models.tokenizer import Chat, FilledText, check_variables
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks import Case, Message
 
@@ -25,6 +26,8 @@ class TemplateParams:
     """true: the text is a user's turn in the tokenizer's chat template. false: the text is the whole prompt."""
     system: str | None
     """A system message at the beginning of a chat; null for none."""
+    variables: dict[str, object] = field(default_factory=dict)
+    """Variables of the chat template, such as enable_thinking, tools or date_string."""
 
 
 def check_template(p: TemplateParams, fields: Sequence[str]) -> None:
@@ -39,6 +42,9 @@ def check_template(p: TemplateParams, fields: Sequence[str]) -> None:
         raise _error("chat", "true where text is null", "false", "give task.template.text, or set chat: true")
     if p.system is not None and not p.chat:
         raise _error("system", "null where chat is false", repr(p.system), "put it into task.template.text")
+    if p.variables and not p.chat:
+        raise _error("variables", "{} where chat is false", repr(p.variables), "remove them, or set chat: true")
+    check_variables(p.variables, where="task.template.variables")
 
 
 def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
@@ -47,13 +53,38 @@ def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
     Raises:
         ParameterError: When `text` is null and the data have no messages.
     """
-    text = None if p.text is None else p.text.format_map(case.fields)
+    text = None if p.text is None else FilledText(list(_parts(p.text, case.fields)))
     if text is not None and not p.chat:
         return text
     messages = list(case.messages) if text is None else [{"role": "user", "content": text}]
     if not messages:
         raise _error("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")
-    return messages if p.system is None else [{"role": "system", "content": p.system}, *messages]
+    if p.system is None:
+        return messages
+    return [{"role": "system", "content": FilledText([(p.system, False)])}, *messages]
+
+
+def prompt_of(p: TemplateParams, case: Case) -> str | Chat:
+    """Return the prompt of a case as it is rendered: a text, or a chat with its tools and variables.
+
+    Raises:
+        ParameterError: When `text` is null and the data have no messages.
+    """
+    prompt = render_template(p, case)
+    return prompt if isinstance(prompt, str) else Chat(messages=prompt, tools=case.tools, variables=p.variables)
+
+
+def answer_of(p: TemplateParams, case: Case) -> str | Message:
+    """Return the first reference of a case: the data's message where their conversation is the prompt, else a text."""
+    return case.answer if p.text is None and case.answer is not None else case.references[0]
+
+
+def _parts(text: str, fields: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of a filled template, each with whether it is data."""
+    for literal, name, _, _ in Formatter().parse(text):
+        yield literal, False
+        if name is not None:
+            yield fields[name], True
 
 
 def _check_fields(text: str, fields: Sequence[str]) -> None:

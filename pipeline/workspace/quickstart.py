@@ -167,7 +167,12 @@ def _task(request: InitRequest, tokenizer: Tokenizer) -> tuple[dict[str, Any], l
     row = first_row(rows, request.columns.values())
     name, columns = choose(request.data, request.task, request.columns, row)
     text = None if chat and columns.get("messages_column") else question(name, columns)
-    template = {"text": text if chat or text is None else f"{text}\n\n", "chat": chat, "system": None}
+    template: dict[str, Any] = {
+        "text": text if chat or text is None else f"{text}\n\n",
+        "chat": chat,
+        "system": None,
+        "variables": {},
+    }
     task = {"name": name, "train": 2000, "heldout": 200, "max_prompt_tokens": _MAX_LENGTH, "template": template}
     task_line = f"task {name}: {', '.join(f'{field}={column}' for field, column in columns.items() if column)}"
     splits_line = f"splits: {rows['train_split']}, held out {rows['heldout_split']}"

@@ -225,7 +225,7 @@ def merge(model: Path, out: Path) -> None:
     """
     from pipeline.models.language_model import load_model, save_model
     from pipeline.models.round_trip import check_written, probe_logits
-    from pipeline.models.tokenizer import load_tokenizer
+    from pipeline.models.tokenizer import load_tokenizer, save_tokenizer
     from pipeline.runtime.atomic import whole_directory
 
     if out.exists():
@@ -234,7 +234,7 @@ def merge(model: Path, out: Path) -> None:
         merged = load_model(model)
         save_model(merged, folder)
         check_written(folder, probe_logits(merged), where=out)
-        load_tokenizer(model).save_pretrained(folder)
+        save_tokenizer(load_tokenizer(model), folder)
     click.echo(out)
 
 

@@ -273,7 +273,7 @@ def test_a_student_with_another_tokenizer_is_refused(
     project: Project, make_model_dir: Callable[..., Path], make_tokenizer: Callable[..., Any]
 ) -> None:
     stranger = make_model_dir(project.path / "models" / "stranger")
-    make_tokenizer(extra="<other>").save_pretrained(stranger)
+    make_tokenizer(reverse=True).save_pretrained(stranger)
     project.change("student", "small", "model", to="models/stranger")
     project.change("student", "small", "layers", to=None)
     process = project.start()

@@ -41,7 +41,7 @@ RERUNS = {
     "pipeline/models": "teacher, init, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/checkpoints/student.py": "plan, teacher, init",
     "pipeline/models/lora.py": "plan, teacher, init, generate, rollout x3, score x4, train x3, evaluate x5",
-    "pipeline/models/tokenizer.py": "teacher, prepare, init, generate, rollout x3, score x4, train x3, evaluate x5",
+    "pipeline/models/tokenizer": "teacher, prepare, init, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/core": "prepare, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/core/hashing.py": "teacher, prepare, init, generate, rollout x3, score x4, train x3, evaluate x5",
     "pipeline/workspace": "plan",
@@ -241,7 +241,7 @@ def test_every_parameter_is_in_the_table() -> None:
 
 def test_every_package_is_in_the_table() -> None:
     packages = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").glob("*/__init__.py")}
-    assert packages | {"stages/cli"} == {edited for edited in RERUNS if not edited.endswith(".py")}
+    assert packages | {"stages/cli"} == {edited for edited in RERUNS if edited.count("/") == 1}
 
 
 def test_the_documentation_has_this_table() -> None:

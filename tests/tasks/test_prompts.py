@@ -25,9 +25,12 @@ def params(**changes: Any) -> PromptParams:
 
 
 def pool(split: Split, count: int, *, words: int = 3, start: int = 0) -> list[Case]:
-    text = " ".join("abcdefghij"[:words])
-    ids = range(start, start + count)
-    return [Case(case_id=f"{split}-{i}", split=split, fields={"text": text}, references=("c d", "e")) for i in ids]
+    texts = {i: " ".join([f"{split[0]}{i}", *"x" * (words - 1)]) for i in range(start, start + count)}
+    return [case(f"{split}-{i}", text, split) for i, text in texts.items()]
+
+
+def case(case_id: str, text: str, split: Split = "train", references: tuple[str, ...] = ("c d", "e")) -> Case:
+    return Case(case_id=case_id, split=split, fields={"text": text}, references=references)
 
 
 def ids_of(cases: list[Case], tokenizer: Any, p: PromptParams, *, seed: int = 1, split: str = "train") -> list[str]:
@@ -39,8 +42,9 @@ def test_prompts_carry_their_case(tokenizer: Any) -> None:
     prompts, counts = render_prompts(pool("train", 9) + pool("heldout", 3), tokenizer, params(), seed=1)
     assert [prompt.split for prompt in prompts] == ["train"] * 5 + ["heldout"] * 2
     first = prompts[0]
-    a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
-    assert (first.prompt_text, first.prompt_ids) == ("a b c", [256, a, space, b, space, c])
+    c, d, space = tokenizer.convert_tokens_to_ids([*"cd", "Ġ"])
+    assert first.prompt_text == f"t{first.prompt_id.removeprefix('train-')} x x"
+    assert first.prompt_ids == [256, *tokenizer(first.prompt_text, add_special_tokens=False)["input_ids"]]
     assert (first.references, first.reference_ids) == (["c d", "e"], [c, space, d, 257])
     assert [str(split) for split in counts] == [
         "train: 5 of 9 cases, 0 filtered as too long",
@@ -75,10 +79,90 @@ def test_a_split_without_prompts_says_what_to_change(tokenizer: Any) -> None:
         render_prompts(pool("train", 3), tokenizer, params(), seed=1)
     assert str(caught.value) == "task gsm8k, heldout: expected cases, got none; change task.settings"
     with pytest.raises(DataError) as caught:
-        render_prompts(pool("train", 3, words=9), tokenizer, params(), seed=1)
+        render_prompts(pool("train", 3, words=9) + pool("heldout", 1), tokenizer, params(), seed=1)
     assert str(caught.value) == (
         "task gsm8k, train: expected a prompt short enough, got none of 3; raise task.max_prompt_tokens (8)"
     )
+
+
+def test_cases_with_equal_prompts_are_one_prompt_with_all_references(tokenizer: Any) -> None:
+    cases = [case("a", "x"), case("b", "x", references=("e", "f")), case("c", "y"), case("d", "z", "heldout")]
+    prompts, counts = render_prompts(cases, tokenizer, params(), seed=1)
+    references = {prompt.prompt_text: sorted(prompt.references) for prompt in prompts}
+    assert references == {"x": ["c d", "e", "f"], "y": ["c d", "e"], "z": ["c d", "e"]}
+    assert counts[0] == (
+        "train: 2 of 3 cases, 0 filtered as too long, 1 merged with equal prompts; 5 were requested, no more are left"
+    )
+
+
+def test_prompts_that_become_equal_in_the_chat_template_are_one(make_tokenizer: Callable[..., Any]) -> None:
+    trims = make_tokenizer(template="{% for m in messages %}{{ m['content'] | trim }}<end>{% endfor %}")
+    cases = [case("a", "x"), case("b", " x ", references=("f",)), case("c", "y", "heldout"), case("d", "y ")]
+    p = params(template=TemplateParams(text="{text}", chat=True, system=None))
+    prompts, counts = render_prompts(cases, trims, p, seed=1)
+    assert [(prompt.prompt_text, sorted(prompt.references)) for prompt in prompts] == [
+        ("x<end>", ["c d", "e", "f"]),
+        ("y<end>", ["c d", "e"]),
+    ]
+    assert ", 1 merged with equal prompts, 1 left out because their prompts are held out; 5 were" in counts[0]
+
+
+def test_no_prompt_is_in_both_splits(tokenizer: Any) -> None:
+    cases = [*pool("train", 4), *pool("heldout", 3), case("twin", "h2 x x"), case("other", "h1 x x")]
+    prompts, counts = render_prompts(cases, tokenizer, params(heldout=1), seed=1)
+    splits = {split: {p.prompt_text for p in prompts if p.split == split} for split in ("train", "heldout")}
+    assert splits["train"] == {f"t{i} x x" for i in range(4)}  # also without those that were not chosen
+    assert ", 2 left out because their prompts are held out; 5 were requested" in counts[0]
+    with pytest.raises(DataError) as caught:
+        render_prompts([case("a", "x"), case("b", "x", "heldout")], tokenizer, params(), seed=1)
+    assert str(caught.value) == (
+        "task gsm8k, train: expected a prompt, got none of 1, because 1 have prompts of the held-out split; "
+        "use more fields in task.template.text"
+    )
+
+
+def test_a_control_token_in_the_data_is_text_and_one_in_the_template_is_a_token(tokenizer: Any) -> None:
+    cases = [case("a", "x<end>"), case("b", "y", "heldout")]
+    p = params(template=TemplateParams(text="{text}<end>", chat=False, system=None), max_prompt_tokens=20)
+    prompt = render_prompts(cases, tokenizer, p, seed=1)[0][0]
+    assert prompt.prompt_text == "x<end><end>"
+    assert [token for token in prompt.prompt_ids if token > 255] == [256, 258]
+    assert len(prompt.prompt_ids) == 1 + len("x<end>") + 1
+
+
+def test_a_token_without_a_row_in_the_head_is_refused_where_a_prompt_has_it(make_tokenizer: Callable[..., Any]) -> None:
+    short = make_tokenizer(template="{% for m in messages %}{{ m['content'] }}<extra>{% endfor %}")
+    short.init_kwargs["stillroom_vocab"] = 259
+    p = params(template=TemplateParams(text="{text}", chat=True, system=None))
+    with pytest.raises(DataError) as caught:
+        render_prompts(pool("train", 1) + pool("heldout", 1), short, p, seed=1)
+    assert str(caught.value) == (
+        "task.template: expected token ids below 259, the rows of the teacher's head, got 259 in a prompt; "
+        "keep '<extra>' out of the chat template, or use the model's own tokenizer"
+    )
+
+
+CHATML = (
+    "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant {% endif %}"
+)
+
+
+def test_references_may_train_on_every_turn_of_the_assistant(make_tokenizer: Callable[..., Any]) -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    answer = {"role": "assistant", "content": "d"}
+    fields: dict[str, Any] = {"fields": {}, "messages": tuple(talk), "answer": answer, "references": ("d",)}
+    cases = [
+        Case(case_id="a", split="train", all_turns=True, **fields),
+        Case(case_id="b", split="heldout", **(fields | {"messages": tuple(talk[:1])})),
+    ]
+    tokenizer = make_tokenizer(template=CHATML)
+    p = params(template=TemplateParams(text=None, chat=True, system=None), max_prompt_tokens=99)
+    train, heldout = render_prompts(cases, tokenizer, p, seed=1)[0]
+    learnt = [token for token, is_learnt in zip(train.prompt_ids, train.assistant_mask, strict=True) if is_learnt]
+    assert learnt == tokenizer("b<end>", add_special_tokens=False)["input_ids"]
+    assert train.reference_ids == tokenizer("d<end>", add_special_tokens=False)["input_ids"]
+    assert heldout.assistant_mask == []
 
 
 def test_the_settings_go_to_the_task_that_is_named() -> None:
@@ -94,6 +178,8 @@ def test_tokens_are_ranked_by_how_often_they_occur(tokenizer: Any) -> None:
     prompts, _ = render_prompts(pool("train", 5) + pool("heldout", 2), tokenizer, params(), seed=1)
     ranks_V = rank_tokens(prompts, 260)
     assert sorted(ranks_V.tolist()) == list(range(260))
-    a, b, c, d, space = tokenizer.convert_tokens_to_ids([*"abcd", "Ġ"])
-    assert ranks_V[:7].tolist() == [space, c, a, b, d, 256, 257]  # equally frequent ones in the order of their ids
-    assert ranks_V[7:].tolist() == sorted(set(range(260)) - {space, a, b, c, d, 256, 257})
+    c, d, t, x, space = tokenizer.convert_tokens_to_ids([*"cdtx", "Ġ"])
+    assert ranks_V[:7].tolist() == [space, x, c, d, 256, 257, t]  # equally frequent ones in the order of their ids
+    rarer = tokenizer.convert_tokens_to_ids([*"01h", *"234"])
+    assert ranks_V[7:13].tolist() == rarer
+    assert ranks_V[13:].tolist() == sorted(set(range(260)) - {space, x, c, d, 256, 257, t, *rarer})

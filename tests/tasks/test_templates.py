@@ -51,6 +51,10 @@ def test_without_a_text_the_conversation_of_the_data_is_taken() -> None:
         ({"text": "{question"}, "text: expected a text with {question} or {hint}, got '{question' ("),
         ({"text": "Hello."}, "text: expected a text with {question} or {hint}, got 'Hello.', which is the same"),
         ({"text": None}, "chat: expected true where text is null, got false; give task.template.text, or set chat"),
+        ({"variables": {"tools": []}}, "variables: expected {} where chat is false, got {'tools': []}; remove them"),
+        ({"chat": True, "variables": {"messages": []}}, "variables.messages: expected a variable of the chat template"),
+        ({"chat": True, "variables": {"a-b": 1}}, "variables.a-b: expected a variable of the chat template"),
+        ({"chat": True, "variables": {"tools": {}}}, "variables.tools: expected a list of functions as mappings, got"),
         ({"system": "Be brief."}, "system: expected null where chat is false, got 'Be brief.'; put it into"),
     ],
 )
@@ -60,6 +64,12 @@ def test_a_template_that_does_not_fit_is_refused(changes: dict[str, Any], messag
     assert str(caught.value).startswith(f"task.template.{message}")
 
 
-@pytest.mark.parametrize("changes", [{}, {"chat": True, "system": "S"}, {"text": None, "chat": True}])
+THINKS = {"enable_thinking": False, "tools": [{"name": "look_up"}]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"chat": True, "system": "S"}, {"text": None, "chat": True}, {"chat": True, "variables": THINKS}],
+)
 def test_a_template_that_fits_passes(changes: dict[str, Any]) -> None:
     check_template(template(**changes), ("question", "hint"))

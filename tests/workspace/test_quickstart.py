@@ -118,7 +118,7 @@ def test_another_tokenizer_is_refused(
     make_tokenizer: Callable[..., Any],
 ) -> None:
     write_data(article="a", summary="b")
-    make_tokenizer(extra="<other>").save_pretrained(make_model_dir(Path("stranger")))
+    make_tokenizer(reverse=True).save_pretrained(make_model_dir(Path("stranger")))
     assert init(monkeypatch, "--force", student="stranger") == 1
     assert "stranger: expected the tokenizer of the teacher teacher" in capsys.readouterr().err
 
