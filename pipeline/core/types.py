@@ -168,7 +168,8 @@ def reference_rollouts(prompts: Sequence[Prompt]) -> list[Rollout]:
 
 def _reference(prompt: Prompt) -> Rollout:
     mask = prompt.assistant_mask
-    first = mask.index(True) if True in mask else len(prompt.prompt_ids)
+    # Nothing predicts the first token of all, so it stays in the prompt.
+    first = max(1, mask.index(True)) if True in mask else len(prompt.prompt_ids)
     return Rollout(
         rollout_id=f"dataset/{prompt.prompt_id}",
         prompt_id=prompt.prompt_id,

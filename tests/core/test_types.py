@@ -14,6 +14,12 @@ def test_a_reference_begins_with_the_first_turn_that_it_trains_on() -> None:
     assert (reference.scored_ids, reference.finished) == ([3, 4, 6, 7], True)
 
 
+def test_a_conversation_that_an_assistant_begins_has_a_prompt_of_one_token() -> None:
+    (reference,) = reference_rollouts([prompt("p", [1, 2, 3], reference_ids=[4], assistant_mask=[True, True, False])])
+    assert (reference.prompt_ids, reference.completion_ids) == ([1], [2, 3, 4])
+    assert reference.completion_mask == [True, False, True]
+
+
 def test_a_reference_of_one_turn_has_no_mask() -> None:
     for mask in ([], [False] * 5):
         (reference,) = reference_rollouts([prompt("p", [1, 2, 3, 4, 5], reference_ids=[6, 7], assistant_mask=mask)])
