@@ -17,7 +17,7 @@ A split may be a part of a split, as `datasets` writes it: "train[:90%]", "train
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -72,7 +72,7 @@ def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple
         raise DataError(settings.data, expected=expected, got=got, remedy="fix task.settings")
 
 
-def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Row]:
+def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Generator[Row, None, None]:
     """Yield the rows of one split; arguments as in `iter_splits`.
 
     Raises:
@@ -102,16 +102,26 @@ def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
     """
     directory = Path(data).expanduser()
     if not directory.is_dir():
-        return {} if data[:1] in "./~" else _hub_splits(data, config)
+        return {} if is_path(data) else _hub_splits(data, config)
     if saved := {file.parent.name for file in directory.glob(f"*/{_SAVED}")}:
         return {name: [] for name in sorted(saved)}
-    names = sorted(path.name for path in directory.iterdir())
-    tabular = [name for name in names if name.removesuffix(".gz").endswith(tuple(READERS))]
-    tables: dict[str, list[str]] = {name.split(".")[0]: [] for name in tabular}
+    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    tables: dict[str, list[str]] = {split: [] for split in map(split_of, names) if split}
     lines: dict[str, list[str]] = {}
     for match in filter(None, map(_LINE_FILE.fullmatch, names)):
         lines.setdefault(match["name"] or match["split"], []).append(match["first"] or match["column"])
     return {name: columns for name, columns in lines.items() if len(columns) > 1 and name not in tables} | tables
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file of a table holds, which is its name without the ending; None for other files."""
+    path = Path(name.removesuffix(".gz"))
+    return path.stem if path.suffix in (*READERS, *_SPREADSHEETS) else None
+
+
+def is_path(data: str) -> bool:
+    """Return whether a text is the path of a file or directory, and no name on the hub."""
+    return data[:1] in "./~" or data.count("/") > 1 or split_of(data) is not None or Path(data).expanduser().exists()
 
 
 def _hub_splits(data: str, config: str | None) -> dict[str, list[str]]:
@@ -128,7 +138,7 @@ def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator
     if directory.is_dir():
         name, bracket, numbers = split.partition("[")
         yield from _part(lambda: _local(directory, name, columns), bracket + numbers)
-    elif settings.data[:1] in "./~" or directory.exists():  # no name on the hub looks like this
+    elif is_path(settings.data):
         got = "a file" if directory.exists() else "none there"
         raise DataError(settings.data, expected="a directory", got=got, remedy="correct task.settings.data")
     else:

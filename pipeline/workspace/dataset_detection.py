@@ -1,16 +1,21 @@
 """Infer what a data set is for: its splits, its task, and the columns of that task.
 
-* What the user names is used; the rest is inferred from the usual names and from the first row.
+* What the user names is used; the rest is inferred from the usual names and from the first rows.
 * What is inferred is reported by `stillroom init`. A DataError says what is missing if nothing fits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipeline.metrics.exact_match import final_number
 from pipeline.runtime.errors import DataError
 from pipeline.tasks import TASKS
-from pipeline.tasks.loading import RowSettings, find_splits, iter_rows
+from pipeline.tasks.conversations import holds_messages
+from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, split_of
+from pipeline.tasks.rows import Row, cell_text
 
 # The prompt of each task, in the order in which the tasks are tried.
 TEXTS = {
@@ -21,10 +26,10 @@ TEXTS = {
 }
 # The usual names of a column, by the field of `task.settings`.
 _COLUMNS = {
-    "messages_column": ("messages", "conversation", "conversations"),
+    "messages_column": ("messages", "conversation", "conversations", "chosen"),
     "instruction_column": ("instruction", "prompt"),
     "input_column": ("input", "context"),
-    "output_column": ("output", "completion", "response"),
+    "output_column": ("output", "completion", "response", "chosen"),
     "document_column": ("document", "article", "dialogue", "text", "source"),
     "summary_column": ("summary", "highlights", "target"),
     "question_column": ("question", "problem"),
@@ -34,6 +39,9 @@ _COLUMNS = {
 }
 # The fields that a task cannot do without, where these are not all of its fields.
 _REQUIRED = {"instructions": ("instruction_column", "output_column")}
+# Names that are instructions and answers where no other task fits.
+_FREE_ANSWERS = {"instruction_column": ("question", "problem", "query"), "output_column": ("answer", "solution")}
+_FIRST_ROWS = 100
 _HELDOUT = ("test", "validation", "valid", "val", "dev")
 _CODE_LENGTH = 2  # The length of a language's code, such as en
 
@@ -55,7 +63,7 @@ def find_rows(data: str, config: str | None, train: str | None, heldout: str | N
     path = Path(data).expanduser()
     splits = find_splits(str(path.parent) if path.is_file() else data, config)
     if path.is_file():
-        data, splits = str(path.parent), {path.name.split(".")[0]: []}
+        data, splits = str(path.parent), {split_of(path.name) or path.name.split(".")[0]: []}
     train, heldout = _splits(data, list(splits), train, heldout)
     return {"data": data, "config": config, "revision": None, "train_split": train, "heldout_split": heldout}
 
@@ -71,8 +79,8 @@ def _splits(data: str, names: list[str], train: str | None, heldout: str | None)
     return (train, heldout) if heldout else (f"{train}[:90%]", f"{train}[90%:]")
 
 
-def first_row(rows: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
-    """Return the first held-out row by column; a column within a column has a dotted name, such as `translation.de`.
+def first_rows(rows: Mapping[str, Any], named: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the first rows of the held-out file; a column within a column has a dotted name, as `translation.de`.
 
     Args:
         rows: The result of `find_rows`.
@@ -81,42 +89,90 @@ def first_row(rows: Mapping[str, Any], named: Iterable[str]) -> dict[str, Any]:
     Raises:
         DataError: The data cannot be read.
     """
-    split = str(rows["heldout_split"])
-    columns = list(named) or find_splits(rows["data"], rows["config"]).get(split.partition("[")[0]) or ["column"]
-    # All rows are read, because a stream that was left open kept the process from ending.
-    row, *_ = iter_rows(RowSettings(**rows), split, columns)
-    nested = {name: value for name, value in row.values.items() if isinstance(value, dict)}
+    split = str(rows["heldout_split"]).partition("[")[0]  # a part would be counted first
+    columns = list(named) or find_splits(rows["data"], rows["config"]).get(split) or ["column"]
+    with closing(iter_rows(RowSettings(**rows), split, columns)) as stream:
+        return [_flat(row.values) for row in islice(stream, _FIRST_ROWS)]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {name: value for name, value in values.items() if isinstance(value, dict)}
     inner = {f"{name}.{key}": part for name, parts in nested.items() for key, part in parts.items()}
-    return {name: value for name, value in row.values.items() if name not in nested} | inner
+    return {name: value for name, value in values.items() if name not in nested} | inner
 
 
-def choose(data: str, task: str | None, named: Mapping[str, str], row: Mapping[str, Any]) -> tuple[str, Columns]:
+def choose(
+    data: str, task: str | None, named: Mapping[str, str], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, Columns]:
     """Return the task and the column of each of its fields: the named ones, or else the usual ones.
 
     Args:
         data: The name of the data, for messages.
         task: The task, if the user names it.
         named: The columns that the user names, by field.
-        row: The result of `first_row`.
+        rows: The result of `first_rows`.
 
     Raises:
-        DataError: There is no such task, or the columns fit none.
+        DataError: There is no such task, or the columns fit none, or a named column is missing or of the wrong type.
     """
     if task not in (None, *TEXTS):
         expected = f"one of: {', '.join(TEXTS)}"
         raise DataError("--task", expected=expected, got=repr(task), remedy="fix it or leave it out")
     names = [task] if task else list(TEXTS)
+    # Each column with its first value that is not empty.
+    row: dict[str, Any] = {name: None for values in rows for name in values}
+    row |= {name: value for values in reversed(rows) for name, value in values.items() if value not in (None, "")}
+    _check_named(data, names, named, row)
     for name in names:
-        columns: Columns = {field: named.get(field) or _usual(field, row) for field in _fields(name)}
+        columns: Columns = {field: named.get(field) or _usual(_COLUMNS[field], field, row) for field in _fields(name)}
         if columns.get("messages_column"):
             return name, {field: column if field == "messages_column" else None for field, column in columns.items()}
         if name == "translation" and not all(columns.values()):
             columns |= dict(zip(columns, _languages(row), strict=False))
-        if all(columns[field] for field in _REQUIRED.get(name, _fields(name))):
+        if _is_complete(name, columns) and (task or _suits(name, columns, rows)):
             return name, columns
+    if "instructions" in names:
+        columns = {
+            field: named.get(field) or _usual(_COLUMNS[field] + _FREE_ANSWERS.get(field, ()), field, row)
+            for field in _fields("instructions")
+        }
+        if _is_complete("instructions", columns):
+            return "instructions", columns
+    raise _no_task(data, names, row)
+
+
+def _is_complete(name: str, columns: Columns) -> bool:
+    return all(columns[field] for field in _REQUIRED.get(name, _fields(name)))
+
+
+def _suits(name: str, columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all answers have a number, where the task needs one."""
+    answers = [cell_text(row.get(str(columns["answer_column"]))) for row in rows] if name == "gsm8k" else []
+    return all(final_number(answer) is not None for answer in answers if answer)
+
+
+def _check_named(data: str, tasks: Sequence[str], named: Mapping[str, str], row: Mapping[str, Any]) -> None:
+    fields = [field for task in tasks for field in _fields(task)]
+    for field, column in named.items():
+        if field not in fields:
+            raise DataError("--column", expected=f"one of: {', '.join(fields)}", got=repr(field), remedy="rename the field")
+        record = Row(values=row, where=data)
+        if not record.has(column):
+            expected, got = f"a column {column!r}", f"columns {', '.join(row)}"
+            raise DataError(data, expected=expected, got=got, remedy=f"fix --column {field}={column}")
+        value = record.value(column)
+        if value is not None and not _fits(field, "", value):
+            kind = "a conversation" if field == "messages_column" else "text"
+            got, remedy = type(value).__name__, f"fix --column {field}={column}"
+            raise DataError(f"{data}.{column}", expected=f"{kind} for {field}", got=got, remedy=remedy)
+
+
+def _no_task(data: str, names: Sequence[str], row: Mapping[str, Any]) -> DataError:
     fields = "; ".join(f"{name}: {', '.join(_REQUIRED.get(name, _fields(name)))}" for name in names)
     remedy = "name them, such as --column answer_column=solution"
-    raise DataError(data, expected=f"columns for {fields}", got=", ".join(row), remedy=remedy)
+    if sum(isinstance(value, str) for value in row.values()) == 1:
+        remedy = "divide the texts into two columns, prompt and completion"
+    return DataError(data, expected=f"columns for {fields}", got=", ".join(row), remedy=remedy)
 
 
 def question(task: str, columns: Columns) -> str:
@@ -131,8 +187,8 @@ def _fields(task: str) -> tuple[str, ...]:
     return tuple(name for name in TASKS[task].settings.__dataclass_fields__ if name.endswith("_column"))
 
 
-def _usual(field: str, row: Mapping[str, Any]) -> str | None:
-    return next((name for name in _COLUMNS[field] if name in row and _fits(field, name, row[name])), None)
+def _usual(names: Iterable[str], field: str, row: Mapping[str, Any]) -> str | None:
+    return next((name for name in names if name in row and _fits(field, name, row[name])), None)
 
 
 def _fits(field: str, column: str, value: object) -> bool:
@@ -140,9 +196,14 @@ def _fits(field: str, column: str, value: object) -> bool:
 
     A column `source` is a document only if it holds lists, as in SciTLDR; a text would be the source of a translation.
     """
-    if field == "messages_column" or (field, column) == ("document_column", "source"):
+    if field == "messages_column":
+        return holds_messages(value)
+    if (field, column) == ("document_column", "source"):
         return isinstance(value, list)
-    return isinstance(value, str) or field in ("document_column", "summary_column")
+    if field in ("document_column", "summary_column") and isinstance(value, list):
+        return all(cell_text(item) is not None for item in value)
+    is_talk = field in ("instruction_column", "output_column") and isinstance(value, list) and holds_messages(value)
+    return is_talk or cell_text(value) is not None
 
 
 def _languages(row: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, parse_yaml, read_yaml
 from pipeline.tasks.prompts import PromptParams, find_cases
 from pipeline.tasks.templates import render_template
-from pipeline.workspace.dataset_detection import choose, find_rows, first_row, question
+from pipeline.workspace.dataset_detection import choose, find_rows, first_rows, question
 from pipeline.workspace.presets import DEFAULT, PRESETS, require_unchanged
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
@@ -164,8 +164,8 @@ def _task(request: InitRequest, tokenizer: Tokenizer) -> tuple[dict[str, Any], l
         task = _preset_task(request.task)
         return task | {"template": task["template"] | {"chat": chat}}, [f"task {request.task}", prompts]
     rows = find_rows(request.data, request.config, request.train_split, request.heldout_split)
-    row = first_row(rows, request.columns.values())
-    name, columns = choose(request.data, request.task, request.columns, row)
+    first = first_rows(rows, request.columns.values())
+    name, columns = choose(request.data, request.task, request.columns, first)
     text = None if chat and columns.get("messages_column") else question(name, columns)
     template: dict[str, Any] = {
         "text": text if chat or text is None else f"{text}\n\n",
