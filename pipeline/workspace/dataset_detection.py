@@ -155,7 +155,9 @@ def _check_named(data: str, tasks: Sequence[str], named: Mapping[str, str], row:
     fields = [field for task in tasks for field in _fields(task)]
     for field, column in named.items():
         if field not in fields:
-            raise DataError("--column", expected=f"one of: {', '.join(fields)}", got=repr(field), remedy="rename the field")
+            raise DataError(
+                "--column", expected=f"one of: {', '.join(fields)}", got=repr(field), remedy="rename the field"
+            )
         record = Row(values=row, where=data)
         if not record.has(column):
             expected, got = f"a column {column!r}", f"columns {', '.join(row)}"
