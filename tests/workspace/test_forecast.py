@@ -128,6 +128,9 @@ def test_the_longest_lengths_are_assumed_before_anything_exists(tmp_path: Path) 
     assert (first.positions, first.tokens) == (2 * 3 * 40, 240 + 2 * 15)  # two prompts are all there are
     assert (corpus.bytes, corpus.seconds) == (None, None)
     assert "bytes need a sample: --sample N, or `dvc repro score@corpus`" in corpus.basis
+    turns = [replace(part, assistant_mask=[False] * 5 + [True] * 3 + [False] * 12) for part in [prompt(20, 6)]]
+    masked, _ = forecast(stages, forecast_inputs(tmp_path, prompts=turns, sizes={}, costs={}))
+    assert masked.positions == 3 * (3 + 6) + 8 * 40
     _, unprepared = forecast(stages, forecast_inputs(tmp_path, prompts=[]))
     assert (unprepared.positions, unprepared.tokens) == (5 * 3 * 40, 600 + 5 * 99)
 
