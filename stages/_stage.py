@@ -37,6 +37,11 @@ class StageContext:
     layout: Layout
     cost: dict[str, Any]  # The entry in work/costs, to which the stage adds what it spent
 
+    def warn(self, message: str) -> None:
+        """Print a warning, and leave it in the entry in work/costs, from which the report shows it again."""
+        self.cost.setdefault("warnings", []).append(message)
+        click.echo(f"warning: {message}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracked:

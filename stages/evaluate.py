@@ -1,8 +1,8 @@
 """Measure a checkpoint of a student against the teacher on held-out prompts, or the teacher alone.
 
-In: a model directory, work/teacher and work/prompts. Out: work/evaluations/NAME.json with the metrics and the greedy
-completions, and NAME.parquet with the token-by-token comparison of a student's first sampled completions. NAME is
-STUDENT-ROUND, or `teacher`, which is compared with nothing.
+In: a model directory, work/teacher and work/prompts. Out: work/evaluations/NAME.json with the metrics, their standard
+errors and the greedy completions, and NAME.parquet with the token-by-token comparison of a student's first sampled
+completions. NAME is STUDENT-ROUND, or `teacher`, which is compared with nothing.
 """
 
 from dataclasses import asdict
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import read_prompts
-from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate
-from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics
+from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate, mean_errors
+from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics, cut_warning
 from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.files import write_json, write_rows
@@ -33,19 +33,27 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
     completions = complete(prompts, load_sampler(), p.evaluation, title=f"complete {name}")
     ctx.cost["tokens"] = completions.tokens
 
-    metrics, greedy = completion_metrics(task, prompts, completions, partial(decode, tokenizer), p.reward)
+    if warning := cut_warning(completions, p.evaluation.max_new_tokens):
+        ctx.warn(f"{name}: {warning}")
+    measured = completion_metrics(task, prompts, completions, partial(decode, tokenizer), p.reward)
+    metrics, errors = measured.metrics, measured.errors
     rows: list[TokenComparison] = []
     if name != "teacher":
         models = ModelPair(student=model, teacher=ctx.layout.teacher, vocab_size=vocab)
         agreements = compare(models, prompts, completions.sampled, p.evaluation, title=f"compare {name}")
         metrics |= concatenate(agreements).means()
+        errors |= mean_errors(agreements)
         compared = list(zip(prompts, completions.sampled, agreements, strict=True))
         for prompt, sample, agreement in compared[: p.evaluation.recorded_prompts]:
             rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
     write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
-    texts = [{"prompt_id": prompt.prompt_id} | asdict(judged) for prompt, judged in zip(prompts, greedy, strict=True)]
+    texts = [
+        {"prompt_id": prompt.prompt_id} | asdict(judged)
+        for prompt, judged in zip(prompts, measured.greedy, strict=True)
+    ]
     positions = sum(len(sample.token_ids) for sample in completions.sampled)
-    write_json(out, {"headline": task.headline, "metrics": metrics, "positions": positions, "texts": texts})
+    headline = {"headline": task.headline, "metrics": metrics, "errors": errors}
+    write_json(out, headline | {"positions": positions, "texts": texts})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pipeline.tasks.table import count_lines, total_counts
 from schemas.prompt import PROMPT
 from stages._stage import StageContext, run, stage
 
+_WARNING = "warning: "  # the beginning of a line that the report shows again
+
 
 @stage("prepare", seed=int, task=PromptParams)
 def main(ctx: StageContext, p: Any, teacher: Path) -> None:
@@ -33,7 +35,11 @@ def main(ctx: StageContext, p: Any, teacher: Path) -> None:
         np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))
     ctx.cost.update(total_counts(cases))
     ctx.cost["tokens"] = sum(len(prompt.prompt_ids) for prompt in prompts)
-    click.echo("\n".join([*count_lines(cases), *lines]))
+    for line in [*count_lines(cases), *lines]:
+        if line.startswith(_WARNING):
+            ctx.warn(line.removeprefix(_WARNING))
+        else:
+            click.echo(line)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.clock import CLOCKS
 from bench.end_to_end.job import (
@@ -53,6 +52,7 @@ from pipeline.core.files import read_prompts
 from pipeline.core.sampling import Sampling
 from pipeline.evaluation.agreement import ModelPair, compare, concatenate
 from pipeline.evaluation.completions import EvaluationParams
+from pipeline.evaluation.standard_errors import error_of_ratio
 from pipeline.models.tokenizer import eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import lookup, section
@@ -286,16 +286,6 @@ def divergences(model: Path, setting: Setting) -> dict[str, float]:
     sums = [(part.forward_kl_N.double().sum().item(), len(part.forward_kl_N)) for part in comparisons]
     error = error_of_ratio(np.reshape(sums, (len(chosen), -1, 2)).sum(1))
     return {"forward_kl": means["forward_kl"], "error": error, "reverse_kl": means["reverse_kl"]}
-
-
-def error_of_ratio(sums_G2: NDArray[np.float64]) -> float:
-    """Return the standard error of a ratio of two sums over a sample of G prompts, linearised.
-
-    Source: Cochran, "Sampling Techniques", 1977, section 6.3 (ratio estimators).
-    """
-    over_G, under_G = sums_G2.T
-    off_G = over_G - over_G.sum() / under_G.sum() * under_G
-    return float(np.sqrt((off_G**2).sum() * len(off_G) / (len(off_G) - 1)) / under_G.sum())
 
 
 def averaged(runs: Sequence[Row]) -> list[Row]:

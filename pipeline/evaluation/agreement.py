@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.core.types import Prompt
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
+from pipeline.evaluation.standard_errors import error_of_ratio
 from pipeline.models import language_model as lm
 from pipeline.models.finite import not_finite
 from pipeline.rollout.sampler import Sampled
@@ -24,6 +26,7 @@ from pipeline.runtime.progress import bar
 
 LIKELIEST = 5  # tokens of each model that a comparison records
 _POSITIONS = 256  # positions with logits in memory at a time
+MEANS = ("forward_kl", "reverse_kl", "top1_agreement", "teacher_logp")
 TokensOf: TypeAlias = Callable[[Sequence[int]], list[str]]
 
 
@@ -65,8 +68,12 @@ class Agreement(NamedTuple):
 
     def means(self) -> dict[str, float]:
         """Return the mean divergences and teacher log-prob in nats per token, and the share of equal top tokens."""
-        names = ("forward_kl", "reverse_kl", "top1_agreement", "teacher_logp")
-        return {name: getattr(self, f"{name}_N").double().mean().item() for name in names}
+        return {name: getattr(self, f"{name}_N").double().mean().item() for name in MEANS}
+
+    def sums(self, name: str) -> tuple[float, int]:
+        """Return the sum of one of these means over the positions, and the number of positions."""
+        values_N = getattr(self, f"{name}_N").double()
+        return values_N.sum().item(), len(values_N)
 
     def rows(self, prompt_id: str, token_ids: Sequence[int], tokens_of: TokensOf) -> Iterator[TokenComparison]:
         """Yield one row for each position of a completion.
@@ -175,6 +182,13 @@ def _check_finite(agreement: Agreement, models: Sequence[lm.Model], where: str, 
 def concatenate(parts: Sequence[Agreement]) -> Agreement:
     """Return the positions of all parts, end to end."""
     return Agreement(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def mean_errors(agreements: Sequence[Agreement]) -> dict[str, float]:
+    """Return the standard errors of the means over the prompts of these completions; none of a single completion."""
+    if len(agreements) < 2:
+        return {}
+    return {name: error_of_ratio(np.array([part.sums(name) for part in agreements])) for name in MEANS}
 
 
 def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:

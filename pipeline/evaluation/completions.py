@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Precision, Prompt
-from pipeline.metrics.rewards import Weights, mean_reward
+from pipeline.evaluation.standard_errors import error_of_mean, jackknife_errors
+from pipeline.metrics.rewards import Weights, completion_rewards
 from pipeline.rollout.collect import Decode
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.config import Count, Positive
@@ -93,10 +94,19 @@ def judge(task: Task, prompts: Sequence[Prompt], completions: Sequence[Sampled],
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The metrics of a model's completions of the held-out prompts."""
+
+    metrics: dict[str, float]
+    errors: dict[str, float]  # the standard error of each metric over the prompts; none of a single prompt
+    greedy: list[Judged]
+
+
 def completion_metrics(
     task: Task, prompts: Sequence[Prompt], completions: Completions, decode: Decode, weights: Weights
-) -> tuple[dict[str, float], list[Judged]]:
-    """Return the metrics of a model's completions, and its greedy completions with their scores.
+) -> Measured:
+    """Return the metrics of a model's completions, their standard errors, and its greedy completions with their scores.
 
     Args:
         task: The task, which defines the metrics.
@@ -115,6 +125,25 @@ def completion_metrics(
         (judged.text, len(sample.token_ids), sample.finished)
         for judged, sample in zip(sampled, completions.sampled, strict=True)
     ]
-    metrics = task.metrics(greedy) | {f"sampled_{task.headline}": task.metrics(sampled)[task.headline]}
-    metrics |= {"eos_share": completions.eos_share} | mean_reward(prompts, answers, weights)
-    return metrics, greedy
+
+    def sampled_metrics(part: Sequence[Judged]) -> dict[str, float]:
+        return {f"sampled_{task.headline}": task.metrics(part)[task.headline]}
+
+    metrics = task.metrics(greedy) | sampled_metrics(sampled) | {"eos_share": completions.eos_share}
+    errors: dict[str, float] = {}
+    rewards = completion_rewards(prompts, answers, weights)
+    metrics |= {"reward": sum(rewards) / len(rewards)} if rewards else {}
+    if len(prompts) > 1:
+        errors = jackknife_errors(task.metrics, greedy) | jackknife_errors(sampled_metrics, sampled)
+        errors["eos_share"] = error_of_mean([float(completion.finished) for completion in completions.sampled])
+        errors |= {"reward": error_of_mean(rewards)} if rewards else {}
+    return Measured(metrics=metrics, errors=errors, greedy=greedy)
+
+
+def cut_warning(completions: Completions, limit: int) -> str | None:
+    """Return a warning where most sampled completions were cut at `limit` tokens, so that metrics see beginnings."""
+    cut, count = sum(not completion.finished for completion in completions.sampled), len(completions.sampled)
+    if 2 * cut <= count:
+        return None
+    where = f"evaluation.max_new_tokens ({limit})"
+    return f"{cut} of {count} sampled completions were cut at {where}; raise it, or train longer"

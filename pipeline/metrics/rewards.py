@@ -90,18 +90,17 @@ def reward_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[Prompt], weig
     return [replace(rollout, reward=reward(answer)) for rollout, answer in zip(rollouts, answers, strict=True)]
 
 
-def mean_reward(prompts: Sequence[Prompt], completions: Sequence[Completion], weights: Weights) -> dict[str, float]:
-    """Return the metric `reward`, the mean over one completion for each prompt; no metric without weights.
+def completion_rewards(prompts: Sequence[Prompt], completions: Sequence[Completion], weights: Weights) -> list[float]:
+    """Return the reward of one completion for each prompt; none without weights.
 
     Raises:
         ParameterError: When a function does not exist.
         DataError: When a function returns no finite number.
     """
     if not weights:
-        return {}
+        return []
     reward = weighted_reward(weights)
-    rewards = [reward(_answer(prompt, *completion)) for prompt, completion in zip(prompts, completions, strict=True)]
-    return {"reward": sum(rewards) / len(rewards)}
+    return [reward(_answer(prompt, *completion)) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
 def _answer(prompt: Prompt, text: str, tokens: int, finished: bool) -> Answer:

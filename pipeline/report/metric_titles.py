@@ -18,6 +18,10 @@ class Measure:
         """Return the formatted value, and an empty string for None."""
         return "" if value is None else format(value, self.format)
 
+    def show_with_error(self, value: float | None, error: float | None) -> str:
+        """Return the formatted value with its standard error, where it is known."""
+        return self.show(value) if value is None or error is None else f"{self.show(value)} ± {self.show(error)}"
+
     def show_change(self, before: float | None, after: float | None) -> str:
         """Return both values with an arrow between them, and an empty string if neither exists."""
         return "" if before is None and after is None else f"{self.show(before)} → {self.show(after)}"

@@ -41,16 +41,16 @@ def read_run(layout: Layout, students: Sequence[str]) -> Run:
     last_steps = {item["id"]: item["first_step"] + item["steps"] for item in round_list(document)}
     checkpoints = ["init", *last_steps]
     costs = {name: read_json(layout.cost(name)) for name in cost_names(document)}
-    evaluations = {
-        student: [(id_, read_json(layout.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in checkpoints]
-        for student in students
-    }
-    teacher = read_json(layout.evaluation("teacher"))
+    names = ["teacher", *(f"{student}-{id_}" for student in students for id_ in checkpoints)]
+    read = {name: read_json(layout.evaluation(name)) for name in names}
+    teacher = read["teacher"]
+    evaluations = {student: [(id_, read[f"{student}-{id_}"]["metrics"]) for id_ in checkpoints] for student in students}
+    errors = {name: evaluation.get("errors", {}) for name, evaluation in read.items()}
     models = [layout.round(student, checkpoints[-1]).model for student in students]
     return Run(
         title=f"stillroom: {params['task']['name']}",
         last_steps=last_steps,
-        metrics=summarise(teacher["headline"], teacher["metrics"], evaluations, costs, last_steps),
+        metrics=summarise(teacher["headline"], teacher["metrics"], evaluations, costs, last_steps, errors),
         views=_query_views(layout, {"", *students}, {"", "corpus", *checkpoints}),
         costs=costs,
         lineages=[lineage for model in models if (lineage := read_lineage(model))],

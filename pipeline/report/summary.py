@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.metric_titles import MEASURES, measure
+from pipeline.report.significance import warnings_of
 from pipeline.runtime.text import markdown_table
 
 Metrics = Mapping[str, Any]
@@ -19,6 +20,7 @@ def summarise(
     students: Mapping[str, Sequence[tuple[str, Metrics]]],
     costs: Mapping[str, Metrics],
     last_steps: Mapping[str, int],
+    errors: Mapping[str, Metrics],
 ) -> dict[str, Any]:
     """Return the content of metrics.json.
 
@@ -33,6 +35,7 @@ def summarise(
         students: Name -> pairs of checkpoint and metrics, `init` first.
         costs: Costs by the name of the stage.
         last_steps: Round -> the optimizer step at its end.
+        errors: The standard errors of the metrics, by `teacher` or STUDENT-CHECKPOINT; empty where they are unknown.
     """
     stages = costs_by_stage(costs)
     tokens = {name: stage["tokens"] for name, stage in stages.items()}
@@ -60,6 +63,14 @@ def summarise(
             "teacher_tokens_per_trained_token": tokens.get("score", 0) / max(1, tokens.get("train", 0)),
         },
         "cost": stages,
+        "errors": {"teacher": dict(errors.get("teacher", {}))}
+        | {
+            name: {
+                ("before" if id_ == "init" else id_): dict(errors.get(f"{name}-{id_}", {})) for id_, _ in evaluations
+            }
+            for name, evaluations in students.items()
+        },
+        "warnings": [warning for cost in costs.values() for warning in cost.get("warnings", ())],
     }
 
 
@@ -134,27 +145,33 @@ def render_table(metrics: Metrics) -> str:
 
     Listed measures are in the order of MEASURES, and all others follow.
     """
-    models = [("teacher", metrics["teacher"])]
+    errors = metrics.get("errors", {})
+    models = [("teacher", metrics["teacher"], errors.get("teacher", {}))]
     models += [
-        (f"{name}, {row['id']}", row) for name, student in metrics["students"].items() for row in checkpoints(student)
+        (f"{name}, {row['id']}", row, errors.get(name, {}).get(row["id"], {}))
+        for name, student in metrics["students"].items()
+        for row in checkpoints(student)
     ]
-    names = measures(row for _, row in models)
+    names = measures(row for _, row, _ in models)
     keys = [key for key in MEASURES if key in names] + [key for key in names if key not in MEASURES]
     quality = [["model", *(measure(key).title for key in keys)]]
-    quality += [[label, *(measure(key).show(row.get(key)) for key in keys)] for label, row in models]
+    quality += [
+        [label, *(measure(key).show_with_error(row.get(key), error.get(key)) for key in keys)]
+        for label, row, error in models
+    ]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
     for name, stage in metrics["cost"].items():
         rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
         cost.append([name, f"{stage['runs']}", f"{stage['tokens']:,}", f"{stage['seconds']:.1f}", f"{rate:,.0f}"])
-    store = metrics["store"]
+    store, warnings = metrics["store"], [f"warning: {text}\n" for text in warnings_of(metrics)]
     return f"""{markdown_table(quality)}
 
 {markdown_table(cost)}
 
 {_seconds(metrics):.0f} s in all stages. Store: {store["positions"]:,} positions, \
 {store["bytes_per_position"]:.1f} bytes each; cache hits: {store["reused_share"]:.1%} of the positions.
-KL in nats per token on each model's own held-out rollouts (dense, temperature 1).
-"""
+KL in nats per token on each model's own held-out rollouts (dense, temperature 1). ± is the standard error over prompts.
+{"".join(warnings)}"""
 
 
 def curves_csv(curves: Mapping[str, Mapping[int, Any]]) -> str:

@@ -8,13 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from bench.end_to_end.job import initialise_student, job, run_stage_here, run_stage_in_subprocess
-from bench.end_to_end.quality import against_trl, averaged, changed, error_of_ratio, main, measured, parse_configuration
+from bench.end_to_end.quality import against_trl, averaged, changed, main, measured, parse_configuration
 from bench.end_to_end.setting import Setting
 from bench.end_to_end.trl_gkd import has_trl
 from bench.subprocess_run import peak_bytes
@@ -57,15 +56,6 @@ def test_a_stage_in_a_subprocess_has_its_own_peak_of_memory(small_job: Path) -> 
     assert spent.stage == "init"
     assert spent.seconds_of_processor > 0
     assert 50 < spent.peak_mb != peak_bytes() / 1e6
-
-
-def test_the_error_is_how_far_samples_of_prompts_differ() -> None:
-    rng = np.random.default_rng(0)
-    length = rng.integers(1, 9, size=(3000, 120)).astype(float)
-    over = length * rng.exponential(size=length.shape)
-    means = over.sum(1) / length.sum(1)
-    errors = [error_of_ratio(np.stack([sums, tokens], -1)) for sums, tokens in zip(over, length, strict=True)]
-    assert np.mean(errors) == pytest.approx(means.std(), rel=0.05)
 
 
 @pytest.mark.skipif(not has_trl(), reason="needs trl: pip install --no-deps trl")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.types import Prompt, Rollout
-from pipeline.metrics.rewards import REWARDS, Answer, find_reward, mean_reward, reward_rollouts, weighted_reward
+from pipeline.metrics.rewards import REWARDS, Answer, completion_rewards, find_reward, reward_rollouts, weighted_reward
 from pipeline.runtime.errors import DataError, ParameterError
 from tests.factories import rollout
 
@@ -134,9 +134,9 @@ def test_a_function_sees_the_prompt(mine: str) -> None:
 
 def test_without_functions_there_is_no_reward_and_no_metric() -> None:
     assert reward_rollouts(written(), prompts(), {}) == written()
-    assert mean_reward(prompts(), [("2", 1, True), ("4", 1, False)], {}) == {}
+    assert completion_rewards(prompts(), [("2", 1, True), ("4", 1, False)], {}) == []
 
 
-def test_the_metric_is_the_mean() -> None:
-    metrics = mean_reward(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "finished": 0.5})
-    assert metrics == {"reward": pytest.approx(0.75)}
+def test_each_completion_has_the_weighted_sum() -> None:
+    rewards = completion_rewards(prompts(), [("2", 1, True), ("5", 5, False)], {"exact_match": 1.0, "finished": 0.5})
+    assert rewards == pytest.approx([1.5, 0.0])

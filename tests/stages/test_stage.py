@@ -101,6 +101,15 @@ def test_a_mistake_in_a_section_is_named_before_the_stage_works(
     assert not Path("work").exists()
 
 
+def test_a_warning_is_printed_and_left_for_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(ctx: StageContext, p: Any, student: str) -> None:
+        ctx.warn("few prompts")
+
+    make_command(main).run(student="small")
+    assert "warning: few prompts\n" in capsys.readouterr().out
+    assert json.loads(Path("work/costs/small-test.json").read_text(encoding="utf-8"))["warnings"] == ["few prompts"]
+
+
 def test_a_tracked_section_is_read_whole_and_lists_the_keys_that_matter() -> None:
     received: list[CorpusParams] = []
 

@@ -8,8 +8,9 @@ from pipeline.lineage.records import Lineage
 from pipeline.report.metric_titles import measure
 from pipeline.report.page import heatmap, quality
 from pipeline.report.page.charts import Row
-from pipeline.report.page.html import document
+from pipeline.report.page.html import document, section
 from pipeline.report.page.sections import compared_costs, ledger, origins, scores, training
+from pipeline.report.significance import warnings_of
 from pipeline.report.summary import Metrics
 
 
@@ -35,6 +36,7 @@ def run_page(run: Run) -> str:
     cases = heatmap.cases(views["tokens"], views["prompts"], "init", last)
     shown = heatmap.fitting(cases)
     sections = [
+        section("warnings", "Warnings", warnings=warnings_of(run.metrics)),
         quality.side_by_side(students),
         quality.headline(students),
         quality.curves(students),

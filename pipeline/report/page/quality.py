@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.report.metric_titles import measure
 from pipeline.report.page.charts import Chart, curve
 from pipeline.report.page.html import Section, section
+from pipeline.report.significance import Change, change_of
 from pipeline.report.summary import Metrics, checkpoints, measures
 
 
@@ -20,6 +21,13 @@ class Student:
     label: str  # the name on the page: of the run, where there are several, and of the student
     teacher: Metrics
     checkpoints: Sequence[Metrics]  # before training, then each round
+    errors: Metrics  # standard errors by `teacher`, `before` and round, as far as they are known
+
+    def change(self, key: str) -> Change | None:
+        """Return a measure before training and after the last round, with standard errors."""
+        ends = {"before": self.checkpoints[0], "after": self.checkpoints[-1]}
+        errors = {**self.errors, "after": self.errors.get(self.checkpoints[-1]["id"], {})}
+        return change_of(key, ends, self.teacher, errors)
 
     def ends(self, key: str) -> tuple[float | None, float | None]:
         """Return a measure before training and after the last round."""
@@ -29,8 +37,14 @@ class Student:
 def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
     """Return every student of every run; the label of a page's only run is ''."""
     return [
-        Student(label=f"{run} {name}".strip(), teacher=metrics["teacher"], checkpoints=checkpoints(student))
+        Student(
+            label=f"{run} {name}".strip(),
+            teacher=metrics["teacher"],
+            checkpoints=checkpoints(student),
+            errors={"teacher": errors.get("teacher", {}), **errors.get(name, {})},
+        )
         for run, metrics in runs.items()
+        for errors in [metrics.get("errors", {})]
         for name, student in metrics["students"].items()
     ]
 
@@ -64,14 +78,13 @@ def headline(students: Sequence[Student]) -> Section:
 
 
 def _card(key: str, student: Student) -> dict[str, Any]:
-    """Return the texts of a card, and the share of the way to the teacher that training covered, if defined."""
+    """Return the texts of a card, and the share of the way to the teacher that training covered, if known."""
     about, (before, after) = measure(key), student.ends(key)
-    goal = student.teacher.get(key, about.at_teacher)
+    goal, change = student.teacher.get(key, about.at_teacher), student.change(key)
+    error = student.errors.get(student.checkpoints[-1]["id"], {}).get(key)
     teacher = f"teacher {about.show(goal)}" if key in student.teacher else ""
-    notes = [f"before {about.show(before)}", teacher, about.unit]
-    share = None
-    if before is not None and after is not None and goal is not None and before != goal:
-        share = (after - before) / (goal - before)
+    notes = [f"± {about.show(error)}" if error else "", f"before {about.show(before)}", teacher, about.unit]
+    share = change.share if change else None
     return {"title": about.title, "value": about.show(after), "note": " · ".join(filter(None, notes)), "share": share}
 
 
