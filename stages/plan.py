@@ -8,7 +8,9 @@ from typing import Any
 
 from pipeline.runtime.files import write_json
 from pipeline.runtime.layout import store_root
+from pipeline.runtime.yaml_files import read_yaml
 from pipeline.store.access import check_writable
+from pipeline.workspace.input_check import check_inputs
 from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.students import write_students
 from pipeline.workspace.validation import check_params
@@ -20,6 +22,7 @@ def main(ctx: StageContext, _: Any) -> None:
     """Check the files, and complete the students."""
     params = ctx.layout.params
     check_params(params)
+    check_inputs(read_yaml(params))
     check_rounds(ctx.layout.rounds, *read_schedule(params))
     check_writable(store_root())
     write_students(ctx.layout)

@@ -163,7 +163,7 @@ def _check_named(data: str, tasks: Sequence[str], named: Mapping[str, str], row:
             expected, got = f"a column {column!r}", f"columns {', '.join(row)}"
             raise DataError(data, expected=expected, got=got, remedy=f"fix --column {field}={column}")
         value = record.value(column)
-        if value is not None and not _fits(field, "", value):
+        if value is not None and not fits(field, "", value):
             kind = "a conversation" if field == "messages_column" else "text"
             got, remedy = type(value).__name__, f"fix --column {field}={column}"
             raise DataError(f"{data}.{column}", expected=f"{kind} for {field}", got=got, remedy=remedy)
@@ -190,10 +190,10 @@ def _fields(task: str) -> tuple[str, ...]:
 
 
 def _usual(names: Iterable[str], field: str, row: Mapping[str, Any]) -> str | None:
-    return next((name for name in names if name in row and _fits(field, name, row[name])), None)
+    return next((name for name in names if name in row and fits(field, name, row[name])), None)
 
 
-def _fits(field: str, column: str, value: object) -> bool:
+def fits(field: str, column: str, value: object) -> bool:
     """Return whether a value has the type of a field.
 
     A column `source` is a document only if it holds lists, as in SciTLDR; a text would be the source of a translation.

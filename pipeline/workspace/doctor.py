@@ -22,6 +22,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.layout import Layout, store_root
 from pipeline.runtime.process import alive, command_output
 from pipeline.runtime.text import size_text
+from pipeline.runtime.yaml_files import read_yaml
 from pipeline.store.access import check_writable
 from pipeline.store_admin.integrity import list_segments, segments
 from pipeline.workspace.disk_usage import rest_bytes
@@ -182,6 +183,13 @@ def _params(layout: Layout) -> Result:
     return "sound"
 
 
+def _inputs(layout: Layout) -> Result:
+    from pipeline.workspace.input_check import check_inputs  # imports transformers, as the models do
+
+    check_inputs(read_yaml(layout.params))
+    return "the data and the models that are here fit params.yaml"
+
+
 def _rounds(layout: Layout) -> Result:
     check_rounds(layout.rounds, *read_schedule(layout.params))
     return "matches params.yaml"
@@ -220,6 +228,7 @@ _CHECKS: dict[str, Callable[[Layout], Result]] = {
     "locks": _locks,
     "params.yaml": _params,
     "rounds.yaml": _rounds,
+    "inputs": _inputs,
     "teacher": _teacher,
     "store": _store,
 }

@@ -87,23 +87,53 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
 @commands.command()
 @click.option("--teacher", required=True, help="Hub name, directory or .gguf file.")
 @click.option("--student", required=True, help="The same, or `teacher` for half of the teacher's layers.")
+@click.option("--fresh", is_flag=True, help="Begin with random weights, in the shape of the student.")
+@click.option("--lora", "--use-peft", is_flag=True, help="Train a LoRA adapter to the student.")
 @click.option("--data", help="Hub name, directory or file; the tasks docstrings and arithmetic need none.")
 @click.option("--task", help="Default: the task that the columns of the data fit.")
 @click.option("--config", help="Configuration of a data set on the hub.")
 @click.option("--train-split", help="Default: train, or the only split.")
 @click.option("--heldout-split", help="Default: test, validation, valid, val or dev, else the last tenth of train.")
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Such as answer_column=solution.")
+@click.option(
+    "--completions",
+    type=click.IntRange(0, 64),
+    default=8,
+    show_default=True,
+    help="Completions of the teacher that decide max_new_tokens; 0 takes the lengths of the references.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=LAYOUT.params, show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite your own changes.")
-def init(columns: tuple[str, ...], out: Path, force: bool, **choices: Any) -> None:
+def init(
+    teacher: str,
+    student: str,
+    fresh: bool,
+    lora: bool,
+    completions: int,
+    columns: tuple[str, ...],
+    out: Path,
+    force: bool,
+    **data: Any,
+) -> None:
     """Write params.yaml for your own models and data.
 
-    Check first that they fit together.
+    Check first that they fit together, and ask the teacher for a few completions.
     """
+    from pipeline.workspace.data_inspection import DataRequest
     from pipeline.workspace.quickstart import InitRequest, write_params
 
-    named = dict(column.split("=", 1) for column in columns if "=" in column)
-    for line in write_params(InitRequest(columns=named, **choices), out, force=force):
+    pairs = [column.partition("=") for column in columns]
+    if wrong := [field for field, equals, column in pairs if not (field and equals and column)]:
+        raise click.BadParameter(f"expected FIELD=COLUMN, got {wrong[0]!r}", param_hint="--column")
+    request = InitRequest(
+        teacher=teacher,
+        student=student,
+        fresh=fresh,
+        lora=lora,
+        completions=completions,
+        data=DataRequest(columns={field: column for field, _, column in pairs}, **data),
+    )
+    for line in write_params(request, out, force=force):
         click.echo(line)
     click.echo(f"wrote {out}; next: `stillroom doctor`, then `make repro`")
 

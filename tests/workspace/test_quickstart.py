@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
-from pipeline.workspace import quickstart
-from pipeline.workspace.quickstart import _memory, _spread
+from pipeline.workspace.pair import _spread
 from pipeline.workspace.validation import check_params
 from stages import _stage as command
 from stages.cli.main import commands
@@ -36,7 +35,7 @@ def write_data(**row: str) -> None:
 
 
 def init(monkeypatch: pytest.MonkeyPatch, *args: str, student: str = "student") -> int:
-    arguments = ["--teacher", "teacher", "--student", student, "--data", "data", *args]
+    arguments = ["--teacher", "teacher", "--student", student, "--data", "data", "--completions", "0", *args]
     monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments])
     with pytest.raises(SystemExit) as caught:
         command.run(commands)
@@ -62,7 +61,7 @@ def test_the_columns_decide_the_task_and_the_result_is_valid(
     assert (written["task"]["name"], written["teacher"]["model"]) == (task, "teacher")
     assert written["student"]["student"]["model"] == "student"
     assert written["task"]["template"]["chat"] is True
-    assert len(read_yaml(Path("rounds.yaml"))["rounds"]) == 3
+    assert len(read_yaml(Path("rounds.yaml"))["rounds"]) == 8
     assert "# Every parameter of the pipeline" in Path("params.yaml").read_text(encoding="utf-8")
 
 
@@ -121,16 +120,6 @@ def test_another_tokenizer_is_refused(
     make_tokenizer(reverse=True).save_pretrained(make_model_dir(Path("stranger")))
     assert init(monkeypatch, "--force", student="stranger") == 1
     assert "stranger: expected the tokenizer of the teacher teacher" in capsys.readouterr().err
-
-
-def test_memory_that_the_device_lacks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quickstart, "_device_bytes", lambda: 10_000_000_000)
-    sizes = {"teacher": 4_000_000_000, "student": 1_000_000_000}
-    lines = _memory(sizes, "bfloat16", "bfloat16")
-    assert "scoring 8.0 GB, training 16.0 GB" in lines[0]
-    assert lines[1:] == ["warning: training does not fit the device"]
-    assert _memory(sizes, "float32", "bfloat16")[1] == "warning: scoring does not fit the device"
-    assert "larger than its teacher" in _memory({"teacher": 1, "student": 2}, "float32", "float32")[1]
 
 
 def files(**contents: str) -> None:
@@ -203,7 +192,8 @@ def test_splits_and_columns_are_found(
 
 
 def test_a_file_stands_for_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    files(a_jsonl='{"question": "a", "answer": "1"}\n' * 20, b_jsonl="{}\n")
+    rows = "".join(f'{{"question": "{n}", "answer": "1"}}\n' for n in range(20))
+    files(a_jsonl=rows, b_jsonl="{}\n")
     assert init(monkeypatch, "--force", "--data", "data/a.jsonl") == 0
     settings = read_yaml(Path("params.yaml"))["task"]["settings"]
     assert (settings["data"], settings["train_split"]) == ("data", "a[:90%]")
@@ -224,7 +214,7 @@ def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (ROOT / "presets/arithmetic-tiny.yaml").read_text(encoding="utf-8").replace("problems: 20000", "problems: 400")
     )
     Path("presets/arithmetic-tiny.yaml").write_text(text, encoding="utf-8")
-    arguments = ["--teacher", "teacher", "--student", "student", "--force"]
+    arguments = ["--teacher", "teacher", "--student", "student", "--force", "--completions", "0"]
     monkeypatch.setattr(sys, "argv", ["stillroom", "init", *arguments, "--task", "arithmetic"])
     with pytest.raises(SystemExit) as caught:
         command.run(commands)
