@@ -40,7 +40,8 @@ def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
         check_head_rows(rows, shared_vocab(tokenizer), where=f"{where}.model")
         model = start_student(p.student, loaded, seed=seed, where=where)
         NewStudent(model=model, tokenizer=tokenizer, params=p.student, seed=seed, where=where).save(base, folder)
-        write_lineage(folder, student_lineage(student, p.student, teacher, folder, where=f"{where}.model"))
+        lineage = student_lineage(student, p.student, teacher, folder, where=f"{where}.model", base=base)
+        write_lineage(folder, lineage)
     total, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
     click.echo(f"student {student}: {total:,} parameters, {trained:,} to train")
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from pipeline.checkpoints.adapters import find_adapter
 from pipeline.checkpoints.pretrained import locate
 from pipeline.checkpoints.random_init import FRESH
@@ -17,6 +19,7 @@ from pipeline.checkpoints.student import StudentParams
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import FILE, read_lineage
 from pipeline.lineage.records import Lineage, ModelSource
+from pipeline.models.architectures import auto_class
 from pipeline.runtime.errors import DataError
 
 # The format stores a string as its key, a u32 type (8), a u64 length, and its bytes.
@@ -24,7 +27,9 @@ _GGUF_LICENSE = re.compile(rb"general\.license\x08\0\0\0(.{8})", re.DOTALL)
 _GGUF_HEADER_BYTES = 1 << 16  # the general fields come first; reading all fields takes seconds for the vocabulary
 
 
-def source_of(model: str, revision: str | None, directory: Path, *, where: str) -> ModelSource:
+def source_of(
+    model: str, revision: str | None, directory: Path, *, where: str, base: Path | None = None
+) -> ModelSource:
     """Return the lineage record of a model.
 
     Args:
@@ -32,19 +37,29 @@ def source_of(model: str, revision: str | None, directory: Path, *, where: str) 
         revision: Branch, tag or commit of a hub model.
         directory: The model directory that was made of it, for the fingerprint.
         where: The parameter that names the model, for messages.
+        base: The directory of the weights, if `directory` holds an adapter.
 
     Raises:
         ModelError: When `model` names a package or a file that does not exist.
     """
     fingerprint = model_fingerprint(directory)
-    if model.startswith(FRESH):
-        return ModelSource(model=model, revision=None, hub=False, license=None, fingerprint=fingerprint)
-    source, options = locate(model, where)
-    hub, license_id = not options and not Path(source).is_dir(), _license(source, options, revision)
-    return ModelSource(model=model, revision=revision, hub=hub, license=license_id, fingerprint=fingerprint)
+    hub, license_id = False, None
+    if not model.startswith(FRESH):
+        source, options = locate(model, where)
+        hub, license_id = not options and not Path(source).is_dir(), _license(source, options, revision)
+    return ModelSource(
+        model=model,
+        revision=None if model.startswith(FRESH) else revision,
+        hub=hub,
+        license=license_id,
+        fingerprint=fingerprint,
+        auto_class=auto_class(AutoConfig.from_pretrained(base or directory)).__name__,
+    )
 
 
-def student_lineage(student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str) -> Lineage:
+def student_lineage(
+    student: str, p: StudentParams, teacher: Path, checkpoint: Path, *, where: str, base: Path
+) -> Lineage:
     """Return the lineage of a student before its first round: the teacher's, and the model that the student starts as.
 
     Args:
@@ -53,6 +68,7 @@ def student_lineage(student: str, p: StudentParams, teacher: Path, checkpoint: P
         teacher: The model directory of the teacher.
         checkpoint: The student's first checkpoint.
         where: The parameter that names the student's model, for messages.
+        base: The directory of the weights below an adapter.
 
     Raises:
         DataError: When the teacher has no lineage.
@@ -66,7 +82,7 @@ def student_lineage(student: str, p: StudentParams, teacher: Path, checkpoint: P
     return replace(
         lineage,
         student=student,
-        start=source_of(name, revision, checkpoint, where=where),
+        start=source_of(name, revision, checkpoint, where=where, base=base if p.lora else None),
         layers=p.layers,
         config=p.config,
         lora=asdict(p.lora) if p.lora else None,

@@ -19,6 +19,7 @@ class ModelSource:
     hub: bool  # Whether `model` is a name on the hub
     license: str | None  # The licence in its model card or GGUF header
     fingerprint: str  # Fingerprint of the model directory that was made from it
+    auto_class: str = "AutoModelForCausalLM"  # The class of transformers that loads the directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.checkpoints.provenance import _gguf_license, earlier_lineage, source_of
 from pipeline.core.hashing import model_fingerprint
 from pipeline.lineage.lineage import write_lineage
-from tests.factories import lineage, lineage_round
+from tests.factories import lineage, lineage_round, lora_params, make_lora_student
 
 
 def test_a_directory_tells_its_licence_and_lineage(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
@@ -50,6 +50,17 @@ def test_a_hub_name_that_cannot_be_reached_tells_nothing(
     source = source_of("nobody/nothing", "main", teacher_dir, where="x")
     assert (source.hub, source.license, source.revision) == (True, None, "main")
     assert earlier_lineage("nobody/nothing", None, where="x") is None
+
+
+def test_the_class_that_loads_a_model_is_recorded(
+    make_t5_dir: Callable[..., Path], student_dir: Path, tmp_path: Path
+) -> None:
+    t5 = make_t5_dir(tmp_path / "t5")
+    assert source_of(str(t5), None, t5, where="x").auto_class == "AutoModelForSeq2SeqLM"
+    adapter = make_lora_student(tmp_path, student_dir, lora_params())
+    source = source_of(str(student_dir), None, adapter, where="x", base=tmp_path / "base")
+    assert source.auto_class == "AutoModelForCausalLM"
+    assert source.fingerprint == model_fingerprint(adapter)
 
 
 def test_the_licence_of_a_gguf_file(tmp_path: Path) -> None:
