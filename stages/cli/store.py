@@ -147,7 +147,8 @@ def import_(as_json: bool, source: Path, **origin: Any) -> None:
 
     Parquet is a file, or a directory of files, that `stillroom store export` wrote, or raw top-k in DistillKit's
     columns: input_ids, token_ids, top_values (natural log-probs). DistillKit's sampler does not separate prompt and
-    completion: the labels of prompt tokens are negative, and without labels --prompt-tokens is needed.
+    completion: the labels of prompt tokens are negative, and without labels --prompt-tokens is needed. Later negative
+    labels, or false in a column completion_mask, mark tokens that users or tools wrote.
     """
     from pipeline.store_admin.import_scores import find_sealed, take_parquet, take_segments
 
