@@ -294,7 +294,7 @@ def committed(project: Project) -> Project:
     """The same project as a git repository with one commit."""
     (project.path / ".dvc/config.local").unlink()
     (project.path / ".gitignore").write_text(
-        (ROOT / ".gitignore").read_text(encoding="utf-8") + "store/\nsite/\n", encoding="utf-8"
+        (ROOT / ".gitignore").read_text(encoding="utf-8") + "/store/\n/site/\n", encoding="utf-8"
     )
     who = {"NAME": "a", "EMAIL": "a@localhost"}
     project.env |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}

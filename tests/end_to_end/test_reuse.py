@@ -138,7 +138,7 @@ def test_another_dvc_project_takes_the_scores(project: Project, tmp_path: Path, 
     run(other, "dvc", command, str(project.path), "work/corpus/segment", "-o", "scores")
     assert (other.path / "scores.dvc").exists() == (command == "import")
     done = subprocess.run(
-        [sys.executable, "-m", "stages.cli.main", "store", "import", "scores"],
+        [sys.executable, "-m", "stages.cli", "store", "import", "scores"],
         cwd=other.path,
         env=other.env | {"PYTHONPATH": str(project.path)},
         capture_output=True,
