@@ -68,7 +68,8 @@ def resized_fields(config: Any, changes: Mapping[str, object]) -> dict[str, Any]
         if new < old:
             cut_fields(resized, stack, range(new), old)
         else:
-            left_out |= {name for name, value in config.to_dict().items() if _cut(name, value, range(old), old)}
+            lists = {name: value for name, value in config.to_dict().items() if not isinstance(value, int)}
+            left_out |= {name for name, value in lists.items() if _cut(name, value, range(old), old)}
     return {name: value for name, value in resized.to_dict().items() if name not in left_out}
 
 

@@ -168,7 +168,9 @@ def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
 
 def _unavailable(where: str, model: str, reason: str) -> ModelError:
     expected, got = "a hub name, a local model directory or a GGUF file", f"{model!r} ({reason.splitlines()[0][:160]})"
-    return ModelError(where, expected=expected, got=got, remedy="check the name, the network and HF_HUB_OFFLINE")
+    unknown = "nrecognized configuration class" in reason
+    remedy = "take an architecture that writes text" if unknown else "check the name, the network and HF_HUB_OFFLINE"
+    return ModelError(where, expected=expected, got=got, remedy=remedy)
 
 
 def stored_dtype(path: Path) -> torch.dtype:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.models.architectures import layer_config, probe_inputs, stacks
+from pipeline.models.architectures import layer_config, probe_inputs, stacks, tied_head
 
 _TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|multi_modal|mm_|embed_vision|embed_audio)")
 
@@ -37,7 +37,7 @@ def text_model(model: Any) -> Any:
         return model
     setattr(text, text.base_model_prefix, decoder)
     text.set_output_embeddings(head)
-    text.generation_config = model.generation_config
+    text.generation_config, config.tie_word_embeddings = model.generation_config, tied_head(model)
     probe = probe_inputs(model)
     whole, part = (each.eval()(**probe, use_cache=False).logits for each in (model, text))
     return text if torch.equal(whole, part) else model

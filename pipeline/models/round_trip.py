@@ -26,11 +26,13 @@ _REMEDY = "take the model in another form (unquantised, GGUF) or of another arch
 def in_dtype(model: Any, dtype: torch.dtype) -> Any:
     """Return the model with its weights in a number format.
 
-    Buffers keep theirs: the frequencies of rotary positions are in no file, and are computed in float32 when a model
-    is read again.
+    What is in no file keeps its own, such as the frequencies of rotary positions and Marian's sines: it is computed
+    in float32 when a model is read again.
     """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    unsaved = set(model._keys_to_ignore_on_save or ())
+    for name, parameter in model.named_parameters():
+        if name not in unsaved:
+            parameter.data = parameter.data.to(dtype)
     return model
 
 
@@ -57,9 +59,17 @@ def wrong_keys(info: Mapping[str, Any]) -> str | None:
 
 @torch.no_grad()
 def probe_logits(model: Any) -> Tensor:
-    """Return a model's logits on a few tokens, in float32; the model's weights become float32 too."""
+    """Return a model's logits on a few tokens, in float32; the model's weights become float32 too.
+
+    Raises:
+        ModelError: When the model computes none, because of its configuration or because text is not enough for it.
+    """
     model = model.eval().float()
-    logits: Tensor = model(**probe_inputs(model), use_cache=False).logits.float().cpu()
+    try:
+        logits: Tensor = model(**probe_inputs(model), use_cache=False).logits.float().cpu()
+    except Exception as error:  # the code of an architecture raises exceptions of any type
+        got, remedy = " ".join(str(error).split())[:160], "check its configuration, or take another architecture"
+        raise ModelError(type(model).__name__, expected="logits of a few tokens", got=got, remedy=remedy) from error
     return logits
 
 
@@ -75,6 +85,9 @@ def check_written(folder: Path, expected: Tensor, *, where: object, base: Path |
     Raises:
         ModelError: When the directory cannot be read again, or holds another model.
     """
+    if not expected.isfinite().all():
+        remedy = "take another checkpoint of the model: its weights are damaged, or it diverged in training"
+        raise ModelError(where, expected="finite logits", got="NaN or infinite ones", remedy=remedy)
     try:
         model, info = auto_class(AutoConfig.from_pretrained(base or folder)).from_pretrained(
             base or folder, dtype=torch.float32, output_loading_info=True
@@ -82,6 +95,8 @@ def check_written(folder: Path, expected: Tensor, *, where: object, base: Path |
         if base is not None:
             model = lora.load_adapter(model, folder, to_train=False)
         actual = probe_logits(model)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         got = "a directory that cannot be read again: " + " ".join(str(error).split())[:160]
         raise _written_wrong(where, got) from error

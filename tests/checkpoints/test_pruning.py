@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from pipeline.checkpoints.pruning import keep_layers
+from pipeline.checkpoints.pruning import keep_layers, layer_lists
+from pipeline.checkpoints.student import StudentParams, start_student
 from pipeline.models.architectures import auto_class
 from pipeline.runtime.errors import ParameterError
 
@@ -207,3 +208,29 @@ def test_a_cut_that_the_configuration_cannot_describe_is_refused_in_one_line(rea
     assert message.startswith("student.small.layers: expected layers that the configuration can describe")
     assert finding in message
     assert "\n" not in message
+
+
+FRESH: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
+    # Fields, the new number of layers, and what becomes of a field: the first entries, or what the class derives.
+    "smollm3": ({"no_rope_layers": [0, 1, 1, 0]}, 2, {"no_rope_layers": [0, 1]}),
+    "cohere2": ({"layer_types": KINDS, "sliding_window": 4}, 3, {"layer_types": KINDS[:3]}),
+    "qwen2": ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}, 6, {"num_hidden_layers": 6}),
+    "gemma3n_text": (GEMMA_3N | {"num_kv_shared_layers": 1}, 2, {"intermediate_size": [32, 40]}),
+    "bamba": (MAMBA | {"attn_layer_indices": [1, 3]}, 2, {"attn_layer_indices": [1]}),
+    "deepseek_v3": (
+        EXPERTS | LATENT | {"first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+        6,
+        {"first_k_dense_replace": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", FRESH)
+def test_a_fresh_student_with_another_number_of_layers(model_type: str, tmp_path: Path) -> None:
+    fields, count, expected = FRESH[model_type]
+    base = random_model(model_type, **fields)
+    params = StudentParams(model="teacher", config={"num_hidden_layers": count})
+    made = start_student(params, base, seed=0, where="student.small").eval()
+    assert {name: getattr(made.config, name) for name in expected} == expected
+    assert len(next(iter(layer_lists(made).values()))) == count
+    assert torch.equal(logits(read_again(made, tmp_path)), logits(made))

@@ -36,6 +36,13 @@ def gemma3() -> Any:
     return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4))
 
 
+def untied_gemma3() -> Any:
+    whole = gemma3()
+    whole.lm_head.weight = torch.nn.Parameter(torch.randn(260, 32))
+    whole.config.tie_word_embeddings = False
+    return whole
+
+
 def llama4() -> Any:
     text = TEXT | {"num_local_experts": 2, "intermediate_size_mlp": 32, "no_rope_layers": [1, 0, 1]}
     vision = VISION | {"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}
@@ -43,7 +50,12 @@ def llama4() -> Any:
 
 
 @pytest.mark.parametrize(
-    "whole, kind", [(gemma3, transformers.Gemma3ForCausalLM), (llama4, transformers.Llama4ForCausalLM)]
+    "whole, kind",
+    [
+        (gemma3, transformers.Gemma3ForCausalLM),
+        (untied_gemma3, transformers.Gemma3ForCausalLM),
+        (llama4, transformers.Llama4ForCausalLM),
+    ],
 )
 @torch.no_grad()
 def test_a_multimodal_checkpoint_becomes_a_text_model(

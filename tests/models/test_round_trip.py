@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MarianConfig, MarianMTModel, XmodConfig, XmodForCausalLM
 
 from pipeline.models.language_model import load_model
 from pipeline.models.round_trip import check_written, in_dtype, probe_logits, wrong_keys
@@ -107,3 +108,28 @@ def test_every_kind_of_wrong_key_is_named() -> None:
     assert wrong_keys({"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}) is None
     finding = wrong_keys({"missing_keys": {"b", "a"}, "mismatched_keys": {"c"}})
     assert finding == "no value for 2 weights, such as a and another shape of 1 weights, such as c"
+
+
+def test_a_model_of_nan_is_named_as_such(teacher_dir: Path) -> None:
+    model = load_model(teacher_dir)
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="work/teacher: expected finite logits, got NaN or infinite ones"):
+        check_written(teacher_dir, probe_logits(model), where="work/teacher")
+
+
+def test_a_model_that_needs_more_than_text_is_an_error_of_one_line() -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    model = XmodForCausalLM(XmodConfig(**sizes, num_attention_heads=2, is_decoder=True, languages=["en_XX", "de_DE"]))
+    with pytest.raises(ModelError, match="XmodForCausalLM: expected logits of a few tokens, got Input language"):
+        probe_logits(model)
+
+
+def test_positions_that_are_in_no_file_are_not_rounded_with_the_weights(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    torch.manual_seed(0)
+    config = MarianConfig(**sizes, init_std=0.5, pad_token_id=0, decoder_start_token_id=0, max_position_embeddings=32)
+    model = in_dtype(MarianMTModel(config), torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    check_written(tmp_path, probe_logits(model), where="work/teacher")
