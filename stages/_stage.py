@@ -24,7 +24,7 @@ from pipeline.runtime.config import section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.runtime.layout import LAYOUT, Layout
-from pipeline.runtime.process import command_output, die_with_parent
+from pipeline.runtime.process import command_output, die_with_parent, use_utf_8
 from pipeline.runtime.progress import summary
 
 _NEARLY_NONE_BYTES = 1 << 24
@@ -136,6 +136,7 @@ def run(command: click.Command) -> None:
 
     A mistake of the user, and a full disk, end the process with one line on stderr and exit code 1.
     """
+    use_utf_8()
     die_with_parent()
     try:
         command(standalone_mode=True)

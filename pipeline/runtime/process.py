@@ -11,6 +11,13 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 
+def use_utf_8() -> None:
+    """Start this program again in Python's UTF-8 mode, where the locale has another encoding for names and output."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent dies, so that killing dvc leaves no orphan stage (Linux)."""
     if not sys.platform.startswith("linux"):
