@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from pipeline.core.files import read_prompts
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from tests.dvc_projects import ROOT
@@ -54,12 +52,7 @@ def test_the_package_works_in_a_clone_only(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-)
-def test_a_stage_runs_in_any_locale_and_under_any_name(
-    tmp_path: Path, make_model_dir: Callable[..., Path], locale: dict[str, str]
-) -> None:
+def test_a_stage_runs_in_any_locale_and_under_any_name(tmp_path: Path, make_model_dir: Callable[..., Path]) -> None:
     """With a home that cannot be written, from data in Chinese, whose directory has another alphabet."""
     place = tmp_path / "Größe [1] *" / "lr=0.1::b 'q'"
     data, model = place / "Данные", make_model_dir(place / "mödel [x]")
@@ -69,10 +62,10 @@ def test_a_stage_runs_in_any_locale_and_under_any_name(
     settings = PARAMS["task"]["settings"] | {"data": data.name, "question_column": "问", "answer_column": "答"}
     task = PARAMS["task"] | {"settings": settings | {"train_split": "train[:80%]", "heldout_split": "train[80%:]"}}
     write_yaml(place / "params.yaml", PARAMS | {"task": task}, comment="名")
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/proc/none", "HF_HUB_OFFLINE": "1"} | locale
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/proc/none", "HF_HUB_OFFLINE": "1"}
+    env |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "stages.prepare", "--teacher", model.name]
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert "Данные (train[:80%])" in done.stderr
     prompts = read_prompts(place / "work/prompts", "train")
     assert all("加一？" in prompt.prompt_text for prompt in prompts)
