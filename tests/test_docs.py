@@ -204,6 +204,7 @@ ELSEWHERE = {  # messages that no UserError contains, and the file or program th
     "expected the packages of requirements/lock.txt": "stages/__init__.py",
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",
     "warning: ... is within its standard error": "pipeline/report/significance.py",
+    "warning: ...: ... of ... completions ended": "pipeline/rollout/sample.py",
     "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage/lineage.py",
     "Unable to acquire lock": "dvc",
 }

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import click
+
 from pipeline.core.files import read_rollouts
 from pipeline.core.hashing import digest
 from pipeline.core.types import Prompt, Rollout, Source
-from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab
+from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.collect import Request, RolloutParams, collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.atomic import whole_directory
@@ -20,6 +22,8 @@ from pipeline.runtime.files import write_rows
 from pipeline.runtime.progress import bar
 from pipeline.runtime.resume import DONE, resumable
 from schemas.rollout import ROLLOUT
+
+_NEARLY_NONE = 0.02  # share of the completions that end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class SamplingJob:
 
     def fingerprint(self) -> str:
         """Return the digest of everything that the completions depend on."""
-        policy = self.sampler.fingerprint if self.prompts else ""
+        policy = [self.sampler.fingerprint, eos_ids(self.tokenizer)] if self.prompts else []
         requests = [[(request.sample_id, request.prompt.prompt_ids) for request in batch] for batch in self.batches]
         return digest(policy, self.seed, self.params.precision, asdict(self.params.sampling), requests)
 
@@ -74,6 +78,8 @@ def write_rollouts(job: SamplingJob, path: Path, finish: Callable[[list[Rollout]
     """
     with resumable({path.name: path}, job.fingerprint()) as scratch:
         completions = _sample(job, scratch)
+        if warning := _warning(job, completions):
+            click.echo(warning, err=True)
         rollouts = finish(completions)
         with whole_directory(scratch / DONE) as done:
             write_rows(done / path.name, rollouts, ROLLOUT)
@@ -95,6 +101,18 @@ def _sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
             meter.update(_count_tokens(rollouts) - meter.n)
         meter.total = meter.n
     return rollouts
+
+
+def _warning(job: SamplingJob, completions: Sequence[Rollout]) -> str | None:
+    """Return a line for the user where hardly any completion ends, before a student trains on them."""
+    finished = sum(completion.finished for completion in completions)
+    if not completions or finished > _NEARLY_NONE * len(completions):
+        return None
+    ends = ", ".join(token_texts(job.tokenizer, eos_ids(job.tokenizer)))
+    return (
+        f"warning: {job.name}: {finished} of {len(completions)} completions ended (with {ends}) within max_new_tokens "
+        f"({job.params.sampling.max_new_tokens}): raise it, or fine-tune this model on references first (sft)"
+    )
 
 
 def _count_tokens(rollouts: Sequence[Rollout]) -> int:

@@ -1,6 +1,6 @@
 """Sampling the completions of a rollouts file, interrupted and not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pipeline.core.files import read_rollouts
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, reference_rollouts
 from pipeline.metrics.rewards import reward_rollouts
+from pipeline.models.language_model import load_model
 from pipeline.rollout import sample as module
 from pipeline.rollout.collect import RolloutParams, collect_rollouts
 from pipeline.rollout.sample import SamplingJob, write_rollouts
@@ -96,6 +97,23 @@ def test_the_reward_is_stored_with_the_rollout_and_follows_its_weights(student_d
         assert [rollout.reward for rollout in sampled] == [
             weights["length"] * len(rollout.completion_ids) for rollout in sampled
         ]
+
+
+def test_a_model_that_never_ends_is_reported_before_anything_trains(
+    student_dir: Path, make_model_dir: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sampled(student_dir)
+    assert "warning" not in capsys.readouterr().err  # one completion in nine ended
+    never = make_model_dir(Path("never"), seed=2)
+    model = load_model(never)
+    model.get_input_embeddings().weight.data[[257, 258]] = 0.0  # the ends, whose logits are then 0
+    model.model.norm.weight.data *= 10
+    model.save_pretrained(never)
+    write_sampled(never)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "warning: small/r1: 0 of 9 completions ended (with <end>, </s>) within max_new_tokens (6): "
+        "raise it, or fine-tune this model on references first (sft)"
+    )
 
 
 def test_without_prompts_no_model_is_loaded(tmp_path: Path) -> None:
