@@ -24,7 +24,7 @@ from pipeline.losses.staleness import is_stale, staleness_columns
 from pipeline.models import language_model as lm
 from pipeline.runtime.progress import Meter
 from pipeline.training.checkpoint import TrainState, save_checkpoint
-from pipeline.training.finite import check_state, check_step
+from pipeline.training.finite import check_start, check_state, check_step
 from pipeline.training.log import Row
 from pipeline.training.run import TrainingRun
 
@@ -46,10 +46,12 @@ def train(
         meter: a progress bar in tokens that the model processes.
 
     Raises:
+        ModelError: A weight is NaN or infinite before the first step.
         UserError: Training diverged. The step changed nothing, and the last checkpoint stays.
     """
     p, dtype = run.optimizer, lm.resolve_dtype(run.optimizer.precision)
     schedule = transformers.get_scheduler(p.lr_scheduler_type, state.optimizer, p.warmup_steps, p.decay_steps)
+    check_start(model, run)
     model.train()
     if p.disable_dropout:
         lm.disable_dropout(model)
