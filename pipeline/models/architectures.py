@@ -24,9 +24,21 @@ def token_id_fields(config: Any, *, bos: int, eos: int, pad: int) -> dict[str, i
     return fields | {"decoder_start_token_id": pad} if config.is_encoder_decoder else fields
 
 
+def text_config(config: Any) -> Any:
+    """Return the part of a configuration that describes what writes the completion (nested in Gemma 3 and T5Gemma)."""
+    return layer_config(config, "decoder")
+
+
 def positions(config: Any) -> int | None:
-    """Return the number of learnt or trained positions, or None where positions are relative (T5)."""
-    return getattr(config, "max_position_embeddings", None)
+    """Return the number of learnt or trained positions, or None where positions are relative (T5).
+
+    Dynamic rotary scaling stretches the positions by its factor.
+    """
+    text = text_config(config)
+    names = ("max_position_embeddings", "max_seq_len", "max_decoder_position_embeddings")  # the names of MPT, LED
+    limit = next((limit for name in names if (limit := getattr(text, name, None))), None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return int(limit * rope.get("factor", 1)) if limit and rope.get("rope_type") == "dynamic" else limit
 
 
 def head_scale(config: Any) -> float:
@@ -34,12 +46,21 @@ def head_scale(config: Any) -> float:
 
     A factor on the logits is the same factor on the hidden states.
     """
+    config = text_config(config)
     tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings
     if getattr(config, "scale_decoder_outputs", tied):  # T5 and its relatives
         return float(config.d_model**-0.5)
     if config.model_type.startswith("granite"):
         return 1 / float(getattr(config, "logits_scaling", 1.0))
-    return float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    factors = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, ...
+    values = [getattr(config, name, None) for name in factors]
+    return next((float(value) for value in values if isinstance(value, int | float) and value), 1.0)
+
+
+def softcap(config: Any) -> float | None:
+    """Return the bound of the logits, softcap * tanh(logits / softcap), or None."""
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    return next((cap for name in names if (cap := getattr(text_config(config), name, None))), None)
 
 
 def tied_head(model: Any) -> bool:

@@ -7,10 +7,12 @@ completion tokens. The cache also holds the keys and values of the cross-attenti
 
 Shapes: G prompts, B sequences, P prompt tokens, S tokens that the decoder reads, T more tokens, D width, V vocabulary.
 
-* Guarantee: T more tokens have the hidden states and logits of one plain forward pass, in float32 up to rounding.
+* Guarantee: T more tokens have the hidden states and logits of one plain forward pass, in float32 up to rounding, for
+  the models of which `probe` says so. `plain_states` and `plain_logits` are that pass, for every model.
 * Cost: a separate pass over the start token of an encoder-decoder.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -67,7 +69,7 @@ def decoder_inputs(model: Model, prompts: Sequence[list[int]], *, multiple: int 
     )
 
 
-def hidden_states(model: Model, inputs: DecoderInputs, *, use_cache: bool = True) -> tuple[Tensor, Cache]:
+def hidden_states(model: Model, inputs: DecoderInputs, *, use_cache: bool = True) -> tuple[Tensor, Cache | None]:
     """Return the hidden states of T more tokens, as the LM head takes them, and the cache after these tokens.
 
     Args:
@@ -78,28 +80,89 @@ def hidden_states(model: Model, inputs: DecoderInputs, *, use_cache: bool = True
     Returns:
         States [B, T, D], and the cache.
     """
-    options = {"attention_mask": inputs.mask_BS, "past_key_values": inputs.cache, "use_cache": use_cache}
+    body = _body(model)
+    options = {"attention_mask": inputs.mask_BS, _cache_name(body): inputs.cache, "use_cache": use_cache}
     if inputs.encoder is None:
-        result = model.base_model(input_ids=inputs.ids_BT, position_ids=_positions(inputs), **options)
+        result = body(input_ids=inputs.ids_BT, **_positions_for(body, inputs), **options)
     else:
         source = {"encoder_hidden_states": inputs.encoder.states_GPD, "encoder_attention_mask": inputs.encoder.mask_GP}
-        result = model.get_decoder()(input_ids=inputs.ids_BT, **source, **options)
+        result = body(input_ids=inputs.ids_BT, **source, **options)
     scale = head_scale(model.config)
     states_BTD = result.last_hidden_state
-    return states_BTD if scale == 1.0 else states_BTD * scale, result.past_key_values
+    return states_BTD if scale == 1.0 else states_BTD * scale, result[_cache_name(body)] if use_cache else None
 
 
 def next_logits(model: Model, inputs: DecoderInputs) -> tuple[Tensor, Cache]:
     """Return the model's own logits [B, V] after T more tokens, and the cache; arguments as in `hidden_states`."""
-    options: dict[str, Any] = {"past_key_values": inputs.cache, "use_cache": True}
+    options: dict[str, Any] = {_cache_name(model): inputs.cache, "use_cache": True}
     if inputs.encoder is None:
-        options |= {"position_ids": _positions(inputs), "logits_to_keep": 1}
+        options |= _positions_for(model, inputs)
+        if "logits_to_keep" in _arguments(model):
+            options["logits_to_keep"] = 1
         result = model(input_ids=inputs.ids_BT, attention_mask=inputs.mask_BS, **options)
     else:
         source = BaseModelOutput(last_hidden_state=inputs.encoder.states_GPD)
         options |= {"encoder_outputs": source, "attention_mask": inputs.encoder.mask_GP}
         result = model(decoder_input_ids=inputs.ids_BT, decoder_attention_mask=inputs.mask_BS, **options)
-    return result.logits[:, -1], result.past_key_values
+    return result.logits[:, -1], result[_cache_name(model)]
+
+
+def _body(model: Model) -> Any:
+    """Return the module whose last hidden states the head takes."""
+    bodies = () if model.config.is_encoder_decoder else (model.base_model,)
+    bodies += (model.get_decoder(), getattr(model, "model", None))
+    return next(body for body in bodies if body is not model)  # Llama 4 calls itself its base model and its decoder
+
+
+def plain_states(model: Model, prompt: list[int], completion: list[int]) -> Tensor:
+    """Return the hidden states [T, D] that predict a completion, from one pass without a cache over this sequence.
+
+    A decoder reads the last token too: where positions depend on a sequence's length, it belongs to the sequence.
+    """
+    read = completion[:-1] if model.config.is_encoder_decoder else completion  # the start token has a position too
+    first, ids_1S, source = _plain_inputs(model, prompt, read)
+    body = _body(model)
+    if source:
+        source = {"encoder_hidden_states": model.get_encoder()(**source).last_hidden_state}
+    states_1SD = body(input_ids=ids_1S, **source, **_without_cache(body)).last_hidden_state
+    scale = head_scale(model.config)
+    states_TD: Tensor = states_1SD[0, first : first + len(completion)]
+    return states_TD if scale == 1.0 else states_TD * scale
+
+
+def plain_logits(model: Model, prompt: list[int], completion: list[int]) -> Tensor:
+    """Return the model's own logits [T + 1, V] before and after each token of a completion, from one plain pass."""
+    first, ids_1S, source = _plain_inputs(model, prompt, completion)
+    names = {"decoder_input_ids": ids_1S} if source else {"input_ids": ids_1S}
+    logits_SV: Tensor = model(**source, **names, **_without_cache(model)).logits[0]
+    return logits_SV[first:]
+
+
+def _plain_inputs(model: Model, prompt: list[int], completion: list[int]) -> tuple[int, Tensor, dict[str, Tensor]]:
+    """Return the position that predicts the first completion token, the decoder's tokens, and the encoder's if any."""
+    if not model.config.is_encoder_decoder:
+        return len(prompt) - 1, torch.tensor([prompt + completion], device=model.device), {}
+    ids_1S = torch.tensor([[model.config.decoder_start_token_id, *completion]], device=model.device)
+    return 0, ids_1S, {"input_ids": torch.tensor([prompt], device=model.device)}
+
+
+def _without_cache(module: Model) -> dict[str, bool]:
+    return {"use_cache": False} if {"use_cache", "kwargs"} & _arguments(module) else {}
+
+
+def _positions_for(module: Model, inputs: DecoderInputs) -> dict[str, Tensor]:
+    """Return the positions as an argument, for a class that takes them; ALiBi and recurrences know none."""
+    return {"position_ids": _positions(inputs)} if "position_ids" in _arguments(module) else {}
+
+
+def _cache_name(module: Any) -> str:
+    """Return the name of a class's cache, as an argument and in what it returns."""
+    return "cache_params" if "cache_params" in _arguments(module) else "past_key_values"
+
+
+def _arguments(module: Any) -> set[str]:
+    """Return the names that a module's forward pass takes."""
+    return set(inspect.signature(module.forward).parameters)
 
 
 def max_padded_length(model: Model) -> int | None:

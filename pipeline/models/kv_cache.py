@@ -7,11 +7,12 @@
 """
 
 import copy
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, DynamicCache, EncoderDecoderCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 _PREALLOCATED = 16  # tokens: each row has at most so many empty places, and is copied once per so many tokens
 
@@ -26,16 +27,30 @@ def select_rows(cache: Cache, rows: Tensor) -> Cache:
         selected.is_updated = dict(cache.is_updated)
         parts = [selected.self_attention_cache, selected.cross_attention_cache]
     for part in parts:
-        part.layers = [copy.copy(layer) for layer in part.layers]
-    selected.batch_select_indices(rows)
+        part.layers = [_select_rows_of_layer(layer, rows) for layer in part.layers]
+    return selected
+
+
+def _select_rows_of_layer(layer: Any, rows: Tensor) -> Any:
+    selected = copy.copy(layer)
+    if not isinstance(layer, LinearAttentionCacheLayerMixin):
+        selected.batch_select_indices(rows)
+        return selected
+    # The states of a recurrence are in dictionaries, which a shallow copy would share.
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            setattr(selected, name, dict(value))
+    selected.reorder_cache(rows)
     return selected
 
 
 def preallocate(cache: Cache) -> None:
     """Replace the dynamic layers of a cache by preallocated layers.
 
-    Sliding-window layers and layers that hold nothing are left unchanged.
+    Sliding-window layers, states of recurrences, and layers that hold nothing are left unchanged.
     """
+    if not isinstance(cache, DynamicCache | EncoderDecoderCache):
+        return
     growing: DynamicCache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     growing.layers = [
         PreallocatedLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer

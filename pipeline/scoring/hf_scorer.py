@@ -3,7 +3,8 @@
 * Guarantee: a score is a function of its sequence alone, bit for bit, in a batch of any size. So a warm store, a cold
   store and a resumed run give the same bytes. The scorer pads what a batch reads to whole vectors of the processor, 8
   or 16 tokens; then the same code multiplies and adds up each row, whatever is beside it.
-* Limit: the guarantee holds for decoders with full attention (and always for batches of one). It was tested on CPUs
+* Limit: the guarantee holds for decoders with full attention (and always for batches of one, which is how a model is
+  scored whose states `pipeline.models.reuse` does not share). It was tested on CPUs
   with AVX2 and, for one number of threads, with AVX-512. Elsewhere scores agree up to rounding.
 """
 

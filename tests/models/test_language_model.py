@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline.models import forward
+from pipeline.models import completions, forward
 from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, untie_head
 from pipeline.models.context import Context, context_of
@@ -256,7 +256,7 @@ def test_checkpointing_changes_memory_and_no_gradient(without_dropout: Any) -> N
 def test_a_layer_is_run_again_and_the_prompts_cache_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training alone: who only reads goes on sharing prompts."""
     made, runs = build("llama"), []
-    monkeypatch.setattr(lm, "forward_completions", lambda *_: pytest.fail("went on from a cache"))
+    monkeypatch.setattr(completions, "forward_completions", lambda *_: pytest.fail("went on from a cache"))
     made.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     made.train().activation_checkpointing_enable()
     lm.completion_hidden(made, PROMPTS, COMPLETIONS).sum().backward()  # type: ignore[no-untyped-call]
@@ -496,7 +496,7 @@ def test_logits_that_are_something_else_than_known_are_refused(
     build(name).save_pretrained(tmp_path)
     monkeypatch.setattr(forward, "head_scale", lambda config: 0.9)
     with pytest.raises(
-        ModelError, match=rf"expected logits that are a linear map of the hidden state.* got others in this {name}, by"
+        ModelError, match=rf"expected logits that are a linear map of the hidden state.* got others in this {name};"
     ):
         lm.load_model(tmp_path)
 
