@@ -124,7 +124,7 @@ def plain(model: Any, prompt: int, completion: int, *, copied: bool = True) -> T
     fresh.config.get_text_config().use_cache = False
     prompt_ids, completion_ids = PROMPTS[prompt], COMPLETIONS[completion]
     if fresh.config.is_encoder_decoder:
-        start = fresh.config.decoder_start_token_id
+        start = getattr(fresh.config, "decoder_start_token_id", None)
         start = fresh.generation_config.bos_token_id if start is None else start
         inputs = {"input_ids": prompt_ids, "decoder_input_ids": [start, *completion_ids[:-1]]}
         whole: Tensor = fresh(**{name: torch.tensor([ids]) for name, ids in inputs.items()}).logits[0]
