@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from pipeline.checkpoints.adapters import AdapterSource, find_adapter, has_tokenizer, merge_adapter, without_base
 from pipeline.checkpoints.onnx_t5 import is_export, load_export
-from pipeline.checkpoints.quantised import forget_quantisation, forget_reading, plan_dequantising
+from pipeline.checkpoints.quantised import forget_quantisation, forget_reading, plan_dequantising, whole_blocks
 from pipeline.checkpoints.random_init import FRESH, FreshParams, make_fresh
 from pipeline.checkpoints.sources import card_field
 from pipeline.checkpoints.text_models import of_other_towers, text_model
@@ -110,12 +110,14 @@ def _weights(model: str, source: str, options: dict[str, Any], where: str) -> An
         origin = card_field(source, "base_model", options.get("revision"))
         quantised = plan_dequantising(config, where=where, model=model, origin=origin)
     # Given the configuration, transformers does not read it a second time.
-    loaded, info = auto_class(config).from_pretrained(
-        source, config=config, dtype=torch.float32, output_loading_info=True, **options
-    )
+    with whole_blocks() if quantised else nullcontext():
+        loaded, info = auto_class(config).from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
     info["unexpected_keys"] = set(info["unexpected_keys"]) - of_other_towers(config, set(info["unexpected_keys"]))
     if finding := wrong_keys(info):
-        raise _unavailable(where, model, finding)
+        expected, remedy = "the weights of its configuration", "get the model again, or take it unquantised"
+        raise ModelError(where, expected=expected, got=f"{finding}, in {model!r}", remedy=remedy)
     return forget_quantisation(forget_reading(loaded) if quantised else loaded)
 
 
@@ -164,6 +166,17 @@ def locate(model: str, where: str) -> tuple[str, dict[str, Any]]:
             raise ModelError(where, expected=f"a file at {model}", got="nothing", remedy="run `make setup`")
         return str(path.parent), {"gguf_file": path.name}
     return model, {}
+
+
+def locate_weights(model: str, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the same for the weights of a model: an adapter's base instead of the adapter.
+
+    Raises:
+        ModelError: When there is no such package or file, or when a directory holds something else than a LoRA adapter.
+    """
+    source, options = locate(model, where)
+    adapter = None if options else find_adapter(source, None, where=where)
+    return locate_weights(adapter.base, where) if adapter else (source, options)
 
 
 def _unavailable(where: str, model: str, reason: str) -> ModelError:

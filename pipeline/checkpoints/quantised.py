@@ -2,10 +2,17 @@
 
 * FP8 (DeepSeek, Qwen) and MXFP4 (gpt-oss) are dequantised by transformers while it reads, exactly: each number times
   the scale of its block. GGUF and ONNX have paths of their own in `pretrained`.
+* transformers divides the rows of an FP8 matrix evenly among its scales, which is wrong where the last block is
+  smaller (576 rows in blocks of 128). `whole_blocks` mends that.
 * Everything else needs packages and processors that this project does not have, and is refused.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
 
 from pipeline.runtime.errors import ModelError
 
@@ -35,6 +42,27 @@ def plan_dequantising(config: Any, *, where: str, model: str, origin: str | None
         raise ModelError(where, expected=expected, got=f"{method} weights in {model!r}", remedy=remedy)
     quantisation["dequantize"] = True
     return True
+
+
+def whole_blocks() -> AbstractContextManager[Any]:
+    """Return a context in which each scale of an FP8 matrix belongs to a block of the declared size."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize  # no other source needs it
+
+    divide_evenly = Fp8Dequantize._dequantize_one
+
+    def dequantise(op: Any, codes: Tensor, scales: Tensor, output_dtype: torch.dtype | None = None) -> Tensor:
+        blocks = op.hf_quantizer.quantization_config.weight_block_size
+        grid = [-(-size // block) for size, block in zip(codes.shape[-2:], blocks or (), strict=False)]
+        if not blocks or codes.element_size() != 1 or not codes.is_floating_point() or list(scales.shape[-2:]) != grid:
+            values: Tensor = divide_evenly(op, codes, scales, output_dtype)
+            return values
+        scales = torch.exp2(scales.float() - 127) if scales.dtype == torch.uint8 else scales.float()
+        for axis, block in zip((-2, -1), blocks, strict=True):
+            scales = scales.repeat_interleave(block, axis).narrow(axis, 0, codes.shape[axis])
+        return (codes.float() * scales).to(output_dtype or torch.float32)
+
+    patcher: AbstractContextManager[Any] = patch.object(Fp8Dequantize, "_dequantize_one", dequantise)
+    return patcher
 
 
 def forget_quantisation(model: Any) -> Any:

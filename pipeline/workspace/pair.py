@@ -14,8 +14,9 @@ import torch
 from transformers import AutoConfig
 
 from pipeline.checkpoints.layer_fields import resized_fields
-from pipeline.checkpoints.pretrained import load_pretrained, locate
+from pipeline.checkpoints.pretrained import load_pretrained, locate_weights
 from pipeline.checkpoints.pruning import keep_layers, layer_lists
+from pipeline.checkpoints.quantised import plan_dequantising
 from pipeline.checkpoints.text_models import text_model
 from pipeline.models.architectures import auto_class, stacks
 from pipeline.models.language_model import device, resolve_dtype
@@ -101,12 +102,16 @@ def device_bytes() -> int:
 
 def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
     """Return the tokenizer of a model, and the model without its weights, made from its configuration alone."""
-    path, options = locate(model, where)
+    path, options = locate_weights(model, where)
     tokenizer = load_tokenizer(path, **options)
     try:
         config = AutoConfig.from_pretrained(path, **options)
+        if not options:
+            plan_dequantising(config, where=where, model=model, origin=None)
         with torch.device("meta"):
             return tokenizer, text_model(auto_class(config).from_config(config))
+    except ModelError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         got = " ".join(str(error).split())[:160]
         raise ModelError(where, expected="a model", got=got, remedy="check the name and the network") from error

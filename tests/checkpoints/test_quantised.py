@@ -2,6 +2,7 @@
 refused."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +37,15 @@ def fp8(path: Path) -> dict[str, Tensor]:
     for name, weight in list(weights.items()):
         if "proj" in name:
             rows, columns = weight.shape
-            blocks = weight.reshape(rows // 128, 128, columns // 128, 128)
+            whole = torch.zeros(math.ceil(rows / 128) * 128, math.ceil(columns / 128) * 128)
+            whole[:rows, :columns] = weight
+            blocks = whole.reshape(len(whole) // 128, 128, -1, 128)
             scale = blocks.abs().amax((1, 3)) / 448
             codes = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
-            weights |= {name: codes.reshape(rows, columns), f"{name}_scale_inv": scale}
-            values[name] = (codes.float() * scale[:, None, :, None]).reshape(rows, columns)
+            exact = (codes.float() * scale[:, None, :, None]).reshape(whole.shape)
+            stored = codes.reshape(whole.shape)[:rows, :columns].contiguous()
+            weights |= {name: stored, f"{name}_scale_inv": scale}
+            values[name] = exact[:rows, :columns]
     write_quantised(path, weights, FP8 | {"modules_to_not_convert": ["lm_head"]})
     return values
 
@@ -73,7 +78,7 @@ def gpt_oss(path: Path, make_tokenizer: Callable[..., Any]) -> Path:
     return path
 
 
-@pytest.fixture(params=["fp8", "mxfp4"])
+@pytest.fixture(params=["fp8", "fp8 with smaller blocks at the ends", "mxfp4"])
 def checkpoint(
     request: pytest.FixtureRequest,
     make_model_dir: Callable[..., Path],
@@ -84,7 +89,8 @@ def checkpoint(
     if request.param == "mxfp4":
         path = gpt_oss(tmp_path / "model", make_tokenizer)
         return path, mxfp4(path)
-    path = make_model_dir(tmp_path / "model", hidden_size=128, intermediate_size=256, num_key_value_heads=4)
+    hidden, inner = (128, 256) if request.param == "fp8" else (144, 200)
+    path = make_model_dir(tmp_path / "model", hidden_size=hidden, intermediate_size=inner, num_key_value_heads=4)
     return path, fp8(path)
 
 
@@ -108,6 +114,28 @@ def test_what_is_written_is_what_the_codes_stand_for(
     loaded = probe_logits(load_model(written))
     kl = (logits.softmax(-1) * (logits.log_softmax(-1) - loaded.log_softmax(-1))).sum(-1).mean()
     assert abs(float(kl)) < 1e-6
+
+
+def test_one_scale_for_a_whole_matrix(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_model_dir(tmp_path / "model")
+    weights, name = load_file(path / WEIGHTS), "model.layers.0.mlp.up_proj.weight"
+    scale = weights[name].abs().max() / 448
+    codes = (weights[name] / scale).to(torch.float8_e4m3fn)
+    weights |= {name: codes, f"{name}_scale_inv": scale, name.replace("weight", "activation_scale"): torch.ones(1)}
+    write_quantised(path, weights, FP8 | {"weight_block_size": None, "activation_scheme": "static"})
+    model, _ = load_pretrained(str(path), None, dtype=torch.float32, where="teacher.model")
+    assert torch.equal(model.state_dict()[name], codes.float() * scale)
+
+
+def test_quantised_weights_of_which_the_configuration_says_nothing_are_refused(
+    make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_model_dir(tmp_path / "model", hidden_size=128, intermediate_size=256, num_key_value_heads=4)
+    config = (path / "config.json").read_text(encoding="utf-8")
+    fp8(path)
+    (path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"no place for, of 14 weights, such as .*_scale_inv, in .* unquantised"):
+        load_pretrained(str(path), None, dtype=torch.float32, where="teacher.model")
 
 
 OTHERS: dict[str, dict[str, Any]] = {
