@@ -6,6 +6,7 @@ Digits may be those of any script, also in full width, with the separators of Ar
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 
 # A sign counts only where no letter, digit, point or bracket precedes it, from which it could subtract.
@@ -36,6 +37,6 @@ def exact_match(completion: str, references: Sequence[str]) -> float:
 
 
 def _value(match: re.Match[str]) -> Fraction:
-    number = Fraction(match[1].replace(",", "") + (match[2] or ""))
+    number = Fraction(Decimal(match[1].replace(",", "") + (match[2] or "")))  # int() refuses 4,301 digits
     sign = match[0][: match.start(1) - match.start()]
     return -number if "-" in sign or "−" in sign else number

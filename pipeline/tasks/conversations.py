@@ -121,7 +121,7 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
     if speaker.lower() in _CALLS:
         body, calls = None, _calls(body, f"{where}.value")
     turn: Message = {"role": role, "content": _content(body, f"{where}.content")}
-    reasoning = next((cell_text(message[key]) for key in _REASONING if message.get(key)), None)
+    reasoning = next((_content(message[key], f"{where}.{key}") for key in _REASONING if message.get(key)), None)
     extra = {"tool_calls": calls, "reasoning_content": reasoning}
     extra |= {key: message.get(key) for key in ("name", "tool_call_id")}
     excluded = any(message.get(key) is not None and not message[key] for key in _WEIGHTS)
@@ -131,18 +131,22 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
 def _content(value: Any, where: str) -> str:
     """Return a text, or the text parts of a list."""
     if not isinstance(value, list):
-        text = cell_text(value)
-        if text is None:
-            raise DataError(where, expected="text", got=type(value).__name__, remedy="fix the data")
-        return text
+        return _text(value, where)
     texts = []
     for part in value:
         kind = part.get("type", "text" if "text" in part else "unknown") if isinstance(part, Mapping) else "text"
         if kind not in _TEXT_PARTS:
             expected, remedy = "parts of text", "delete the rows with other parts; only text can be used"
             raise DataError(where, expected=expected, got=f"a part of the type {kind!r}", remedy=remedy)
-        texts.append(cell_text(part["text"] if isinstance(part, Mapping) else part) or "")
-    return "\n".join(texts)
+        texts.append(part.get("text") if isinstance(part, Mapping) else part)
+    return "\n".join(_text(text, where) for text in texts)
+
+
+def _text(value: Any, where: str) -> str:
+    text = cell_text(value)
+    if text is None:
+        raise DataError(where, expected="text", got=type(value).__name__, remedy="fix the data")
+    return text
 
 
 def _calls(value: Any, where: str) -> list[dict[str, Any]]:

@@ -165,10 +165,10 @@ def _csv(file: Path) -> Iterator[Values]:
     csv.field_size_limit(sys.maxsize)
     lines = _decoded(file)
     header = next(lines, "")
-    rows = csv.reader(chain([header], lines), delimiter=_delimiter(header), strict=True)
     names: list[str] | None = None
     start = 1
     try:
+        rows = csv.reader(chain([header], lines), delimiter=_delimiter(header), strict=True)
         for cells in rows:
             if names is None:
                 names = _names(file, cells) if cells else None
@@ -179,8 +179,9 @@ def _csv(file: Path) -> Iterator[Values]:
                 yield dict(zip(names, cells, strict=True))
             start = rows.line_num + 1
     except csv.Error as error:
-        remedy = "put quotes around the cell, and double the quotes in it"
-        raise _error(file, start, "cells", str(error), remedy) from error
+        remedy = "put quotes around the cell and double those in it, or save the file as CSV again"
+        got = "a carriage return as the end of a line" if "new-line" in str(error) else str(error)
+        raise _error(file, start, "cells", got, remedy) from error
 
 
 def _delimiter(header: str) -> str:

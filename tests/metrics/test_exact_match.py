@@ -50,6 +50,10 @@ def test_numbers_are_compared_as_numbers(completion: str, expected: float) -> No
     assert exact_match(completion, ["#### 1000"]) == expected
 
 
+def test_a_number_may_have_any_length() -> None:
+    assert exact_match("1" + 5000 * "0", ["1" + 5000 * "0" + ".0"]) == 1.0
+
+
 def test_any_reference_will_do_but_none_matches_no_number() -> None:
     assert exact_match("#### 3", ["#### 2", "#### 3"]) == 1.0
     assert exact_match("", ["nothing"]) == 0.0

@@ -113,6 +113,8 @@ def test_messages_may_be_json_text() -> None:
             {},
             r"content: expected parts of text, .*image_url",
         ),
+        ([{"role": "user", "content": [{"type": "text", "text": ["a"]}]}], {}, r"content: expected text, got list"),
+        ([{"role": "assistant", "thinking": {"a": 1}}], {}, r"\[0\]\.thinking: expected text, got dict"),
         ([{"role": "user", "content": {"a": 1}}], {}, r"\[0\]\.content: expected text, got dict"),
         ([{"role": "user", "content": "x", "images": ["a.png"]}], {}, r"\[0\]: expected text alone, got .*'images'"),
         ([], {"image": {"path": "a.png"}}, r"row 3: expected text alone, got content in 'image'"),

@@ -144,6 +144,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
         ("t.jsonl", "[" * 99_999, "line 1: expected JSON, got "),
         ("t.csv", 'q,a\n"x\ny",1\nz\n', "line 4: expected 2 cells (q, a), got 1; put quotes around"),
         ("t.csv", 'q,a\nx,1\ny,"2\nz,3\n', "line 3: expected cells, got unexpected end of data; put quotes"),
+        ("t.csv", "q,a\rx,1\ry,2\r", "line 1: expected cells, got a carriage return as the end of a line; put quotes"),
         ("t.csv", "q,q\nx,1\n", "line 1: expected different names of columns, got q, q; rename a column"),
         ("t.csv", b"q,a\n\xe9,1\n", "line 2: expected UTF-8, got the byte 0xe9; save the file as UTF-8"),
         ("t.jsonl", '{"a": 1}\n'.encode("utf-16"), "line 1: expected UTF-8, got UTF-16, or no text; save the file"),
