@@ -86,7 +86,11 @@ def _ids_of_pieces(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool)
     first, *rest = text.split(MARK)
     ids = ids_of(tokenizer, first, add_special_tokens=False)
     ids += [token for piece in rest for token in continued_ids(tokenizer, piece)]
-    return [int(token) for token in tokenizer.build_inputs_with_special_tokens(ids)] if add_special_tokens else ids
+    if not add_special_tokens:
+        return ids
+    word, around = ids_of(tokenizer, "a", add_special_tokens=False), ids_of(tokenizer, "a")
+    start = next((index for index in range(len(around)) if around[index : index + len(word)] == word), 0)
+    return [*around[:start], *ids, *around[start + len(word) :]]
 
 
 def _marked(match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@
 * A text of the data that spells a control token stays text (`control_tokens`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from pipeline.models.tokenizer.end_tokens import eos_ids
 from pipeline.models.tokenizer.tokens import Tokenizer, decode, ids_of, special_ids
 from pipeline.runtime.errors import DataError, ModelError
 
+_OPENING = re.compile(r"<[^<>]+>\s*")
 _QUESTION = "distil"  # stands for a request where an answer is tokenised alone
 
 
@@ -72,23 +74,35 @@ def reference_ids(tokenizer: Tokenizer, prompt: str | Sequence[Message] | Chat, 
             raise
         return _lone_ids(tokenizer, content_text(message))
     content = mark_text(tokenizer, content_text(message), answer=True).strip()
-    if whole.startswith(before) and (content in whole[len(before) :] or message.get("tool_calls")):
-        return _cut(tokenizer, before, whole, content)
-    if message.get("tool_calls"):
+    has_calls = bool(message.get("tool_calls"))
+    # Templates write blanks of their own around thoughts.
+    if whole.startswith(before) and (has_calls or "".join(content.split()) in "".join(whole[len(before) :].split())):
+        return _cut(tokenizer, before, whole, content, has_calls=has_calls)
+    if has_calls:
         expected, got = "a chat template that goes on from the answer's beginning", "another beginning"
         raise ModelError(tokenizer.name_or_path, expected=expected, got=got, remedy="set task.template.variables")
-    return _lone_ids(tokenizer, content_text(message))
+    return _lone_ids(tokenizer, _after_opening(before, content_text(message)))
 
 
-def _cut(tokenizer: Tokenizer, before: str, whole: str, content: str) -> list[int]:
+def _after_opening(before: str, answer: str) -> str:
+    """Return an answer without the <think> that it begins with, where the prompt ends with it."""
+    opening = _OPENING.match(answer)
+    repeated = opening is not None and before.rstrip().endswith(opening[0].rstrip())
+    return answer[opening.end() :] if opening and repeated else answer
+
+
+def _cut(tokenizer: Tokenizer, before: str, whole: str, content: str, *, has_calls: bool) -> list[int]:
     """Return the ids of a conversation after its prompt, up to the token that closes the answer."""
     tail, ends = _tail_ids(tokenizer, before, whole), eos_ids(tokenizer)
     for index, token in enumerate(tail):
         if token in ends and not decode(tokenizer, tail[index + 1 :]).strip():
             return tail[: index + 1]
-    # The template closes the answer with no end token.
-    end = whole.rindex(content) + len(content)
-    return [*_tail_ids(tokenizer, before, whole[:end]), ends[0]]
+    # The template closes the answer with no end token, but with other text or none.
+    written = whole[len(before) :]
+    end = len(written.rstrip()) if has_calls else written.rfind(content) + len(content)
+    if not content and not has_calls:
+        end = 0
+    return [*_tail_ids(tokenizer, before, before + written[:end]), ends[0]]
 
 
 def _tail_ids(tokenizer: Tokenizer, before: str, whole: str) -> list[int]:

@@ -1,25 +1,27 @@
-"""pipeline.models.tokenizer: prompts and completions with the small byte-level tokenizer."""
+"""Prompts and answers to token ids, and back."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.models.tokenizer import (
+    Chat,
+    assistant_mask,
     completion_ids,
     decode,
-    eos_ids,
     load_tokenizer,
+    reference_ids,
     render,
     shared_vocab,
     template_fingerprint,
     token_texts,
     tokenizer_fingerprint,
 )
-from pipeline.runtime.errors import ModelError
+from pipeline.runtime.errors import DataError, ModelError
 
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<end>' }}{% endfor %}"
@@ -108,19 +110,6 @@ def test_an_encoder_decoders_completion_opens_as_its_tokenizer_does(
     assert completion_ids(tokenizer, "Hi") == [*opening, *tokenizer("Hi", add_special_tokens=False)["input_ids"], 257]
 
 
-def test_the_token_that_closes_a_turn_ends_a_completion_too(make_tokenizer: Maker) -> None:
-    assert eos_ids(make_tokenizer()) == [257]
-    assert eos_ids(make_tokenizer(template=TEMPLATE)) == [258, 257]
-    assert eos_ids(make_tokenizer(template=TEMPLATE, eos_token="<end>")) == [258]
-    assert eos_ids(make_tokenizer(template=TEMPLATE.replace("<end>", "\\n"))) == [257]
-    assert completion_ids(make_tokenizer(template=TEMPLATE), "a")[-1] == 258
-
-
-def test_a_tokenizer_without_any_end_is_refused(make_tokenizer: Maker) -> None:
-    with pytest.raises(ModelError, match="expected an end-of-sequence token, got none; set eos_token"):
-        eos_ids(make_tokenizer(eos_token=None, pad_token=None))
-
-
 def test_padding_and_template_are_no_part_of_the_fingerprint(make_tokenizer: Maker) -> None:
     plain = tokenizer_fingerprint(make_tokenizer())
     assert tokenizer_fingerprint(make_tokenizer(template=TEMPLATE, pad_token="<extra>", padding_side="left")) == plain
@@ -150,3 +139,145 @@ def test_a_sentencepiece_token_keeps_the_space_before_it() -> None:
 
 def test_the_shared_vocabulary_reaches_to_the_highest_id(make_tokenizer: Maker) -> None:
     assert shared_vocab(make_tokenizer()) == 260
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> Any:
+    """A tokenizer like Llama's, which puts a space before the first word of a text."""
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", "\n", *letters, "\u2581Hello", "Hello"]
+    core = Tokenizer(models.Unigram([(piece, -float(len(piece) < 2)) for piece in pieces], unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    core.add_special_tokens([AddedToken(name, special=True) for name in ("<unk>", "<s>", "</s>", "<|assistant|>")])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+AFTER_A_LINE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+AFTER_A_BRACKET = (
+    "<s>{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }} </s>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(AFTER_A_LINE, ["Hello", "</s>"]), (AFTER_A_BRACKET, ["\u2581Hello", "\u2581", "</s>"])],
+)
+def test_an_answer_has_the_tokens_of_the_whole_conversation(
+    template: str, answer: list[str], sentencepiece: Any
+) -> None:
+    sentencepiece.chat_template = template
+    chat = [{"role": "user", "content": "Hi"}]
+    ids = reference_ids(sentencepiece, chat, "Hello")
+    assert sentencepiece.convert_ids_to_tokens(ids) == answer
+    assert completion_ids(sentencepiece, "Hello") == ids
+    text = sentencepiece.apply_chat_template([*chat, {"role": "assistant", "content": "Hello"}], tokenize=False)
+    whole = sentencepiece(text, add_special_tokens=False)["input_ids"]
+    assert whole[: len(whole) - (template == AFTER_A_LINE)] == render(sentencepiece, chat)[1] + ids
+    sentencepiece.chat_template = None
+
+
+def test_an_answer_to_a_text_is_tokenised_behind_it(sentencepiece: Any) -> None:
+    names = sentencepiece.convert_ids_to_tokens
+    assert names(reference_ids(sentencepiece, "Hi\n", "Hello")) == ["Hello", "</s>"]
+    assert names(reference_ids(sentencepiece, "Hi", " Hello")) == ["\u2581Hello", "</s>"]
+    assert names(completion_ids(sentencepiece, "Hello")) == ["\u2581Hello", "</s>"]  # to no prompt
+
+
+@pytest.mark.parametrize(
+    ("closing", "end"),
+    [
+        ("<end>\n", [258]),
+        ("<end></s>", [258]),  # the second stands behind the conversation
+        ("", [257]),
+        ("\n\n", [257]),
+        (" The end.", [257]),
+    ],
+)
+def test_an_answer_ends_where_the_template_closes_it(closing: str, end: list[int], make_tokenizer: Maker) -> None:
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}" + closing + "{% endfor %}"
+    tokenizer = make_tokenizer(template=template + "{% if add_generation_prompt %}assistant: {% endif %}")
+    chat = [{"role": "user", "content": "a"}]
+    assert reference_ids(tokenizer, chat, " b c ") == [*tokenizer("b c", add_special_tokens=False)["input_ids"], *end]
+    assert reference_ids(tokenizer, chat, "") == end
+
+
+def test_reasoning_and_calls_of_tools_are_written_as_the_template_writes_them(make_tokenizer: Maker) -> None:
+    template = (
+        "{% for m in messages %}<s>{{ m['role'] }}:{% if m['reasoning_content'] %}<think>{{ m['reasoning_content'] }}"
+        "</think>{% endif %}{{ m['content'] }}{% for c in m['tool_calls'] or [] %}{{ c['function'] | tojson }}"
+        "{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
+    tokenizer, chat = make_tokenizer(template=template), [{"role": "user", "content": "1+1?"}]
+    thought = {"role": "assistant", "reasoning_content": "One and one.", "content": "2"}
+    ids = reference_ids(tokenizer, chat, thought)
+    assert tokenizer.decode(ids) == "<think>One and one.</think>2<end>"
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
+    ids = reference_ids(tokenizer, chat, call)
+    assert tokenizer.decode(ids) == '{"name": "add", "arguments": {"a": 1}}<end>'
+    with pytest.raises(ModelError, match="expected a chat template that writes the call of the tool add"):
+        reference_ids(make_tokenizer(template="{% for m in messages %}{{ m['content'] }}{% endfor %}"), chat, call)
+    other = template.replace("add_generation_prompt %}<s>", "add_generation_prompt %}</s>")
+    with pytest.raises(ModelError, match="expected a chat template that goes on from the answer's beginning"):
+        reference_ids(make_tokenizer(template=other), chat, call)
+
+
+@pytest.mark.parametrize(
+    "answer", ["{{ '' }}", "{{ m['content'] | upper }}", "{{ raise_exception('no answers') }}", "<s>{{ m['content'] }}"]
+)
+def test_an_answer_that_the_template_changes_is_tokenised_alone(answer: str, make_tokenizer: Maker) -> None:
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else %}" + answer + "<end>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+    )
+    tokenizer = make_tokenizer(template=template, eos_token="<end>")
+    ids = reference_ids(tokenizer, [{"role": "user", "content": "a"}], "b")
+    assert ids == [*tokenizer("b", add_special_tokens=False)["input_ids"], 258]
+
+
+def test_thoughts_in_an_answer_are_written_once(make_tokenizer: Maker) -> None:
+    rewrites = (
+        "{% for m in messages %}[{{ m['role'] }}]{% if '</think>' in m['content'] %}"
+        "{% set parts = m['content'].split('</think>') %}{{ parts[0] + '\\n</think>\\n' + parts[1] }}"
+        "{% else %}{{ m['content'] }}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    chat, answer = [{"role": "user", "content": "a"}], "<think>r</think>b"
+    tokenizer = make_tokenizer(template=rewrites)
+    assert tokenizer.decode(reference_ids(tokenizer, chat, answer)) == "<think>r\n</think>\nb<end>"
+    drops = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'].split('</think>')[-1] }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
+    )
+    tokenizer = make_tokenizer(template=drops)
+    assert tokenizer.decode(reference_ids(tokenizer, chat, answer)) == "r</think>b<end>"
+
+
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+
+
+def test_every_turn_of_the_assistant_is_in_the_mask(make_tokenizer: Maker) -> None:
+    tokenizer = make_tokenizer(template=TEMPLATE)
+    chat = Chat(messages=[*TALK, {"role": "assistant", "content": "<end>"}, {"role": "user", "content": "e"}])
+    ids = render(tokenizer, chat)[1]
+    mask = assistant_mask(tokenizer, chat, ids)
+    learnt = [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt]
+    assert [token for token in learnt if token > 255] == [258, 258]
+    assert decode(tokenizer, learnt) == "b<end>"
+    assert not any(assistant_mask(tokenizer, Chat(messages=TALK[:1]), ids))
+
+
+@pytest.mark.parametrize("change", ["{{ 'x' if loop.last }}", "{{ '' if loop.last else 'x' }}"])
+def test_a_template_that_rewrites_earlier_turns_is_refused(change: str, make_tokenizer: Maker) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}" + change + "<end>{% endfor %}"
+    tokenizer, chat = make_tokenizer(template=template), Chat(messages=TALK)
+    with pytest.raises(DataError) as caught:
+        assistant_mask(tokenizer, chat, render(tokenizer, chat)[1])
+    assert str(caught.value) == (
+        "task.settings.train_on: expected earlier turns that stay as the assistant wrote them, got a chat template "
+        "that rewrites them; set task.settings.train_on: last"
+    )
