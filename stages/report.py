@@ -1,7 +1,8 @@
 """Gather the evaluations, logs and costs of a run into report/.
 
-In: work/evaluations, work/costs, logs, params.yaml and rounds.yaml. Out: the page index.html, metrics.json and
-summary.json, the files of `dvc plots`, a picture, and the table, which is also printed.
+In: work/evaluations, work/costs, logs, params.yaml and rounds.yaml. Out: the page index.html, metrics.json,
+summary/NAME.json with the key figures of each model, which are rows of `dvc metrics show`, the files of `dvc plots`, a
+picture, and the table, which is also printed.
 """
 
 from typing import Any

@@ -5,6 +5,7 @@ stage that makes one of these files also writes its cost, so the report runs aga
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,6 @@ def write_report(layout: Layout, run: Run) -> None:
         losses[row["student"]][row["step"]] = row["loss"]
     texts: dict[str, Callable[[], str]] = {
         "metrics.json": lambda: json_text(metrics),
-        "summary.json": lambda: json_text(key_figures(metrics)),
         "table.md": lambda: render_table(metrics),
         "plots/loss.csv": lambda: curves_csv(losses),
         "plots/task_metric.csv": lambda: curves_csv(quality_curves(metrics, metrics["headline"])),
@@ -88,6 +88,8 @@ def write_report(layout: Layout, run: Run) -> None:
         "picture.svg": lambda: render_run(metrics),
         "index.html": lambda: run_page(run),
     }
+    for name, figures in key_figures(metrics).items():
+        texts[f"summary/{name}.json"] = partial(json_text, figures)
     with bar("report", len(texts), unit="files") as meter:
         for name, text in texts.items():
             meter.set_postfix(now=name)

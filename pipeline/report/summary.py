@@ -89,12 +89,16 @@ def _rounds(
     return rows
 
 
-def key_figures(metrics: Metrics) -> dict[str, Any]:
-    """Return the final figures of metrics.json, about ten numbers, which fit a row of `dvc exp show`."""
+def key_figures(metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Return a few final figures of metrics.json: a row of `dvc metrics show` for each model, and one for the costs.
+
+    The names of the figures are those of every row, so that the table stays narrow.
+    """
     ends = {"teacher": metrics["teacher"]} | {name: student["after"] for name, student in metrics["students"].items()}
-    return {name: {key: float(f"{value:.4g}") for key, value in end.items()} for name, end in ends.items()} | {
-        "costs": {"seconds": round(_seconds(metrics)), "scored_positions": metrics["store"]["positions"]}
-    }
+    keys = ("forward_kl", "reverse_kl", "top1_agreement", metrics["headline"], "reward", "eos_share")
+    figures = {name: {key: float(f"{end[key]:.4g}") for key in keys if key in end} for name, end in ends.items()}
+    costs = {"seconds": round(_seconds(metrics)), "scored_positions": metrics["store"]["positions"]}
+    return figures | {"costs": costs}
 
 
 def _seconds(metrics: Metrics) -> float:

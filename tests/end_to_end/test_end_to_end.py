@@ -30,6 +30,7 @@ from tests.project import (
     Project,
     copy_of,
     executed,
+    run,
     wait_for,
 )
 
@@ -55,7 +56,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert (project.path / "report/table.md").read_text(encoding="utf-8") in output
     for stage in [path.stem for path in (project.path / "work/costs").glob("*.json")]:
         assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
-    for done in ("read .*: 2 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 10 files"):
+    for done in ("read .*: 2 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 12 files"):
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
     html = (project.path / "report/index.html").read_text(encoding="utf-8")
     assert re.findall('<section id="([^"]+)"', html) == [
@@ -102,6 +103,12 @@ def test_an_encoder_decoder_runs_through_the_same_stages(
         assert all(rollout.prompt_ids[-1] == 1 and 1 not in rollout.completion_ids[:-1] for rollout in rollouts)
     small = project.json("report/metrics.json")["students"]["small"]
     assert 0 < small["after"]["forward_kl"] != small["before"]["forward_kl"]
+
+
+def test_dvc_shows_a_row_of_few_metrics_per_model(project: Project) -> None:
+    head, _, *rows = run(project, "dvc", "metrics", "show", "--md").strip().splitlines()
+    assert [row.split()[1] for row in rows] == [f"report/summary/{name}.json" for name in ("costs", "small", "teacher")]
+    assert head.count("|") <= 9
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:

@@ -46,9 +46,8 @@ def test_a_report_has_all_its_files(layout: Layout) -> None:
     write_report(layout, read_run(layout, ["small"]))
     files = {path.relative_to(layout.report).as_posix() for path in layout.report.rglob("*") if path.is_file()}
     plots = {f"plots/{name}.csv" for name in ("loss", "forward_kl", "reverse_kl", "task_metric")}
-    assert files == plots | {
-        *("index.html", "metrics.json", "summary.json", "table.md", "picture.svg", "dvc_plots.html")
-    }
+    figures = {f"summary/{name}.json" for name in ("teacher", "small", "costs")}
+    assert files == plots | figures | {"index.html", "metrics.json", "table.md", "picture.svg", "dvc_plots.html"}
     assert (layout.report / "plots/loss.csv").read_text(encoding="utf-8").splitlines() == [
         "step,small",
         "1,1.0",

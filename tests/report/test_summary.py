@@ -129,14 +129,15 @@ def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
     assert table.splitlines() == ["| a      |   n |", "|:-------|----:|", "| longer | 1e3 |", "|  x     |     |"]
 
 
-def test_dvc_gets_a_row_of_few_numbers_without_lists() -> None:
+def test_dvc_gets_a_row_of_few_numbers_per_model() -> None:
     figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}))
     assert figures == {
         "teacher": TEACHER,
         "small": quality(1),
         "costs": {"seconds": 6, "scored_positions": 200},
     }
-    assert key_figures(summarise("x", {"x": 0.123456}, {}, {}, {}, {}))["teacher"] == {"x": 0.1235}
+    other = {"x": 0.123456, "sampled_x": 0.5, "eos_share": 1.0}
+    assert key_figures(summarise("x", other, {}, {}, {}, {}))["teacher"] == {"x": 0.1235, "eos_share": 1.0}
 
 
 def test_curves_begin_with_the_first_checkpoint_and_contain_every_measure() -> None:
