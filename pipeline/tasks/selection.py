@@ -11,6 +11,7 @@ from pipeline.tasks import Case, Split
 from pipeline.tasks.templates import TemplateParams, answer_of, prompt_of
 
 _Ids = tuple[int, ...]
+_LOUD = 0.1  # the share of prompts left out above which the line is a warning
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,8 +49,10 @@ class Selection:
             raise self._empty()
 
     def line(self) -> str:
-        """Return the counts as a line."""
-        line = f"{self.split}: {len(self.prompts):,} of {self.cases:,} cases, {self.too_long:,} filtered as too long"
+        """Return the counts as a line, a warning where more than a tenth of the prompts were left out."""
+        many = self.too_long > _LOUD * (len(self.prompts) + self.too_long) or self.held_out > _LOUD * self.cases
+        line = "warning: " if many else ""
+        line += f"{self.split}: {len(self.prompts):,} of {self.cases:,} cases, {self.too_long:,} filtered as too long"
         line += f", {self.merged:,} merged with equal prompts" if self.merged else ""
         line += f", {self.held_out:,} left out because their prompts are held out" if self.held_out else ""
         missing = f"; {self.requested:,} were requested, no more are left"

@@ -71,7 +71,9 @@ def test_long_prompts_are_filtered_and_counted(tokenizer: Any) -> None:
     cases = pool("train", 3) + pool("train", 4, words=9, start=3) + pool("heldout", 2)
     prompts, counts = render_prompts(cases, tokenizer, params(), seed=1)
     assert {prompt.prompt_id for prompt in prompts if prompt.split == "train"} == {"train-0", "train-1", "train-2"}
-    assert str(counts[0]) == ("train: 3 of 7 cases, 4 filtered as too long; 5 were requested, no more are left")
+    assert str(counts[0]) == (
+        "warning: train: 3 of 7 cases, 4 filtered as too long; 5 were requested, no more are left"
+    )
 
 
 def test_a_split_without_prompts_says_what_to_change(tokenizer: Any) -> None:
