@@ -2,20 +2,23 @@
 
 * The sizes come from the headers of safetensors files; no weights are read.
 * A student that is still to be pruned counts with all layers of the model that it is pruned from, its upper bound.
+* An adapter that is still to be made counts the two matrices of each weight that it changes.
 * The teacher's scores are small beside the students and are not counted.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline.models.lora import LoraParams
 from pipeline.runtime.layout import Layout, round_list
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.workspace.students import complete_student
 
+_NO_ADAPTER = ("embed", "lm_head", "shared", "wte", "wpe")  # parts of names: tables of tokens and places, and heads
 _BYTES_PER_NUMBER = 4  # weights, moments and averages are all float32
 
 
@@ -56,21 +59,38 @@ def _trained_numbers(layout: Layout, student: str, params: dict[str, Any]) -> in
     if start.is_dir():
         return _count_numbers(start)
     source, _ = complete_student(params, student)
-    if source.lora is not None or source.config is not None:
+    if source.config is not None:
         return None
-    if source.model != "teacher":
-        return _count_numbers(layout.root / source.model)
-    model = params["teacher"]["model"]
-    return _count_numbers(layout.teacher) or (_count_numbers(layout.root / model) if isinstance(model, str) else None)
+    model = params["teacher"]["model"] if source.model == "teacher" else source.model
+    made = _shapes(layout.teacher) if source.model == "teacher" else {}
+    shapes = made or (_shapes(layout.root / model) if isinstance(model, str) else {})
+    if source.lora is None:
+        return sum(map(math.prod, shapes.values())) or None
+    return _adapter_numbers(shapes, source.lora) or None
+
+
+def _adapter_numbers(shapes: Mapping[str, Sequence[int]], p: LoraParams) -> int:
+    """Return how many numbers an adapter has for a model with tensors of these names and shapes."""
+    names = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2]
+    if p.target_modules == "all-linear":
+        adapted = [name for name in names if not any(part in name for part in _NO_ADAPTER)]
+    else:
+        adapted = [name for name in names if name.split(".")[-2] in p.target_modules]
+    return sum(p.r * sum(shapes[name]) for name in adapted)
 
 
 def _count_numbers(directory: Path) -> int | None:
     """Return how many numbers the safetensors files of a model directory hold, None where there are none."""
-    count = 0
+    return sum(map(math.prod, _shapes(directory).values())) or None
+
+
+def _shapes(directory: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor in the safetensors files of a model directory; empty where there are none."""
+    shapes: dict[str, list[int]] = {}
     try:
         for path in directory.glob("*.safetensors"):
             with safe_open(path, framework="np") as tensors:
-                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
-        return None
-    return count or None
+        return {}
+    return shapes

@@ -12,6 +12,7 @@ from pipeline.runtime.config import section
 from pipeline.runtime.yaml_files import edit_yaml
 from pipeline.workspace.disk_usage import rest_bytes
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
+from tests.factories import lora_params, make_lora_student
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +69,17 @@ def test_a_randomly_initialised_student_is_unknown_before_it_exists(
     make_model_dir(root / "work/teacher", layers=2, seed=1)
     start(root, config={"num_hidden_layers": 1})
     assert rest_bytes(root) is None
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_an_adapter_has_a_size_before_it_is_made(
+    root: Path, make_model_dir: Callable[..., Path], targets: str | list[str]
+) -> None:
+    """The size is that of the adapter that the stage `init` then makes."""
+    teacher = make_model_dir(root / "work/teacher", layers=2, seed=1)
+    start(root, lora={"r": 4, "target_modules": targets})
+    expected = rest_bytes(root)
+    modules = targets if isinstance(targets, str) else tuple(targets)
+    make_lora_student(root / "work/small", teacher, lora_params(r=4, target_modules=modules))
+    assert expected is not None
+    assert expected == rest_bytes(root)
