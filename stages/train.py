@@ -30,7 +30,7 @@ _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samp
     "{student}-{round_id}-train",
     seed=int,
     objective=ObjectiveParams,
-    optimizer=Tracked(key="optimizer", kind=OptimizerParams, file=LAYOUT.student_optimizer),
+    optimizer=Tracked(key="optimizer", kind=OptimizerParams, untracked=("save_steps",), file=LAYOUT.student_optimizer),
     batches=BatchParams,
     replay=ReplayParams,
     sampling=Tracked(key="rollout.sampling", kind=Sampling, untracked=_UNUSED),

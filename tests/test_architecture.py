@@ -118,7 +118,7 @@ def test_code_dependencies_cover_the_imports(name: str) -> None:
 
 
 def test_dvc_yaml_is_short() -> None:
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 290
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 300
     assert sum(is_code(dependency) for stage in STAGES.values() for dependency in stage["deps"]) <= 70
 
 

@@ -60,7 +60,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
     html = (project.path / "report/index.html").read_text(encoding="utf-8")
     assert re.findall('<section id="([^"]+)"', html) == [
-        *["headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
+        *["warnings", "headline", "quality", "tokens", "training", "teacher-tokens", "costs", "store", "lineage"]
     ]
     assert not list((project.path / ".scratch").glob("*/*/*"))
     printed = json.loads(project.stillroom("lineage", "work/small/r2/model", "--json"))

@@ -101,6 +101,7 @@ PARAMETER_RERUNS = {
     "replay.weight": "train x3",
     "replay.adaptive": "train x3",
     "optimizer": "train x3",
+    "optimizer.save_steps": "nothing",
     "evaluation": "evaluate x5",
 }
 """The stages beside `plan` and `report` that a change of a parameter runs again, in the default job."""
