@@ -108,6 +108,11 @@ def lora_params(**changes: Any) -> LoraParams:
 
 def make_lora_student(home: Path, source: Path, p: LoraParams, *, seed: int = 0) -> Path:
     """Write the base and the initial adapter of a LoRA student as the init stage does, and return the adapter."""
+    return make_student(home, source, p, seed=seed)
+
+
+def make_student(home: Path, source: Path, p: LoraParams | None = None, *, seed: int = 0) -> Path:
+    """Write the first checkpoint of a student as the init stage does, and return it."""
     student = StudentParams(model="teacher", revision=None, layers=None, config=None, lora=p)
     model, tokenizer, folder = lm.load_model(source), load_tokenizer(source), home / "init" / "model"
     with whole_directory(home / "base") as base, whole_directory(folder) as adapter:

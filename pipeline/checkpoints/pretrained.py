@@ -22,7 +22,7 @@ from pipeline.checkpoints.onnx_t5 import is_export, load_export
 from pipeline.checkpoints.quantised import forget_quantisation, forget_reading, plan_dequantising, whole_blocks
 from pipeline.checkpoints.random_init import FRESH, FreshParams, make_fresh
 from pipeline.checkpoints.sources import card_field
-from pipeline.checkpoints.text_models import of_other_towers, text_model
+from pipeline.checkpoints.text_models import text_model, without_use
 from pipeline.models.architectures import auto_class
 from pipeline.models.round_trip import in_dtype, wrong_keys
 from pipeline.models.tokenizer import load_tokenizer, load_tokenizer_file
@@ -109,12 +109,14 @@ def _weights(model: str, source: str, options: dict[str, Any], where: str) -> An
     if "gguf_file" not in options:
         origin = card_field(source, "base_model", options.get("revision"))
         quantised = plan_dequantising(config, where=where, model=model, origin=origin)
-    # Given the configuration, transformers does not read it a second time.
+    # Given the configuration, transformers does not read it a second time. Other shapes are reported, as names are.
+    options = options | {"ignore_mismatched_sizes": True}
     with whole_blocks() if quantised else nullcontext():
         loaded, info = auto_class(config).from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
-    info["unexpected_keys"] = set(info["unexpected_keys"]) - of_other_towers(config, set(info["unexpected_keys"]))
+    unexpected = set(info["unexpected_keys"])
+    info["unexpected_keys"] = unexpected - without_use(config, unexpected)
     if finding := wrong_keys(info):
         expected, remedy = "the weights of its configuration", "get the model again, or take it unquantised"
         raise ModelError(where, expected=expected, got=f"{finding}, in {model!r}", remedy=remedy)
@@ -181,8 +183,12 @@ def locate_weights(model: str, where: str) -> tuple[str, dict[str, Any]]:
 
 def _unavailable(where: str, model: str, reason: str) -> ModelError:
     expected, got = "a hub name, a local model directory or a GGUF file", f"{model!r} ({reason.splitlines()[0][:160]})"
-    unknown = "nrecognized configuration class" in reason
-    remedy = "take an architecture that writes text" if unknown else "check the name, the network and HF_HUB_OFFLINE"
+    unknown = any(part in reason for part in ("nrecognized configuration class", "not recognize this architecture"))
+    remedy = (
+        "take an architecture that writes text in this version of transformers"
+        if unknown
+        else "check the name, the network and HF_HUB_OFFLINE"
+    )
     return ModelError(where, expected=expected, got=got, remedy=remedy)
 
 

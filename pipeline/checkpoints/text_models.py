@@ -15,10 +15,21 @@ from pipeline.models.architectures import layer_config, probe_inputs, stacks, ti
 _TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|multi_modal|mm_|embed_vision|embed_audio)")
 
 
-def of_other_towers(config: Any, names: set[str]) -> set[str]:
-    """Return those names of weights that belong to the image or sound part of a model with such a part."""
-    nested = config.get_text_config() is not config
-    return {name for name in names if nested and _TOWERS.search(name)}
+def without_use(config: Any, names: set[str]) -> set[str]:
+    """Return those names of weights that a language model has no use for, as its configuration says.
+
+    They belong to the image or sound part of a model with such a part, or to the layers after the last one that predict
+    several tokens at once (`num_nextn_predict_layers`).
+    """
+    text = config.get_text_config()
+    last = getattr(text, "num_hidden_layers", None) or 0
+    further = range(last, last + (getattr(text, "num_nextn_predict_layers", None) or 0))
+    return {name for name in names if (text is not config and _TOWERS.search(name)) or _layer(name) in further}
+
+
+def _layer(name: str) -> int | None:
+    match = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def wrong_keys(info: Mapping[str, Any]) -> str | None:
         info: What `from_pretrained` returns with `output_loading_info`.
     """
     findings = [
-        f"{text} {len(info[kind])} weights, such as {min(map(str, info[kind]))}"
+        f"{text} {len(info[kind])} weights, such as {min(_name(key) for key in info[kind])}"
         for kind, text in (
             ("missing_keys", "no value for"),
             ("unexpected_keys", "values that the model has no place for, of"),
@@ -55,6 +55,11 @@ def wrong_keys(info: Mapping[str, Any]) -> str | None:
         if info.get(kind)
     ]
     return " and ".join(findings) or None
+
+
+def _name(key: str | tuple[str, ...]) -> str:
+    """Return the name of a weight; one of another shape comes with both shapes."""
+    return key if isinstance(key, str) else key[0]
 
 
 @torch.no_grad()

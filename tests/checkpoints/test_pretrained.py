@@ -2,6 +2,7 @@
 line."""
 
 import copy
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -34,6 +36,7 @@ from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.checkpoints.pruning import keep_layers
 from pipeline.checkpoints.student import StudentParams, start_student
 from pipeline.models.language_model import load_model
+from pipeline.models.round_trip import check_written, probe_logits
 from pipeline.runtime.errors import ModelError, ParameterError
 
 ROOT = Path(__file__).parents[2]
@@ -319,6 +322,50 @@ def test_a_directory_without_weights_or_with_damaged_ones_is_refused(teacher_dir
     assert refused(str(copied)).startswith("teacher.model: expected a hub name, a local model directory or a GGUF file")
     weights.unlink()
     assert "no file named model.safetensors" in refused(str(copied))
+
+
+def _other_words(config: dict[str, Any]) -> None:
+    config["vocab_size"] = 300
+
+
+def _fewer_layers(config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] = 3
+
+
+def _unknown(config: dict[str, Any]) -> None:
+    config["model_type"] = "unheard_of"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_other_words, "another shape of 1 weights, such as model.embed_tokens.weight"),
+        (
+            _fewer_layers,
+            "values that the model has no place for, of 9 weights, such as model.layers.3.input",
+        ),
+        (_unknown, "take an architecture that writes text in this version of transformers"),
+    ],
+)
+def test_weights_that_do_not_fit_their_configuration_are_refused(
+    change: Callable[[dict[str, Any]], None], message: str, teacher_dir: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert message in refused(str(path))
+
+
+@torch.no_grad()
+def test_a_head_of_its_own_is_kept_where_the_configuration_calls_it_tied(teacher_dir: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+    weights, head = load_file(path / "model.safetensors"), torch.randn(260, 32)
+    save_file(weights | {"lm_head.weight": head}, path / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_pretrained(str(path), None, dtype=torch.float32, where="teacher.model")
+    assert torch.equal(model.get_output_embeddings().weight, head)
+    model.save_pretrained(tmp_path / "written")
+    check_written(tmp_path / "written", probe_logits(model), where="work/teacher")
 
 
 def test_the_three_readings_of_a_gguf_file_share_one_reader(tmp_path: Path) -> None:

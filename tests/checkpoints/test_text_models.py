@@ -11,6 +11,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Llama4Con
 
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.checkpoints.pruning import keep_layers
+from pipeline.checkpoints.text_models import without_use
 from pipeline.models.architectures import probe_inputs
 from pipeline.models.round_trip import check_written, probe_logits
 
@@ -75,3 +76,13 @@ def test_a_multimodal_checkpoint_becomes_a_text_model(
     cut = keep_layers(model, (0, 2), where="student.small.layers")
     cut.save_pretrained(tmp_path / "cut")
     check_written(tmp_path / "cut", probe_logits(cut), where="student.small")
+
+
+def test_weights_without_use_are_those_that_the_configuration_declares() -> None:
+    further = {"model.layers.3.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight", "model.layers.4.norm.weight"}
+    sizes: dict[str, Any] = {"num_hidden_layers": 3}
+    plain, with_further = (transformers.DeepseekV3Config(**sizes, num_nextn_predict_layers=n) for n in (0, 1))
+    assert without_use(plain, further | {"vision_tower.weight"}) == set()
+    assert without_use(with_further, further) == {"model.layers.3.mlp.up_proj.weight"}
+    towers = {"model.vision_tower.a.weight", "multi_modal_projector.b.weight"}
+    assert without_use(gemma3().config, towers | {"model.language_model.c.weight"}) == towers

@@ -106,7 +106,7 @@ def test_buffers_that_old_checkpoints_hold_are_no_error(make_model_dir: Callable
 
 def test_every_kind_of_wrong_key_is_named() -> None:
     assert wrong_keys({"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}) is None
-    finding = wrong_keys({"missing_keys": {"b", "a"}, "mismatched_keys": {"c"}})
+    finding = wrong_keys({"missing_keys": {"b", "a"}, "mismatched_keys": {("c", (1,), (2,))}})
     assert finding == "no value for 2 weights, such as a and another shape of 1 weights, such as c"
 
 

@@ -1,5 +1,6 @@
 """Supervised fine-tuning, which uses the parts of distillation."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
 from pipeline.models.architectures import tied_head, untie_head
 from pipeline.models.lora import LoraParams
+from pipeline.runtime.errors import ModelError
 from pipeline.runtime.files import write_rows
 from pipeline.training import round as training_round
 from pipeline.training.batches import Pick, iter_batches, make_pool, plan_steps
@@ -141,6 +143,18 @@ def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Pa
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert stored_dtype(Path("tuned")) == torch.float32
     assert YAML(typ="safe").load(Path("work/costs/small-sft.json"))["tokens"] == sum(row["read_tokens"] for row in rows)
+
+
+def test_what_is_written_wrong_is_not_published(
+    place: Path, student_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(model: Any, folder: Path) -> None:
+        shutil.copytree(student_dir, folder, dirs_exist_ok=True)  # the model before tuning
+
+    monkeypatch.setattr("pipeline.models.language_model.save_model", save)
+    with pytest.raises(ModelError, match="expected to read the model again that was written, got logits that differ"):
+        tune(student_dir, "tuned")
+    assert not Path("tuned").exists()
 
 
 def test_any_model_is_tuned_by_the_command(place: Path, student_dir: Path) -> None:
