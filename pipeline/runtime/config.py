@@ -7,6 +7,7 @@
 
 import functools
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -112,7 +113,7 @@ def json_schema(kind: Any) -> Node:
 def _decoder(kind: Any) -> "TypeAdapter[dict[str, Any]]":
     from pydantic import ConfigDict, TypeAdapter
 
-    config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+    config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     return TypeAdapter(dict[str, kind], config=config)
 
 
@@ -130,6 +131,8 @@ def _refusal(schema: Node, document: Node, error: "ValidationError") -> Paramete
         return ParameterError(where, expected=f"one of: {names}", got=key, remedy="remove or rename it")
     if mistake["type"] == "missing":
         return ParameterError(where, expected=named(node), got="nothing", remedy="add it to params.yaml")
+    if mistake["type"] == "finite_number" and not (isnan(value) and bounds(node)):  # NaN is within no bounds
+        return ParameterError(where, expected="a finite number", got=shown(value), remedy="fix params.yaml")
     expected = named(node) if mistake["type"].endswith(("_type", "_error")) else bounds(node)
     return ParameterError(where, expected=expected, got=shown(value), remedy="fix params.yaml")
 

@@ -29,6 +29,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ParameterError(path, expected="a file", got="nothing", remedy="run in the project's root") from None
+    except OSError as error:
+        raise ParameterError(path, expected="a file that can be read", got=error.strerror, remedy="chmod it") from None
     return copy.deepcopy(parse_yaml(path, content))
 
 

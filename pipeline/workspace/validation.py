@@ -29,6 +29,7 @@ from pipeline.training.sft import SftParams
 from pipeline.workspace.schedule import ScheduleParams
 from pipeline.workspace.students import complete_student
 
+_MOST_ROUNDS = 1000
 # Names of work/ that are not students.
 _RESERVED = ("base", "corpus", "costs", "evaluations", "prompts", "students", "teacher")
 
@@ -71,6 +72,7 @@ def check_params(path: Path) -> None:
     check_template(p.task.template, task.fields)
     objective.check_objective(p.objective)
     weighted_reward(p.reward)
+    _check_schedule(p.schedule)
     _check_models(p)
     _check_scoring(p.scoring)
     _check_sources(p)
@@ -86,8 +88,18 @@ def check_params(path: Path) -> None:
     objective.temperature_column(p.objective, p.scoring.truncation.temperatures)
 
 
+def _check_schedule(p: ScheduleParams) -> None:
+    """Check that rounds.yaml stays small enough for DVC."""
+    expected = f"at most {_MOST_ROUNDS:,} rounds"
+    met, got = p.total_steps <= _MOST_ROUNDS * p.refresh_every, f"{p.total_steps} steps"
+    require(met, "schedule.total_steps", expected=expected, got=got, remedy="lower it, or raise schedule.refresh_every")
+
+
 def _check_models(p: Parameters) -> None:
     """Check that names can be parts of paths and of stage names, and that every trained model is described."""
+    require(bool(p.students), "students", expected="at least one name", got="none", remedy="name a student")
+    once, got = len(set(p.students)) == len(p.students), ", ".join(p.students)
+    require(once, "students", expected="each name once", got=got, remedy="remove the second")
     for name in p.students:
         expected = f"names of letters, digits and _ other than {', '.join(_RESERVED)}"
         fits = name.isidentifier() and name not in _RESERVED
