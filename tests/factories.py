@@ -51,6 +51,16 @@ def prompt(name: str, prompt_ids: Sequence[int], **changes: Any) -> Prompt:
     return Prompt(prompt_id=name, prompt_ids=list(prompt_ids), **(fields | changes))
 
 
+def answered_prompt(name: str, length: int = 3) -> Prompt:
+    """Return a training prompt of `length` tokens with the reference `ab`."""
+    return prompt(name, range(65, 65 + length), reference_ids=[97, 98, 257], references=["ab"])
+
+
+def answered_prompts() -> list[Prompt]:
+    """Return nine of these prompts, p0 to p8, with three to six tokens."""
+    return [answered_prompt(f"p{index}", length=3 + index % 4) for index in range(9)]
+
+
 def model_source(model: str = "teacher", **changes: Any) -> ModelSource:
     """Return where a model came from; its fingerprint is its name with "-print"."""
     fields = {"model": model, "revision": None, "hub": False, "license": None, "fingerprint": f"{model}-print"}

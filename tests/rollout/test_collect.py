@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.sampling import Sampling
-from pipeline.core.types import Prompt, Rollout, reference_rollouts
+from pipeline.core.types import Rollout, reference_rollouts
 from pipeline.rollout.collect import (
     collect_rollouts,
     plan_batches,
@@ -15,24 +15,14 @@ from pipeline.rollout.collect import (
     shuffle_prompts,
 )
 from pipeline.rollout.sampler import Sampled
+from tests.factories import answered_prompt, answered_prompts
 
 SAMPLING = Sampling(
     max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=4, record_tail_samples=0
 )
 
 
-def prompt(name: str, length: int = 3) -> Prompt:
-    return Prompt(
-        prompt_id=name,
-        split="train",
-        prompt_ids=list(range(65, 65 + length)),
-        reference_ids=[97, 98, 257],
-        prompt_text="",
-        references=["ab"],
-    )
-
-
-PROMPTS = [prompt(f"p{index}", length=3 + index % 4) for index in range(9)]
+PROMPTS = answered_prompts()
 
 
 class Echo:
@@ -98,7 +88,7 @@ def test_batches_hold_prompts_of_similar_length_whatever_their_order() -> None:
 
 
 def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None:
-    (batch,) = plan_batches([prompt("p")], 1, 4, name="small/r1")
+    (batch,) = plan_batches([answered_prompt("p")], 1, 4, name="small/r1")
     (made,) = collect_rollouts(batch, Echo(), SAMPLING, lambda ids: f"{len(ids)} tokens", source="student")
     assert made == Rollout(
         rollout_id="small/r1/p/0",
@@ -117,13 +107,13 @@ def test_rollouts_carry_prompt_author_and_what_the_author_found_likely() -> None
 
 
 def test_the_teachers_completions_need_no_union() -> None:
-    (batch,) = plan_batches([prompt("p")], 1, 4, name="teacher")
+    (batch,) = plan_batches([answered_prompt("p")], 1, 4, name="teacher")
     (made,) = collect_rollouts(batch, Echo(), SAMPLING, str, source="teacher")
     assert (made.source, made.support_ids, made.behaviour_logp) == ("teacher", [], [-0.5, -0.1])
 
 
 def test_references_have_no_author() -> None:
-    (made,) = reference_rollouts([prompt("p")])
+    (made,) = reference_rollouts([answered_prompt("p")])
     assert (made.rollout_id, made.source, made.policy) == ("dataset/p", "dataset", "")
     assert (made.completion_ids, made.text, made.finished) == ([97, 98, 257], "ab", True)
     assert (made.behaviour_logp, made.support_ids) == ([], [])
@@ -131,7 +121,9 @@ def test_references_have_no_author() -> None:
 
 def of_round(step: int, count: int = 2) -> list[Rollout]:
     """A round's own rollouts."""
-    (batch,) = plan_batches([prompt(f"p{step}-{index}") for index in range(count)], 1, 10, name=f"small/{step}")
+    (batch,) = plan_batches(
+        [answered_prompt(f"p{step}-{index}") for index in range(count)], 1, 10, name=f"small/{step}"
+    )
     made = collect_rollouts(batch, Echo(), SAMPLING, str, source="student")
     return [replace(rollout, step=step) for rollout in made]
 

@@ -16,6 +16,7 @@ from pipeline.rollout import sample as module
 from pipeline.rollout.collect import RolloutParams, collect_rollouts
 from pipeline.rollout.sample import SamplingJob, write_rollouts
 from pipeline.runtime.errors import DataError
+from tests.factories import answered_prompts
 
 SAMPLING = Sampling(
     max_new_tokens=6, temperature=1.0, top_p=1.0, record_threshold=0.01, record_max=4, record_tail_samples=0
@@ -24,18 +25,7 @@ PARAMS = RolloutParams(prompts=5, samples_per_prompt=1, batch_size=2, precision=
 OUT = Path("out/rollouts.parquet")
 
 
-def prompt(name: str, length: int) -> Prompt:
-    return Prompt(
-        prompt_id=name,
-        split="train",
-        prompt_ids=list(range(65, 65 + length)),
-        reference_ids=[97, 98, 257],
-        prompt_text="",
-        references=["ab"],
-    )
-
-
-PROMPTS = [prompt(f"p{index}", length=3 + index % 4) for index in range(9)]
+PROMPTS = answered_prompts()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.hashing import model_fingerprint
-from pipeline.core.types import ScoredSequence, TokenSequence
+from pipeline.core.types import ScoredSequence
 from pipeline.rollout.collect import RolloutParams
 from pipeline.runtime.config import section
 from pipeline.runtime.files import write_json, write_rows
@@ -53,17 +53,7 @@ def sequences(tmp_path: Path, teacher_dir: Path, monkeypatch: pytest.MonkeyPatch
     engine = HFScorer(Path("work/teacher"), precision="float32", vocab=VOCAB, truncation=p.truncation, batch_size=1)
     rollouts = [rollout(f"r{length}", list(range(length))) for length in (5, 9, 12)]
     write_rows(Path("work/small/r1/rollouts.parquet"), rollouts, ROLLOUT)
-    token_sequences = [
-        TokenSequence(
-            prompt_ids=rollout.prompt_ids,
-            completion_ids=rollout.completion_ids,
-            support_ids=[],
-            tail_sample_ids=[],
-            tail_offset=[],
-        )
-        for rollout in rollouts
-    ]
-    scores = engine.score(token_sequences, lambda count: None)
+    scores = engine.score(rollouts, lambda count: None)
     scored = [ScoredSequence(rollout=rollout, scores=own) for rollout, own in zip(rollouts, scores, strict=True)]
     Store(root=STORE).publish(scored[:2], written_by(p), np.arange(VOCAB))
     return scored

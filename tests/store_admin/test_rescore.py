@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import ScoredSequence, Scores, TokenSequence
+from pipeline.core.types import ScoredSequence, Scores
 from pipeline.scoring.hf_scorer import HFScorer
 from pipeline.scoring.scorer import Scorer, TruncationParams
 from pipeline.store.keys import key_of
@@ -33,17 +33,7 @@ def scored(scorer: Scorer) -> list[ScoredSequence]:
     rollouts = [
         rollout(f"r{i}", generator.integers(0, VOCAB, length).tolist()) for i, length in enumerate((9, 1, 14, 6, 11, 0))
     ]
-    asked = [
-        TokenSequence(
-            prompt_ids=rollout.prompt_ids,
-            completion_ids=rollout.completion_ids,
-            support_ids=[],
-            tail_sample_ids=[],
-            tail_offset=[],
-        )
-        for rollout in rollouts
-    ]
-    scores = [*scorer.score(asked[:-1], lambda count: None), nothing()]
+    scores = [*scorer.score(rollouts[:-1], lambda count: None), nothing()]
     return [ScoredSequence(rollout=rollout, scores=score) for rollout, score in zip(rollouts, scores, strict=True)]
 
 
