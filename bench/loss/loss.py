@@ -27,11 +27,11 @@ from torch import Tensor
 
 from bench.clock import timed
 from bench.end_to_end.trl_gkd import gkd_of_trl
+from bench.objectives import divergence_alone
 from bench.output import Row, show, write_json
 from bench.subprocess_run import peak_bytes, run_in_subprocess
 from pipeline.losses.batch import TeacherRows
-from pipeline.losses.divergences import DivergenceParams
-from pipeline.losses.objective import ObjectiveParams, batch_loss
+from pipeline.losses.objective import batch_loss
 from pipeline.models import language_model as lm
 from pipeline.models.head import Head
 
@@ -219,18 +219,7 @@ _PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "li
 
 def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, rows: TeacherRows, name: _Name = "forward_kl") -> Tensor:
     """Return the pipeline's loss, with the default tail estimator of the divergence."""
-    divergence = DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False)
-    p = ObjectiveParams(
-        divergence=divergence,
-        temperature=1.0,
-        tail_estimator="auto",
-        tail_samples_scale=3.0,
-        tail_mean_staleness=1.0,
-        cross_entropy=0.0,
-        alpha=1.0,
-        clip_epsilon=0.2,
-        chunk_tokens=chunk,
-    )
+    p = divergence_alone(name, tail_mean_staleness=1.0, chunk_tokens=chunk)
     head = Head(weight_VD=weight_VD, bias_V=None, softcap=None)
     with lm.autocast(weight_VD.dtype):  # as in training
         return batch_loss(p, head, hidden_ND, rows, behaviour_temperature=1.0)[0]

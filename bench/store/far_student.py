@@ -31,13 +31,14 @@ import torch
 from torch import Tensor
 
 from bench.collation import collate_scores
+from bench.objectives import divergence_alone
 from bench.output import Row, show, write_json
 from bench.store.populations import load_prompts, make_student
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, TokenSequence
 from pipeline.losses.batch import TeacherRows
-from pipeline.losses.divergences import DIVERGENCES, Divergence, DivergenceParams
-from pipeline.losses.objective import ObjectiveParams, batch_loss
+from pipeline.losses.divergences import DIVERGENCES, Divergence
+from pipeline.losses.objective import batch_loss
 from pipeline.models import language_model as lm
 from pipeline.models.head import Head
 from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab
@@ -56,20 +57,7 @@ from pipeline.tasks.templates import TemplateParams
 # From the divergence, the student's logits [N, V], the teacher's log-probs [N, V] and the stored rows to nats [N].
 Rule = Callable[[Divergence, Tensor, Tensor, TeacherRows], Tensor]
 
-_OBJECTIVES = {
-    name: ObjectiveParams(
-        divergence=DivergenceParams(name=name, beta=0.5, skew=0.0, normalise=False),
-        temperature=1.0,
-        tail_estimator="bucket",
-        tail_samples_scale=3.0,
-        tail_mean_staleness=5.0,
-        cross_entropy=0.0,
-        alpha=1.0,
-        clip_epsilon=0.2,
-        chunk_tokens=512,
-    )
-    for name in ("forward_kl", "reverse_kl", "jsd")
-}
+_OBJECTIVES = {name: divergence_alone(name, tail_estimator="bucket") for name in ("forward_kl", "reverse_kl", "jsd")}
 _MEASURED = {name: DIVERGENCES[name](objective.divergence) for name, objective in _OBJECTIVES.items()}
 _BEFORE = {"name": "before", "divergence": "", "configuration": ""}
 _QUESTION = TemplateParams(text="{question}", chat=False, system=None)  # short, because prompts take most of the time
