@@ -15,7 +15,7 @@ from pipeline.runtime.atomic import replacing
 from pipeline.runtime.files import write_rows
 from pipeline.tasks import Split
 from pipeline.tasks.prompts import PromptParams, find_cases, rank_tokens, render_prompts
-from pipeline.tasks.table import count_lines, total_counts
+from pipeline.tasks.table import count_lines
 from schemas.prompt import PROMPT
 from stages._stage import StageContext, run, stage
 
@@ -33,7 +33,6 @@ def main(ctx: StageContext, p: Any, teacher: Path) -> None:
         write_rows(prompts_file(ctx.layout.prompts, split), of_split, PROMPT)
     with replacing(ctx.layout.ranks) as temporary, temporary.open("wb") as file:
         np.save(file, rank_tokens(prompts, shared_vocab(tokenizer)))
-    ctx.cost.update(total_counts(cases))
     ctx.cost["tokens"] = sum(len(prompt.prompt_ids) for prompt in prompts)
     for line in [*count_lines(cases), *lines]:
         if line.startswith(_WARNING):

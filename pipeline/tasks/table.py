@@ -108,12 +108,6 @@ def count_lines(cases: Cases) -> list[str]:
     return lines
 
 
-def total_counts(cases: Cases) -> dict[str, int]:
-    """Return the number of rows of both splits and how many are left out; nothing for a task without rows."""
-    absent = sum(sum(count.left_out.values()) for count in cases.counts)
-    return {"rows": sum(count.rows for count in cases.counts), "rows_left_out": absent} if cases.counts else {}
-
-
 def _listed(count: RowCounts) -> str:
     return ", ".join(f"{rows:,} {reason}" for reason, rows in count.left_out.items())
 

@@ -11,9 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from pipeline.runtime.errors import DataError
-from pipeline.tasks.base import Case
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, iter_splits
-from pipeline.tasks.table import merge_cases
 
 ROWS = [{"q": f'Größe {number}?\u2028, "ja"', "a": f"line\nof {number}"} for number in range(10)]
 LINES = [f"Zeile {number} \u2028 \x85 end" for number in range(10)]  # what str.splitlines would break
@@ -192,13 +190,3 @@ def test_the_heldout_split_comes_first(tmp_path: Path) -> None:
     chosen = settings(tmp_path, train_split="train[:2]", heldout_split="train[9:]")
     rows = [(split, row.text("q")) for split, row in iter_splits(chosen, ("q",))]
     assert rows == [("heldout", ROWS[9]["q"]), ("train", ROWS[0]["q"]), ("train", ROWS[1]["q"])]
-
-
-def test_merging_keeps_heldout_cases_and_gathers_references() -> None:
-    def case(name: str, split: Any, *references: str) -> Case:
-        return Case(case_id=name, split=split, fields={"q": name}, references=references)
-
-    merged = merge_cases(
-        [case("a", "heldout", "1"), case("a", "heldout", "2", "1"), case("a", "train", "3"), case("b", "train", "4")]
-    )
-    assert merged == [case("a", "heldout", "1", "2"), case("b", "train", "4")]
