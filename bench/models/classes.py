@@ -30,6 +30,7 @@ from pipeline.runtime.errors import UserError
 Pairs: TypeAlias = list[tuple[int, int]]  # a prompt and a completion each, by their numbers
 Expected: TypeAlias = dict[tuple[int, int], Tensor]  # the logits [T, V] of a pair from a plain pass
 KEPT = (0, 3)  # of four layers
+REASONS = {"linear map": "head", "left to right": "not-causal", "that trains": "training"}
 TOLERANCE = 1e-3  # the largest difference of logits, relative to the largest logit
 PROMPTS = [[3 + (5 * k + 3 * n) % 60 for k in range(length)] for n, length in enumerate((5, 12, 20))]
 SEVERAL, RAGGED = [(0, 0), (0, 1), (0, 2)], [(0, 0), (1, 1), (2, 2)]  # prompts with completions
@@ -59,7 +60,7 @@ def main(only: tuple[str, ...], out: Path | None) -> None:
 
 
 def try_class(name: str) -> Row:
-    """Return the row of a class; what is refused has its reason in the last column."""
+    """Return the row of a class; what is refused has its reason in the column `load`."""
     row: Row = {"class": name} | dict.fromkeys(("load", "cut", "several", "padding", "saved", "KL", "way"), "")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
@@ -69,7 +70,8 @@ def try_class(name: str) -> Row:
         try:
             ways = agreements(path)
         except UserError as error:
-            return row | {"load": "refused", "way": f"expected {str(error).split(': expected ', 1)[1].split(';')[0]}"}
+            reason = next((word for words, word in REASONS.items() if words in str(error)), str(error))
+            return row | {"load": f"refused:{reason}"}
         row |= {"load": "yes", "way": way(path)}
         row |= {column: _mark(all(part.is_close for part in ways[column])) for column in ("several", "padding")}
         row["saved"] = _mark(_is_read_back(model, path))
@@ -105,14 +107,14 @@ def agreements(path: Path) -> dict[str, list[Agreement]]:
 
 
 def way(path: Path) -> str:
-    """Return what a model directory's classes share, in one word, or what they read alone."""
+    """Return `fast`, or `slow` with what reads each sequence alone, and the longest sequence of which this holds."""
     reuse, trains = reuse_of(lm.load_model(path)), reuse_of(lm.load_model(path, to_train=True)).trains
     if reuse.longest is not None and not (reuse.shares or reuse.decodes):
         return "slow"
     alone = {"scoring": not reuse.shares, "sampling": not reuse.decodes, "training": not trains}
     slow = [name for name, is_alone in alone.items() if is_alone]
-    text = "slow" if len(slow) == 3 else f"slow {' and '.join(slow)}" if slow else "fast"
-    return text if reuse.longest is None else f"{text}, slow above {reuse.longest} tokens"
+    text = "slow" if len(slow) == 3 else f"slow({','.join(slow)})" if slow else "fast"
+    return text if reuse.longest is None else f"{text},≤{reuse.longest}"
 
 
 def plain(model: Any, prompt: int, completion: int, *, copied: bool = True) -> Tensor:

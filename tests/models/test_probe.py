@@ -19,20 +19,20 @@ from pipeline.scoring.scorer import TruncationParams
 
 # One class of each kind; the others are slow tests.
 WAYS = {
-    "Llama, dynamic NTK": "fast, slow above 16 tokens",
-    "Phi-3, longrope": "fast, slow above 16 tokens",
+    "Llama, dynamic NTK": "fast,≤16",
+    "Phi-3, longrope": "fast,≤16",
     "Falcon, ALiBi": "fast",
     "BLOOM": "fast",
     "gpt-oss": "fast",
     "Gemma 3n text": "fast",
     "Gemma 3": "fast",
     "DeepSeek-V3": "fast",
-    "Qwen3-Next": "slow training",
-    "Falcon-H1": "slow training",
-    "Nemotron-H": "slow sampling and training",
+    "Qwen3-Next": "slow(training)",
+    "Falcon-H1": "slow(training)",
+    "Nemotron-H": "slow(sampling,training)",
     "Mamba": "slow",
     "NLLB-MoE": "slow",
-    "BigBird-Pegasus": "fast, slow above 21 tokens",
+    "BigBird-Pegasus": "fast,≤21",
 }
 REFUSED = dict.fromkeys(("BERT", "FSMT", "ProphetNet"), "linear map of the hidden state")
 
