@@ -100,7 +100,7 @@ _GEMMA_TEXT = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     # Full attention
     "Llama": ("llama", {}),
-    "Llama, dynamic NTK": (
+    "Llama,dynamic-NTK": (
         "llama",
         {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
     ),
@@ -108,7 +108,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("qwen3", {}),
     "Phi": ("phi", {}),
     "Phi-3": ("phi3", {}),
-    "Phi-3, longrope": (
+    "Phi-3,longrope": (
         "phi3",
         {"rope_parameters": _LONG | {"original_max_position_embeddings": 16}, "original_max_position_embeddings": 16},
     ),
@@ -122,22 +122,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "XGLM": ("xglm", {}),
     "BioGPT": ("biogpt", {}),
     "CTRL": ("ctrl", {"dff": 32}),
-    "OpenAI GPT": ("openai-gpt", {}),
+    "OpenAI-GPT": ("openai-gpt", {}),
     "StableLM": ("stablelm", {}),
     "StarCoder2": ("starcoder2", {}),
     "OLMo": ("olmo", {}),
-    "OLMo 2": ("olmo2", {}),
+    "OLMo-2": ("olmo2", {}),
     "Cohere": ("cohere", {"logit_scale": 0.25}),
     "Granite": ("granite", {"logits_scaling": 4.0}),
     "Nemotron": ("nemotron", {}),
     "SmolLM3": ("smollm3", {}),
     "GLM-4": ("glm4", {}),
-    "MiniCPM3": ("minicpm3", {"head_dim": 8}),
+    "MiniCPM3": ("minicpm3", {"head_dim": 8, "num_key_value_heads": 4}),
     "Persimmon": ("persimmon", {}),
     "Helium": ("helium", {}),
-    "HyperCLOVA X": ("hyperclovax", {"logits_scaling": 0.25}),
+    "HyperCLOVA-X": ("hyperclovax", {"logits_scaling": 0.25}),
     # ALiBi
-    "Falcon, ALiBi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "Falcon,ALiBi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
     "Falcon": ("falcon", {"alibi": False}),
     "BLOOM": ("bloom", {}),
     "MPT": ("mpt", {}),
@@ -145,15 +145,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("mistral", {}),
     "Ministral": ("ministral", {}),
     "Gemma": ("gemma", {}),
-    "Gemma 2": ("gemma2", {"final_logit_softcapping": 3.0}),
-    "Gemma 3 text": ("gemma3_text", _GEMMA_TEXT),
-    "Cohere 2": ("cohere2", {}),
-    "OLMo 3": ("olmo3", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
-    "EXAONE 4": ("exaone4", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
+    "Gemma-2": ("gemma2", {"final_logit_softcapping": 3.0}),
+    "Gemma-3-text": ("gemma3_text", _GEMMA_TEXT),
+    "Cohere-2": ("cohere2", {}),
+    "OLMo-3": ("olmo3", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
+    "EXAONE-4": ("exaone4", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
     "gpt-oss": ("gpt_oss", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
-    "Llama 4 text": ("llama4_text", {"attention_chunk_size": 6, "intermediate_size_mlp": 32}),
+    "Llama-4-text": ("llama4_text", {"attention_chunk_size": 6, "intermediate_size_mlp": 32}),
     # Keys and values shared between layers
-    "Gemma 3n text": (
+    "Gemma-3n-text": (
         "gemma3n_text",
         {
             "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -166,7 +166,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "intermediate_size": [32] * 4,
         },
     ),
-    "Gemma 4 text": (
+    "Gemma-4-text": (
         "gemma4_text",
         {
             "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -183,22 +183,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3-MoE": ("qwen3_moe", {}),
     "OLMoE": ("olmoe", {}),
     "PhiMoE": ("phimoe", {}),
-    "Granite MoE": ("granitemoe", {"logits_scaling": 4.0}),
+    "Granite-MoE": ("granitemoe", {"logits_scaling": 4.0}),
     "JetMoE": ("jetmoe", {"kv_channels": 8}),
     "DeepSeek-V2": ("deepseek_v2", {"head_dim": 8, "num_key_value_heads": 4}),
     "DeepSeek-V3": ("deepseek_v3", {"head_dim": 8, "num_key_value_heads": 4}),
     "GLM-4-MoE": ("glm4_moe", {}),
-    "ERNIE 4.5": ("ernie4_5_moe", {}),
+    "ERNIE-4.5": ("ernie4_5_moe", {}),
     # Recurrences and hybrids
     "Mamba": ("mamba", {}),
-    "Mamba 2": ("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4}),
-    "Falcon Mamba": ("falcon_mamba", {}),
+    "Mamba-2": ("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4}),
+    "Falcon-Mamba": ("falcon_mamba", {}),
     "Falcon-H1": ("falcon_h1", _MAMBA | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "lm_head_multiplier": 0.5}),
     "Qwen3-Next": ("qwen3_next", _LINEAR),
-    "Qwen3.5 text": ("qwen3_5_text", _LINEAR),
-    "Olmo Hybrid": ("olmo_hybrid", _LINEAR),
+    "Qwen3.5-text": ("qwen3_5_text", _LINEAR),
+    "Olmo-Hybrid": ("olmo_hybrid", _LINEAR),
     "LFM2": ("lfm2", {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8}),
-    "Granite 4 hybrid": (
+    "Granite-4-hybrid": (
         "granitemoehybrid",
         _MAMBA | {"layer_types": ["mamba", "attention"] * 2, "num_local_experts": 0, "shared_intermediate_size": 32},
     ),
@@ -208,7 +208,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4},
     ),
     "Zamba": ("zamba", {"layers_block_type": ["mamba", "hybrid"] * 2, "n_mamba_heads": 2, "mamba_d_state": 8}),
-    "Zamba 2": (
+    "Zamba-2": (
         "zamba2",
         {
             "layers_block_type": ["mamba", "hybrid"] * 2,
@@ -236,8 +236,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "RWKV": ("rwkv", {"attention_hidden_size": 32, "context_length": 64}),
     "xLSTM": ("xlstm", {}),
     # Multimodal models that AutoModelForCausalLM loads
-    "Gemma 3": ("gemma3", {"text": _GEMMA_TEXT, "vision": _VISION, "mm_tokens_per_image": 4}),
-    "Llama 4": ("llama4", {"text": {"attention_chunk_size": 6, "intermediate_size_mlp": 32}, "vision": _VISION}),
+    "Gemma-3": ("gemma3", {"text": _GEMMA_TEXT, "vision": _VISION, "mm_tokens_per_image": 4}),
+    "Llama-4": ("llama4", {"text": {"attention_chunk_size": 6, "intermediate_size_mlp": 32}, "vision": _VISION}),
     "Qwen3.5": ("qwen3_5", {"text": _LINEAR, "vision": _VISION | {"num_heads": 2, "depth": 1, "out_hidden_size": 32}}),
     # Encoders, which do not write from left to right
     "BERT": ("bert", {}),
@@ -264,7 +264,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "PLBart": ("plbart", {}),
     "ProphetNet": ("prophetnet", dict.fromkeys(("num_encoder_layers", *_PROPHETNET_HEADS), 4)),
     "Blenderbot": ("blenderbot", {}),
-    "Blenderbot small": ("blenderbot-small", {}),
+    "Blenderbot-small": ("blenderbot-small", {}),
     "FSMT": ("fsmt", {"src_vocab_size": VOCAB, "tgt_vocab_size": VOCAB}),
 }
 

@@ -50,7 +50,7 @@ def head_scale(config: Any) -> float:
     tied = config.model_type in {"umt5", "switch_transformers"} and config.tie_word_embeddings
     if getattr(config, "scale_decoder_outputs", tied):  # T5 and its relatives
         return float(config.d_model**-0.5)
-    if config.model_type.startswith("granite"):
+    if config.model_type.startswith(("granite", "minicpm")):
         return 1 / float(getattr(config, "logits_scaling", 1.0))
     factors = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, ...
     values = [getattr(config, name, None) for name in factors]

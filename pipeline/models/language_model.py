@@ -127,11 +127,11 @@ def disable_dropout(model: Model) -> None:
     """Make a model in training mode compute what it computes in eval mode.
 
     Architectures keep their rates in modules or in attributes, all of them with "drop" in the name. Mixtures of experts
-    compute something else in training: noise before the router, room for fewer tokens, outputs that are not scaled.
+    compute something else in training: noise before or behind the router, room for fewer tokens, outputs that are not scaled.
     """
     for module in model.modules():
         names = set(vars(module))
-        if {"jitter_noise", "moe_jitter_eps", "expert_capacity", _SCALED_IN_EVAL} & names:
+        if {"expert_capacity", _SCALED_IN_EVAL} & names or any("jitter" in name for name in names):
             module.eval()
         for name in names - {_SCALED_IN_EVAL}:
             if "drop" in name and isinstance(getattr(module, name), float):
