@@ -127,7 +127,7 @@ def disable_dropout(model: Model) -> None:
     """Make a model in training mode compute what it computes in eval mode.
 
     Architectures keep their rates in modules or in attributes, all of them with "drop" in the name. Mixtures of experts
-    compute something else in training: noise before or behind the router, room for fewer tokens, outputs that are not scaled.
+    compute something else in training: noise around the router, room for fewer tokens, outputs that are not scaled.
     """
     for module in model.modules():
         names = set(vars(module))
