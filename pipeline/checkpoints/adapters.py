@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pipeline.checkpoints.sources import fetch
 from pipeline.models import lora
 from pipeline.runtime.errors import ModelError
@@ -56,7 +58,7 @@ def merge_adapter(adapter: AdapterSource, model: Any, *, where: str) -> Any:
     """
     try:
         return lora.load_adapter(model, adapter.folder, to_train=False)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         got = f"one that does not fit its base {adapter.base!r} ({' '.join(str(error).split())[:160]})"
         raise _wrong(where, str(adapter.folder), got, "merge the two with peft, and name the result") from error
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.checkpoints.provenance import source_of
 from pipeline.models.language_model import load_model
+from pipeline.models.round_trip import probe_logits
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.runtime.errors import ModelError
 from tests.factories import lora_params, make_lora_student
@@ -77,6 +79,56 @@ def test_an_adapter_is_merged_into_its_base(
     assert changed == 4
     assert after.keys() == load_model(student_dir).state_dict().keys()
     assert tokenizer.get_vocab() == load_tokenizer(student_dir).get_vocab()
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "a head of its own": {"modules_to_save": ["lm_head"]},
+    "biases": {"bias": "all"},
+    "ranks by module": {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 8}},
+    "some layers": {"layers_to_transform": [0]},
+    "an adapter of the embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
+    "embeddings of its own": {"modules_to_save": ["embed_tokens", "lm_head"]},
+}
+
+
+def save_variant(path: Path, base: Path, *, tokens: int = 260, **changes: Any) -> Any:
+    """Save an adapter of a base with random values in every trainable weight, and return both as peft holds them."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if tokens != 260:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    settings = {"r": 2, "target_modules": ["q_proj", "up_proj"], "init_lora_weights": False} | changes
+    adapted: Any = get_peft_model(model, LoraConfig(**settings))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) / 10
+    adapted.save_pretrained(str(path))
+    name_base(path, str(base))
+    return adapted
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # of peft
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_merged_as_peft_merges_them(
+    variant: str, make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_model_dir(tmp_path / "base", tie_word_embeddings=False, attention_bias=True)
+    adapted = save_variant(tmp_path / "adapter", base, **VARIANTS[variant])
+    merged, _ = load(tmp_path / "adapter")
+    assert torch.allclose(probe_logits(merged), probe_logits(adapted.merge_and_unload()), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # of peft
+@pytest.mark.parametrize(
+    "changes", [{"modules_to_save": ["embed_tokens", "lm_head"]}, {"target_modules": ["embed_tokens", "q_proj"]}]
+)
+def test_an_adapter_with_tokens_that_its_base_lacks_is_refused(
+    changes: dict[str, Any], make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_model_dir(tmp_path / "base", tie_word_embeddings=False)
+    save_variant(tmp_path / "adapter", base, tokens=264, **changes)
+    assert "does not fit its base" in refused(tmp_path / "adapter")
 
 
 def test_the_tokenizer_of_an_adapter_goes_before_its_base_s(adapter: Path, make_tokenizer: Callable[..., Any]) -> None:
