@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core.files import rank_by_count
 from pipeline.core.hashing import digest
 from pipeline.core.types import Prompt
-from pipeline.models.tokenizer import Tokenizer, shared_vocab, token_texts
+from pipeline.models.tokenizer import Tokenizer, fixed_date, shared_vocab, token_texts
 from pipeline.runtime.config import Positive, parse
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.progress import bar
@@ -59,7 +59,9 @@ def find_cases(p: PromptParams) -> Cases:
 def render_prompts(
     cases: Sequence[Case], tokenizer: Tokenizer, p: PromptParams, *, seed: int
 ) -> tuple[list[Prompt], list[str]]:
-    """Return training prompts, then held-out prompts, each in random order, and a line about the counts of each split.
+    """Return training prompts, then held-out prompts, each in random order, and lines that report on them.
+
+    A line has the counts of each split; a further line has the date, where the chat template asks for one.
 
     Cases with equal prompts are one prompt, with the references of all. Training cases with a prompt of the held-out
     split are left out. A split with fewer prompts than requested is no error; the line reports it.
@@ -85,7 +87,9 @@ def render_prompts(
         meter.total = meter.n
     prompts = [*train.prompts, *heldout.prompts]
     _check_ids(prompts, tokenizer)
-    return prompts, [train.line(), heldout.line()]
+    date = fixed_date(tokenizer, p.template.variables) if p.template.chat else None
+    dated = [f"the chat template's date is {date}; task.template.variables.date_string sets another"] if date else []
+    return prompts, [train.line(), heldout.line(), *dated]
 
 
 def _check_ids(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> None:

@@ -20,7 +20,7 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.tasks import Case
-from pipeline.tasks.templates import TemplateParams, render_template
+from pipeline.tasks.templates import TemplateParams, prompt_of
 from pipeline.workspace import needs
 from pipeline.workspace.data_inspection import DataInspection, DataRequest, inspect_data
 from pipeline.workspace.input_check import check_model
@@ -106,7 +106,7 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
     pair = open_pair(request.teacher, request.student, fresh=request.fresh, lora=request.lora, read=read)
     template, template_line = _template(data, pair)
     limits = [context(model.config) for model in (pair.teacher, pair.student)]
-    prompts = [render(pair.tokenizer, render_template(template, case))[1] for case in _first(data.train)]
+    prompts = [render(pair.tokenizer, prompt_of(template, case))[1] for case in _first(data.train)]
     prompt = rounded(quantile(list(map(len, prompts))), _MAX_LENGTH)
     probe = _probe(pair, prompts, prompt, request.completions)
     prompt, completion, length_line = _lengths(data, pair, limits, prompt, probe)

@@ -144,6 +144,17 @@ def test_a_token_without_a_row_in_the_head_is_refused_where_a_prompt_has_it(make
     )
 
 
+def test_the_date_of_a_template_is_told(make_tokenizer: Callable[..., Any]) -> None:
+    dated = make_tokenizer(template="{{ strftime_now('%Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    for variables, date in (({}, "2024-07-26"), ({"date_string": "May"}, "May")):
+        p = params(
+            template=TemplateParams(text="{text}", chat=True, system=None, variables=variables), max_prompt_tokens=20
+        )
+        prompts, lines = render_prompts(pool("train", 1) + pool("heldout", 1), dated, p, seed=1)
+        assert lines[2] == f"the chat template's date is {date}; task.template.variables.date_string sets another"
+        assert {prompt.prompt_text[: len(date[:4])] for prompt in prompts} == {date[:4]}
+
+
 CHATML = (
     "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant {% endif %}"

@@ -9,7 +9,7 @@ completion), `control_tokens` (what data may spell and never write), `rendering`
 * Cost: importing transformers takes 2-3 s, and loading a tokenizer about 1 s.
 """
 
-from pipeline.models.tokenizer.chat_template import Chat, Message, check_variables, template_fingerprint
+from pipeline.models.tokenizer.chat_template import Chat, Message, check_variables, fixed_date, template_fingerprint
 from pipeline.models.tokenizer.control_tokens import FilledText
 from pipeline.models.tokenizer.end_tokens import add_end_ids, eos_ids
 from pipeline.models.tokenizer.files import byte_tokenizer, load_tokenizer, load_tokenizer_file, save_tokenizer
@@ -30,6 +30,7 @@ __all__ = [
     "completion_ids",
     "decode",
     "eos_ids",
+    "fixed_date",
     "load_tokenizer",
     "load_tokenizer_file",
     "reference_ids",

@@ -67,6 +67,13 @@ def template_fingerprint(tokenizer: Tokenizer) -> str:
     return digest(template, str(FIXED_DATE)) if "strftime_now" in json.dumps(template) else digest(template)
 
 
+def fixed_date(tokenizer: Tokenizer, variables: Mapping[str, Any]) -> str | None:
+    """Return the date that the chat template writes in place of the day's, or None where it asks for none."""
+    if "strftime_now" not in json.dumps(tokenizer.chat_template or ""):
+        return None
+    return str(variables.get("date_string", FIXED_DATE))
+
+
 def chat_text(tokenizer: Tokenizer, chat: Chat, *, opens_answer: bool) -> str:
     """Return the text of a conversation.
 

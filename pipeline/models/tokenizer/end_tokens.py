@@ -48,9 +48,10 @@ def add_end_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> N
 
 
 def share_end_ids(teacher: Tokenizer, student: Tokenizer) -> None:
-    """Give a student's tokenizer the end tokens and the chat template of its teacher."""
+    """Give a student's tokenizer the end tokens and the chat template of its teacher, which may write bos and eos."""
     setattr(student, _SHARED, tuple(eos_ids(teacher)))
     student.chat_template = teacher.chat_template
+    student.bos_token, student.eos_token = teacher.bos_token, teacher.eos_token
 
 
 def _turn_end(tokenizer: Tokenizer) -> int | None:

@@ -9,7 +9,7 @@ from tokenizers import decoders
 from pipeline.models.tokenizer import eos_ids, render, require_same_tokenizer, tokenizer_fingerprint
 from pipeline.runtime.errors import ModelError
 
-TEMPLATE = "<s>{% for m in messages %}{{ m['content'] }}<end>{% endfor %}"
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}<end>{% endfor %}{{ eos_token }}"
 OTHER = "{% for m in messages %}{{ m['content'] }}<other>{% endfor %}"
 
 Maker = Callable[..., Any]
