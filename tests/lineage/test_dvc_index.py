@@ -28,7 +28,7 @@ def test_the_stages_behind_an_output_are_found(project: Path) -> None:
         *("generate", "init@a", "prepare", "rollout@a-r1", "score@a-r1", "score@corpus", "teacher", "train@a-r1")
     ]
     assert "schedule" not in record.parameters  # only the guard reads it as a whole
-    assert record.parameters["optimizer"]["adam_beta1"] == 0.9
+    assert record.parameters["optimizer.adam_beta1"] == 0.9
     assert record.parameters["student.a"]["model"] == "teacher"
     assert {"seed", "corpus", "teacher"} < set(record.parameters)
     assert "student.b" not in record.parameters
