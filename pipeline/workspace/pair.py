@@ -8,13 +8,14 @@ import copy
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from transformers import AutoConfig
 
 from pipeline.checkpoints.layer_fields import resized_fields
-from pipeline.checkpoints.pretrained import load_pretrained, locate_weights
+from pipeline.checkpoints.pretrained import load_pretrained, locate, locate_weights
 from pipeline.checkpoints.pruning import keep_layers, layer_lists
 from pipeline.checkpoints.quantised import plan_dequantising
 from pipeline.checkpoints.text_models import text_model
@@ -25,6 +26,7 @@ from pipeline.models.tokenizer import Tokenizer, load_tokenizer, require_same_to
 from pipeline.runtime.errors import ModelError, ParameterError
 
 Kind: TypeAlias = Literal["ready-made", "cut", "fresh"]
+_UNPACKED = 10  # bytes in memory per byte of a GGUF file with 4 bits per weight
 _READING_BYTES = 5  # bytes per weight while a model is read: float32 and a part of it once more
 
 
@@ -67,11 +69,7 @@ def open_pair(teacher: str, student: str, *, fresh: bool, lora: bool, read: bool
     if fresh and lora:
         remedy = "leave one of them out; an adapter of random weights learns little"
         raise ParameterError("--fresh", expected="no --lora beside it", got="both", remedy=remedy)
-    tokenizer, taught = _without_weights(teacher, "--teacher")
-    readable = read and _READING_BYTES * taught.num_parameters() < device_bytes()
-    shell = taught
-    if readable:
-        taught, tokenizer = load_pretrained(teacher, None, dtype=resolve_dtype("auto"), where="--teacher")
+    tokenizer, taught, shell = _teacher(teacher, read=read)
     start: dict[str, Any] = {"model": student}
     made, kind = shell, "ready-made"
     if student != "teacher":
@@ -86,11 +84,33 @@ def open_pair(teacher: str, student: str, *, fresh: bool, lora: bool, read: bool
     return Pair(
         tokenizer=tokenizer,
         teacher=taught,
-        readable=readable,
+        readable=taught is not shell,
         student=made,
         kind=kind,  # type: ignore[arg-type]
         start=start | ({"lora": {}} if lora else {}),
     )
+
+
+def _teacher(name: str, *, read: bool) -> tuple[Tokenizer, Any, Any]:
+    """Return the tokenizer, the model, and the model without weights; both are the same if it is not to be read."""
+    source, options = locate(name, "--teacher")
+    # The configuration of a GGUF file takes as long to read as its weights, so both are read at once.
+    if "gguf_file" in options:
+        fits = _UNPACKED * (Path(source) / options["gguf_file"]).stat().st_size < device_bytes()
+    else:
+        tokenizer, shell = _without_weights(name, "--teacher")
+        fits = _READING_BYTES * shell.num_parameters() < device_bytes()
+    if read and fits:
+        model, tokenizer = load_pretrained(name, None, dtype=resolve_dtype("auto"), where="--teacher")
+        return tokenizer, model, _shell(model.config)
+    tokenizer, shell = _without_weights(name, "--teacher")
+    return tokenizer, shell, shell
+
+
+def _shell(config: Any) -> Any:
+    """Return a model without weights."""
+    with torch.device("meta"):
+        return text_model(auto_class(config).from_config(config))
 
 
 def device_bytes() -> int:
@@ -108,8 +128,7 @@ def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
         config = AutoConfig.from_pretrained(path, **options)
         if not options:
             plan_dequantising(config, where=where, model=model, origin=None)
-        with torch.device("meta"):
-            return tokenizer, text_model(auto_class(config).from_config(config))
+        return tokenizer, _shell(config)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
