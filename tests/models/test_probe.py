@@ -37,13 +37,16 @@ WAYS = {
 REFUSED = dict.fromkeys(("BERT", "FSMT", "ProphetNet"), "linear map of the hidden state")
 
 
+_OTHERS = {*MODELS} - {*WAYS}  # whose tests are slow in sum
+
+
 @pytest.fixture(autouse=True)
 def _lines_anew() -> None:
     """Each test is a process of its own for the lines that are printed once."""
     reuse.say_once.cache_clear()
 
 
-@pytest.mark.parametrize("name", [*WAYS, *(pytest.param(name, marks=pytest.mark.slow) for name in {*MODELS} - {*WAYS})])
+@pytest.mark.parametrize("name", [*WAYS, *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(_OTHERS))])
 def test_every_way_to_the_logits_gives_those_of_a_plain_pass(name: str, tmp_path: Path) -> None:
     tiny_model(name).save_pretrained(tmp_path)
     if name in REFUSED:
