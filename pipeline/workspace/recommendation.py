@@ -2,8 +2,9 @@
 
 Learning rates are those of published practice, and of this project's own runs where there are some:
 
-* ready-made, 2e-5: the example of TRL's GKDTrainer (full training). A near pair trained at 3e-4 ended worse than it
-  began. Encoder-decoders take 3e-4, of which the page of transformers about T5 says that it works well with AdamW.
+* ready-made, 2e-5: the example of TRL's GKDTrainer (full training). A near pair, SmolLM2-135M without its layer 14,
+  went from a forward KL of 0.22 to 0.13 in 8 steps at this rate, and to 0.45 at 3e-4 (4 held-out completions).
+  Encoder-decoders take 3e-4, of which the page of transformers about T5 says that it works well with AdamW.
 * LoRA, 2e-4: the same example with an adapter, ten times the rate of full training, as Schulman et al. 2025 ("LoRA
   Without Regret") measured; they also found a constant rate after a warm-up enough.
 * cut, 2e-4: the default job takes 3e-4 for 18 steps on 13 of 30 layers; docs/results.md.
