@@ -106,7 +106,12 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
 def _weights(model: str, source: str, options: dict[str, Any], where: str) -> Any:
     """Return the model in float32, dequantised, with a value for every weight of the files and of its own."""
     config, quantised = AutoConfig.from_pretrained(source, **options), False
-    if "gguf_file" not in options:
+    file = Path(source) / options["gguf_file"] if "gguf_file" in options else None
+    if file is not None:
+        from pipeline.checkpoints import gguf_files  # no other source needs it
+
+        gguf_files.add_rope_scaling(config, file, where=where)
+    else:
         origin = card_field(source, "base_model", options.get("revision"))
         quantised = plan_dequantising(config, where=where, model=model, origin=origin)
     # Given the configuration, transformers does not read it a second time. Other shapes are reported, as names are.
@@ -115,6 +120,8 @@ def _weights(model: str, source: str, options: dict[str, Any], where: str) -> An
         loaded, info = auto_class(config).from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
+    if file is not None:
+        gguf_files.check_biases(loaded, file, where=where)
     unexpected = set(info["unexpected_keys"])
     info["unexpected_keys"] = unexpected - without_use(config, unexpected)
     if finding := wrong_keys(info):
