@@ -2,13 +2,14 @@
 
 * Messages have `role` and `content` (OpenAI, UltraChat), or `from` and `value` (ShareGPT). A column may hold them as
   JSON text. Contents may be null beside tool calls, or lists of text parts, which are joined by line breaks, as vLLM
-  joins them. Tools are in the column `tools`, and ShareGPT's system message may be in the column `system`.
+  joins them. Tools are in the column `tools`, and a system message may be in the column `system` or `system_prompt`,
+  also of a table, whose column `history` has earlier questions with their answers.
 * Guarantee: nothing is dropped silently. What a template cannot take (images, an unknown role, a call without a name)
   is refused by name, and other keys with a content are named in `ignored`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("tool", "function", "ipython", "observation", "tool_response", "function_response"), "tool"),
 }
+EXTRA_COLUMNS = ("system", "system_prompt", "tools", "history")  # read beside those that the settings name
+_PAIR = ("user", "assistant")
+_SYSTEM = ("system", "system_prompt")  # columns
 _CALLS = ("function_call", "tool_call")  # roles of ShareGPT whose value is a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -74,12 +78,37 @@ def read_conversation(row: Row, *columns: str) -> Conversation:
             turns.append(_turn(message, where))
             ignored |= {f"the key {key!r} of messages" for key in message if key not in _KNOWN and _holds(message[key])}
     _refuse_media(row.values, row.where)
-    system = cell_text(row.value("system"))
-    if system and not any(turn.message["role"] == "system" for turn in turns):
-        turns.insert(0, Turn(message={"role": "system", "content": system}, excluded=False))
+    system = [turn for turn in turns if turn.message["role"] == "system" and turn.message["content"]]
+    for column in _SYSTEM:
+        if (text := row.text(column)).strip() and not system:
+            system = [Turn(message={"role": "system", "content": text}, excluded=False)]
+            turns[:0] = system
+        elif text.strip() and system[0].message["content"] != text:
+            ignored.add(f"the column {column!r} beside another system message")
     spoken = [turn for turn in turns if turn.message != {"role": "system", "content": ""}]
     tools = _tools(row.value("tools"), f"{row.where}.tools")
     return Conversation(turns=spoken, tools=tools, ignored=frozenset(ignored))
+
+
+def earlier_messages(row: Row, used: Container[str | None]) -> list[Message]:
+    """Return the messages that a table has before its question, in the columns `system` and `history`.
+
+    Args:
+        row: A row of the table.
+        used: The columns that hold something else.
+
+    Raises:
+        DataError: When one of these columns has another type.
+    """
+    texts = [row.text(column) for column in _SYSTEM if column not in used]
+    messages: list[Message] = [{"role": "system", "content": text} for text in texts if text.strip()][:1]
+    history = None if "history" in used else row.value("history")
+    history = (_from_json(history) if history.strip() else []) if isinstance(history, str) else history or []
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list) or len(pair) != 2 or None in (contents := list(map(cell_text, pair))):
+            raise row.wrong_type("history", "a list of pairs, each a question and its answer", pair)
+        messages += [{"role": role, "content": text} for role, text in zip(_PAIR, contents, strict=True)]
+    return messages
 
 
 def reference_text(message: Message) -> str:
@@ -97,6 +126,13 @@ def holds_messages(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(item, Mapping) and ("role" in item or "from" in item) for item in value)
+
+
+def holds_question(value: Any) -> bool:
+    """Return whether a value holds messages, and not those of the assistant alone."""
+    messages = _from_json(value) if isinstance(value, str) else value
+    speakers = {str(item.get("role") or item.get("from")).lower() for item in messages} if holds_messages(value) else ()
+    return any(_ROLES.get(speaker) != "assistant" for speaker in speakers)
 
 
 def _messages(row: Row, column: str, speaker: str) -> Sequence[Mapping[str, Any]]:

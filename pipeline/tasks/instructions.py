@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.runtime.errors import ParameterError
 from pipeline.tasks.base import Cases, RougeL
-from pipeline.tasks.conversations import Conversation, read_conversation, reference_text
+from pipeline.tasks.conversations import Conversation, earlier_messages, read_conversation, reference_text
 from pipeline.tasks.loading import RowSettings
 from pipeline.tasks.rows import Row
 from pipeline.tasks.table import Content, table_cases
@@ -95,9 +95,9 @@ def _triple(row: Row, settings: InstructionSettings) -> Content | str:
         return _talk(read_conversation(row, column, output), settings)
     instruction = row.text(column).strip()
     fields = _fields(instruction, row.text(settings.input_column).strip() if settings.input_column else "")
-    return Content(
-        fields=fields, answers=[row.text(output)], messages=({"role": "user", "content": fields["request"]},)
-    )
+    earlier = earlier_messages(row, (column, settings.input_column, output))
+    messages = (*earlier, {"role": "user", "content": fields["request"]})
+    return Content(fields=fields, answers=[row.text(output)], messages=messages)
 
 
 def _fields(instruction: str, text: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.progress import bar
 from pipeline.tasks import Case, Cases, Split, find_task
 from pipeline.tasks.selection import Selection, count_cases
-from pipeline.tasks.templates import TemplateParams, render_template
+from pipeline.tasks.templates import TemplateParams, render_template, shortened_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,8 @@ def render_prompts(
 ) -> tuple[list[Prompt], list[str]]:
     """Return training prompts, then held-out prompts, each in random order, and lines that report on them.
 
-    A line has the counts of each split; a further line has the date, where the chat template asks for one.
+    A line has the counts of each split; further lines have the number of conversations that a text shortens, and the
+    date, where the chat template asks for one.
 
     Cases with equal prompts are one prompt, with the references of all. Training cases with a prompt of the held-out
     split are left out. A split with fewer prompts than requested is no error; the line reports it.
@@ -89,7 +90,7 @@ def render_prompts(
     _check_ids(prompts, tokenizer)
     date = fixed_date(tokenizer, p.template.variables) if p.template.chat else None
     dated = [f"the chat template's date is {date}; task.template.variables.date_string sets another"] if date else []
-    return prompts, [train.line(), heldout.line(), *dated]
+    return prompts, [train.line(), heldout.line(), *shortened_line(p.template, cases), *dated]
 
 
 def _check_ids(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> None:

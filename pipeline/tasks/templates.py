@@ -74,6 +74,13 @@ def prompt_of(p: TemplateParams, case: Case) -> str | Chat:
     return prompt if isinstance(prompt, str) else Chat(messages=prompt, tools=case.tools, variables=p.variables)
 
 
+def shortened_line(p: TemplateParams, cases: Sequence[Case]) -> list[str]:
+    """Return a warning where a text is the prompt of conversations with more messages than one, else nothing."""
+    count = sum(p.text is not None and len(case.messages) > 1 for case in cases)
+    remedy = "set task.template.text to null, with a teacher that has a chat template"
+    return [f"warning: {count:,} of {len(cases):,} cases lose their earlier messages; {remedy}"] if count else []
+
+
 def answer_of(p: TemplateParams, case: Case) -> str | Message:
     """Return the first reference of a case: the data's message where their conversation is the prompt, else a text."""
     return case.answer if p.text is None and case.answer is not None else case.references[0]

@@ -8,9 +8,10 @@ from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml
 from pipeline.tasks import TASKS, Case, Cases, find_task
+from pipeline.tasks.conversations import EXTRA_COLUMNS
 from pipeline.tasks.loading import RowSettings, iter_rows
 from pipeline.tasks.table import count_lines
-from pipeline.workspace.dataset_detection import choose, find_rows, first_rows, question
+from pipeline.workspace.dataset_detection import choose, file_columns, find_rows, first_rows, question
 from pipeline.workspace.input_check import check_rows
 from pipeline.workspace.presets import DEFAULT, PRESETS
 
@@ -60,7 +61,7 @@ def inspect_data(request: DataRequest) -> DataInspection:
     counts = f"cases: {len(train):,} for training, {len(heldout):,} held out"
     return DataInspection(
         task=task,
-        messages=bool(task["settings"].get("messages_column")),
+        messages=any(len(case.messages) > 1 for case in listed) or bool(task["settings"].get("messages_column")),
         train=train,
         heldout=heldout,
         findings=[f"task {task['name']}", *findings, counts, *(count_lines(cases) if isinstance(cases, Cases) else [])],
@@ -91,7 +92,10 @@ def _row_task(request: DataRequest, data: str) -> tuple[dict[str, Any], list[str
     columns_line = f"columns: {', '.join(f'{field}={column}' for field, column in columns.items() if column)}"
     splits_line = f"splits: {rows['train_split']}, held out {rows['heldout_split']}"
     task = {"name": name, "template": {"text": question(name, columns)}, "settings": settings}
-    return task, [columns_line, splits_line]
+    # `instructions` reads further columns by their usual names.
+    used = {*columns.values(), *(EXTRA_COLUMNS if name == "instructions" else ())}
+    unused = [column for column in dict.fromkeys(column for row in first for column in row) if column not in used]
+    return task, [columns_line, *([f"not used: {', '.join(unused)}"] if unused else []), splits_line]
 
 
 def _few_rows(rows: Mapping[str, Any], columns: list[str]) -> dict[str, str]:
@@ -100,7 +104,7 @@ def _few_rows(rows: Mapping[str, Any], columns: list[str]) -> dict[str, str]:
     if not split.endswith("[90%:]"):
         return {}
     split = split.partition("[")[0]
-    columns = columns or ["column"]
+    columns = file_columns(rows, split, columns)
     total = sum(1 for _ in iter_rows(RowSettings(**{**rows, "heldout_split": split}), split, columns))
     if total < 2:
         remedy = "add rows, or name another split with --heldout-split"

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.metrics.exact_match import final_number
 from pipeline.runtime.errors import DataError
 from pipeline.tasks import TASKS
-from pipeline.tasks.conversations import holds_messages
+from pipeline.tasks.conversations import holds_messages, holds_question
 from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, split_of
 from pipeline.tasks.rows import Row, cell_text
 
@@ -41,6 +41,7 @@ _COLUMNS = {
 _REQUIRED = {"instructions": ("instruction_column", "output_column")}
 # Names that are instructions and answers where no other task fits.
 _FREE_ANSWERS = {"instruction_column": ("question", "problem", "query"), "output_column": ("answer", "solution")}
+_FREE_COLUMNS = {field: names + _FREE_ANSWERS.get(field, ()) for field, names in _COLUMNS.items()}
 _FIRST_ROWS = 100
 _HELDOUT = ("test", "validation", "valid", "val", "dev")
 _CODE_LENGTH = 2  # The length of a language's code, such as en
@@ -90,9 +91,13 @@ def first_rows(rows: Mapping[str, Any], named: Iterable[str]) -> list[dict[str, 
         DataError: The data cannot be read.
     """
     split = str(rows["heldout_split"]).partition("[")[0]  # a part would be counted first
-    columns = list(named) or find_splits(rows["data"], rows["config"]).get(split) or ["column"]
-    with closing(iter_rows(RowSettings(**rows), split, columns)) as stream:
+    with closing(iter_rows(RowSettings(**rows), split, file_columns(rows, split, named))) as stream:
         return [_flat(row.values) for row in islice(stream, _FIRST_ROWS)]
+
+
+def file_columns(rows: Mapping[str, Any], split: str, named: Iterable[str]) -> list[str]:
+    """Return the columns of a split where each is a file, or else the named ones, or a name that stands for any."""
+    return find_splits(rows["data"], rows["config"]).get(split) or [*named] or ["column"]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,21 +129,37 @@ def choose(
     row |= {name: value for values in reversed(rows) for name, value in values.items() if value not in (None, "")}
     _check_named(data, names, named, row)
     for name in names:
-        columns: Columns = {field: named.get(field) or _usual(_COLUMNS[field], field, row) for field in _fields(name)}
+        columns = _columns(name, named, row, _COLUMNS)
         if columns.get("messages_column"):
-            return name, {field: column if field == "messages_column" else None for field, column in columns.items()}
+            others: Columns = {field: named.get(field) for field in columns}
+            return name, others | {"messages_column": columns["messages_column"]}
         if name == "translation" and not all(columns.values()):
             columns |= dict(zip(columns, _languages(row), strict=False))
         if _is_complete(name, columns) and (task or _suits(name, columns, rows)):
             return name, columns
     if "instructions" in names:
-        columns = {
-            field: named.get(field) or _usual(_COLUMNS[field] + _FREE_ANSWERS.get(field, ()), field, row)
-            for field in _fields("instructions")
-        }
+        columns = _columns("instructions", named, row, _FREE_COLUMNS)
         if _is_complete("instructions", columns):
             return "instructions", columns
     raise _no_task(data, names, row)
+
+
+def _columns(
+    task: str, named: Mapping[str, str], row: Mapping[str, Any], usual: Mapping[str, tuple[str, ...]]
+) -> Columns:
+    """Return the column of each field of a task: the named one, or a usual one that no other field has.
+
+    Messages are not looked for where the user names the columns of a table.
+    """
+    fields = _fields(task)
+    free = {name: value for name, value in row.items() if name not in named.values()}
+    if any(field in named for field in fields):
+        fields = tuple(field for field in fields if field != "messages_column" or field in named)
+    columns: Columns = dict.fromkeys(_fields(task))
+    for field in fields:
+        columns[field] = named.get(field) or _usual(usual[field], field, free)
+        free.pop(columns[field] or "", None)
+    return columns
 
 
 def _is_complete(name: str, columns: Columns) -> bool:
@@ -190,7 +211,8 @@ def _fields(task: str) -> tuple[str, ...]:
 
 
 def _usual(names: Iterable[str], field: str, row: Mapping[str, Any]) -> str | None:
-    return next((name for name in names if name in row and fits(field, name, row[name])), None)
+    fitting = (name for name in names if name in row and fits(field, name, row[name]))
+    return next((name for name in fitting if field != "messages_column" or holds_question(row[name])), None)
 
 
 def fits(field: str, column: str, value: object) -> bool:

@@ -20,7 +20,7 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.tasks import Case
-from pipeline.tasks.templates import TemplateParams, prompt_of
+from pipeline.tasks.templates import TemplateParams, prompt_of, shortened_line
 from pipeline.workspace import needs
 from pipeline.workspace.data_inspection import DataInspection, DataRequest, inspect_data
 from pipeline.workspace.input_check import check_model
@@ -104,7 +104,7 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
     data = inspect_data(request.data)
     read = request.completions > 0
     pair = open_pair(request.teacher, request.student, fresh=request.fresh, lora=request.lora, read=read)
-    template, template_line = _template(data, pair)
+    template, template_lines = _template(data, pair)
     limits = [context(model.config) for model in (pair.teacher, pair.student)]
     prompts = [render(pair.tokenizer, prompt_of(template, case))[1] for case in _first(data.train)]
     prompt = rounded(quantile(list(map(len, prompts))), _MAX_LENGTH)
@@ -124,7 +124,7 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
     plan = plan_job(facts)
     micro = needs.fitting_micro_batch(pair, facts, document, plan.batch)
     changes = _model_changes(request, pair, document) | _task_changes(data, template) | job_changes(facts, plan, micro)
-    findings = [*data.findings, template_line, *_model_lines(pair), length_line, *reasons(facts, plan, changes)]
+    findings = [*data.findings, *template_lines, *_model_lines(pair), length_line, *reasons(facts, plan, changes)]
     return changes, findings + _need_lines(pair, facts, plan, probe, document, micro)
 
 
@@ -134,8 +134,8 @@ def _first(cases: Sequence[Case]) -> Sequence[Case]:
     return cases[::step][:_INSPECTED_CASES]
 
 
-def _template(data: DataInspection, pair: Pair) -> tuple[TemplateParams, str]:
-    """Return the template of the prompts, and a line about it."""
+def _template(data: DataInspection, pair: Pair) -> tuple[TemplateParams, list[str]]:
+    """Return the template of the prompts, and lines about it."""
     chat = bool(pair.tokenizer.chat_template)
     template = {"system": None, "variables": {}, **data.task["template"], "chat": chat}
     text = template["text"]
@@ -144,7 +144,8 @@ def _template(data: DataInspection, pair: Pair) -> tuple[TemplateParams, str]:
     elif text is not None and not chat and not text.endswith("\n"):
         template["text"] = f"{text}\n\n"
     line = f"prompts {'in the chat template' if chat else 'as plain text: the tokenizer has no chat template'}"
-    return parse(TemplateParams, template, where="task.template"), line
+    params = parse(TemplateParams, template, where="task.template")
+    return params, [line, *shortened_line(params, [*data.train, *data.heldout])]
 
 
 def _probe(pair: Pair, prompts: Sequence[list[int]], longest: int, count: int) -> Probe | None:

@@ -139,3 +139,15 @@ def test_the_reference_of_several_calls_is_their_list() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": calls}
     assert json.loads(reference_text(message)) == [{"name": "a", "arguments": {}}, {"name": "b", "arguments": {}}]
     assert reference_text(message | {"content": "So."}) == "So."
+
+
+def test_a_second_system_message_is_named_and_an_empty_one_is_none() -> None:
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert read(talk, system="Be brief.").ignored == frozenset()
+    both = read(talk, system_prompt="Be long.")
+    assert [turn.message for turn in both.turns] == talk
+    assert both.ignored == {"the column 'system_prompt' beside another system message"}
+    empty = [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}]
+    assert messages_of(empty, system_prompt="Be brief.") == talk
+    with pytest.raises(DataError, match=r"row 3\.system: expected text, got list"):
+        read(talk, system=["Be brief."])

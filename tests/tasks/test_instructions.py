@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.runtime.config import parse
-from pipeline.runtime.errors import ParameterError
+from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.tasks.base import Cases
 from pipeline.tasks.instructions import Instructions, InstructionSettings
 from pipeline.tasks.table import count_lines
@@ -141,3 +141,25 @@ def test_published_tables_read(split: str, prefix: str, count: int) -> None:
     rows = Instructions().cases(settings(data, **columns, **halves))
     assert 0.9 * count < len(rows) <= count
     assert {case.split for case in rows} == {"train", "heldout"}
+
+
+def test_a_table_may_have_a_system_message_and_a_history(tmp_path: Path) -> None:
+    row = {"instruction": "And now?", "input": "", "output": "Dusk.", "history": [["When?", "At noon."]]}
+    columns = {"messages_column": None, "instruction_column": "instruction", "output_column": "output"}
+    other = {"instruction": "Sing.", "output": "La", "system": "", "history": None}
+    case, plain = cases(tmp_path, row | {"system": "Be brief."}, other, **columns)
+    assert plain.messages == ({"role": "user", "content": "Sing."},)
+    assert [(message["role"], message["content"]) for message in case.messages] == [
+        ("system", "Be brief."),
+        ("user", "When?"),
+        ("assistant", "At noon."),
+        ("user", "And now?"),
+    ]
+    named, _ = cases(
+        tmp_path,
+        *[{"system": "Do it.", "output": "Done."}, {"system": "Go.", "output": "Gone."}],
+        **columns | {"instruction_column": "system", "input_column": None},
+    )
+    assert named.messages == ({"role": "user", "content": "Do it."},)
+    with pytest.raises(DataError, match="expected a list of pairs"):
+        cases(tmp_path, row | {"history": ["When?"]}, other, **columns)

@@ -1,6 +1,7 @@
 """Tests of the choice and the order of prompts, and of the counts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -196,3 +197,10 @@ def test_tokens_are_ranked_by_how_often_they_occur(tokenizer: Any) -> None:
     rarer = tokenizer.convert_tokens_to_ids([*"01h", *"234"])
     assert ranks_V[7:13].tolist() == rarer
     assert ranks_V[13:].tolist() == sorted(set(range(260)) - {space, x, c, d, 256, 257, t, *rarer})
+
+
+def test_conversations_that_a_text_shortens_are_counted(make_tokenizer: Callable[..., Any]) -> None:
+    talk = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "a b"})
+    cases = [replace(case("a", "a b"), messages=talk), case("b", "c", "heldout")]
+    _, lines = render_prompts(cases, make_tokenizer(), params(), seed=1)
+    assert lines[-1].startswith("warning: 1 of 2 cases lose their earlier messages; set task.template.text to null")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.runtime.errors import DataError
+from pipeline.workspace.data_inspection import DataRequest, inspect_data
 from pipeline.workspace.dataset_detection import choose, find_rows, first_rows
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
@@ -39,6 +40,12 @@ def detect(root: Path, *rows: dict[str, Any], task: str | None = None, **named: 
             "instructions",
             {"instruction": "prompt", "output": "chosen"},
         ),
+        (
+            {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": TALK[1:]},
+            "instructions",
+            {"instruction": "prompt", "output": "chosen"},
+        ),
+        ({"prompt": TALK[:1], "chosen": TALK}, "instructions", {"messages": "chosen"}),
         ({"question": "1 + 1?", "answer": 2}, "gsm8k", {"question": "question", "answer": "answer"}),
         ({"problem": "1 + 1?", "solution": "so 2"}, "gsm8k", {"question": "problem", "answer": "solution"}),
         ({"question": "Who?", "answer": "Ann"}, "instructions", {"instruction": "question", "output": "answer"}),
@@ -92,3 +99,20 @@ def test_data_that_fit_nothing_are_told(
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(data: str) -> None:
     with pytest.raises(DataError, match=f"^{data}: expected a directory, got none there"):
         first_rows(find_rows(data, None, None, None), ())
+
+
+def test_a_column_has_one_field_and_named_columns_win_over_messages(tmp_path: Path) -> None:
+    row = {"input": "a", "output": "b", "messages": TALK}
+    columns = {"instruction": "input", "output": "output"}
+    assert detect(tmp_path, row, instruction_column="input") == ("instructions", columns)
+
+
+def test_the_only_split_may_have_a_file_for_each_column(tmp_path: Path) -> None:
+    for column in ("de", "en"):
+        (tmp_path / f"train.{column}").write_text(
+            "".join(f"{column} {number}\n" for number in range(30)), encoding="utf-8"
+        )
+    request = {"task": None, "config": None, "train_split": None, "heldout_split": None, "columns": {}}
+    data = inspect_data(DataRequest(data=str(tmp_path), **request))
+    assert (len(data.train), len(data.heldout)) == (27, 3)
+    assert data.train[0].fields == {"source": "en 0"}

@@ -258,3 +258,12 @@ def test_an_edited_params_yaml_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert init(monkeypatch) == 0  # params.yaml was a preset as it was written
     assert init(monkeypatch) == 1
     assert "params.yaml: expected a preset as it was written" in capsys.readouterr().err
+
+
+def test_a_table_with_earlier_messages_is_a_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(instruction="do", output="done", system="be brief", source="the web")
+    assert init(monkeypatch, "--force") == 0
+    assert read_yaml(Path("params.yaml"))["task"]["template"]["text"] is None
+    assert "not used: source\n" in capsys.readouterr().out
