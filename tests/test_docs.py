@@ -202,6 +202,7 @@ ENTRIES = [text for _, text in re.findall(r"^\| ?(`+)(.+?)\1 ?\|", TEXT["trouble
 ELSEWHERE = {  # messages that no UserError contains, and the file or program that prints them
     "expected free space, got a full disk": "stages/_stage.py",
     "expected the packages of requirements/lock.txt": "stages/__init__.py",
+    "warning: ... cases lose their earlier messages": "pipeline/tasks/templates.py",
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",
     "warning: ... is within its standard error": "pipeline/report/significance.py",
     "warning: ...: ... of ... completions ended": "pipeline/rollout/sample.py",
