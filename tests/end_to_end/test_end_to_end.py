@@ -302,7 +302,7 @@ def test_a_student_of_another_teacher_is_noticed(project: Project, make_model_di
         to={"model": "models/student", "revision": None, "layers": None, "config": None, "lora": None},
     )
     output = project.repro("train@small-r1")
-    (warning,) = re.findall(r"^warning: (.*)$", output, re.MULTILINE)
+    (warning,) = re.findall(r"^warning: (student small: .*)$", output, re.MULTILINE)
     assert re.match(
         r"student small: first tuned on data of teacher models/teacher \(\w+\), now models/successor", warning
     )

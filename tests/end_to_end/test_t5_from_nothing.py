@@ -13,9 +13,10 @@ import pytest
 
 from bench.end_to_end.job import make_corpus, merged, run_round, run_stage
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import round_list
+from pipeline.runtime.layout import LAYOUT, round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
+from pipeline.workspace.students import write_students
 from tests.project import PARAMS
 
 ENGLISH = (
@@ -100,6 +101,7 @@ def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     document["teacher"]["model"] = SETTING["teacher"]["model"]
     write_yaml(Path("params.yaml"), document, comment="Of a test.")
     follow_params()
+    write_students(LAYOUT)
     return read_yaml(ROUNDS)
 
 
