@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.core.files import read_prompts
 from pipeline.evaluation.agreement import ModelPair, TokenComparison, compare, concatenate, mean_errors
 from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics, cut_warning
-from pipeline.models.tokenizer import decode, eos_ids, load_tokenizer, shared_vocab, token_texts
+from pipeline.models.tokenizer import completion_decoder, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.files import write_json, write_rows
 from pipeline.tasks import find_task
@@ -35,7 +35,7 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
 
     if warning := cut_warning(completions, p.evaluation.max_new_tokens):
         ctx.warn(f"{name}: {warning}")
-    measured = completion_metrics(task, prompts, completions, partial(decode, tokenizer), p.reward)
+    measured = completion_metrics(task, prompts, completions, completion_decoder(tokenizer), p.reward)
     metrics, errors = measured.metrics, measured.errors
     rows: list[TokenComparison] = []
     if name != "teacher":

@@ -40,6 +40,8 @@ def find_adapter(source: str, revision: str | None, *, where: str) -> AdapterSou
         raise _wrong(where, source, f"a damaged {_FILES[0]} ({error!r})", "get the adapter again") from error
     if kind not in _KINDS:
         raise _wrong(where, source, f"one of kind {kind}", "merge it into its base with peft, and name the result")
+    if config.get("layer_replication"):
+        raise _wrong(where, source, "one that repeats layers of its base", "name another adapter or model")
     if not base:
         raise _wrong(where, source, "one that names no base", f"set base_model_name_or_path in its {_FILES[0]}")
     if fetch(source, _FILES[1], revision) is None:

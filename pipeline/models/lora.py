@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from annotated_types import Interval
 from safetensors.torch import load_file, save_file
 
@@ -30,7 +31,7 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "../../base"  # a student's base, relative to each of its checkpoints
 _MARK = "lora_"  # part of the name of every adapter weight
 # Warnings of peft about what this module handles: transposed weights, a renamed attribute, embeddings as targets.
-_EXPECTED_WARNINGS = ("fan_in_fan_out is set to False", ".*is_gradient_checkpointing", ".*tie_word_embeddings=True")
+_EXPECTED_WARNINGS = ("fan_in_fan_out is set to False", ".*is_gradient_checkpointing", ".*tie_word_embeddings=")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,23 @@ def load_adapter(model: Any, path: Path, *, to_train: bool) -> Any:
         got = f"{len(missing)} missing and {len(result.unexpected_keys)} unknown ones, such as "
         got += min([*missing, *result.unexpected_keys])
         raise ModelError(path, expected="the weights of its base's adapter", got=got, remedy="run `make repro`")
-    return adapted.get_base_model() if to_train else adapted.merge_and_unload()
+    if to_train:
+        return adapted.get_base_model()
+    _untie_targets(adapted.get_base_model())
+    with _quiet():
+        return adapted.merge_and_unload()
+
+
+def _untie_targets(model: Any) -> None:
+    """Give the head weights of its own where an adapter changes the embedding or the head, but not both alike.
+
+    Otherwise a merge would change the other of the two as well.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embedding.weight is not head.weight or not (has_adapter(embedding) or has_adapter(head)):
+        return
+    layer = head.get_base_layer() if has_adapter(head) else head
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
 
 def save(model: Any, folder: Path) -> None:

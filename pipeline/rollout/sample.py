@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ import click
 from pipeline.core.files import read_rollouts
 from pipeline.core.hashing import digest
 from pipeline.core.types import Prompt, Rollout, Source
-from pipeline.models.tokenizer import Tokenizer, decode, eos_ids, load_tokenizer, shared_vocab, token_texts
+from pipeline.models.tokenizer import Tokenizer, completion_decoder, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.collect import Request, RolloutParams, collect_rollouts, plan_batches
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.atomic import whole_directory
@@ -94,7 +94,7 @@ def _sample(job: SamplingJob, scratch: Path) -> list[Rollout]:
         for index, batch in enumerate(batches):
             part = scratch / f"part-{index:05d}.parquet"
             if not part.is_file():
-                text_of = partial(decode, job.tokenizer)
+                text_of = completion_decoder(job.tokenizer)
                 sampled = collect_rollouts(batch, job.sampler, job.params.sampling, text_of, source=job.source)
                 write_rows(part, sampled, ROLLOUT)
             rollouts += read_rollouts(part)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.checkpoints.provenance import source_of
 from pipeline.models.language_model import load_model
-from pipeline.models.round_trip import probe_logits
+from pipeline.models.round_trip import check_written, probe_logits
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.runtime.errors import ModelError
 from tests.factories import lora_params, make_lora_student
@@ -117,6 +117,26 @@ def test_variants_are_merged_as_peft_merges_them(
     adapted = save_variant(tmp_path / "adapter", base, **VARIANTS[variant])
     merged, _ = load(tmp_path / "adapter")
     assert torch.allclose(probe_logits(merged), probe_logits(adapted.merge_and_unload()), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # of peft
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`")  # of peft
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_one_side_of_a_tied_embedding_leaves_the_other_as_it_is(
+    target: str, make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_model_dir(tmp_path / "base", tie_word_embeddings=True)
+    adapted = save_variant(tmp_path / "adapter", base, target_modules=["q_proj", target])
+    merged, _ = load(tmp_path / "adapter")
+    expected = probe_logits(adapted)  # not merged: peft merges into both sides
+    assert (probe_logits(merged) - expected).abs().max() < 1e-5 * expected.abs().max()
+    merged.save_pretrained(tmp_path / "written")
+    check_written(tmp_path / "written", expected, where="work/teacher")
+
+
+def test_an_adapter_that_repeats_layers_is_refused(adapter: Path, student_dir: Path) -> None:
+    name_base(adapter, str(student_dir), layer_replication=[[0, 2], [1, 2]])
+    assert "repeats layers" in refused(adapter)
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # of peft

@@ -11,7 +11,7 @@ completion), `control_tokens` (what data may spell and never write), `rendering`
 
 from pipeline.models.tokenizer.chat_template import Chat, Message, check_variables, fixed_date, template_fingerprint
 from pipeline.models.tokenizer.control_tokens import FilledText
-from pipeline.models.tokenizer.end_tokens import add_end_ids, eos_ids
+from pipeline.models.tokenizer.end_tokens import add_end_ids, completion_decoder, eos_ids
 from pipeline.models.tokenizer.files import byte_tokenizer, load_tokenizer, load_tokenizer_file, save_tokenizer
 from pipeline.models.tokenizer.matching import check_head_rows, require_same_tokenizer, tokenizer_fingerprint
 from pipeline.models.tokenizer.rendering import assistant_mask, completion_ids, reference_ids, render
@@ -27,6 +27,7 @@ __all__ = [
     "byte_tokenizer",
     "check_head_rows",
     "check_variables",
+    "completion_decoder",
     "completion_ids",
     "decode",
     "eos_ids",

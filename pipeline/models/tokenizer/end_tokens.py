@@ -6,11 +6,11 @@ generation_config.json (`files.save_tokenizer`), and `files.load_tokenizer` read
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.models.tokenizer.chat_template import Chat, chat_text
-from pipeline.models.tokenizer.tokens import Tokenizer, added_tokens, ids_of, special_ids, token_texts
+from pipeline.models.tokenizer.tokens import Tokenizer, added_tokens, decode, ids_of, special_ids, token_texts
 from pipeline.runtime.errors import ModelError
 
 _QUESTION, _ANSWER = "distil", "stillroom"  # stand for a request and an answer, to see how a template closes a turn
@@ -52,6 +52,16 @@ def share_end_ids(teacher: Tokenizer, student: Tokenizer) -> None:
     setattr(student, _SHARED, tuple(eos_ids(teacher)))
     student.chat_template = teacher.chat_template
     student.bos_token, student.eos_token = teacher.bos_token, teacher.eos_token
+
+
+def completion_decoder(tokenizer: Tokenizer) -> Callable[[list[int]], str]:
+    """Return a function from a completion's token ids to its text, without an end token, special or not."""
+    ends = set(eos_ids(tokenizer)) - special_ids(tokenizer)
+
+    def text_of(ids: list[int]) -> str:
+        return decode(tokenizer, ids[:-1] if ids and ids[-1] in ends else ids)
+
+    return text_of
 
 
 def _turn_end(tokenizer: Tokenizer) -> int | None:

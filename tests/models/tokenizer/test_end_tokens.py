@@ -9,7 +9,14 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.models.tokenizer import add_end_ids, completion_ids, eos_ids, load_tokenizer, save_tokenizer
+from pipeline.models.tokenizer import (
+    add_end_ids,
+    completion_decoder,
+    completion_ids,
+    eos_ids,
+    load_tokenizer,
+    save_tokenizer,
+)
 from pipeline.runtime.errors import ModelError
 
 LOOP = "{% for m in messages %}{{ m['content'] }}<end>\n{% endfor %}"
@@ -49,6 +56,15 @@ def test_an_added_token_that_is_not_special_closes_a_turn_too(make_tokenizer: Ma
     assert eos_ids(tokenizer) == [260, 257]
     assert completion_ids(tokenizer, "a<|im_end|>")[-1] == 260
     assert completion_ids(tokenizer, "a<|im_end|>").count(260) == 1
+
+
+def test_the_text_of_a_completion_has_no_end_token_special_or_not(make_tokenizer: Maker) -> None:
+    tokenizer = make_tokenizer(template=LOOP.replace("<end>", "<|im_end|>"))
+    tokenizer.add_tokens(["<|im_end|>", "<|other|>"])
+    text_of, ids = completion_decoder(tokenizer), tokenizer("ab", add_special_tokens=False)["input_ids"]
+    assert text_of([*ids, 260]) == text_of(ids) == text_of([*ids, 257]) == "ab"
+    assert text_of([260]) == text_of([]) == ""
+    assert text_of([*ids, 261]) == "ab<|other|>"
 
 
 def test_a_token_of_the_vocabulary_that_is_the_whole_closing_ends_a_turn() -> None:
