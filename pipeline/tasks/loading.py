@@ -3,6 +3,7 @@
 A directory holds one of these for each split:
 
 * <split>.jsonl, .ndjson, .json, .parquet, .csv, .tsv or .arrow, gzipped or not; `table_files` says how each is read.
+  Several files as the hub names them, <split>-00000-of-00002.parquet and so on, are one split.
 * One text file per column with one row per line, gzipped or not, named as in Multi30k (train.en, train.de) or as in WMT
   (src-train.txt, tgt-train.txt).
 * A directory <split> as `save_to_disk` of `datasets` writes it.
@@ -30,6 +31,8 @@ from pipeline.tasks.table_files import READERS, Values, plain, read_lines, read_
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _SAVED = "data-*-of-*.arrow"  # the files of `save_to_disk`; sorted names have the order of the rows
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})")
+_PART = re.compile(r"(?P<name>.*?)(?P<part>\[[^\[\]]*:[^\[\]]*\].*)?")
 _LINE_FILE = re.compile(r"(?:(?P<first>\w+)-(?P<name>\w+)\.txt|(?P<split>\w+)\.(?P<column>\w+))(?:\.gz)?")
 
 
@@ -116,7 +119,16 @@ def find_splits(data: str, config: str | None) -> dict[str, list[str]]:
 def split_of(name: str) -> str | None:
     """Return the split that a file of a table holds, which is its name without the ending; None for other files."""
     path = Path(name.removesuffix(".gz"))
-    return path.stem if path.suffix in (*READERS, *_SPREADSHEETS) else None
+    if path.suffix not in (*READERS, *_SPREADSHEETS):
+        return None
+    shard = _SHARD.fullmatch(path.stem)
+    return shard["split"] if shard else path.stem
+
+
+def divide_split(split: str) -> tuple[str, str]:
+    """Return the name of a split, which may have brackets, and the part, such as "[:90%]", or an empty text."""
+    match = _PART.fullmatch(split)
+    return (match["name"], match["part"] or "") if match else (split, "")
 
 
 def is_path(data: str) -> bool:
@@ -136,8 +148,8 @@ def _hub_splits(data: str, config: str | None) -> dict[str, list[str]]:
 def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Values]:
     directory = Path(settings.data).expanduser()
     if directory.is_dir():
-        name, bracket, numbers = split.partition("[")
-        yield from _part(lambda: _local(directory, name, columns), bracket + numbers)
+        name, part = divide_split(split)
+        yield from _part(lambda: _local(directory, name, columns), part)
     elif is_path(settings.data):
         got = "a file" if directory.exists() else "none there"
         raise DataError(settings.data, expected="a directory", got=got, remedy="correct task.settings.data")
@@ -165,7 +177,20 @@ def _local(directory: Path, split: str, columns: Sequence[str]) -> Iterator[Valu
         return read_table(table)
     if saved := sorted((directory / split).glob(_SAVED)):
         return chain.from_iterable(map(read_table, saved))
+    if shards := _shards(directory, split):
+        return chain.from_iterable(map(read_table, shards))
     return _line_files(directory, split, columns)
+
+
+def _shards(directory: Path, split: str) -> list[Path]:
+    """Return the files of a split that the hub has divided, in the order of their numbers."""
+    names = {path: _SHARD.fullmatch(Path(path.name.removesuffix(".gz")).stem) for path in sorted(directory.iterdir())}
+    shards = {path: int(shard["count"]) for path, shard in names.items() if shard and split_of(path.name) == split}
+    if shards and any(count != len(shards) for count in shards.values()):
+        expected, got = f"all of {max(shards.values()):,} files of {split}", f"{len(shards):,}"
+        remedy = "fetch the others, or delete those of another set"
+        raise DataError(directory, expected=expected, got=got, remedy=remedy)
+    return list(shards)
 
 
 def _line_files(directory: Path, split: str, columns: Sequence[str]) -> Iterator[Values]:

@@ -9,7 +9,7 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml
 from pipeline.tasks import TASKS, Case, Cases, find_task
 from pipeline.tasks.conversations import EXTRA_COLUMNS
-from pipeline.tasks.loading import RowSettings, iter_rows
+from pipeline.tasks.loading import RowSettings, divide_split, iter_rows
 from pipeline.tasks.table import count_lines
 from pipeline.workspace.dataset_detection import choose, file_columns, find_rows, first_rows, question
 from pipeline.workspace.input_check import check_rows
@@ -103,7 +103,7 @@ def _few_rows(rows: Mapping[str, Any], columns: list[str]) -> dict[str, str]:
     split = str(rows["heldout_split"])
     if not split.endswith("[90%:]"):
         return {}
-    split = split.partition("[")[0]
+    split, _ = divide_split(split)
     columns = file_columns(rows, split, columns)
     total = sum(1 for _ in iter_rows(RowSettings(**{**rows, "heldout_split": split}), split, columns))
     if total < 2:

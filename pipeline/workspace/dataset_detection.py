@@ -14,8 +14,9 @@ from pipeline.metrics.exact_match import final_number
 from pipeline.runtime.errors import DataError
 from pipeline.tasks import TASKS
 from pipeline.tasks.conversations import holds_messages, holds_question
-from pipeline.tasks.loading import RowSettings, find_splits, iter_rows, split_of
+from pipeline.tasks.loading import RowSettings, divide_split, find_splits, iter_rows, split_of
 from pipeline.tasks.rows import Row, cell_text
+from pipeline.tasks.table_files import READERS
 
 # The prompt of each task, in the order in which the tasks are tried.
 TEXTS = {
@@ -64,9 +65,19 @@ def find_rows(data: str, config: str | None, train: str | None, heldout: str | N
     path = Path(data).expanduser()
     splits = find_splits(str(path.parent) if path.is_file() else data, config)
     if path.is_file():
-        data, splits = str(path.parent), {split_of(path.name) or path.name.split(".")[0]: []}
+        data, splits = str(path.parent), {_split_of_file(path, splits): []}
     train, heldout = _splits(data, list(splits), train, heldout)
     return {"data": data, "config": config, "revision": None, "train_split": train, "heldout_split": heldout}
+
+
+def _split_of_file(path: Path, splits: Iterable[str]) -> str:
+    """Return the split that is this file alone, or that it is a column of."""
+    if split_of(path.name) is not None:
+        return Path(path.name.removesuffix(".gz")).stem
+    if (first := path.name.split(".")[0]) in splits:
+        return first
+    expected, remedy = f"a file that ends in {', '.join(READERS)}", "save it in one of these forms, in small letters"
+    raise DataError(path, expected=expected, got=path.suffix or "no ending", remedy=remedy)
 
 
 def _splits(data: str, names: list[str], train: str | None, heldout: str | None) -> tuple[str, str]:
@@ -90,7 +101,7 @@ def first_rows(rows: Mapping[str, Any], named: Iterable[str]) -> list[dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
-    split = str(rows["heldout_split"]).partition("[")[0]  # a part would be counted first
+    split, _ = divide_split(str(rows["heldout_split"]))  # a part would be counted first
     with closing(iter_rows(RowSettings(**rows), split, file_columns(rows, split, named))) as stream:
         return [_flat(row.values) for row in islice(stream, _FIRST_ROWS)]
 

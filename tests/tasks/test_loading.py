@@ -182,7 +182,8 @@ def test_a_column_that_no_row_has_is_refused_and_the_others_are_named(tmp_path: 
 
 def test_a_part_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
-    assert "Unrecognized instruction format: all[x]" in refusal(tmp_path, "train[x]")
+    assert "Unrecognized instruction format: all[x:]" in refusal(tmp_path, "train[x:]")
+    assert "expected train[x]{.jsonl," in refusal(tmp_path, "train[x]")
 
 
 def test_the_heldout_split_comes_first(tmp_path: Path) -> None:
@@ -190,3 +191,21 @@ def test_the_heldout_split_comes_first(tmp_path: Path) -> None:
     chosen = settings(tmp_path, train_split="train[:2]", heldout_split="train[9:]")
     rows = [(split, row.text("q")) for split, row in iter_splits(chosen, ("q",))]
     assert rows == [("heldout", ROWS[9]["q"]), ("train", ROWS[0]["q"]), ("train", ROWS[1]["q"])]
+
+
+def test_files_that_the_hub_has_divided_are_one_split(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"train-0000{number}-of-00002.jsonl").write_text(f'{{"q": "{number}"}}\n', encoding="utf-8")
+    assert find_splits(str(tmp_path), None) == {"train": []}
+    assert [row.values["q"] for row in iter_rows(settings(tmp_path), "train", ["q"])] == ["0", "1"]
+    assert [row.values["q"] for row in iter_rows(settings(tmp_path), "train[1:]", ["q"])] == ["1"]
+    assert [row.values["q"] for row in iter_rows(settings(tmp_path), "train-00000-of-00002", ["q"])] == ["0"]
+    (tmp_path / "train-00001-of-00002.jsonl").unlink()
+    with pytest.raises(DataError, match="expected all of 2 files of train, got 1; fetch the others"):
+        list(iter_rows(settings(tmp_path), "train", ["q"]))
+
+
+def test_a_split_may_have_brackets_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mine[1].jsonl").write_text('{"q": "a"}\n{"q": "b"}\n', encoding="utf-8")
+    assert len(list(iter_rows(settings(tmp_path), "mine[1]", ["q"]))) == 2
+    assert [row.values["q"] for row in iter_rows(settings(tmp_path), "mine[1][1:]", ["q"])] == ["b"]

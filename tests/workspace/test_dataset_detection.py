@@ -116,3 +116,10 @@ def test_the_only_split_may_have_a_file_for_each_column(tmp_path: Path) -> None:
     data = inspect_data(DataRequest(data=str(tmp_path), **request))
     assert (len(data.train), len(data.heldout)) == (27, 3)
     assert data.train[0].fields == {"source": "en 0"}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "CHATS.JSONL", "chats"])
+def test_a_file_of_another_form_is_refused_by_its_ending(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{name}: expected a file that ends in \.jsonl, .*; save it in one of these"):
+        find_rows(str(tmp_path / name), None, None, None)
