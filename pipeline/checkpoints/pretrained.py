@@ -26,7 +26,7 @@ from pipeline.checkpoints.text_models import text_model, without_use
 from pipeline.models.architectures import auto_class
 from pipeline.models.round_trip import in_dtype, wrong_keys
 from pipeline.models.tokenizer import load_tokenizer, load_tokenizer_file
-from pipeline.runtime.errors import ModelError
+from pipeline.runtime.errors import ModelError, UserError
 from pipeline.runtime.progress import bar
 
 _PACKAGE = "package:"
@@ -98,14 +98,18 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
     except ModelError as error:
         # The tokenizer's own message does not name the parameter.
         raise error if error.where == where else _unavailable(where, model, str(error)) from error
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _unavailable(where, model, str(error).strip() or type(error).__name__) from error
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises exceptions of any type
+        plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError | SafetensorError)
+        reason = str(error).strip() if plain else f"{type(error).__name__}: {error}"
+        raise _unavailable(where, model, reason or type(error).__name__) from error
     return in_dtype(text_model(loaded), dtype), tokenizer
 
 
 def _weights(model: str, source: str, options: dict[str, Any], where: str) -> Any:
     """Return the model in float32, dequantised, with a value for every weight of the files and of its own."""
-    config, quantised = AutoConfig.from_pretrained(source, **options), False
+    config, quantised = AutoConfig.from_pretrained(source, trust_remote_code=False, **options), False
     file = Path(source) / options["gguf_file"] if "gguf_file" in options else None
     if file is not None:
         from pipeline.checkpoints import gguf_files  # no other source needs it
@@ -190,13 +194,25 @@ def locate_weights(model: str, where: str) -> tuple[str, dict[str, Any]]:
 
 def _unavailable(where: str, model: str, reason: str) -> ModelError:
     expected, got = "a hub name, a local model directory or a GGUF file", f"{model!r} ({reason.splitlines()[0][:160]})"
-    unknown = any(part in reason for part in ("nrecognized configuration class", "not recognize this architecture"))
-    remedy = (
-        "take an architecture that writes text in this version of transformers"
-        if unknown
-        else "check the name, the network and HF_HUB_OFFLINE"
-    )
+    unknown = ("nrecognized configuration class", "not recognize this architecture", "custom code")
+    if any(part in reason for part in unknown):
+        remedy = "take an architecture that writes text in this version of transformers"
+    elif pointer := _lfs_pointer(Path(model)):
+        remedy = f"run `git lfs pull` there: {pointer} is a pointer of git-lfs"
+    else:
+        remedy = "check the name, the network and HF_HUB_OFFLINE"
     return ModelError(where, expected=expected, got=got, remedy=remedy)
+
+
+def _lfs_pointer(folder: Path) -> str | None:
+    """Return the name of a file of which a directory holds only git-lfs's pointer, or None."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.model")]
+    return next((file.name for file in sorted(files) if _begins(file, b"version https://git-lfs")), None)
+
+
+def _begins(file: Path, start: bytes) -> bool:
+    with file.open("rb") as content:
+        return content.read(len(start)) == start
 
 
 def stored_dtype(path: Path) -> torch.dtype:

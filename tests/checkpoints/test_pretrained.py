@@ -368,6 +368,34 @@ def test_a_head_of_its_own_is_kept_where_the_configuration_calls_it_tied(teacher
     check_written(tmp_path / "written", probe_logits(model), where="work/teacher")
 
 
+def change_config(path: Path, **changes: Any) -> None:
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+
+def test_an_error_of_any_type_is_one_line(teacher_dir: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+    change_config(path, rope_scaling={"type": "weird", "factor": 2.0})
+    assert "(KeyError: 'weird')" in refused(str(path))
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_a_question(
+    teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+    classes = {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.X"}
+    change_config(path, model_type="mine", auto_map=classes)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question"))
+    assert refused(str(path)).endswith("take an architecture that writes text in this version of transformers")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_pointers_of_git_lfs_are_named(name: str, teacher_dir: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+    (path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n", encoding="utf-8")
+    assert refused(str(path)).endswith(f"run `git lfs pull` there: {name} is a pointer of git-lfs")
+
+
 def test_the_three_readings_of_a_gguf_file_share_one_reader(tmp_path: Path) -> None:
     path, plain = tmp_path / "model.gguf", gguf.GGUFReader
     writer = gguf.GGUFWriter(path, "llama")

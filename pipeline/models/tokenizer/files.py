@@ -30,7 +30,7 @@ def load_tokenizer(path: Path | str, **options: str) -> Tokenizer:
     if isinstance(path, Path) and not path.is_dir():
         raise ModelError(path, expected="a model directory", got="nothing", remedy="make it or correct the path")
     with _readable(path, "name a directory with tokenizer.json, or a model on the hub while it can be reached"):
-        tokenizer = AutoTokenizer.from_pretrained(str(path), **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **options)
     if "gguf_file" not in options:
         add_end_ids(tokenizer, _generation_config(path, options))
         _limit_vocab(tokenizer, Path(path))
