@@ -147,12 +147,14 @@ def _ends_texts(tokenizer: Tokenizer) -> bool:
 def assistant_mask(tokenizer: Tokenizer, chat: Chat, prompt_ids: Sequence[int]) -> list[bool]:
     """Return which tokens of a prompt are turns of the assistant that end as an answer does.
 
+    A greeting in front of all other messages is none of them, because there is no prompt that it answers.
+
     Raises:
         DataError: When the chat template writes an earlier turn in another way than it writes an answer.
     """
     mask = [False] * len(prompt_ids)
     for index, message in enumerate(chat.messages):
-        if message.get("role") != "assistant":
+        if message.get("role") != "assistant" or index == 0:
             continue
         try:
             earlier = replace(chat, messages=chat.messages[:index])

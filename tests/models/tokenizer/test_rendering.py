@@ -269,6 +269,10 @@ def test_every_turn_of_the_assistant_is_in_the_mask(make_tokenizer: Maker) -> No
     assert [token for token in learnt if token > 255] == [258, 258]
     assert decode(tokenizer, learnt) == "b<end>"
     assert not any(assistant_mask(tokenizer, Chat(messages=TALK[:1]), ids))
+    greeted = Chat(messages=[{"role": "assistant", "content": "hello"}, *TALK])
+    ids = render(tokenizer, greeted)[1]
+    mask = assistant_mask(tokenizer, greeted, ids)
+    assert decode(tokenizer, [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt]) == "b"
 
 
 @pytest.mark.parametrize("change", ["{{ 'x' if loop.last }}", "{{ '' if loop.last else 'x' }}"])
