@@ -137,7 +137,7 @@ def choose(
     names = [task] if task else list(TEXTS)
     # Each column with its first value that is not empty.
     row: dict[str, Any] = {name: None for values in rows for name in values}
-    row |= {name: value for values in reversed(rows) for name, value in values.items() if value not in (None, "")}
+    row |= {name: value for values in reversed(rows) for name, value in values.items() if value not in (None, "", [])}
     _check_named(data, names, named, row)
     for name in names:
         columns = _columns(name, named, row, _COLUMNS)
@@ -206,6 +206,8 @@ def _no_task(data: str, names: Sequence[str], row: Mapping[str, Any]) -> DataErr
     remedy = "name them, such as --column answer_column=solution"
     if sum(isinstance(value, str) for value in row.values()) == 1:
         remedy = "divide the texts into two columns, prompt and completion"
+    if talks := [name for name, value in row.items() if holds_messages(value)]:
+        remedy = f"add --column messages_column={talks[0]}"
     return DataError(data, expected=f"columns for {fields}", got=", ".join(row), remedy=remedy)
 
 

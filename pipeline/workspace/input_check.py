@@ -74,7 +74,7 @@ def _check_type(rows: Sequence[Row], field: str, column: str) -> None:
     """Check that the rows with a value in a column hold what the field is for."""
     for row in rows:
         value = row.value(column)
-        if value is not None and not fits(field, "", value):
+        if value not in (None, []) and not fits(field, "", value):
             expected = "a list of messages with role and content" if field == "messages_column" else "text"
             raise row.wrong_type(column, expected, value)
 

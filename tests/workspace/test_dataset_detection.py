@@ -123,3 +123,19 @@ def test_a_file_of_another_form_is_refused_by_its_ending(tmp_path: Path, name: s
     (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=rf"{name}: expected a file that ends in \.jsonl, .*; save it in one of these"):
         find_rows(str(tmp_path / name), None, None, None)
+
+
+def test_conversations_are_found_behind_an_empty_row(tmp_path: Path) -> None:
+    talks = [[], *([{"role": "user", "content": f"Hi {number}"}, TALK[1]] for number in range(19))]
+    text = "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+    request = {"task": None, "config": None, "columns": {}}
+    data = inspect_data(
+        DataRequest(data=str(tmp_path), train_split="train[10%:]", heldout_split="train[:10%]", **request)
+    )
+    assert data.task["settings"]["messages_column"] == "messages"
+
+
+def test_a_column_with_conversations_is_named_where_its_name_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got items; add --column messages_column=items"):
+        detect(tmp_path, {"items": TALK})
