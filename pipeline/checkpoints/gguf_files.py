@@ -40,11 +40,14 @@ def add_rope_scaling(config: Any, file: Path, *, where: str) -> None:
     if kind == "none" and not tensors:
         return
     rope = getattr(text, "rope_parameters", None) or {}
-    scaling = _scaling(reader, kind, tensors, float(rope.get("rope_theta", 0.0)))
-    if scaling is None:
+    # In Gemma 3 only the layers of full attention are scaled.
+    part = rope.get("full_attention") if text.model_type == "gemma3_text" else None
+    scaling = _scaling(reader, kind, tensors, float((part or rope).get("rope_theta", 0.0)))
+    nested = any(isinstance(value, dict) for value in rope.values())
+    if scaling is None or (nested and part is None) or _others(reader):
         name = "rope.scaling.type " + str(kind) if kind != "none" else ", ".join(tensors)
         raise _unreadable(where, f"{name} in {file.name!r}")
-    text.rope_parameters = rope | scaling
+    text.rope_parameters = rope | scaling if part is None else rope | {"full_attention": part | scaling}
 
 
 def check_biases(model: Any, file: Path, *, where: str) -> None:
@@ -90,6 +93,12 @@ def _llama3_divisors(factor: float, theta: float, count: int) -> NDArray[np.floa
     smooth = ((original / wavelengths - low) / (high - low)).clip(0, 1)
     divisors: NDArray[np.float64] = 1 / ((1 - smooth) / factor + smooth)
     return divisors
+
+
+def _others(reader: gguf.GGUFReader) -> bool:
+    """Return whether a file says more of the scaling than `_scaling` reads."""
+    known = ("type", "factor", "original_context_length", "finetuned")
+    return any(".rope.scaling." in name and name.rpartition(".")[2] not in known for name in reader.fields)
 
 
 def _field(reader: gguf.GGUFReader, name: str) -> Any:

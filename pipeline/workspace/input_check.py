@@ -117,7 +117,7 @@ def _check_directory(path: Path, where: str) -> Context:
             remedy = "save it there with `save_pretrained`, or copy the files of the model's page"
             raise _no_model(where, f"{path} without {kind}", remedy)
     try:
-        return context(AutoConfig.from_pretrained(path))
+        return context(AutoConfig.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         got = " ".join(str(error).split())[:160] or type(error).__name__
         raise _no_model(where, f"{path / 'config.json'} ({got})", "copy the model's own config.json") from error

@@ -125,14 +125,15 @@ def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
     path, options = locate_weights(model, where)
     tokenizer = load_tokenizer(path, **options)
     try:
-        config = AutoConfig.from_pretrained(path, **options)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **options)
         if not options:
             plan_dequantising(config, where=where, model=model, origin=None)
         return tokenizer, _shell(config)
     except ModelError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # transformers raises exceptions of any type
         got = " ".join(str(error).split())[:160]
+        got = got if isinstance(error, OSError | ValueError | ImportError | RuntimeError) else repr(error)[:160]
         raise ModelError(where, expected="a model", got=got, remedy="check the name and the network") from error
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from pipeline.checkpoints.gguf_files import add_rope_scaling
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.runtime.errors import ModelError
 
@@ -127,6 +128,32 @@ def test_a_scaling_that_no_configuration_says_is_refused(tmp_path: Path) -> None
     assert refused(path).startswith("teacher.model: expected a GGUF file that transformers reads as a whole")
     path = write(tmp_path / "long.gguf", llama({}), lambda w: w.add_tensor("rope_factors_long.weight", others))
     assert "rope_factors_long.weight in 'long.gguf'" in refused(path)
+
+
+def test_only_full_attention_is_scaled_in_gemma_3(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma3")
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(8.0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = Gemma3TextConfig()
+    before = dict(config.rope_parameters)
+    add_rope_scaling(config, tmp_path / "m.gguf", where="teacher.model")
+    after = config.rope_parameters
+    assert after["full_attention"] == before["full_attention"] | {"rope_type": "linear", "factor": 8.0}
+    assert after["sliding_attention"] == before["sliding_attention"]
+
+
+def test_a_scaling_with_more_numbers_is_refused(tmp_path: Path) -> None:
+    def yarn(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_orig_ctx_len(32768)
+        writer.add_rope_scaling_attn_factors(1.5)
+
+    assert "rope.scaling.type yarn in 'm.gguf'" in refused(write(tmp_path / "m.gguf", llama({}), yarn))
 
 
 def test_biases_without_a_place_are_refused(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.runtime.errors import ModelError
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
-from pipeline.workspace.pair import _spread
+from pipeline.workspace.pair import _spread, open_pair
 from pipeline.workspace.validation import check_params
 from stages import _stage as command
 from stages.cli.main import commands
@@ -267,3 +268,12 @@ def test_a_table_with_earlier_messages_is_a_conversation(
     assert init(monkeypatch, "--force") == 0
     assert read_yaml(Path("params.yaml"))["task"]["template"]["text"] is None
     assert "not used: source\n" in capsys.readouterr().out
+
+
+def test_a_configuration_that_makes_no_model_is_one_line(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_model_dir(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | {"rope_scaling": {"type": "weird", "factor": 2.0}})
+    (path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="--teacher: expected a model, got KeyError"):
+        open_pair(str(path), "teacher", fresh=False, lora=False, read=False)
