@@ -16,8 +16,12 @@ class UserError(ValueError):
             got: What was found.
             remedy: What to do next.
         """
-        self.where, self.expected, self.got = str(where), str(expected), str(got)
+        self.where, self.expected, self.got, self.remedy = str(where), str(expected), str(got), remedy
         super().__init__(f"{where}: expected {expected}, got {got}; {remedy}")
+
+    def at(self, place: str) -> "UserError":
+        """Return the same mistake with a place after `where`."""
+        return type(self)(f"{self.where} at {place}", expected=self.expected, got=self.got, remedy=self.remedy)
 
     @property
     def finding(self) -> str:

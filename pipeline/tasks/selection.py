@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.core.types import Prompt
 from pipeline.models.tokenizer import Chat, Tokenizer, assistant_mask, reference_ids, render
-from pipeline.runtime.errors import DataError
+from pipeline.runtime.errors import DataError, ModelError
 from pipeline.runtime.progress import Meter
 from pipeline.tasks import Case, Split
 from pipeline.tasks.templates import TemplateParams, answer_of, prompt_of
 
 _Ids = tuple[int, ...]
+_SHOWN = 60  # characters of a case in a message
 _LOUD = 0.1  # the share of prompts left out above which the line is a warning
 
 
@@ -93,9 +94,16 @@ def count_cases(groups: Iterable[Sequence[Case]]) -> int:
 
 
 def _prompt(group: Sequence[Case], tokenizer: Tokenizer, template: TemplateParams) -> Prompt:
-    """Return the prompt of cases that have the same; the answer is that of the first."""
+    """Return the prompt of cases that have the same; the answer is that of the first.
+
+    Raises:
+        ModelError: When the tokenizer cannot render it; the message shows the case.
+    """
     case, prompt = group[0], prompt_of(template, group[0])
-    text, ids = render(tokenizer, prompt)
+    try:
+        text, ids = render(tokenizer, prompt)
+    except ModelError as error:
+        raise error.at(f"the case {next(iter(case.fields.values()))[:_SHOWN]!r}") from error
     mask = assistant_mask(tokenizer, prompt, ids) if case.all_turns and isinstance(prompt, Chat) else []
     return Prompt(
         prompt_id=case.case_id,

@@ -51,7 +51,7 @@ def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
     """Return the prompt of a case: a text, or the messages of a chat.
 
     Raises:
-        ParameterError: When `text` is null and the data have no messages.
+        ParameterError: When `text` is null and the data have no messages, or both name a system message.
     """
     text = None if p.text is None else FilledText(list(_parts(p.text, case.fields)))
     if text is not None and not p.chat:
@@ -61,6 +61,8 @@ def render_template(p: TemplateParams, case: Case) -> str | list[Message]:
         raise _error("text", f"a text with {_listed(case.fields)}", "null, and data without messages", "give one")
     if p.system is None:
         return messages
+    if messages[0]["role"] in ("system", "developer"):
+        raise _error("system", "null where the data have system messages", repr(p.system), "remove one of the two")
     return [{"role": "system", "content": FilledText([(p.system, False)])}, *messages]
 
 

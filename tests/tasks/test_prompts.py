@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.runtime.errors import DataError, ParameterError
+from pipeline.runtime.errors import DataError, ModelError, ParameterError
 from pipeline.tasks import Case, Split
 from pipeline.tasks.prompts import PromptParams, find_cases, rank_tokens, render_prompts
 from pipeline.tasks.templates import TemplateParams
@@ -108,6 +108,14 @@ def test_prompts_that_become_equal_in_the_chat_template_are_one(make_tokenizer: 
         ("y<end>", ["c d", "e"]),
     ]
     assert ", 1 merged with equal prompts, 1 left out because their prompts are held out; 5 were" in counts[0]
+
+
+def test_a_case_that_the_chat_template_refuses_is_shown(make_tokenizer: Callable[..., Any]) -> None:
+    strict = "{% for m in messages %}{{ raise_exception('no bees') if 'bee' in m.content }}{{ m.content }}{% endfor %}"
+    chat = params(template=replace(PLAIN, chat=True))
+    cases = [*pool("train", 2), case("odd", "bee keeping"), *pool("heldout", 2)]
+    with pytest.raises(ModelError, match=r"^tokenizer at the case 'bee keeping': .* got no bees; fix task.template$"):
+        render_prompts(cases, make_tokenizer(template=strict), chat, seed=1)
 
 
 def test_no_prompt_is_in_both_splits(tokenizer: Any) -> None:

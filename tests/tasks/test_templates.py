@@ -1,5 +1,6 @@
 """Tests of prompts from templates, and of the errors of templates that do not fit the task."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,12 @@ def test_without_a_text_the_conversation_of_the_data_is_taken() -> None:
     assert str(caught.value) == (
         "task.template.text: expected a text with {question}, got null, and data without messages; give one"
     )
+
+
+def test_two_system_messages_are_refused() -> None:
+    chat = replace(CHAT, messages=({"role": "system", "content": "Be kind."}, *TALK))
+    with pytest.raises(ParameterError, match=r"^task.template.system: expected null where the data have system mess"):
+        render_template(template(text=None, chat=True, system="Be brief."), chat)
 
 
 @pytest.mark.parametrize(

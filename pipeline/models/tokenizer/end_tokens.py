@@ -93,4 +93,5 @@ def _single_token(tokenizer: Tokenizer, text: str) -> int | None:
     """Return the token that is the whole text, if there is one; SentencePiece may put a token for a space first."""
     ids = ids_of(tokenizer, text, add_special_tokens=False)
     texts = [name.strip() for name in token_texts(tokenizer, ids)]
-    return ids[-1] if text and "".join(texts) == text == texts[-1] else None
+    is_word = any(map(str.isalnum, text))  # a full stop or a bracket also occurs within an answer
+    return ids[-1] if is_word and "".join(texts) == text == texts[-1] else None

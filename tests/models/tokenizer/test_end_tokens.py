@@ -69,12 +69,14 @@ def test_the_text_of_a_completion_has_no_end_token_special_or_not(make_tokenizer
 
 def test_a_token_of_the_vocabulary_that_is_the_whole_closing_ends_a_turn() -> None:
     core = Tokenizer(
-        models.WordLevel({"[UNK]": 0, "</s>": 1, "stillroom": 2, "distil": 3, "##END": 4}, unk_token="[UNK]")
+        models.WordLevel({"[UNK]": 0, "</s>": 1, "stillroom": 2, "distil": 3, "##END": 4, ".": 5}, unk_token="[UNK]")
     )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     template = "{% for m in messages %}{{ m['content'] }} ##END\n{% endfor %}"
     names = {"unk_token": "[UNK]", "eos_token": "</s>"}
     assert eos_ids(PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)) == [4, 1]
+    stop = template.replace("##END", ".")
+    assert eos_ids(PreTrainedTokenizerFast(tokenizer_object=core, chat_template=stop, **names)) == [1]
     template = template.replace("##END", "another")
     assert eos_ids(PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **names)) == [1]
 
