@@ -17,9 +17,10 @@ from bench.end_to_end.job import initialise_student, make_corpus, merged, run_ro
 from pipeline.models.architectures import auto_class, tied_head, untie_head
 from pipeline.models.language_model import load_model
 from pipeline.runtime.files import read_json
-from pipeline.runtime.layout import round_list
+from pipeline.runtime.layout import LAYOUT, round_list
 from pipeline.runtime.yaml_files import read_yaml, write_yaml
 from pipeline.workspace.schedule import ROUNDS, follow_params
+from pipeline.workspace.students import write_students
 from tests.project import PARAMS, write_sums
 
 QWEN = 151_936  # rows of the head of Qwen2.5's smaller models
@@ -124,6 +125,7 @@ def pair(
         tokenizer.save_pretrained(f"models/{name}")
     write_yaml(Path("params.yaml"), merged(PARAMS, SMALL), comment="Of a test.")
     follow_params()
+    write_students(LAYOUT)
     return pair
 
 
