@@ -30,7 +30,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def make(project: Path, *args: str) -> "subprocess.CompletedProcess[str]":
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    # The make that runs the tests exports its own settings and those of its command line.
+    outer = ("MAKE", "PYTHON", "VENV", "UV")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     env["PATH"] = f"{project / 'bin'}{os.pathsep}{env['PATH']}"  # commands of a test come before those of the machine
     return subprocess.run(
         ["make", *args], cwd=project, env=env, capture_output=True, text=True, check=False, encoding="utf-8"
