@@ -181,6 +181,9 @@ def _missing(chat: Chat, text: str) -> Iterator[str]:
         role, content = message.get("role"), content_text(message)
         if role in ("user", "system", "developer") and _squeezed(content) not in written:
             yield f"the text of the role {role}"
+        # Templates take the thoughts out of earlier answers.
+        if role == "assistant" and _squeezed(content.rpartition("</think>")[2]) not in written:
+            yield "the text of the role assistant"
         if role == "tool" and not all(_squeezed(word) in written for word in re.findall(r"\w+", content)):
             yield "the result of a tool"
         for call in message.get("tool_calls") or ():

@@ -68,6 +68,13 @@ def test_a_part_that_the_template_drops_is_told(
     )
 
 
+def test_earlier_answers_are_looked_for_without_their_thoughts(make_tokenizer: Maker) -> None:
+    chat = [*ASK, {"role": "assistant", "content": "<think>Hm.</think>\n\nYes, it is."}, *ASK]
+    assert text_of(make_tokenizer(template=LOOP.replace("m['content']", "m['content'].split('</think>')[-1]")), chat)
+    with pytest.raises(ModelError, match="expected a chat template that writes the text of the role assistant, got a"):
+        text_of(make_tokenizer(template=LOOP.replace("in messages", "in messages if m.role != 'assistant'")), chat)
+
+
 def test_calls_and_results_of_tools_are_looked_for(make_tokenizer: Maker) -> None:
     call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}]}
     result = {"role": "tool", "content": '{"sum": 4}'}
