@@ -1,4 +1,4 @@
-"""A LoRA adapter of somebody else as the source of a model: find its base, and merge the two."""
+"""Make a model of a LoRA adapter from outside: find its base, and merge the two."""
 
 import json
 from dataclasses import dataclass

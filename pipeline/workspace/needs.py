@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from pipeline.models.language_model import device, resolve_dtype
+from pipeline.runtime.text import size_text
 from pipeline.workspace.pair import Pair, device_bytes
 from pipeline.workspace.probe import Probe
-from pipeline.workspace.recommendation import Facts, Plan
+from pipeline.workspace.recommendation import Facts, Plan, sequences_per_pass
 
 _ADAM_BYTES = 16  # per trained weight: itself, its gradient and two moments in float32
 _ACTIVATION_BYTES = 17  # per hidden unit, layer, token and byte of the number format
@@ -48,7 +49,7 @@ class Size:
 def memory_needs(pair: Pair, facts: Facts, document: Mapping[str, Any], micro_batch: int) -> dict[str, int]:
     """Return the bytes of scoring, of training and of the evaluation."""
     teacher, student = Size.of(pair.teacher), Size.of(pair.student)
-    length, batch = facts.prompt + facts.completion, max(1, min(16, (1 << 14) // (facts.prompt + facts.completion)))
+    length, batch = facts.prompt + facts.completion, sequences_per_pass(facts)
     scoring, evaluation, training = (
         resolve_dtype(document[section]["precision"]).itemsize for section in ("scoring", "evaluation", "optimizer")
     )
@@ -74,8 +75,8 @@ def fitting_micro_batch(pair: Pair, facts: Facts, document: Mapping[str, Any], b
 def memory_lines(needs: Mapping[str, int]) -> list[str]:
     """Return lines that compare the needs with the device."""
     memory = device_bytes()
-    amounts = ", ".join(f"{name} {_size(size)}" for name, size in needs.items())
-    lines = [f"memory, estimated with activations and logits: {amounts}; device: {_size(memory)}"]
+    amounts = ", ".join(f"{name} {size_text(size)}" for name, size in needs.items())
+    lines = [f"memory, estimated with activations and logits: {amounts}; device: {size_text(memory)}"]
     return lines + [f"warning: {name} does not fit the device" for name, size in needs.items() if size > memory]
 
 
@@ -84,7 +85,8 @@ def disk_line(pair: Pair, facts: Facts, plan: Plan) -> str:
     models = 2 * Size.of(pair.teacher).weights + 4 * Size.of(pair.student).weights
     rounds = plan.rounds * 12 * pair.trained
     scores = _SCORE_BYTES * facts.completion * (plan.corpus * 3 + plan.rounds * plan.per_round * plan.samples)
-    return f"disk: models {_size(models)}, {plan.rounds} rounds {_size(rounds)}, scores at most {_size(scores)}"
+    checkpoints = f"{plan.rounds} rounds {size_text(rounds)}"
+    return f"disk: models {size_text(models)}, {checkpoints}, scores at most {size_text(scores)}"
 
 
 def time_line(pair: Pair, facts: Facts, plan: Plan, probe: Probe | None) -> str:
@@ -119,10 +121,6 @@ def _speeds(probe: Probe | None, weights: int) -> tuple[float, float]:
     operations = 4 * 2 * 1024**3 / max(time.monotonic() - began, 1e-4)
     read = _UTILISATION * operations / (2 * weights)
     return read / 10, read
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _minutes(seconds: float) -> str:

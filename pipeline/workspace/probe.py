@@ -46,13 +46,14 @@ def ask_teacher(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], 
         limit: The greatest length of a completion that the context admits, in tokens.
     """
     torch.manual_seed(0)
+    ends = eos_ids(tokenizer)
     lengths, finished, seconds = [0] * len(prompts), [False] * len(prompts), 0.0
     with bar("ask the teacher", len(CAPS), unit="attempts") as meter:
         for cap in sorted({min(cap, limit) for cap in CAPS}):
             open_ = [index for index, ended in enumerate(finished) if not ended]
             began = time.monotonic()
-            for index, ids in zip(open_, _complete(model, tokenizer, [prompts[i] for i in open_], cap), strict=True):
-                lengths[index], finished[index] = len(ids), ids[-1:] != [] and ids[-1] in eos_ids(tokenizer)
+            for index, ids in zip(open_, _complete(model, ends, [prompts[i] for i in open_], cap), strict=True):
+                lengths[index], finished[index] = len(ids), ids[-1:] != [] and ids[-1] in ends
             seconds += time.monotonic() - began
             meter.update()
             if sum(finished) * 4 >= 3 * len(finished):
@@ -67,9 +68,9 @@ def ask_teacher(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], 
 
 
 @torch.inference_mode()
-def _complete(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], cap: int) -> list[list[int]]:
+def _complete(model: Any, ends: Sequence[int], prompts: Sequence[list[int]], cap: int) -> list[list[int]]:
     """Return the token ids of a completion of each prompt, its end token included."""
-    ends, longest = eos_ids(tokenizer), max(map(len, prompts))
+    longest = max(map(len, prompts))
     rows = [[ends[0]] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     tokens_BT = model.generate(
@@ -79,7 +80,7 @@ def _complete(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], ca
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        eos_token_id=ends,
+        eos_token_id=list(ends),
         pad_token_id=ends[0],
         max_new_tokens=cap,
         max_time=_SECONDS,

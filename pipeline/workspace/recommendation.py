@@ -101,11 +101,16 @@ def plan_job(facts: Facts) -> Plan:
     )
 
 
+def sequences_per_pass(facts: Facts) -> int:
+    """Return the number of sequences that are read together where nothing is trained."""
+    return max(1, min(16, _BATCHED_TOKENS // (facts.prompt + facts.completion)))
+
+
 def job_changes(facts: Facts, plan: Plan, micro_batch: int) -> Changes:
     """Return the parameters to change."""
     rate, _ = learning_rate(facts)
     scheduler = "constant_with_warmup" if facts.lora else "cosine" if facts.kind == "fresh" else "linear"
-    batched = max(1, min(16, _BATCHED_TOKENS // (facts.prompt + facts.completion)))
+    batched = sequences_per_pass(facts)
     ramp = {"start": 0.0, "end": 0.5, "steps": max(1, plan.steps // 2)}
     return {
         ("schedule", "total_steps"): plan.steps,

@@ -34,7 +34,7 @@ _RESERVED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """A conversation up to an answer, and what else the chat template takes."""
+    """A conversation up to an answer, with its tools and the variables of the chat template."""
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] = ()

@@ -22,7 +22,7 @@ from pipeline.runtime.errors import ModelError
 
 
 class FilledText(str):
-    """A text with data in it; control tokens are tokens in its own parts, and text in the data's."""
+    """A template filled with data. Control tokens of the template are tokens; those that the data spell are text."""
 
     parts: tuple[tuple[str, bool], ...]
 
