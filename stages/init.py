@@ -16,6 +16,7 @@ from pipeline.checkpoints.provenance import student_lineage
 from pipeline.checkpoints.student import NewStudent, StudentParams, start_student
 from pipeline.core.hashing import derive_seed
 from pipeline.lineage.lineage import write_lineage
+from pipeline.models.ending import RARE, end_chance
 from pipeline.models.tokenizer import check_head_rows, load_tokenizer, require_same_tokenizer, shared_vocab
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.layout import LAYOUT
@@ -39,6 +40,12 @@ def main(ctx: StageContext, p: Any, student: str, to: str) -> None:
         rows = loaded.get_output_embeddings().weight.shape[0]
         check_head_rows(rows, shared_vocab(tokenizer), where=f"{where}.model")
         model = start_student(p.student, loaded, seed=seed, where=where)
+        chance = end_chance(model, tokenizer) if to == "init" else None  # fine-tuning teaches the ends
+        if chance is not None and chance < RARE:
+            ctx.warn(
+                f"{where}: the chance of an end token after an answer is {chance:.0e}, so hardly any completion will "
+                f"end before max_new_tokens: fine-tune it first (sft.{student}), or start from a model that ends"
+            )
         NewStudent(model=model, tokenizer=tokenizer, params=p.student, seed=seed, where=where).save(base, folder)
         lineage = student_lineage(student, p.student, teacher, folder, where=f"{where}.model", base=base)
         write_lineage(folder, lineage)

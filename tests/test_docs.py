@@ -205,6 +205,7 @@ ELSEWHERE = {  # messages that no UserError contains, and the file or program th
     "warning: ... cases lose their earlier messages": "pipeline/tasks/templates.py",
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",
     "warning: ... is within its standard error": "pipeline/report/significance.py",
+    "warning: ...: the chance of an end token after an answer is": "stages/init.py",
     "warning: ...: ... of ... completions ended": "pipeline/rollout/sample.py",
     "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage/lineage.py",
     "Unable to acquire lock": "dvc",

@@ -75,8 +75,16 @@ def iter_splits(settings: RowSettings, columns: Sequence[str]) -> Iterator[tuple
         raise DataError(settings.data, expected=expected, got=got, remedy="fix task.settings")
 
 
-def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Generator[Row, None, None]:
-    """Yield the rows of one split; arguments as in `iter_splits`.
+def iter_rows(
+    settings: RowSettings, split: str, columns: Sequence[str], *, streaming: bool = False
+) -> Generator[Row, None, None]:
+    """Yield the rows of one split.
+
+    Args:
+        settings: The data set and its splits.
+        split: The split. A part of a split on the hub is the whole split where it is streamed.
+        columns: As in `iter_splits`.
+        streaming: Fetch rows from the hub as they are read, for a look at the first of them.
 
     Raises:
         DataError: When the split cannot be read or has no rows.
@@ -85,7 +93,7 @@ def iter_rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Gene
     number = -1
     try:
         with bar(f"read {where}", None, unit="rows") as meter:
-            for number, values in enumerate(_rows(settings, split, columns)):
+            for number, values in enumerate(_rows(settings, split, columns, streaming)):
                 yield Row(values=values, where=f"{where} row {number}")
                 meter.update()
     except DataError:
@@ -145,7 +153,7 @@ def _hub_splits(data: str, config: str | None) -> dict[str, list[str]]:
         return {}
 
 
-def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator[Values]:
+def _rows(settings: RowSettings, split: str, columns: Sequence[str], streaming: bool) -> Iterator[Values]:
     directory = Path(settings.data).expanduser()
     if directory.is_dir():
         name, part = divide_split(split)
@@ -156,7 +164,9 @@ def _rows(settings: RowSettings, split: str, columns: Sequence[str]) -> Iterator
     else:
         from datasets import load_dataset  # the import takes half a second
 
-        rows = load_dataset(settings.data, settings.config, split=split, revision=settings.revision)
+        name = divide_split(split)[0] if streaming else split
+        options = {"split": name, "revision": settings.revision, "streaming": streaming}
+        rows = load_dataset(settings.data, settings.config, **options)
         yield from ({name: plain(value) for name, value in row.items()} for row in rows)
 
 

@@ -102,7 +102,8 @@ def first_rows(rows: Mapping[str, Any], named: Iterable[str]) -> list[dict[str, 
         DataError: The data cannot be read.
     """
     split, _ = divide_split(str(rows["heldout_split"]))  # a part would be counted first
-    with closing(iter_rows(RowSettings(**rows), split, file_columns(rows, split, named))) as stream:
+    columns = file_columns(rows, split, named)
+    with closing(iter_rows(RowSettings(**rows), split, columns, streaming=True)) as stream:
         return [_flat(row.values) for row in islice(stream, _FIRST_ROWS)]
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_configuration_is_reported(document: dict[str, Any]) -> None:
         ("", "got ''; name a model"),
         ("bad name!", "(Repo id must"),
         ("data/train.jsonl", "the file data/train.jsonl; name the directory"),
-        ("data", "data with test.jsonl, train.jsonl; name a directory that transformers saved"),
+        ("data", "data with test.jsonl, train.jsonl; name a model that transformers saved"),
         ("missing.gguf", "expected a file at missing.gguf, got nothing"),
         ("package:nowhere/x.gguf", "expected package nowhere, got none installed"),
     ],
