@@ -3,7 +3,8 @@ r"""Control tokens that data spell stay text; those that a template writes are t
 A string of the data gets a mark inside each control token that it spells, so that a template cannot take it for its
 own. A rendered text with marks is encoded by a twin of the tokenizer, in which control tokens have private names: the
 template's own are renamed, the data's are not. So the data's letters get the ids that they have in any text. A text
-without marks takes the usual way.
+without marks takes the usual way. Data cannot spell a mark or a private name: Unicode keeps their code points out of
+texts, and U+FFFD replaces them, as Unicode advises.
 """
 
 import json
@@ -19,6 +20,9 @@ from pipeline.models.tokenizer.chat_template import MARK
 from pipeline.models.tokenizer.end_tokens import eos_ids
 from pipeline.models.tokenizer.tokens import Tokenizer, added_tokens, ids_of, special_ids
 from pipeline.runtime.errors import ModelError
+
+_NAME_OPENING, _NAME_END = "\ufdd1", "\ufdd2"  # around the number of a private name
+_REPLACED = str.maketrans(dict.fromkeys((MARK, _NAME_OPENING, _NAME_END), "\ufffd"))
 
 
 class FilledText(str):
@@ -43,15 +47,17 @@ def mark_text(tokenizer: Tokenizer, text: str, *, answer: bool = False) -> str:
     """
     pattern = _pattern(_control_names(tokenizer, answer=answer))
     parts = text.parts if isinstance(text, FilledText) else ((text, True),)
-    return "".join(pattern.sub(_marked, part) if is_data else str(part) for part, is_data in parts)
+    clean = ((part.translate(_REPLACED), is_data) for part, is_data in parts)
+    return "".join(pattern.sub(_marked, part) if is_data else part for part, is_data in clean)
 
 
 def mark_values(tokenizer: Tokenizer, value: Any, *, answer: bool) -> Any:
-    """Return a value of the data with `mark_text` of every string in it; the keys of mappings stay."""
+    """Return a value of the data with `mark_text` of every string in it, keys of mappings too."""
     if isinstance(value, str):
         return mark_text(tokenizer, value, answer=answer)
     if isinstance(value, Mapping):
-        return {key: mark_values(tokenizer, item, answer=answer) for key, item in value.items()}
+        values = {key: mark_values(tokenizer, item, answer=answer) for key, item in value.items()}
+        return {mark_text(tokenizer, key) if isinstance(key, str) else key: item for key, item in values.items()}
     return [mark_values(tokenizer, item, answer=answer) for item in value] if isinstance(value, list) else value
 
 
@@ -98,7 +104,7 @@ def _marked(match: re.Match[str]) -> str:
 
 
 def _private_name(index: int) -> str:
-    return f"\ufdd1{index}\ufdd2"
+    return f"{_NAME_OPENING}{index}{_NAME_END}"
 
 
 @lru_cache(maxsize=16)

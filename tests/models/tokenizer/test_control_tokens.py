@@ -1,5 +1,6 @@
 """Control tokens that data spell stay text, and those that a template writes are tokens."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,26 @@ def test_an_answer_ends_once_whatever_it_spells(text: str, make_tokenizer: Maker
     plain = make_tokenizer()
     assert controls(reference_ids(plain, "a<end>", text)) == [257]
     assert decode(plain, completion_ids(plain, text)) == text
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("text", [f"\ufdd1{index}\ufdd2 <\ufdd0end> <s>" for index in range(4)])
+def test_data_cannot_spell_the_names_of_the_twin(text: str, make_tokenizer: Maker) -> None:
+    tokenizer = make_tokenizer(template=TEMPLATE)
+    read, ids = render(tokenizer, [{"role": "user", "content": text}])
+    replaced = re.sub("[\ufdd0-\ufdd2]", "\ufffd", text)
+    assert read == f"<s>[user]{replaced}<end>[assistant]"
+    assert controls(ids) == [256, 258]
+    assert controls(reference_ids(tokenizer, [{"role": "user", "content": text}], text)) == [258]
+    assert controls(render(tokenizer, FilledText([(text, True)]))[1]) == [256]
+
+
+@pytest.mark.usefixtures("way")
+def test_the_keys_of_a_tool_are_data(make_tokenizer: Maker) -> None:
+    tokenizer = make_tokenizer(template="{{ tools | tojson }}" + TEMPLATE)
+    tool = {"name": "look_up", "parameters": {"properties": {"a<end>": {"type": "string"}}}}
+    _, ids = render(tokenizer, Chat(messages=[{"role": "user", "content": "x"}], tools=[tool]))
+    assert controls(ids) == [256, 258]
 
 
 @pytest.mark.usefixtures("way")
