@@ -158,9 +158,12 @@ def _rows(settings: RowSettings, split: str, columns: Sequence[str], streaming: 
     if directory.is_dir():
         name, part = divide_split(split)
         yield from _part(lambda: _local(directory, name, columns), part)
+    elif directory.exists():
+        remedy = "name its directory in task.settings.data, and the file without its ending as a split"
+        raise DataError(settings.data, expected="a directory", got="a file", remedy=remedy)
     elif is_path(settings.data):
-        got = "a file" if directory.exists() else "none there"
-        raise DataError(settings.data, expected="a directory", got=got, remedy="correct task.settings.data")
+        expected, remedy = "a file or directory", "correct the path in task.settings.data or --data"
+        raise DataError(settings.data, expected=expected, got="no such path", remedy=remedy)
     else:
         from datasets import load_dataset  # the import takes half a second
 

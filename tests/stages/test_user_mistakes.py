@@ -255,7 +255,7 @@ PARAMS_MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "lora rank 0": (edited("student", "small", "lora", to={"r": 0}), "student.small.lora.r: expected >= 1"),
     "a student's optimizer": (edited("student", "small", "optimizer", to={"lr": 1}), "student.small.optimizer.lr: "),
     "teacher of a wrong name": (edited("teacher", "model", to="models/techer"), "teacher.model: expected"),
-    "data of a wrong name": (edited("task", "settings", "data", to="./dta"), "./dta: expected a directory"),
+    "data of a wrong name": (edited("task", "settings", "data", to="./dta"), "./dta: expected a file or dir"),
     "a column of a wrong name": (edited("task", "settings", "answer_column", to="antwort"), "a column 'antwort'"),
     "a split of a wrong name": (edited("task", "settings", "heldout_split", to="dev"), "data: expected dev{"),
     "a field of a wrong name": (edited("task", "template", "text", to="{frage}"), "task.template.text: expected"),

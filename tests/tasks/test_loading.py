@@ -161,9 +161,17 @@ def test_a_directory_may_have_any_name(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_splits(name, None) == {"train": []}
 
 
-@pytest.mark.parametrize("data", ["/no/such/place", "./none", "~/no-such-place-at-all"])
+@pytest.mark.parametrize("data", ["/no/such/place", "./none", "~/no-such-place-at-all", "nope.jsonl", "nope.csv.gz"])
 def test_a_path_that_is_no_directory_is_not_looked_for_on_the_hub(data: str) -> None:
-    assert refusal(data) == f"{data}: expected a directory, got none there; correct task.settings.data"
+    remedy = "correct the path in task.settings.data or --data"
+    assert refusal(data) == f"{data}: expected a file or directory, got no such path; {remedy}"
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    assert "train.jsonl: expected a directory, got a file; name its directory in task" in refusal(
+        tmp_path / "train.jsonl"
+    )
 
 
 def test_a_name_that_the_hub_does_not_give_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,9 @@ def test_the_default_job_and_a_sound_project_pass(document: dict[str, Any]) -> N
             {"question_column": "frage"},
             "data (test) row 0: expected a column 'frage', got columns question, answer; fix",
         ),
-        ({"data": "./nowhere"}, "./nowhere: expected a directory, got none there; correct task.settings.data"),
+        ({"data": "./nowhere"}, "./nowhere: expected a file or directory, got no such path; correct the path in task"),
+        ({"data": "nope.jsonl"}, "nope.jsonl: expected a file or directory, got no such path; correct the path in"),
+        ({"data": "data/train.jsonl"}, "data/train.jsonl: expected a directory, got a file; name its directory in"),
         ({"train_split": "training"}, "data: expected training{"),
     ],
 )
