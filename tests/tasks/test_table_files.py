@@ -1,7 +1,10 @@
 """Tests of files of tables: each cell is the text that was written, and a mistake names its line."""
 
+import csv
 import gzip
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +95,28 @@ def test_values_of_json_are_texts_as_they_are_written(tmp_path: Path, suffix: st
         {"q": ["1", "2"], "a": ["x", "y"]},
         {"q": {"0": "1", "1": "2"}, "a": {"0": "x", "1": "y"}},
         {"data": [{"q": "1", "a": "x"}, {"q": "2", "a": "y"}]},
+        {"data": {"0": {"q": "1", "a": "x"}, "1": {"q": "2", "a": "y"}}},
+        {"version": 1, "tags": ["x"], "info": {"n": 2}, "data": [{"q": "1", "a": "x"}, {"q": "2", "a": "y"}]},
+        {"dataset": {"version": "1", "rows": [{"q": "1", "a": "x"}, {"q": "2", "a": "y"}]}},
+        {"first": {"q": "1", "a": "x"}, "second": {"q": "2", "a": "y"}},
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
-def test_json_documents_have_four_forms(tmp_path: Path, document: Any, indent: int | None) -> None:
+def test_json_documents_have_many_forms(tmp_path: Path, document: Any, indent: int | None) -> None:
     rows = read(tmp_path / "t.json", json.dumps(document, indent=indent))
     assert rows == [{"q": "1", "a": "x"}, {"q": "2", "a": "y"}]
 
 
 def test_an_object_may_be_the_only_row(tmp_path: Path) -> None:
-    for row in ({"messages": [{"role": "user", "content": "x"}]}, {"q": "1"}, {"q": "1", "a": ["x", "y"]}):
+    talk: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "add"}]}
+    pair = {name: {"role": "assistant", "content": name} for name in ("chosen", "rejected")}
+    for row in (
+        talk,
+        pair,
+        {"q": "1"},
+        {"q": "1", "a": ["x", "y"]},
+        {"q": "1", "answers": {"text": ["x"], "start": [1]}},
+    ):
         assert read(tmp_path / "t.json", json.dumps(row)) == read(tmp_path / "t.jsonl", json.dumps(row)) == [row]
 
 
@@ -140,6 +155,22 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
         ("t.json", '{"a": 1}\n{"a"\n', "line 2: expected a JSON object, got Expecting ':' delimiter"),
         ("t.json", '[{"a": 1},\n {"a": ]\n', "line 2: expected JSON, got Expecting value (character 8)"),
         ("t.json", '[{"a": 1}, 2]', "element 1: expected a JSON object, got int"),
+        ("t.json", "7", "element 0: expected a JSON object, got int; write each row as {column: value}"),
+        ("t.json", '"abc"', "element 0: expected a JSON object, got str"),
+        ("t.json", '[["q", 1]]\n[["r", 2]]\n', "line 1: expected a JSON object, got list; write each row as {column:"),
+        ("t.jsonl", '[{"a": 1}]\n[{"a": 2}]\n', "line 1: expected a JSON object, got list; write each row as {column:"),
+        ("t.jsonl", '[{"role": "user"}]\n[]\n', 'line 1: expected a JSON object, got list; write each row as {"messa'),
+        (
+            "t.jsonl",
+            '{"a": 1},\n{"a": 2}\n',
+            "line 1: expected a JSON object, got Extra data (character 9); write each",
+        ),
+        (
+            "t.json",
+            '{\n"a": 1}\n{\n"a": 2}\n',
+            "line 3: expected JSON, got Extra data (character 1); write each row on a",
+        ),
+        ("t.jsonl", '{\n"a": 1}\n', "line 1: expected a JSON object, got Expecting property name"),
         ("t.jsonl", '{"a": "\\ud83d"}\n', "line 1: expected Unicode, got half of a surrogate pair"),
         ("t.jsonl", "[" * 99_999, "line 1: expected JSON, got "),
         ("t.csv", 'q,a\n"x\ny",1\nz\n', "line 4: expected 2 cells (q, a), got 1; put quotes around"),
@@ -153,6 +184,61 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
 )
 def test_a_mistake_names_its_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     assert refusal(tmp_path / name, content).startswith(message)
+
+
+def test_several_lists_of_rows_in_a_document_are_refused(tmp_path: Path) -> None:
+    document = {"train": [{"q": "1"}, {"q": "2"}], "test": [{"q": "3"}]}
+    message = f"{tmp_path / 't.json'}: expected one list of rows, got lists under train, test; save each list as a file"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}"):
+        read(tmp_path / "t.json", json.dumps(document))
+
+
+# Cells that begin or end with a quote, or have one within.
+QUOTES = [
+    '"Yes," she said.',
+    '"Yes."',
+    '5" disk',
+    'say "hi"',
+    '"',
+    '""',
+    '"""',
+    '"open',
+    'shut"',
+    ' "x"',
+    'x "y" ""z""',
+]
+
+
+@pytest.mark.parametrize("cell", [*QUOTES, *CELLS[:11]])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_quote_is_a_letter_in_a_table_with_tabs_that_has_no_quoting(tmp_path: Path, cell: str, end: str) -> None:
+    for row in ([cell, "x"], ["x", cell], [cell, cell]):
+        lines = [["q", "a"], ["x", "y"], row, ["x", "y"]]
+        rows = read(tmp_path / "t.tsv", end.join("\t".join(cells) for cells in lines))
+        assert rows == [dict(zip("qa", cells, strict=True)) for cells in lines[1:]]
+
+
+@pytest.mark.parametrize("cell", [*QUOTES, *CELLS, "a\tb", 'a\n"b"\n\nc', '"\t"', "\n", "\n\t\n"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_table_with_tabs_may_be_quoted(tmp_path: Path, cell: str, quoting: Any) -> None:
+    for row in ([cell, "x"], ["x", cell], [cell, cell]):
+        lines = [["q", "a"], ["x", "y"], row, ["x", "y"]]
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter="\t", quoting=quoting, lineterminator="\n").writerows(lines)
+        rows = read(tmp_path / "t.tsv", text.getvalue())
+        assert rows == [dict(zip("qa", cells, strict=True)) for cells in lines[1:]]
+
+
+def test_quotes_that_are_letters_swallow_no_line(tmp_path: Path) -> None:
+    lines = [["q", "a"], ['"begin', "x"], ["y", "y"], ['end"', "z"]]
+    rows = read(tmp_path / "t.tsv", "\n\n".join("\t".join(cells) for cells in lines))
+    assert rows == [dict(zip("qa", cells, strict=True)) for cells in lines[1:]]
+
+
+@pytest.mark.parametrize(("header", "cell"), [("text", "Hello, you; you|me"), ("a, b\tc", "x\ty")])
+def test_tabs_divide_the_cells_of_a_file_tsv(tmp_path: Path, header: str, cell: str) -> None:
+    (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(f"{header}\n{cell}\n".encode()))
+    assert list(read_table(tmp_path / "t.tsv.gz")) == [dict(zip(header.split("\t"), cell.split("\t"), strict=True))]
 
 
 def test_a_long_cell_is_no_mistake(tmp_path: Path) -> None:
