@@ -1,9 +1,9 @@
 """Read a conversation as people have it, and return messages as chat templates take them.
 
-* Messages have `role` and `content` (OpenAI, UltraChat), or `from` and `value` (ShareGPT). A column may hold them as
-  JSON text. Contents may be null beside tool calls, or lists of text parts, which are joined by line breaks, as vLLM
-  joins them. Tools are in the column `tools`, and a system message may be in the column `system` or `system_prompt`,
-  also of a table, whose column `history` has earlier questions with their answers.
+* Messages have `role` and `content` (OpenAI, UltraChat), or `from` and `value` (ShareGPT). `text` is a content too. A
+  column may hold them as JSON text. Contents may be null beside tool calls, or lists of text parts, which are joined by
+  line breaks, as vLLM joins them. Tools are in the column `tools`, and a system message may be in the column `system`
+  or `system_prompt`, also of a table, whose column `history` has earlier questions with their answers.
 * Guarantee: nothing is dropped silently. What a template cannot take (images, an unknown role, a call without a name)
   is refused by name, and other keys with a content are named in `ignored`.
 """
@@ -31,7 +31,8 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _WEIGHTS = ("weight", "train", "loss")  # false or 0: not to be trained on
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-_USED = {"role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"}
+_CONTENTS = ("content", "value", "text")  # keys of a message's content
+_USED = {"role", "from", "name", "tool_calls", "function_call", "tool_call_id"}
 _KNOWN = _USED | {*_REASONING, *_WEIGHTS, *_MEDIA}
 
 
@@ -41,6 +42,7 @@ class Turn:
 
     message: Message
     excluded: bool
+    keys_without_content: tuple[str, ...] = ()  # all keys as written, where something stands under an unknown one
 
     @property
     def is_answer(self) -> bool:
@@ -76,7 +78,7 @@ def read_conversation(row: Row, *columns: str) -> Conversation:
             where = f"{row.where}.{column}[{number}]"
             _refuse_media(message, where)
             turns.append(_turn(message, where))
-            ignored |= {f"the key {key!r} of messages" for key in message if key not in _KNOWN and _holds(message[key])}
+            ignored |= {f"the key {key!r} of messages" for key in _unused(message)}
     _refuse_media(row.values, row.where)
     system = [turn for turn in turns if turn.message["role"] == "system" and turn.message["content"]]
     for column in _SYSTEM:
@@ -152,7 +154,7 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
     if role is None:
         remedy = "rename the role, or delete the message"
         raise DataError(f"{where}.role", expected=f"one of: {', '.join(_ROLES)}", got=repr(speaker), remedy=remedy)
-    body = message.get("content") if "content" in message else message.get("value")
+    body = message.get(_content_key(message))
     calls = _calls(message.get("tool_calls") or message.get("function_call") or [], f"{where}.tool_calls")
     if speaker.lower() in _CALLS:
         body, calls = None, _calls(body, f"{where}.value")
@@ -161,7 +163,21 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
     extra = {"tool_calls": calls, "reasoning_content": reasoning}
     extra |= {key: message.get(key) for key in ("name", "tool_call_id")}
     excluded = any(message.get(key) is not None and not message[key] for key in _WEIGHTS)
-    return Turn(message=turn | {key: value for key, value in extra.items() if value}, excluded=excluded)
+    message_keys = tuple(message) if message.keys().isdisjoint(_CONTENTS) and _unused(message) else ()
+    turn |= {key: value for key, value in extra.items() if value}
+    return Turn(message=turn, excluded=excluded, keys_without_content=message_keys)
+
+
+def _content_key(message: Mapping[str, Any]) -> str:
+    """Return the key of a message's content: the first that says something."""
+    return next((key for key in _CONTENTS if _holds(message.get(key))), "content")
+
+
+def _unused(message: Mapping[str, Any]) -> list[str]:
+    """Return the keys that say something which is not read."""
+    used = _content_key(message)
+    repeated = {key for key in _CONTENTS if message.get(key) == message.get(used)}
+    return [key for key in message if key not in _KNOWN | repeated and _holds(message[key])]
 
 
 def _content(value: Any, where: str) -> str:

@@ -74,6 +74,9 @@ def _talk(conversation: Conversation, settings: InstructionSettings) -> Content 
     all_turns = settings.train_on == "all_assistant_turns"
     if last.excluded or (all_turns and any(turn.excluded for turn in earlier if turn.is_answer)):
         return "whose answers the data exclude from training"
+    for turn in turns:
+        if turn.is_empty and turn.keys_without_content:
+            return f"with a message that has no key content, but {' and '.join(turn.keys_without_content)}"
     if any(turn.is_empty for turn in earlier):
         return "with an empty message"
     requests = [turn.message["content"] for turn in earlier if turn.message["role"] == "user"]

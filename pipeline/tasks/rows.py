@@ -66,7 +66,14 @@ class Row:
     def wrong_type(self, column: str, expected: str, value: Any) -> DataError:
         """Return the error about a column with a value of another type."""
         remedy = "fix the data or task.settings"
-        return DataError(f"{self.where}.{column}", expected=expected, got=type(value).__name__, remedy=remedy)
+        return DataError(f"{self.where}.{column}", expected=expected, got=_kind(value), remedy=remedy)
+
+
+def _kind(value: Any) -> str:
+    """Return the type of a value; for a list of mappings their keys too."""
+    items = value if isinstance(value, list) else []
+    keys = dict.fromkeys(key for item in items if isinstance(item, Mapping) for key in item)
+    return f"a list of mappings with {', '.join(keys)}" if keys else type(value).__name__
 
 
 def cell_text(value: Any) -> str | None:

@@ -209,7 +209,16 @@ def _no_task(data: str, names: Sequence[str], row: Mapping[str, Any]) -> DataErr
         remedy = "divide the texts into two columns, prompt and completion"
     if talks := [name for name, value in row.items() if holds_messages(value)]:
         remedy = f"add --column messages_column={talks[0]}"
+    elif lists := [name for name, value in row.items() if _is_table(value)]:
+        keys = ", ".join(dict.fromkeys(key for item in row[lists[0]] for key in item))
+        remedy = f"write each element of {lists[0]!r} ({keys}) as a row, or as a message with role and content"
+    elif {"role", "content"} <= row.keys():
+        remedy = 'write each conversation as one row, {"messages": [...]}'
     return DataError(data, expected=f"columns for {fields}", got=", ".join(row), remedy=remedy)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def question(task: str, columns: Columns) -> str:

@@ -134,6 +134,19 @@ def test_other_keys_with_a_content_are_named() -> None:
     assert read(talk).ignored == {"the key 'id' of messages"}
 
 
+@pytest.mark.parametrize("message", [{"role": "user", "text": "Hi"}, {"from": "human", "content": "", "value": "Hi"}])
+def test_a_content_may_have_other_keys(message: dict[str, Any]) -> None:
+    assert messages_of([message]) == [{"role": "user", "content": "Hi"}]
+    assert read([message]).ignored == frozenset()
+
+
+def test_a_second_content_is_named_unless_it_is_the_same() -> None:
+    both = {"role": "user", "content": "Hi", "text": "Hello"}
+    assert messages_of([both]) == [{"role": "user", "content": "Hi"}]
+    assert read([both]).ignored == {"the key 'text' of messages"}
+    assert read([both | {"text": "Hi"}]).ignored == frozenset()
+
+
 def test_the_reference_of_several_calls_is_their_list() -> None:
     calls = [{"function": {"name": name, "arguments": {}}} for name in "ab"]
     message = {"role": "assistant", "content": "", "tool_calls": calls}

@@ -106,6 +106,12 @@ def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
     assert [count.left_out["whose answers the data exclude from training"] for count in every.counts] == [0, 2]
 
 
+def test_the_keys_of_messages_without_a_content_are_named(tmp_path: Path) -> None:
+    talk = [{"role": "user", "message": "Hi"}, {"role": "assistant", "message": "Ho"}]
+    with pytest.raises(DataError, match="none of 1: 1 with a message that has no key content, but role and message;"):
+        cases(tmp_path, {"messages": TALK}, {"messages": talk}, **CHAT)
+
+
 def test_prompts_and_completions_of_trl_are_texts_or_messages(tmp_path: Path) -> None:
     columns = {"instruction_column": "prompt", "output_column": "completion", "input_column": None}
     talk = {"prompt": TALK[:2], "completion": [{"role": "assistant", "content": "Yes?"}]}

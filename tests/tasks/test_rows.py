@@ -45,6 +45,11 @@ def test_every_cell_has_a_text(value: Any, text: str) -> None:
     assert row(a=[value, None]).texts("a") == (text,)
 
 
+def test_the_keys_of_mappings_are_named() -> None:
+    with pytest.raises(DataError, match="expected text, got a list of mappings with speaker, text, id; fix"):
+        row(a=[{"speaker": "A", "text": "Hi"}, {"id": 1}]).text("a")
+
+
 @pytest.mark.parametrize("value", [["a"], {"x": 1}, b"bytes"])
 def test_what_is_no_text_is_refused(value: Any) -> None:
     message = rf"^here row 3\.a: expected text, got {type(value).__name__}; fix the data or task\.settings$"

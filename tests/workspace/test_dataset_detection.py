@@ -97,7 +97,7 @@ def test_data_that_fit_nothing_are_told(
 
 @pytest.mark.parametrize("data", ["mine/train.jsonl", "a/b/c", "mine.xlsx", "./mine"])
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(data: str) -> None:
-    with pytest.raises(DataError, match=f"^{data}: expected a directory, got none there"):
+    with pytest.raises(DataError, match=f"^{data}: expected a file or directory, got no such path"):
         first_rows(find_rows(data, None, None, None), ())
 
 
@@ -116,6 +116,25 @@ def test_the_only_split_may_have_a_file_for_each_column(tmp_path: Path) -> None:
     data = inspect_data(DataRequest(data=str(tmp_path), **request))
     assert (len(data.train), len(data.heldout)) == (27, 3)
     assert data.train[0].fields == {"source": "en 0"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        ([{"title": "x", "paragraphs": [{"context": "c", "qas": []}]}] * 3, "write each element of 'paragraphs'"),
+        (
+            [{"dialog": [{"speaker": "A", "utterance": "Hi"}]}] * 3,
+            "write each element of 'dialog' (speaker, utterance)",
+        ),
+        (TALK * 3, 'write each conversation as one row, {"messages": [...]}'),
+    ],
+)
+def test_rows_within_rows_are_named(tmp_path: Path, rows: list[dict[str, Any]], remedy: str) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(rows), encoding="utf-8")
+    first = first_rows(find_rows(str(tmp_path), None, None, None), ())
+    with pytest.raises(DataError) as caught:
+        choose("mine", None, {}, first)
+    assert remedy in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "CHATS.JSONL", "chats"])
