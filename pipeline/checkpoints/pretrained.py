@@ -19,7 +19,13 @@ from transformers import AutoConfig
 
 from pipeline.checkpoints.adapters import AdapterSource, find_adapter, has_tokenizer, merge_adapter, without_base
 from pipeline.checkpoints.onnx_t5 import is_export, load_export
-from pipeline.checkpoints.quantised import forget_quantisation, forget_reading, plan_dequantising, whole_blocks
+from pipeline.checkpoints.quantised import (
+    check_numbers,
+    forget_quantisation,
+    forget_reading,
+    plan_dequantising,
+    whole_blocks,
+)
 from pipeline.checkpoints.random_init import FRESH, FreshParams, make_fresh
 from pipeline.checkpoints.sources import card_field
 from pipeline.checkpoints.text_models import text_model, without_use
@@ -116,8 +122,10 @@ def _weights(model: str, source: str, options: dict[str, Any], where: str) -> An
 
         gguf_files.add_rope_scaling(config, file, where=where)
     else:
-        origin = card_field(source, "base_model", options.get("revision"))
+        revision = options.get("revision")
+        origin = card_field(source, "base_model", revision)
         quantised = plan_dequantising(config, where=where, model=model, origin=origin)
+        check_numbers(source, config, revision=revision, where=where, model=model, origin=origin)
     # Given the configuration, transformers does not read it a second time. Other shapes are reported, as names are.
     options = options | {"ignore_mismatched_sizes": True}
     with whole_blocks() if quantised else nullcontext():

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from pipeline.checkpoints.layer_fields import resized_fields
 from pipeline.checkpoints.pretrained import load_pretrained, locate, locate_weights
 from pipeline.checkpoints.pruning import keep_layers, layer_lists
-from pipeline.checkpoints.quantised import plan_dequantising
+from pipeline.checkpoints.quantised import check_numbers, plan_dequantising
 from pipeline.checkpoints.text_models import text_model
 from pipeline.models.architectures import auto_class, stacks
 from pipeline.models.language_model import device, resolve_dtype
@@ -128,6 +128,8 @@ def _without_weights(model: str, where: str) -> tuple[Tokenizer, Any]:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **options)
         if not options:
             plan_dequantising(config, where=where, model=model, origin=None)
+            if Path(path).is_dir():  # what is on the hub is not fetched
+                check_numbers(path, config, revision=None, where=where, model=model, origin=None)
         return tokenizer, _shell(config)
     except ModelError:
         raise

@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GptOssConfig, GptOssForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.models.language_model import load_model
@@ -127,15 +134,105 @@ def test_one_scale_for_a_whole_matrix(make_model_dir: Callable[..., Path], tmp_p
     assert torch.equal(model.state_dict()[name], codes.float() * scale)
 
 
-def test_quantised_weights_of_which_the_configuration_says_nothing_are_refused(
-    make_model_dir: Callable[..., Path], tmp_path: Path
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+def store(path: Path, change: Callable[[dict[str, Tensor]], object], kind: str = "safetensors") -> None:
+    """Write the weights of a model directory anew: in one file, in shards, or as torch pickles them."""
+    weights = load_file(path / WEIGHTS)
+    change(weights)
+    (path / WEIGHTS).unlink()
+    if kind == "bin":
+        torch.save(weights, path / "pytorch_model.bin")
+    elif kind == "safetensors":
+        save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    else:
+        names = sorted(weights)
+        files = {f"model-0000{index + 1}-of-00002.safetensors": names[index::2] for index in range(2)}
+        for file, part in files.items():
+            save_file({name: weights[name] for name in part}, path / file, metadata={"format": "pt"})
+        index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def hub_cache(path: Path, hub: Path) -> Path:
+    """Lay a model directory out as the hub's cache has it, under the name org/codes."""
+    repository = hub / "models--org--codes"
+    shutil.copytree(path, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc", encoding="utf-8")
+    return hub
+
+
+@pytest.fixture
+def plain(teacher_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(teacher_dir, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "bin"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+def test_codes_that_no_configuration_describes_are_refused(plain: Path, dtype: torch.dtype, kind: str) -> None:
+    store(plain, lambda weights: weights.update({NAME: (weights[NAME] * 50).to(dtype)}), kind)
+    with pytest.raises(ModelError) as caught:
+        load_pretrained(str(plain), None, dtype=torch.float32, where="teacher.model")
+    message, name = str(caught.value), {"int8": "I8", "uint8": "U8", "int32": "I32", "float8_e4m3fn": "F8_E4M3"}
+    code = str(dtype).removeprefix("torch.")
+    assert message == (
+        "teacher.model: expected weights that are not quantised, or in FP8, MXFP4 or GGUF, "
+        f"got {code if kind == 'bin' else name[code]} numbers for 1 weights, such as {NAME}, in {str(plain)!r} with "
+        "nothing instead of quantization_config; take the model that it was quantised from or a GGUF file of it"
+    )
+
+
+@pytest.mark.parametrize("place", ["hf_quant_config.json", "quantize_config.json", "compression_config"])
+def test_a_description_elsewhere_is_named(plain: Path, place: str) -> None:
+    store(plain, lambda weights: weights.update({NAME: weights[NAME].to(torch.float8_e4m3fn)}))
+    described = {"quantization": {"quant_algo": "FP8"}}
+    if place.endswith("json"):
+        (plain / place).write_text(json.dumps(described), encoding="utf-8")
+    else:
+        config = json.loads((plain / "config.json").read_text(encoding="utf-8"))
+        (plain / "config.json").write_text(json.dumps(config | {place: described}), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"F8_E4M3 numbers for 1 weights, .* with {place} instead of quantization"):
+        load_pretrained(str(plain), None, dtype=torch.float32, where="teacher.model")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "bin"])
+def test_codes_from_the_hub_are_refused_as_well(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    store(plain, lambda weights: weights.update({NAME: weights[NAME].to(torch.int8)}), kind)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache(plain, tmp_path / "hub")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=f"numbers for 1 weights, such as {NAME}, in 'org/codes' with nothing"):
+        load_pretrained("org/codes", None, dtype=torch.float32, where="teacher.model")
+
+
+def test_fp8_weights_whose_scales_are_lost_are_refused(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
     path = make_model_dir(tmp_path / "model", hidden_size=128, intermediate_size=256, num_key_value_heads=4)
-    config = (path / "config.json").read_text(encoding="utf-8")
     fp8(path)
-    (path / "config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(ModelError, match=r"no place for, of 14 weights, such as .*_scale_inv, in .* unquantised"):
+    store(path, lambda weights: weights.pop(f"{NAME}_scale_inv"))
+    with pytest.raises(ModelError, match=f"got F8_E4M3 numbers for 1 weights, such as {NAME}, in .* without scales"):
         load_pretrained(str(path), None, dtype=torch.float32, where="teacher.model")
+
+
+def test_integers_that_belong_to_a_model_are_read(make_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+    """GPT-2's files had causal masks in them, and BERT's the positions that the model makes anew."""
+    sizes = {"vocab_size": 260, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    old = {"h.0.attn.bias": torch.ones(1, 1, 32, 32, dtype=torch.uint8)}
+    bert = {"vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    positions = {"roberta.embeddings.position_ids": torch.arange(64)[None]}
+    models: list[tuple[Any, dict[str, Tensor]]] = [
+        (GPT2LMHeadModel(GPT2Config(**sizes)), old),
+        (RobertaForCausalLM(RobertaConfig(**bert, intermediate_size=32, is_decoder=True)), positions),
+    ]
+    for index, (model, integers) in enumerate(models):
+        path = tmp_path / str(index)
+        model.save_pretrained(path)
+        make_tokenizer().save_pretrained(path)
+        store(path, lambda weights, integers=integers: weights.update(integers))  # type: ignore[misc]
+        loaded, _ = load_pretrained(str(path), None, dtype=torch.float32, where="teacher.model")
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 OTHERS: dict[str, dict[str, Any]] = {

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.runtime.errors import ModelError
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
@@ -277,3 +279,16 @@ def test_a_configuration_that_makes_no_model_is_one_line(make_model_dir: Callabl
     (path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match="--teacher: expected a model, got KeyError"):
         open_pair(str(path), "teacher", fresh=False, lora=False, read=False)
+
+
+@pytest.mark.parametrize("role", ["--teacher", "--student"])
+def test_codes_instead_of_weights_are_refused_before_any_weight_is_read(
+    role: str, make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_model_dir(tmp_path / "model")
+    weights = load_file(path / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].to(torch.int8)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    pair = (str(path), "teacher") if role == "--teacher" else ("teacher", str(path))
+    with pytest.raises(ModelError, match=f"{role}: expected weights that are not quantised, .* got I8 numbers"):
+        open_pair(*pair, fresh=False, lora=False, read=False)
