@@ -29,6 +29,7 @@ from pipeline.runtime.errors import ModelError, ParameterError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "../../base"  # a student's base, relative to each of its checkpoints
+_PASSED_BY = ("dt_proj",)  # layers of Mamba whose adapters peft takes, and the model's code passes by
 _MARK = "lora_"  # part of the name of every adapter weight
 # Warnings of peft about what this module handles: transposed weights, a renamed attribute, embeddings as targets.
 _EXPECTED_WARNINGS = ("fan_in_fan_out is set to False", ".*is_gradient_checkpointing", ".*tie_word_embeddings=")
@@ -51,7 +52,8 @@ class LoraParams:
     use_rslora: bool = False
     """The factor is lora_alpha / sqrt(r) instead."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj]."""
+    """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj].
+    Mamba's out_proj and dt_proj never have one."""
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of the frozen weights, on disk and in training; with bfloat16 their layers compute in it."""
 
@@ -92,7 +94,8 @@ def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
         where: The parameter section, for messages.
 
     Raises:
-        ParameterError: When the target modules do not exist or include the head or the embeddings.
+        ParameterError: When the target modules do not exist or include the head, the embeddings, or a layer whose
+            adapter would do nothing.
     """
     from peft import LoraConfig, PeftModel
 
@@ -100,6 +103,11 @@ def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
     options = asdict(p) | {"target_modules": targets, "base_model_name_or_path": BASE, "revision": revision}
     del options["base_dtype"]
     config = LoraConfig(**options)
+    unfit = _layers_without_adapter(config, model)
+    if isinstance(targets, str):
+        config.exclude_modules = unfit or None
+    elif named := sorted({target.rpartition(".")[2] for target in targets} & set(unfit)):
+        raise _bad_target(where, targets, f"an adapter of {', '.join(named)} does nothing in {model.config.model_type}")
     try:
         with _quiet():
             adapted: Any = PeftModel(model, config).get_base_model()
@@ -109,6 +117,22 @@ def attach(model: Any, p: LoraParams, *, revision: str, where: str) -> Any:
     if any(module is not None and has_adapter(module) for module in embeddings):
         raise _bad_target(where, targets, "the head or the embeddings")
     return adapted
+
+
+def _layers_without_adapter(config: Any, model: Any) -> list[str]:
+    """Return the names of layers whose weights Mamba's code reads itself, past an adapter; peft refuses most."""
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    names = []
+    for name in sorted({name.rpartition(".")[2] for name, _ in model.named_modules()}):
+        try:
+            _check_lora_target_modules_mamba(config, model, name)
+            refused = name in _PASSED_BY
+        except ValueError:
+            refused = True
+        if refused:
+            names.append(name)
+    return names
 
 
 def load_adapter(model: Any, path: Path, *, to_train: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bench.models.tiny import tiny_model
 from pipeline.core.hashing import model_fingerprint
 from pipeline.core.sampling import Sampling
 from pipeline.models import language_model as lm
@@ -195,6 +197,40 @@ def test_targets_outside_the_body_are_refused(student_dir: Path, targets: tuple[
         adapter.attach(lm.load_model(student_dir), lora_params(target_modules=targets), revision="", where="s.lora")
     said = f"s.lora.target_modules: expected all-linear or names of linear layers within the body, got {list(targets)}"
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Mamba-2", "Falcon-Mamba", "Falcon-H1", "Nemotron-H", "Jamba"])
+def test_the_adapters_of_a_mamba_do_the_same_merged_and_apart(
+    name: str, tmp_path: Path, make_tokenizer: Callable[..., Any]
+) -> None:
+    source = tmp_path / "source"
+    tiny_model(name).save_pretrained(source)
+    make_tokenizer().save_pretrained(source)
+    folder = make_lora_student(tmp_path / "s", source, lora_params())
+    stir(folder)
+    apart, merged = (lm.load_model(folder, to_train=flag) for flag in (True, False))
+    linear = {
+        key for key, layer in lm.load_model(source).base_model.named_modules() if isinstance(layer, torch.nn.Linear)
+    }
+    adapted = {key.removesuffix(".lora_A") for key, _ in apart.base_model.named_modules() if key.endswith(".lora_A")}
+    unfit = ("dt_proj",) if name == "Jamba" else ("dt_proj", "out_proj")
+    assert adapted == {key for key in linear if not key.endswith(unfit)}
+    ids_1S = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.inference_mode():
+        first, other, plain = (model(ids_1S).logits for model in (apart, merged, lm.load_model(source)))
+    torch.testing.assert_close(first, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+    assert (first - plain).abs().max() > 1e-2 * plain.abs().max()
+
+
+@pytest.mark.parametrize("layer", ["out_proj", "dt_proj"])
+def test_a_layer_whose_adapter_would_do_nothing_is_named(layer: str) -> None:
+    targets = ("in_proj", f"mixer.{layer}")
+    with pytest.raises(ParameterError) as caught:
+        adapter.attach(tiny_model("Mamba"), lora_params(target_modules=targets), revision="", where="s.lora")
+    assert str(caught.value) == (
+        "s.lora.target_modules: expected all-linear or names of linear layers within the body, "
+        f"got {list(targets)} (an adapter of {layer} does nothing in mamba); fix params.yaml"
+    )
 
 
 # Those who read
