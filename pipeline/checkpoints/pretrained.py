@@ -102,8 +102,9 @@ def load_pretrained(model: str, revision: str | None, *, dtype: torch.dtype, whe
             loaded = _weights(model, source, options, where)
             meter.update()
     except ModelError as error:
-        # The tokenizer's own message does not name the parameter.
-        raise error if error.where == where else _unavailable(where, model, str(error)) from error
+        # The tokenizer's own message does not name the parameter; that of a damaged file names the file.
+        known = error.where == where or Path(error.where).is_file()
+        raise error if known else _unavailable(where, model, str(error)) from error
     except UserError:
         raise
     except Exception as error:  # transformers raises exceptions of any type

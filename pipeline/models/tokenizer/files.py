@@ -8,7 +8,8 @@ from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from pipeline.models.tokenizer.end_tokens import add_end_ids, eos_ids
 from pipeline.models.tokenizer.tokens import WRITTEN_VOCAB, Tokenizer, shared_vocab
@@ -51,11 +52,26 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _generation_config(path: Path | str, options: dict[str, str]) -> dict[str, Any]:
-    """Return the generation configuration beside a tokenizer; empty where there is none."""
+    """Return the generation configuration beside a tokenizer; empty where there is none.
+
+    Raises:
+        ModelError: When it is damaged, or when its `eos_token_id` are no token ids.
+    """
     try:
-        return dict(GenerationConfig.from_pretrained(str(path), revision=options.get("revision")).to_dict())
-    except (OSError, ValueError, TypeError):
+        file = cached_file(str(path), _GENERATION, revision=options.get("revision"))
+    except (OSError, ValueError):
         return {}
+    if file is None:
+        return {}
+    expected, remedy = "JSON whose eos_token_id is a token id or a list of them", "get the file again, or remove it"
+    try:
+        fields = json.loads(Path(file).read_text(encoding="utf-8"))
+        eos = fields.get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(file, expected=expected, got=error, remedy=remedy) from error
+    if not all(type(token) is int for token in (eos if isinstance(eos, list) else [eos]) if token is not None):
+        raise ModelError(file, expected=expected, got=f"eos_token_id {eos!r}", remedy=remedy)
+    return dict(fields)
 
 
 def _limit_vocab(tokenizer: Tokenizer, folder: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.checkpoints.pretrained import load_pretrained
 from pipeline.models.tokenizer import (
     add_end_ids,
     completion_decoder,
@@ -113,3 +115,36 @@ def test_a_directory_records_the_ends_and_gives_them_back(tmp_path: Path, make_t
 def test_a_tokenizer_without_any_end_is_refused(make_tokenizer: Maker) -> None:
     with pytest.raises(ModelError, match="expected an end-of-sequence token, got none; set eos_token"):
         eos_ids(make_tokenizer(eos_token=None, pad_token=None))
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ('{"eos_token_id": [257, 259', "Expecting ',' delimiter"),
+        ("[257]", "'list' object"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id '</s>'"),
+        ('{"eos_token_id": [257, "</s>"]}', "eos_token_id [257, '</s>']"),
+        ('{"eos_token_id": true}', "eos_token_id True"),
+        (b"\xff\xfe{}", "'utf-8' codec"),
+    ],
+)
+def test_a_damaged_generation_configuration_is_named(
+    content: str | bytes, got: str, make_model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its ends would be missing without a word."""
+    path = make_model_dir(tmp_path / "model")
+    file = path / "generation_config.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for load in (load_tokenizer, lambda path: load_pretrained(str(path), None, dtype=torch.float32, where="t.model")):
+        with pytest.raises(ModelError) as caught:
+            load(path)
+        message = str(caught.value)
+        assert message.startswith(
+            f"{file}: expected JSON whose eos_token_id is a token id or a list of them, got {got}"
+        )
+        assert message.endswith("; get the file again, or remove it")
+    for fields in ({}, {"eos_token_id": None}):
+        file.write_text(json.dumps(fields), encoding="utf-8")
+        assert eos_ids(load_tokenizer(path)) == [258, 257]
+    file.unlink()
+    assert eos_ids(load_tokenizer(path)) == [258, 257]
