@@ -20,7 +20,7 @@ from pipeline.core.types import Prompt
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
 from pipeline.evaluation.standard_errors import error_of_ratio
 from pipeline.models import language_model as lm
-from pipeline.models.finite import not_finite
+from pipeline.models.finite import first_unpredicted, not_finite
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.progress import bar
 
@@ -132,7 +132,8 @@ def compare(
             ]
             agreements |= zip(chunk, _split(concatenate(parts), list(map(len, batch[1]))), strict=True)
             for index in chunk:
-                _check_finite(agreements[index], models, f"evaluation of prompt {prompts[index].prompt_id}", dtype)
+                where = f"evaluation of prompt {prompts[index].prompt_id}"
+                _check_finite(agreements[index], models, texts[index], pair.vocab_size, where, dtype)
             meter.update(sum(map(len, batch[0])) + sum(map(len, batch[1])))
     return [agreements[index] for index in range(len(texts))]
 
@@ -162,12 +163,21 @@ def _expectation(logp_NV: Tensor, ratio_NV: Tensor) -> Tensor:
     return terms_NV.masked_fill(logp_NV.isneginf(), 0.0).sum(-1) if sum_N.isnan().any() else sum_N
 
 
-def _check_finite(agreement: Agreement, models: Sequence[lm.Model], where: str, dtype: torch.dtype) -> None:
+def _check_finite(
+    agreement: Agreement,
+    models: Sequence[lm.Model],
+    text: tuple[list[int], list[int]],
+    vocab: int,
+    where: str,
+    dtype: torch.dtype,
+) -> None:
     """Check that both divergences are finite at every position of a completion.
 
     Args:
         agreement: The agreement at the completion's positions.
         models: Teacher and student.
+        text: The token ids of the prompt and of the completion.
+        vocab: The size of the tokenizer's vocabulary.
         where: The completion, for the message.
         dtype: The number format of the bodies.
     """
@@ -175,8 +185,10 @@ def _check_finite(agreement: Agreement, models: Sequence[lm.Model], where: str, 
     if bad_N.any():
         position = int(bad_N.nonzero()[0, 0])
         is_teacher = bool(agreement.teacher_p_NK[position].isnan().any())
+        model, positions = models[0 if is_teacher else 1], range(len(bad_N))
+        position = first_unpredicted(model, *text, positions, first=position, vocab=vocab)
         at = f"completion token {position} in the {'teacher' if is_teacher else 'student'}"
-        raise not_finite(models[0 if is_teacher else 1], where, at, dtype)
+        raise not_finite(model, where, at, dtype)
 
 
 def concatenate(parts: Sequence[Agreement]) -> Agreement:

@@ -19,7 +19,7 @@ from pipeline.core.prompt_sharing import distinct_prompts
 from pipeline.core.types import Precision, Rollout, Scores, TokenSequence
 from pipeline.models import language_model as lm
 from pipeline.models.context import context_of
-from pipeline.models.finite import NoDistributionError, not_finite
+from pipeline.models.finite import NoDistributionError, first_unpredicted, not_finite
 from pipeline.scoring.scorer import TruncationParams
 from pipeline.scoring.truncate import truncate
 
@@ -50,7 +50,7 @@ class HFScorer:
         self._model = lm.load_model(path)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._context = context_of(path)
-        self._head = lm.head_of(self._model, vocab)
+        self._head, self._vocab = lm.head_of(self._model, vocab), vocab
         self._truncation, self._batch_size = truncation, batch_size
         # Rows of an encoder-decoder depend on the batch in their last bits, whatever the padding.
         self._multiple = 1 if self._context.separate else _MULTIPLE
@@ -95,8 +95,15 @@ class HFScorer:
         try:
             return truncate(self._head(hidden_TD), sequence, self._truncation, seed=tail_sample_seed(sequence))
         except NoDistributionError as error:
-            at = f"scored token {error.row} (id {sequence.scored_ids[error.row]}) of {_name(sequence)}"
+            at = f"scored token {(row := self._first_unpredicted(sequence, error.row))} "
+            at += f"(id {sequence.scored_ids[row]}) of {_name(sequence)}"
             raise not_finite(self._model, "scoring", at, self._dtype) from None
+
+    def _first_unpredicted(self, sequence: TokenSequence, first: int) -> int:
+        """Return the first scored token without a distribution; no row before `first` lacks one."""
+        prompt, completion, mask = sequence.prompt_ids, sequence.completion_ids, sequence.completion_mask
+        scored = [position for position in range(len(completion)) if not mask or mask[position]]
+        return first_unpredicted(self._model, prompt, completion, scored, first=first, vocab=self._vocab)
 
 
 def _name(sequence: TokenSequence) -> str:

@@ -176,6 +176,19 @@ def test_a_model_without_distributions_has_no_metrics(
     assert f"evaluation of prompt d: expected finite logits, got NaN or infinity at {at}" in str(caught.value)
 
 
+@pytest.mark.parametrize("is_student", [True, False])
+def test_the_first_token_that_is_not_predicted_is_named(
+    make_model_dir: Callable[..., Path], tmp_path: Path, is_student: bool
+) -> None:
+    """In one pass over the completion, NaN reaches the tokens before it as well."""
+    name, whole = "model.embed_tokens.weight", make_model_dir(tmp_path / "whole", tie_word_embeddings=False)
+    broken = with_weight(whole, tmp_path / "broken", name, lambda weight_VD: weight_VD[11].fill_(torch.nan))
+    student, teacher = (broken, whole) if is_student else (whole, broken)
+    models = ModelPair(student=student, teacher=teacher, vocab_size=VOCAB)
+    with pytest.raises(ModelError, match=f"completion token 3 in the {'student' if is_student else 'teacher'}"):
+        compare(models, [held_out("e", [256, 7])], [sampled([5, 6, 11, 12, 13])], P, title="compare")
+
+
 def test_tokens_that_no_model_can_write_add_nothing(make_model_dir: Callable[..., Path], tmp_path: Path) -> None:
     """0 times the logarithm of 0; a divergence that is infinite is an error."""
 
