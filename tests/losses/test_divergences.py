@@ -77,7 +77,7 @@ def test_every_divergence_states_its_status_and_source(name: str) -> None:
 
 
 @every_divergence
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, outcomes=sizes, spread=st.floats(0.1, 20))
 def test_equals_the_formula(name: str, beta: float, seed: int, outcomes: int, spread: float) -> None:
     logp, logq = distributions(seed, outcomes, spread=spread)
@@ -87,7 +87,7 @@ def test_equals_the_formula(name: str, beta: float, seed: int, outcomes: int, sp
 
 
 @every_divergence
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, outcomes=sizes)
 def test_is_zero_for_equals_and_positive_for_others(name: str, beta: float, seed: int, outcomes: int) -> None:
     logp, logq = distributions(seed, outcomes)
@@ -96,7 +96,7 @@ def test_is_zero_for_equals_and_positive_for_others(name: str, beta: float, seed
 
 
 @every_divergence
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, outcomes=sizes, nearness=st.floats(0, 1e-3))
 def test_is_not_negative_beyond_rounding_in_float32(
     name: str, beta: float, seed: int, outcomes: int, nearness: float
@@ -107,7 +107,7 @@ def test_is_not_negative_beyond_rounding_in_float32(
 
 
 @every_divergence
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, outcomes=sizes)
 def test_gradient_is_the_derivative_of_f(name: str, beta: float, seed: int, outcomes: int) -> None:
     logp, logq = distributions(seed, outcomes)

@@ -72,7 +72,7 @@ def test_padding_to_the_widest_row_changes_nothing(name: str) -> None:
 
 
 @every_divergence
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 2), threshold=st.floats(0.01, 0.9), spread=st.floats(0.1, 8))
 def test_bucket_is_a_lower_bound_that_grows_with_the_stored_set(
     name: str, seed: int, threshold: float, spread: float

@@ -227,7 +227,7 @@ def test_tail_draws_come_from_what_is_not_recorded_as_likely(engine: str, path: 
     assert alone.tail_sample_ids == actual[-1].tail_sample_ids
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), named=st.lists(st.integers(0, 9), max_size=9, unique=True))
 def test_a_tail_draw_follows_the_sampler_without_its_likely_tokens(seed: int, named: list[int]) -> None:
     """Each of the m is distributed as the rest is, together they count a token as often as that but for less than

@@ -78,7 +78,7 @@ def drawn(scores: Scores) -> list[list[int]]:
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, spread=st.floats(0.1, 10), threshold=st.sampled_from([0.0, 0.01, 0.2, 0.9]), cap=st.integers(1, 60))
 def test_top_tokens_exceed_the_threshold_or_are_the_likeliest_or_sampled(
     seed: int, spread: float, threshold: float, cap: int
@@ -93,7 +93,7 @@ def test_top_tokens_exceed_the_threshold_or_are_the_likeliest_or_sampled(
         assert [np.exp(head[token]) for token in head] == pytest.approx([p_V[token] for token in head], rel=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12, unique=True), min_size=4, max_size=4)
 )
@@ -109,7 +109,7 @@ def test_student_support_tokens_are_recorded_and_no_top_tokens(seed: int, lists:
     assert scores.student.counts.sum() == len(scores.student.ids) == sum(map(len, rows(scores, "student")))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, spread=st.floats(0.1, 12))
 def test_tails_are_the_mass_that_is_left(seed: int, spread: float) -> None:
     """At every temperature, to single precision of the tail itself, not of 1 minus the top tokens."""
@@ -147,7 +147,7 @@ def test_sampled_token_and_entropy() -> None:
     assert scores.stats.entropy_NH[:, 0] == pytest.approx(-(p_TV * np.log(p_TV)).sum(-1), rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds, spread=st.floats(0.1, 12))
 def test_there_is_an_entropy_for_each_temperature(seed: int, spread: float) -> None:
     logits_TV, temperatures = teacher(3, seed=seed, spread=spread), (1.0, 2.0, 0.5)
@@ -158,7 +158,7 @@ def test_there_is_an_entropy_for_each_temperature(seed: int, spread: float) -> N
         assert scores.stats.entropy_NH[:, column] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=seeds, cap=st.integers(1, 8), named=st.lists(st.integers(0, VOCAB - 1), max_size=8, unique=True))
 def test_a_token_that_is_stored_only_because_sampled_is_marked(seed: int, cap: int, named: list[int]) -> None:
     """The tokens that are stored beside a marked token do not depend on which token was sampled."""
@@ -178,7 +178,7 @@ def test_an_impossible_token_stays_marked_even_if_it_was_recorded() -> None:
     assert truncate(logits_TV, [7], [[7, 8]], support(), seed=0).stats.stored_only_because_sampled_N.tolist() == [False]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, lists=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=12), min_size=4, max_size=4))
 def test_the_tail_mean_is_the_mean_over_unstored_tail_samples_plus_offset(seed: int, lists: list[list[int]]) -> None:
     logits_TV, likely, offset = teacher(4, seed=seed), [[1, 2], [], [3], [4, 5]], [0.0, 0.5, -1.0, 0.25]
@@ -204,7 +204,7 @@ def test_a_one_hot_teacher_has_no_tail_no_entropy_and_no_tail_samples() -> None:
 # Draws
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, spread=st.floats(0.1, 6), per_tail=st.sampled_from([0.0, 0.5, 10.0, 1000.0]))
 def test_tail_samples_are_outside_the_top_tokens_and_as_many_as_the_mass_requires(
     seed: int, spread: float, per_tail: float

@@ -135,7 +135,7 @@ def _rewritten(segment: Segment, sequences: Iterable[ScoredSequence]) -> list[Sc
 # Round trips
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 1000),
     lengths=st.lists(st.integers(0, 6), max_size=5),

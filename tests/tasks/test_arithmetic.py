@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.metrics.exact_match import final_number
@@ -40,7 +40,6 @@ def steps(case: Case) -> list[tuple[int, str, int, int]]:
     return numbers
 
 
-@settings(deadline=None)  # the first call imports pydantic
 @given(
     st.integers(0, 10**6),
     st.integers(1, 3),

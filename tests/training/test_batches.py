@@ -426,7 +426,7 @@ def positions(rows: Scores) -> Iterator[tuple[int, slice, slice, slice]]:
         yield t, head, union, drawn
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ragged(), st.sampled_from([1.0, 2.0]))
 def test_a_batch_equals_its_entries(pairs: list[tuple[Rollout, Scores]], temperature: float) -> None:
     column = 0 if temperature == 1.0 else 1
@@ -448,7 +448,7 @@ def test_a_batch_equals_its_entries(pairs: list[tuple[Rollout, Scores]], tempera
     assert batch.on_policy_B.tolist() == [rollout_.source == "student" for rollout_, _ in pairs]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ragged(), st.sampled_from([(1.0, 0), (2.0, 1)]))
 def test_a_row_does_not_depend_on_other_rows(pairs: list[tuple[Rollout, Scores]], at: tuple[float, int]) -> None:
     """Every position is recomputed in float32, whatever windows and batches its sequence is in."""

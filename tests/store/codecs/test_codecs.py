@@ -73,7 +73,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @codecs
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=seeds, positions=st.integers(0, 9), vocab=st.sampled_from([2, 300, 65536, 65537, 152064]), h=st.integers(1, 3)
 )
@@ -118,7 +118,7 @@ def test_round_trip(codec: Codec, seed: int, positions: int, vocab: int, h: int)
 
 
 @codecs
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, cuts=st.lists(st.integers(0, 6), max_size=5))
 def test_joining_and_windows_change_nothing(codec: Codec, seed: int, cuts: list[int]) -> None:
     _, rank_of_token = _permutation(300)
@@ -130,7 +130,7 @@ def test_joining_and_windows_change_nothing(codec: Codec, seed: int, cuts: list[
 
 
 @codecs
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(logp=st.lists(st.floats(-150, 0, width=32), min_size=1, max_size=20))
 def test_probabilities_stay_within_bounds(codec: Codec, logp: list[float]) -> None:
     values = np.array(logp, dtype=np.float32)
@@ -292,7 +292,7 @@ def test_every_code_has_the_value_of_the_specification() -> None:
     assert (np.diff(masses) > 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(levels=st.integers(32, 250), floor_nats=st.floats(10, 80), logp=st.floats(-100, 0, width=32))
 def test_any_configuration_keeps_its_promise(levels: int, floor_nats: float, logp: float) -> None:
     codec = Sqrt8(levels=levels, floor_nats=floor_nats)
