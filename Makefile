@@ -1,4 +1,4 @@
-# Set-up and guards around one pipeline: `make repro` is `dvc repro` in the environment that `make setup` builds.
+# Set-up and guards around one pipeline: `make repro` is `stillroom repro` in the environment that `make setup` builds.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV := .venv
@@ -31,7 +31,7 @@ $(READY): requirements/lock.txt requirements/teacher.txt pyproject.toml
 # DVC does not write dvc.lock atomically: a kill can leave it empty. The run cache restores what it said.
 repro: setup
 	@if [ -e dvc.lock ] && [ ! -s dvc.lock ]; then rm dvc.lock; echo 'removed the empty dvc.lock that a kill left'; fi
-	@$(IN_ENV) dvc repro
+	@$(IN_ENV) stillroom repro
 	@$(IN_ENV) stillroom table
 
 test: check

@@ -1,5 +1,7 @@
 """One module per DVC stage: it opens files, calls one step of `pipeline`, and writes the result.
 
+Below `stillroom repro`, importing this package runs `python -m stages.NAME` elsewhere and ends it (stages/_forks.py).
+
 Importing this package ends the process with one line where the packages are missing: `dvc repro` runs whatever `python`
 is, also in a shell in which .venv is not active. Else it sets the environment of the process. The first three settings
 must precede the import of torch; decisions 010 and 038 in docs/decisions/ have the measurements.
@@ -18,6 +20,11 @@ import ctypes
 import importlib.util
 import os
 import sys
+
+from stages._forks import run_in_fork
+
+if sys.orig_argv[1:2] == ["-m"]:
+    run_in_fork(sys.orig_argv[2])
 
 _PACKAGES = ("click", "numpy", "pyarrow", "pydantic", "ruamel", "torch", "transformers", "zarr")
 _missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]

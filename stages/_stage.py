@@ -167,10 +167,11 @@ def cost(name: str) -> Iterator[dict[str, Any]]:
     The cost is no part of the stage's results, which must not differ between two runs of the same work. The version of
     the code, which `stillroom lineage` prints, is stored with the cost for the same reason.
     """
-    started = time.monotonic()
+    started, processor_s = time.monotonic(), time.process_time()
     entry: dict[str, Any] = {"tokens": 0} | _code_version()
     yield entry
     entry["seconds"] = round(time.monotonic() - started, 3)
+    entry["processor_seconds"] = round(time.process_time() - processor_s, 3)
     write_json(LAYOUT.cost(name), entry)
     print(summary(name, entry), flush=True)
 

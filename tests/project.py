@@ -138,7 +138,7 @@ class Project:
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            ["dvc", "repro", *args],
+            [sys.executable, "-m", "stages.cli", "repro", *args],
             cwd=self.path,
             env=self.env,
             stdout=subprocess.PIPE,

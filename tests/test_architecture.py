@@ -28,7 +28,7 @@ LEVELS = [
     {"workspace"},
 ]
 # These cannot change a number, so no stage lists them; the report alone lists lineage, which it shows.
-EXEMPT = ("pipeline/runtime", "pipeline/lineage", "stages/_stage.py", "stages/__init__.py", "pipeline/__init__.py")
+EXEMPT = ("pipeline/runtime", "pipeline/lineage", "stages/_stage.py", "stages/_forks.py", "stages/__init__.py")
 PLACEHOLDERS = {"one", "found", "told", "some", "given", "alike"}
 
 

@@ -42,22 +42,22 @@ def make(project: Path, *args: str) -> "subprocess.CompletedProcess[str]":
 def test_repro_runs_dvc_of_the_environment_and_shows_the_table(project: Path) -> None:
     (project / "dvc.lock").write_text("stages:\n", encoding="utf-8")
     done = make(project, "repro")
-    assert (done.returncode, done.stdout) == (0, "dvc repro\nstillroom table\n")
+    assert (done.returncode, done.stdout) == (0, "stillroom repro\nstillroom table\n")
     assert (project / "dvc.lock").exists()
 
 
 def test_an_empty_lock_is_removed_before_dvc_reads_it(project: Path) -> None:
     (project / "dvc.lock").touch()
     done = make(project, "repro")
-    assert done.stdout == "removed the empty dvc.lock that a kill left\ndvc repro\nstillroom table\n"
+    assert done.stdout == "removed the empty dvc.lock that a kill left\nstillroom repro\nstillroom table\n"
     assert not (project / "dvc.lock").exists()
 
 
 def test_no_table_is_shown_when_dvc_fails(project: Path) -> None:
-    (project / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+    (project / ".venv/bin/stillroom").write_text("#!/bin/sh\n[ $1 = repro ] && exit 3; echo $1\n", encoding="utf-8")
     done = make(project, "repro")
     assert done.returncode != 0
-    assert "stillroom" not in done.stdout
+    assert done.stdout == ""
 
 
 def test_another_python_is_refused_in_one_line_and_nothing_is_made(project: Path) -> None:

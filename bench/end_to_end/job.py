@@ -4,7 +4,7 @@ The stages are those of dvc.yaml, called in this process, in the order of dvc.ya
 that they read and write is in the folder, the store included.
 
 - Times contain loading models, hashing inputs and checkpoints. They do not contain DVC and the start of a process per
-  stage, which take about ten seconds per stage on two slow cores (docs/decisions/).
+  stage (`python -m bench.end_to_end.overhead`).
 - Where a peak of memory is needed, each stage runs in a subprocess (`run_stage_in_subprocess`), as with DVC. The clock
   starts when that process has imported what it needs.
 """

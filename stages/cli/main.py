@@ -4,6 +4,7 @@ The commands import what they need when they run, so that `--help` and quick com
 """
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,18 @@ def init(
     for line in write_params(request, out, force=force):
         click.echo(line)
     click.echo(f"wrote {out}; next: `stillroom doctor`, then `make repro`")
+
+
+@commands.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def repro(options: tuple[str, ...]) -> None:
+    """Run `dvc repro OPTIONS`, with less time to start stages.
+
+    This process imports the packages of all stages once.
+    """
+    from stages._forks import run_with_forks
+
+    raise SystemExit(run_with_forks([sys.executable, "-m", "dvc", "repro", *options]))
 
 
 @commands.command()

@@ -223,7 +223,7 @@ def test_a_cost_is_written_when_the_work_ended_well() -> None:
     with cost("small-r1-train") as entry:
         entry["tokens"] = 7
     written = json.loads(Path("work/costs/small-r1-train.json").read_text(encoding="utf-8"))
-    assert set(written) == {"tokens", "seconds", "commit", "dirty"}
+    assert set(written) == {"tokens", "seconds", "processor_seconds", "commit", "dirty"}
     assert (written["commit"], written["dirty"]) == (None, None)  # no repository here
     assert written["tokens"] == 7
     assert 0 <= written["seconds"] < 5
