@@ -111,6 +111,14 @@ def test_dvc_shows_a_row_of_few_metrics_per_model(project: Project) -> None:
     assert head.count("|") <= 9
 
 
+def test_every_model_and_optimizer_stands_once_on_the_disk(finished: tuple[Project, str]) -> None:
+    """DVC's cache has the same file, also of a directory; only small files with equal content may stand twice."""
+    project, _ = finished
+    large = [path for name in ("*.safetensors", "*.pt") for path in (project.path / "work").rglob(name)]
+    assert {path.parents[2].name for path in large} >= {"small", "work"}
+    assert [path for path in large if path.stat().st_nlink == 1] == []
+
+
 def test_a_second_run_does_nothing(project: Project) -> None:
     assert executed(project.repro()) == []
 
