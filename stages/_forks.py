@@ -3,7 +3,7 @@
 `stillroom repro` is that process: it starts `dvc repro` and answers at the socket STILLROOM_FORKS. DVC starts
 `python -m stages.NAME` as always. That process asks for a fork, waits for it, and ends as it ends.
 
-* A stage starts within 0.3 s instead of 6 s of processor time (`python -m bench.end_to_end.overhead`).
+* It saves about 6 s of processor time for each stage (`python -m bench.end_to_end.overhead` compares whole jobs).
 * A fork runs the code that DVC records: after a change of a source file, stages run in processes of their own. They do
   so too without `stillroom repro`, in another checkout or environment, and where a package cannot be imported.
 * A fork ends with the process that DVC started, and with `stillroom repro`.
