@@ -35,7 +35,7 @@ class PromptParams:
     train: Positive
     """Number of training prompts, at most all."""
     heldout: Positive
-    """Number of held-out prompts, at most all."""
+    """Number of held-out prompts; fewer in the data are an error."""
     max_prompt_tokens: Positive
     """Longer prompts are filtered. The tokens of the chat template count."""
     template: TemplateParams
@@ -65,10 +65,11 @@ def render_prompts(
     date, where the chat template asks for one.
 
     Cases with equal prompts are one prompt, with the references of all. Training cases with a prompt of the held-out
-    split are left out. A split with fewer prompts than requested is no error; the line reports it.
+    split are left out. A training split with fewer prompts than requested is no error; the line reports it.
 
     Raises:
-        DataError: When a split has no prompt, or a prompt has a token that the teacher's head has no row for.
+        DataError: When a split has no prompt, the held-out split has fewer than requested, or a prompt has a token that
+            the teacher's head has no row for.
         ParameterError: When the template needs messages that the data lack.
         ModelError: When the tokenizer has no chat template for the messages.
     """

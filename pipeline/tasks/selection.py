@@ -37,7 +37,7 @@ class Selection:
         """Take the prompts of the first groups that are short enough; the cases of a group have equal prompts.
 
         Raises:
-            DataError: When there is no prompt.
+            DataError: When there is no prompt, or fewer held-out prompts than requested.
         """
         cases = count_cases(groups)
         self.cases, self.merged = self.held_out + cases, cases - len(groups)
@@ -48,6 +48,12 @@ class Selection:
                 meter.update()
         if not self.prompts:
             raise self._empty()
+        # A smaller training set only repeats its prompts, but errors of metrics follow from the held-out set's size.
+        if self.split == "heldout" and len(self.prompts) < self.requested:
+            expected, got = f"{self.requested:,} prompts", f"{len(self.prompts):,} of {self.cases:,} cases"
+            filtered = f", {self.too_long:,} filtered as too long" if self.too_long else ""
+            remedy = f"lower it to {len(self.prompts)} and evaluation.prompts with it, or add held-out data"
+            raise DataError("task.heldout", expected=expected, got=got + filtered, remedy=remedy)
 
     def line(self) -> str:
         """Return the counts as a line, a warning where more than a tenth of the prompts were left out."""

@@ -27,7 +27,7 @@ from pipeline.workspace.input_check import check_model
 from pipeline.workspace.pair import Pair, open_pair
 from pipeline.workspace.presets import require_unchanged
 from pipeline.workspace.probe import CAPS, Probe, ask_teacher, quantile, rounded
-from pipeline.workspace.recommendation import Changes, Facts, Plan, job_changes, plan_job, reasons
+from pipeline.workspace.recommendation import MOST_HELDOUT, Changes, Facts, Plan, job_changes, plan_job, reasons
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
 
@@ -116,7 +116,7 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
         separate=limits[0].separate,
         weights=pair.student.num_parameters(),
         train=len(data.train),
-        heldout=len(data.heldout),
+        heldout=_heldout(data, pair, template, prompt),
         prompt=prompt,
         completion=completion,
         device="cuda" if device().type == "cuda" else "cpu",
@@ -146,6 +146,18 @@ def _template(data: DataInspection, pair: Pair) -> tuple[TemplateParams, list[st
     line = f"prompts {'in the chat template' if chat else 'as plain text: the tokenizer has no chat template'}"
     params = parse(TemplateParams, template, where="task.template")
     return params, [line, *shortened_line(params, [*data.train, *data.heldout])]
+
+
+def _heldout(data: DataInspection, pair: Pair, template: TemplateParams, longest: int) -> int:
+    """Return the number of held-out cases, or of their distinct prompts where fewer are short enough for any job."""
+    fitting: set[tuple[int, ...]] = set()
+    for case in data.heldout:
+        ids = tuple(render(pair.tokenizer, prompt_of(template, case))[1])
+        if len(ids) <= longest:
+            fitting.add(ids)
+        if len(fitting) == MOST_HELDOUT:
+            return len(data.heldout)
+    return max(1, len(fitting))
 
 
 def _probe(pair: Pair, prompts: Sequence[list[int]], longest: int, count: int) -> Probe | None:

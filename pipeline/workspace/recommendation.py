@@ -23,7 +23,7 @@ Changes: TypeAlias = dict[tuple[str, ...], Any]
 
 _SMALL_FRESH = 100_000_000  # weights
 _MOST_PROMPTS = 10_000
-_MOST_HELDOUT = 200
+MOST_HELDOUT = 200
 _STEPS = {"cpu": (32, 200), "cuda": (32, 1000)}  # fewest and most optimizer steps
 _EVALUATED = {"cpu": 32, "cuda": 200}  # prompts
 _ROUNDS = 8
@@ -90,7 +90,7 @@ def plan_job(facts: Facts) -> Plan:
     per_round = min(prompts, math.ceil(refresh * own / samples))
     return Plan(
         prompts=prompts,
-        heldout=min(facts.heldout, _MOST_HELDOUT),
+        heldout=min(facts.heldout, MOST_HELDOUT),
         steps=steps,
         refresh=refresh,
         batch=batch,

@@ -82,6 +82,9 @@ def check_params(path: Path) -> None:
         _check_decay(optimizer, p.schedule.total_steps, "schedule.total_steps", where=where)
     for name, tuning in p.sft.items():
         _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+    expected, remedy = f"at most task.heldout ({p.task.heldout})", "lower it, or raise task.heldout"
+    met, prompts = p.evaluation.prompts <= p.task.heldout, p.evaluation.prompts
+    require(met, "evaluation.prompts", expected=expected, got=prompts, remedy=remedy)
     if p.objective.alpha < 1:
         _check_rewards(p)
     _check_tail_estimator(p)

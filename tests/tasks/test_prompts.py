@@ -21,7 +21,7 @@ def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
 
 
 def params(**changes: Any) -> PromptParams:
-    values: dict[str, Any] = {"name": "gsm8k", "train": 5, "heldout": 2, "max_prompt_tokens": 8, "settings": {}}
+    values: dict[str, Any] = {"name": "gsm8k", "train": 5, "heldout": 1, "max_prompt_tokens": 8, "settings": {}}
     return PromptParams(**(values | {"template": PLAIN} | changes))
 
 
@@ -40,7 +40,7 @@ def ids_of(cases: list[Case], tokenizer: Any, p: PromptParams, *, seed: int = 1,
 
 
 def test_prompts_carry_their_case(tokenizer: Any) -> None:
-    prompts, counts = render_prompts(pool("train", 9) + pool("heldout", 3), tokenizer, params(), seed=1)
+    prompts, counts = render_prompts(pool("train", 9) + pool("heldout", 3), tokenizer, params(heldout=2), seed=1)
     assert [prompt.split for prompt in prompts] == ["train"] * 5 + ["heldout"] * 2
     first = prompts[0]
     c, d, space = tokenizer.convert_tokens_to_ids([*"cd", "Ġ"])
@@ -85,6 +85,18 @@ def test_a_split_without_prompts_says_what_to_change(tokenizer: Any) -> None:
         render_prompts(pool("train", 3, words=9) + pool("heldout", 1), tokenizer, params(), seed=1)
     assert str(caught.value) == (
         "task gsm8k, train: expected a prompt short enough, got none of 3; raise task.max_prompt_tokens (8)"
+    )
+
+
+def test_fewer_held_out_prompts_than_requested_are_an_error(tokenizer: Any) -> None:
+    """Three of the five held-out cases are short enough, and two of these have the same prompt."""
+    heldout = [*pool("heldout", 2), case("again", "h1 x x", "heldout"), *pool("heldout", 2, words=9, start=2)]
+    assert len(ids_of(pool("train", 2) + heldout, tokenizer, params(heldout=2), split="heldout")) == 2
+    with pytest.raises(DataError) as caught:
+        render_prompts(pool("train", 2) + heldout, tokenizer, params(heldout=3), seed=1)
+    assert str(caught.value) == (
+        "task.heldout: expected 3 prompts, got 2 of 5 cases, 2 filtered as too long; "
+        "lower it to 2 and evaluation.prompts with it, or add held-out data"
     )
 
 
@@ -197,7 +209,7 @@ def test_the_settings_go_to_the_task_that_is_named() -> None:
 
 
 def test_tokens_are_ranked_by_how_often_they_occur(tokenizer: Any) -> None:
-    prompts, _ = render_prompts(pool("train", 5) + pool("heldout", 2), tokenizer, params(), seed=1)
+    prompts, _ = render_prompts(pool("train", 5) + pool("heldout", 2), tokenizer, params(heldout=2), seed=1)
     ranks_V = rank_tokens(prompts, 260)
     assert sorted(ranks_V.tolist()) == list(range(260))
     c, d, t, x, space = tokenizer.convert_tokens_to_ids([*"cdtx", "Ġ"])

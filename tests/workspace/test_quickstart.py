@@ -78,6 +78,16 @@ def test_lengths_come_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("rounds.yaml").exists()  # it belongs to params.yaml
 
 
+def test_held_out_cases_without_a_prompt_of_their_own_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(article="a", summary="b")
+    questions = ["q", "q", "r", "x" * 400]
+    rows = [json.dumps({"article": text, "summary": f"{n}"}) + "\n" for n, text in enumerate(questions)]
+    Path("data/test.jsonl").write_text("".join(rows), encoding="utf-8")
+    assert init(monkeypatch, "--force") == 0
+    written = read_yaml(Path("params.yaml"))
+    assert (written["task"]["heldout"], written["evaluation"]["prompts"]) == (2, 2)
+
+
 def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(article="a", summary="b")
     assert init(monkeypatch, "--force", student="teacher") == 0

@@ -89,6 +89,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); fix"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
         ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; fix"),
+        ("evaluation.prompts", 25, "evaluation.prompts: expected at most task.heldout (24), got 25; lower it"),
         ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
     ],
 )
