@@ -22,7 +22,7 @@ import click
 
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import write_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.process import command_output, die_with_parent, use_utf_8
 from pipeline.runtime.progress import summary
@@ -129,6 +129,11 @@ def _tracked(name: str, value: Any) -> Tracked:
 
 def _option_names(name: str) -> list[str]:
     return [name, "--" + name.removesuffix("_id").replace("_", "-")]
+
+
+def ended(gate: Path) -> bool:
+    """Return whether the verdict in a file ended the schedule; plan.json, for which every round waits, has none."""
+    return gate.is_file() and bool(read_json(gate).get("worse"))
 
 
 def run(command: click.Command) -> None:

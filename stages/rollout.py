@@ -3,9 +3,13 @@
 In: the model and the rollouts of the round before, and work/prompts. Out: work/STUDENT/ROUND/rollouts.parquet, with the
 rollouts of this round first and replayed rollouts of earlier rounds after them. Replayed rollouts are copied, so that
 the stages that score and train read one file; the teacher does not score them again.
+
+A student that got worse samples nothing where evaluation.stop_if_worse ended its schedule: the file is that of the
+round before, whose scores the store has.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import read_prompts, read_rollouts
@@ -13,7 +17,8 @@ from pipeline.core.types import Rollout
 from pipeline.metrics.rewards import reward_rollouts
 from pipeline.rollout.collect import RolloutParams, prompts_of_round, replayed_rollouts, turn_of
 from pipeline.rollout.sample import SamplingJob, write_rollouts
-from stages._stage import StageContext, run, stage
+from pipeline.runtime.atomic import copy
+from stages._stage import StageContext, ended, run, stage
 
 
 @stage(
@@ -24,9 +29,12 @@ from stages._stage import StageContext, run, stage
     replay_rounds=("replay.rounds", int),
     max_age=("replay.max_age", int | None),
 )
-def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int) -> None:
+def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int, gate: Path) -> None:
     """Write the rollouts of a round."""
     before, train = ctx.layout.round(student, prev), read_prompts(ctx.layout.prompts, "train")
+    if ended(gate):
+        copy(before.rollouts, ctx.layout.round(student, round_id).rollouts)
+        return
     prompts = prompts_of_round(train, p.rollout.prompts, turn_of(round_id), p.seed, student)
     earlier = read_rollouts(before.rollouts) if before.rollouts.is_file() else []
     replayed = replayed_rollouts(earlier, rounds=p.replay_rounds, max_age=p.max_age, step=first_step)

@@ -3,6 +3,9 @@
 In: the round before, the rollouts and the scores of this round, the fixed corpus with its scores, and
 work/students/STUDENT/optimizer.json. Out: the model and the optimizer in work/STUDENT/ROUND, and
 logs/STUDENT/ROUND/train.csv.
+
+Where evaluation.stop_if_worse ended the schedule, the round takes no step and keeps the model and the optimizer of the
+round before.
 """
 
 from pathlib import Path
@@ -13,14 +16,15 @@ from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.runtime.atomic import copy
 from pipeline.runtime.layout import LAYOUT
 from pipeline.training.batches import BatchParams
-from pipeline.training.log import Row
+from pipeline.training.log import Row, write_empty_log
 from pipeline.training.mixing import ReplayParams
 from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.round import LOG, MODEL, OPTIMIZER, train_round
 from pipeline.training.run import TrainingData, TrainingRun
-from stages._stage import StageContext, Tracked, run, stage
+from stages._stage import StageContext, Tracked, ended, run, stage
 
 # Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
 _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samples")
@@ -38,9 +42,18 @@ _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samp
     task=("task.name", str),
     settings=("task.settings", dict[str, object]),
 )
-def main(ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int, steps: int) -> None:
+def main(
+    ctx: StageContext, p: Any, student: str, round_id: str, prev: str, first_step: int, steps: int, gate: Path
+) -> None:
     """Train; one parameter per option of the command."""
     before, files = ctx.layout.round(student, prev), ctx.layout.round(student, round_id)
+    if ended(gate):
+        copy(before.model, files.model)
+        copy(before.optimizer, files.optimizer)
+        write_empty_log(files.log)
+        ctx.cost["steps"], ctx.cost["steps_not_taken"] = 0, steps
+        ctx.warn(f"{student} {round_id}: no step, because {student} {prev} was worse (evaluation.stop_if_worse)")
+        return
     tokenizer = load_tokenizer(before.model)
     training = TrainingRun(
         student=student,

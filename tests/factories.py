@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.sampling import Sampling
 from pipeline.core.types import Prompt, Rollout, ScoredSequence, Scores
+from pipeline.evaluation.completions import EvaluationParams
 from pipeline.lineage.records import FORMAT, Lineage, ModelSource, Round, Scored
 from pipeline.losses.divergences import DivergenceParams
 from pipeline.losses.objective import ObjectiveParams
@@ -49,6 +50,13 @@ def prompt(name: str, prompt_ids: Sequence[int], **changes: Any) -> Prompt:
     """Return a training prompt with these token ids; `changes` sets other fields."""
     fields = {"split": "train", "reference_ids": [], "prompt_text": "", "references": [""]}
     return Prompt(prompt_id=name, prompt_ids=list(prompt_ids), **(fields | changes))
+
+
+def evaluation_params(**changes: Any) -> EvaluationParams:
+    """Return the settings of a small evaluation in float32; `changes` sets other fields."""
+    fields: dict[str, Any] = {"prompts": 4, "batch_size": 3, "max_new_tokens": 6, "precision": "float32"}
+    fields |= {"temperatures": (0.0, 1.0), "recorded_prompts": 2, "stop_if_worse": False}
+    return EvaluationParams(**(fields | changes))
 
 
 def answered_prompt(name: str, length: int = 3) -> Prompt:

@@ -20,6 +20,16 @@ def metrics(students: Sequence[str] = ("small",), *, closeness: float = 1.0) -> 
         "teacher": {"rouge_l": 0.257, "eos_share": 0.6},
         "students": {name: _student(closeness + index / 3) for index, name in enumerate(students)},
         "store": {"positions": 5656, "payload_bytes": 469448, "bytes_per_position": 83.0, "reused_share": 0.25},
+        "errors": {"teacher": {"rouge_l": 0.04}}
+        | {name: {"before": {"forward_kl": 0.09}, CHECKPOINTS[-1]: {"forward_kl": 0.05}} for name in students},
+        "changes": {
+            name: {
+                "forward_kl": {"difference": -1.119, "error": 0.07, "goal": 0.0, "share": 0.528, "share_error": 0.04},
+                "rouge_l": {"difference": 0.074, "error": 0.02, "goal": 0.257, "share": 0.528, "share_error": 0.1},
+            }
+            for name in students
+        },
+        "worse": dict.fromkeys(students),
         "cost": {
             "score": {"runs": 4, "tokens": 11009, "seconds": 72.5},
             "train": {"runs": 3, "tokens": 19079, "seconds": 108.8},

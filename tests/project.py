@@ -115,7 +115,15 @@ PARAMS: dict[str, Any] = {
         "gradient_checkpointing": False,
         "save_steps": 1,
     },
-    "evaluation": {"prompts": 3, "batch_size": 3, "max_new_tokens": 8, "precision": "float32", "recorded_prompts": 2},
+    "evaluation": {
+        "prompts": 3,
+        "batch_size": 3,
+        "max_new_tokens": 8,
+        "precision": "float32",
+        "temperatures": [0, 1],
+        "recorded_prompts": 2,
+        "stop_if_worse": False,
+    },
 }
 
 
@@ -177,8 +185,8 @@ class Project:
 
     def write_params(self, document: dict[str, Any]) -> None:
         YAML(typ="safe").dump(document, self.path / "params.yaml")
-        schedule = ScheduleParams(**document["schedule"])
-        write_rounds(self.path / "rounds.yaml", schedule, document["students"], document["sft"])
+        schedule, stop = ScheduleParams(**document["schedule"]), document["evaluation"]["stop_if_worse"]
+        write_rounds(self.path / "rounds.yaml", schedule, document["students"], document["sft"], stop)
 
     def json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))

@@ -296,6 +296,7 @@ def test_dvc_paths_are_the_layouts() -> None:
     checkpoints = ["teacher", *(f"{student}-init" for student in rounds), *names]
     evaluations = {LAYOUT.evaluation(name) for name in checkpoints}
     outs |= evaluations | {path.with_suffix(".parquet") for path in evaluations}
+    outs |= {path(name) for name in checkpoints for path in (LAYOUT.prompt_metrics, LAYOUT.verdict)}
     stages = ["teacher", "prepare", "generate", "corpus-score", *(f"{name}-sft" for name in sft)]
     stages += [f"{student}-init" for student in rounds] + [f"{name}-evaluate" for name in checkpoints]
     stages += [f"{name}-{stage}" for name in names for stage in ("rollout", "score", "train")]

@@ -164,7 +164,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def test_there_is_a_query_for_each_view() -> None:
-    assert re.findall(r"^\| `(\w+)` \|.*`select ", TEXT["commands.md"], re.MULTILINE) == list(VIEWS)
+    assert re.findall(r"^\|`(\w+)`\|.*`select ", TEXT["commands.md"], re.MULTILINE) == list(VIEWS)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,8 @@ ELSEWHERE = {  # messages that no UserError contains, and the file or program th
     "warning: ... cases lose their earlier messages": "pipeline/tasks/templates.py",
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",
     "warning: ... is within its standard error": "pipeline/report/significance.py",
+    "warning: ... is worse than before training": "pipeline/evaluation/verdict.py",
+    "warning: ...: no step, because ... was worse": "stages/train.py",
     "warning: ...: the chance of an end token after an answer is": "stages/init.py",
     "warning: ...: ... of ... completions ended": "pipeline/rollout/sample.py",
     "warning: student ...: first tuned on data of teacher ...": "pipeline/lineage/lineage.py",

@@ -137,6 +137,7 @@ def run_round(student: str, item: Mapping[str, Any], run: Run = run_stage_here) 
     """Run one round of the schedule: rollouts, scores and training."""
     name = f"{student}-{item['id']}"
     options = {"student": student, "round": item["id"], "prev": item["prev"], "first_step": item["first_step"]}
+    options["gate"] = LAYOUT.plan  # which is not there: a schedule of a benchmark never ends early
     return [
         run("rollout", f"{name}-rollout", **options),
         _score(LAYOUT.round(student, item["id"]), name, run),

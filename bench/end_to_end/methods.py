@@ -37,7 +37,7 @@ from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from pipeline.workspace.students import write_students
 
-SHARED = ("teacher", "prompts", "corpus")
+SHARED = ("teacher", "prompts", "corpus", "evaluations/prompts/teacher.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def main(seeds: int, only: tuple[str, ...], runs: Path, out: Path | None, svg: P
     configurations = [entry for entry in CONFIGURATIONS if not only or entry.name in only]
     rows = [row for seed in range(seeds) for row in run_seed(configurations, seed, runs.resolve())]
     teacher = read_json(LAYOUT.evaluation("teacher"))
-    columns = [teacher["headline"], f"sampled_{teacher['headline']}", "forward_kl", "reverse_kl"]
+    columns = [teacher["headline"], f"{teacher['headline']}_at_1", "forward_kl", "reverse_kl"]
     show(table(rows, columns, teacher["metrics"]), rows, out, teacher=teacher["metrics"])
     if svg is not None:
         svg.write_text(render_methods(rows, columns, teacher["metrics"]), encoding="utf-8")
@@ -102,8 +102,8 @@ def run_seed(configurations: Sequence[Configuration], seed: int, runs: Path) -> 
     for configuration in configurations:
         home = runs / f"{configuration.folder}-{seed}"
         if _prepare(home, _params(configuration, seed), project, SHARED):
-            for part in ("base", "init"):
-                link(home / "work" / student / part, initial / "work" / student / part)
+            for part in (f"{student}/base", f"{student}/init", f"evaluations/prompts/{student}-init.parquet"):
+                link(home / "work" / part, initial / "work" / part)
             with chdir(home):
                 _distil(student)
         last = round_list(read_yaml(home / ROUNDS))[-1]["id"]

@@ -52,7 +52,7 @@ from pipeline.core.files import read_prompts
 from pipeline.core.sampling import Sampling
 from pipeline.evaluation.agreement import ModelPair, compare, concatenate
 from pipeline.evaluation.completions import EvaluationParams
-from pipeline.evaluation.standard_errors import error_of_ratio
+from pipeline.evaluation.measurements import of_ratio
 from pipeline.models.tokenizer import eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.config import lookup, section
@@ -283,8 +283,8 @@ def divergences(model: Path, setting: Setting) -> dict[str, float]:
     models = ModelPair(student=model, teacher=LAYOUT.teacher, vocab_size=vocab)
     comparisons = compare(models, prompts, completions, p, title="compare")
     means = concatenate(comparisons).means()
-    sums = [(part.forward_kl_N.double().sum().item(), len(part.forward_kl_N)) for part in comparisons]
-    error = error_of_ratio(np.reshape(sums, (len(chosen), -1, 2)).sum(1))
+    sums = np.reshape([part.sums("forward_kl") for part in comparisons], (len(chosen), -1, 2)).sum(1)
+    error = of_ratio(chosen, *sums.T).error or 0.0
     return {"forward_kl": means["forward_kl"], "error": error, "reverse_kl": means["reverse_kl"]}
 
 

@@ -36,7 +36,7 @@ CONFIGURATIONS = [
     on_policy("distillation alone", "reverse_kl", alpha=1.0),
     on_policy("reward, alpha 0.01", "reverse_kl", alpha=0.01),
 ]
-COLUMNS = ("training_reward", "sampled_exact_match", "exact_match", "reverse_kl")
+COLUMNS = ("training_reward", "exact_match_at_1", "exact_match", "reverse_kl")
 _SETTING: dict[str, Any] = {
     "task": {"train": 161, "heldout": 90, "settings": {"heldout_share": 0.3, "max_operand": 5, "max_value": 10}},
     "corpus": {"references": 8, "generations": 0},  # the student learns from its own completions alone

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.core.types import Prompt
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
-from pipeline.evaluation.standard_errors import error_of_ratio
+from pipeline.evaluation.measurements import Measurement, Measurements, of_ratio
 from pipeline.models import language_model as lm
 from pipeline.models.finite import first_unpredicted, not_finite
 from pipeline.rollout.sampler import Sampled
@@ -60,7 +59,8 @@ class Agreement(NamedTuple):
     forward_kl_N: Tensor  # nats
     reverse_kl_N: Tensor  # nats
     top1_agreement_N: Tensor  # true where both models have the same likeliest token
-    teacher_logp_N: Tensor  # nats, of the token that the student sampled
+    teacher_logp_N: Tensor  # nats, of the token of the completion
+    student_logp_N: Tensor
     teacher_ids_NK: Tensor  # the likeliest tokens, best first
     teacher_p_NK: Tensor
     student_ids_NK: Tensor
@@ -105,8 +105,8 @@ def compare(
 
     Args:
         pair: The models; both are loaded.
-        prompts: The prompts.
-        completions: One completion of each prompt.
+        prompts: The prompts. Both models read a prompt that is there twice once, if one batch has both.
+        completions: One completion of each prompt, of any origin.
         p: Batch size and precision.
         title: The title of the progress bar.
 
@@ -139,7 +139,7 @@ def compare(
 
 
 def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
-    """Compare the logits of teacher and student at tokens that the student sampled."""
+    """Compare the logits of teacher and student at the tokens of completions."""
     logp_NV, logq_NV = p_NV.log_softmax(-1), q_NV.log_softmax(-1)
     ratio_NV = logp_NV - logq_NV
     likeliest = min(LIKELIEST, logp_NV.shape[-1])
@@ -149,6 +149,7 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
         reverse_kl_N=-_expectation(logq_NV, ratio_NV).cpu(),
         top1_agreement_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
         teacher_logp_N=logp_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
+        student_logp_N=logq_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
         teacher_ids_NK=top_p.indices.cpu(),
         teacher_p_NK=top_p.values.exp().cpu(),
         student_ids_NK=top_q.indices.cpu(),
@@ -196,11 +197,18 @@ def concatenate(parts: Sequence[Agreement]) -> Agreement:
     return Agreement(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def mean_errors(agreements: Sequence[Agreement]) -> dict[str, float]:
-    """Return the standard errors of the means over the prompts of these completions; none of a single completion."""
-    if len(agreements) < 2:
-        return {}
-    return {name: error_of_ratio(np.array([part.sums(name) for part in agreements])) for name in MEANS}
+def agreement_metrics(prompts: Sequence[Prompt], agreements: Sequence[Agreement]) -> Measurements:
+    """Return the means over all positions of the completions, in the order of the prompts."""
+    sums = {name: [agreement.sums(name) for agreement in agreements] for name in MEANS}
+    return {name: of_ratio(prompts, *zip(*pairs, strict=True)) for name, pairs in sums.items()}
+
+
+def reference_nll(prompts: Sequence[Prompt], agreements: Sequence[Agreement]) -> Measurement:
+    """Return the student's negative log-likelihood of references, in nats per token, from comparisons at them."""
+    sums = [
+        (-agreement.student_logp_N.double().sum().item(), len(agreement.student_logp_N)) for agreement in agreements
+    ]
+    return of_ratio(prompts, *zip(*sums, strict=True))
 
 
 def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:

@@ -33,8 +33,7 @@ def describe_card(model: Path) -> str:
     if not lineage.rounds:
         raise DataError(model, expected="a trained student", got="no round", remedy="name work/STUDENT/ROUND/model")
     path = Layout(root or Path()).evaluation(f"{lineage.student}-{lineage.rounds[-1].id}")
-    metrics = read_json(path)["metrics"] if root and path.is_file() else {}
-    return model_card(lineage, {name: value for name, value in metrics.items() if isinstance(value, int | float)})
+    return model_card(lineage, read_json(path) if root and path.is_file() else None)
 
 
 def _read(model: Path) -> tuple[Lineage, Path | None]:

@@ -34,13 +34,14 @@ def write_round(model: Path, lineage: Lineage, trained: Round) -> None:
     (model / "README.md").write_text(model_card(after), encoding="utf-8")
 
 
-def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> str:
-    """Return the card of a trained student; `metrics` come from its own evaluation."""
+def model_card(lineage: Lineage, evaluation: Mapping[str, Any] | None = None) -> str:
+    """Return the card of a trained student, with what its own evaluation says: metrics, errors, and a warning."""
     assert lineage.student and lineage.start and lineage.rounds, "only a trained student has a card"
-    last = lineage.rounds[-1]
+    last, measured = lineage.rounds[-1], evaluation or {}
+    metrics = {name: value for name, value in measured.get("metrics", {}).items() if isinstance(value, int | float)}
     text = fill_template(
         Path(__file__).with_name("model_card.md.j2"),
-        front_matter=_front_matter(lineage, metrics or {}),
+        front_matter=_front_matter(lineage, metrics),
         lineage=lineage,
         start=lineage.start,
         name=_public_name,
@@ -49,6 +50,8 @@ def model_card(lineage: Lineage, metrics: Mapping[str, float] | None = None) -> 
         layers=kept_layers(lineage),
         last=last,
         metrics=metrics,
+        errors=measured.get("errors", {}),
+        worse=measured.get("worse"),
     )
     return text + "\n"
 

@@ -39,16 +39,23 @@ def to_svg(chart: Any) -> str:
 
 
 def _points(metrics: Metrics, key: str) -> list[dict[str, Any]]:
+    known = metrics.get("errors", {})
     return [
         {"model": f"student {name}", "step": row["step"], "value": row[key]}
+        | _span(row[key], known.get(name, {}).get(row["id"], {}).get(key, 0.0))
         for name, student in metrics["students"].items()
         for row in checkpoints(student)
         if math.isfinite(row[key])
     ]
 
 
+def _span(value: float, error: float) -> dict[str, float]:
+    """Return the ends of an error bar; the lower one stays above 0, because a scale may be logarithmic."""
+    return {"low": max(value - error, value / 10), "high": value + error}
+
+
 def _panel(points: Sequence[Mapping[str, Any]], steps: Sequence[int], scale: str) -> Any:
-    """Draw solid lines with a mark at each checkpoint, and the teacher as a dashed line."""
+    """Draw solid lines with a mark and a standard error at each checkpoint, and the teacher as a dashed line."""
     students = list(dict.fromkeys(point["model"] for point in points if point["model"] != _TEACHER))
     models = [*students, _TEACHER]
     colours = [*(COLOURS[index % len(COLOURS)] for index in range(len(students))), GREY]
@@ -62,4 +69,5 @@ def _panel(points: Sequence[Mapping[str, Any]], steps: Sequence[int], scale: str
         strokeDash=alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=models, range=dashes)),
     )
     marks = base.mark_point(filled=True, opacity=1).transform_filter(alt.datum.model != _TEACHER)
-    return alt.layer(base.mark_line(), marks)
+    spans = base.mark_rule(opacity=0.6).transform_filter(alt.datum.model != _TEACHER)
+    return alt.layer(base.mark_line(), marks, spans.encode(y="low:Q", y2="high:Q", strokeDash=alt.value([1, 0])))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-_SAMPLED = "sampled_"  # prefix of the task's metrics of completions sampled at temperature 1; others are greedy
+_AT = "_at_"  # before the temperature of the completions that a metric is about; without it, they are greedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +12,6 @@ class Measure:
     title: str
     format: str = ".4g"
     unit: str = ""
-    at_teacher: float | None = None  # the value of a student that equals the teacher
 
     def show(self, value: float | None) -> str:
         """Return the formatted value, and an empty string for None."""
@@ -22,22 +21,27 @@ class Measure:
         """Return the formatted value with its standard error, where it is known."""
         return self.show(value) if value is None or error is None else f"{self.show(value)} ± {self.show(error)}"
 
-    def show_change(self, before: float | None, after: float | None) -> str:
-        """Return both values with an arrow between them, and an empty string if neither exists."""
-        return "" if before is None and after is None else f"{self.show(before)} → {self.show(after)}"
+    def show_change(self, before: tuple[float | None, float | None], after: tuple[float | None, float | None]) -> str:
+        """Return two values with their errors and an arrow between them, and an empty string if neither exists."""
+        shown = [self.show_with_error(*end) for end in (before, after)]
+        return " → ".join(shown) if any(shown) else ""
 
 
 MEASURES = {
-    "forward_kl": Measure(title="forward KL", format=".3f", unit="nats per token", at_teacher=0.0),
-    "reverse_kl": Measure(title="reverse KL", format=".3f", unit="nats per token", at_teacher=0.0),
-    "top1_agreement": Measure(title="top-1 agreement", format=".1%", at_teacher=1.0),
+    "forward_kl": Measure(title="forward KL", format=".3f", unit="nats per token"),
+    "reverse_kl": Measure(title="reverse KL", format=".3f", unit="nats per token"),
+    "top1_agreement": Measure(title="top-1 agreement", format=".1%"),
     "teacher_logp": Measure(title="teacher log-likelihood", format=".3f", unit="nats per token"),
+    "reference_nll": Measure(title="NLL of references", format=".3f", unit="nats per token"),
+    "entropy": Measure(title="entropy", format=".3f", unit="nats per token"),
     "bleu": Measure(title="BLEU", format=".1f"),
     "chrf": Measure(title="chrF", format=".1f"),
     "rouge_1": Measure(title="ROUGE-1", format=".3f"),
     "rouge_2": Measure(title="ROUGE-2", format=".3f"),
     "rouge_l": Measure(title="ROUGE-L", format=".3f"),
     "exact_match": Measure(title="exact match", format=".1%"),
+    "teacher_rouge_l": Measure(title="ROUGE-L to the teacher", format=".3f"),
+    "distinct_bigrams": Measure(title="distinct bigrams", format=".1%"),
     "reward": Measure(title="reward", format=".3f"),
     "eos_share": Measure(title="ends with eos", format=".1%"),
     "loss": Measure(title="training loss", unit="nats per token"),
@@ -56,8 +60,15 @@ MEASURES = {
 
 
 def measure(key: str) -> Measure:
-    """Return the listed measure, its variant for sampled completions, or a measure with the key as its title."""
-    if key.startswith(_SAMPLED):
-        greedy = measure(key.removeprefix(_SAMPLED))
-        return replace(greedy, title=f"{greedy.title}, sampled")
+    """Return the listed measure, its variant at a temperature, or a measure with the key as its title."""
+    name, at, temperature = key.rpartition(_AT)
+    if at:
+        greedy = measure(name)
+        return replace(greedy, title=f"{greedy.title} at {temperature}")
     return MEASURES.get(key) or Measure(title=key.replace("_", " "))
+
+
+def rank(key: str) -> int:
+    """Return the place of a measure in tables: that of the list, whatever the temperature; other measures follow."""
+    name = key.partition(_AT)[0]
+    return list(MEASURES).index(name) if name in MEASURES else len(MEASURES)

@@ -47,11 +47,21 @@ def read_run(layout: Layout, students: Sequence[str]) -> Run:
     teacher = read["teacher"]
     evaluations = {student: [(id_, read[f"{student}-{id_}"]["metrics"]) for id_ in checkpoints] for student in students}
     errors = {name: evaluation.get("errors", {}) for name, evaluation in read.items()}
+    last = {student: read[f"{student}-{checkpoints[-1]}"] for student in students}
     models = [layout.round(student, checkpoints[-1]).model for student in students]
     return Run(
         title=f"stillroom: {params['task']['name']}",
         last_steps=last_steps,
-        metrics=summarise(teacher["headline"], teacher["metrics"], evaluations, costs, last_steps, errors),
+        metrics=summarise(
+            teacher["headline"],
+            teacher["metrics"],
+            evaluations,
+            costs,
+            last_steps,
+            errors,
+            changes={student: evaluation.get("changes", {}) for student, evaluation in last.items()},
+            worse={student: evaluation.get("worse") for student, evaluation in last.items()},
+        ),
         views=_query_views(layout, {"", *students}, {"", "corpus", *checkpoints}),
         costs=costs,
         lineages=[lineage for model in models if (lineage := read_lineage(model))],

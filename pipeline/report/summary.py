@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.metric_titles import MEASURES, measure
+from pipeline.report.metric_titles import measure, rank
 from pipeline.report.significance import warnings_of
 from pipeline.runtime.text import markdown_table
 
 Metrics = Mapping[str, Any]
+_OF_TOKENS = ("forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", "reference_nll", "entropy")
 _PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures
 
 
@@ -21,6 +22,8 @@ def summarise(
     costs: Mapping[str, Metrics],
     last_steps: Mapping[str, int],
     errors: Mapping[str, Metrics],
+    changes: Mapping[str, Metrics],
+    worse: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """Return the content of metrics.json.
 
@@ -36,6 +39,8 @@ def summarise(
         costs: Costs by the name of the stage.
         last_steps: Round -> the optimizer step at its end.
         errors: The standard errors of the metrics, by `teacher` or STUDENT-CHECKPOINT; empty where they are unknown.
+        changes: The changes of each student's metrics from before training to the last round.
+        worse: The warning about each student that is worse after the last round than before training, or None.
     """
     stages = costs_by_stage(costs)
     tokens = {name: stage["tokens"] for name, stage in stages.items()}
@@ -70,6 +75,8 @@ def summarise(
             }
             for name, evaluations in students.items()
         },
+        "changes": {name: dict(of_student) for name, of_student in changes.items()},
+        "worse": dict(worse),
         "warnings": [warning for cost in costs.values() for warning in cost.get("warnings", ())],
     }
 
@@ -90,13 +97,19 @@ def _rounds(
 
 
 def key_figures(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    """Return a few final figures of metrics.json: a row of `dvc metrics show` for each model, and one for the costs.
+    """Return a few final figures of metrics.json: rows of `dvc metrics show`.
 
-    The names of the figures are those of every row, so that the table stays narrow.
+    Each model has a row, and a second one with the standard errors; a last row has the costs. The names of the figures
+    are those of every row, so that the table stays narrow.
     """
     ends = {"teacher": metrics["teacher"]} | {name: student["after"] for name, student in metrics["students"].items()}
+    known = metrics["errors"]
+    for name, student in metrics["students"].items():
+        last = student["rounds"][-1]["id"] if student["rounds"] else "before"
+        ends[f"{name}-error"] = known[name][last]
+    ends["teacher-error"] = known["teacher"]
     keys = ("forward_kl", "reverse_kl", "top1_agreement", metrics["headline"], "reward", "eos_share")
-    figures = {name: {key: float(f"{end[key]:.4g}") for key in keys if key in end} for name, end in ends.items()}
+    figures = {name: {key: float(f"{end[key]:.4g}") for key in keys if key in end} for name, end in ends.items() if end}
     costs = {"seconds": round(_seconds(metrics)), "scored_positions": metrics["store"]["positions"]}
     return figures | {"costs": costs}
 
@@ -156,19 +169,27 @@ def render_table(metrics: Metrics) -> str:
         for name, student in metrics["students"].items()
         for row in checkpoints(student)
     ]
-    names = measures(row for _, row, _ in models)
-    keys = [key for key in MEASURES if key in names] + [key for key in names if key not in MEASURES]
-    quality = [["model", *(measure(key).title for key in keys)]]
-    quality += [
-        [label, *(measure(key).show_with_error(row.get(key), error.get(key)) for key in keys)]
-        for label, row, error in models
+    keys = sorted(measures(row for _, row, _ in models), key=rank)
+    # Two tables are narrow enough for a terminal.
+    parts = [[key for key in keys if (key in _OF_TOKENS) is of_tokens] for of_tokens in (True, False)]
+    quality = [
+        [
+            ["model", *(measure(key).title for key in part)],
+            *(
+                [label, *(measure(key).show_with_error(row.get(key), error.get(key)) for key in part)]
+                for label, row, error in models
+            ),
+        ]
+        for part in parts
+        if part
     ]
     cost = [["stage", "runs", "tokens", "seconds", "tokens/s"]]
     for name, stage in metrics["cost"].items():
         rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
         cost.append([name, f"{stage['runs']}", f"{stage['tokens']:,}", f"{stage['seconds']:.1f}", f"{rate:,.0f}"])
     store, warnings = metrics["store"], [f"warning: {text}\n" for text in warnings_of(metrics)]
-    return f"""{markdown_table(quality)}
+    tables = "\n\n".join(map(markdown_table, quality))
+    return f"""{tables}
 
 {markdown_table(cost)}
 

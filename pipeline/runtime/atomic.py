@@ -43,6 +43,15 @@ def temporary(path: Path) -> Iterator[Path]:
         remove(path)
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file or a directory to `path`, which is replaced."""
+    with replacing(path) as new:
+        if source.is_dir():
+            shutil.copytree(source, new, copy_function=shutil.copyfile)  # DVC write-protects what it has
+        else:
+            shutil.copyfile(source, new)
+
+
 def publish(new: Path, path: Path) -> None:
     """Move a file or directory to `path`, replacing what is there. Both paths must be on one file system."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class Layout:
         self.corpus = RolloutFiles(self.work / "corpus")
         # The directory with one file per stage: seconds, tokens, version of the code.
         self.costs = self.work / "costs"
-        # The directory with two files per evaluated checkpoint.
+        # The directory with four files per evaluated checkpoint.
         self.evaluations = self.work / "evaluations"
         self.logs = root / "logs"
         self.report = root / "report"
@@ -93,6 +93,14 @@ class Layout:
         A Parquet file of the same stem holds the token-by-token comparison of some completions.
         """
         return self.evaluations / f"{name}.json"
+
+    def prompt_metrics(self, name: str) -> Path:
+        """Return the file with what each held-out prompt adds to the metrics of `teacher` or of a checkpoint."""
+        return self.evaluations / "prompts" / f"{name}.parquet"
+
+    def verdict(self, name: str) -> Path:
+        """Return the file that says whether training made the student of a checkpoint worse."""
+        return self.evaluations / "verdicts" / f"{name}.json"
 
 
 LAYOUT = Layout(Path())  # The project in the current directory, in which stages and commands run

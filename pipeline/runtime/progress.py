@@ -69,5 +69,7 @@ def summary(name: str, entry: Mapping[str, Any]) -> str:
         parts.append(f"{entry.get('positions_reused', 0):,} of {entry['positions']:,} positions from the store")
     if entry.get("steps_not_taken"):
         steps = entry["steps"] + entry["steps_not_taken"]
-        parts.append(f"{entry['steps_not_taken']} of {steps} steps not taken (schedule.max_staleness)")
+        # A round that became too stale took the step that showed it.
+        key = "schedule.max_staleness" if entry["steps"] else "evaluation.stop_if_worse"
+        parts.append(f"{entry['steps_not_taken']} of {steps} steps not taken ({key})")
     return ", ".join(parts)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pipeline.runtime.atomic import replacing
+
 Row: TypeAlias = dict[str, Any]
 _TYPES = {"student": str, "round": str} | dict.fromkeys(("step", "tokens", "read_tokens", "compared_tokens"), int)
 
@@ -19,6 +21,12 @@ def write_log(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, fieldnames=names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_empty_log(path: Path) -> None:
+    """Write the log of a round without a step: the columns that every log has."""
+    with replacing(path) as temporary:
+        temporary.write_text("student,round,step,loss\n", encoding="utf-8")
 
 
 def read_log(path: Path) -> list[Row]:

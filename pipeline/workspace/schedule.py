@@ -29,28 +29,37 @@ class ScheduleParams:
     """Staleness in nats (`staleness_kl` of the log) above which a round ends early; null means never."""
 
 
-def rounds_document(p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> dict[str, Any]:
+def rounds_document(
+    p: ScheduleParams, students: Sequence[str], tuned: Collection[str], stop_if_worse: bool = False
+) -> dict[str, Any]:
     """Return the content of rounds.yaml: the items of every `foreach` in dvc.yaml, by the name of the stage in DVC.
 
     DVC has no conditional stage, but a loop over nothing. The model directories `teacher_dir`, of the stage `teacher`,
-    and `starts`, of the stage `init`, have other names for a model that supervised fine-tuning changes afterwards.
+    and `starts`, of the stage `init`, have other names for a model that supervised fine-tuning changes afterwards. A
+    dependency that a stage lacks is `plan.json`, which never changes.
 
     Args:
         p: The schedule.
         students: The names of the students.
         tuned: The names under `sft`: students, or `teacher`.
+        stop_if_worse: Whether a round waits for the verdict on the round before.
     """
+    none = str(LAYOUT.plan)
     rounds: dict[str, dict[str, Any]] = {}
     scores = {"corpus": str(LAYOUT.corpus.directory)}
-    checkpoints = {"teacher": {"model": str(LAYOUT.teacher), "base": str(LAYOUT.plan)}}
+    checkpoints = {"teacher": {"model": str(LAYOUT.teacher), "base": none, "teacher": none, "before": none}}
     for student in students:
-        base, start = str(LAYOUT.base(student)), LAYOUT.round(student, "init")
-        checkpoints[f"{student}-init"] = {"model": str(start.model), "base": base}
+        start = str(LAYOUT.round(student, "init").model)
+        compared = {"base": str(LAYOUT.base(student)), "teacher": str(LAYOUT.prompt_metrics("teacher"))}
+        checkpoints[f"{student}-init"] = {"model": start, **compared, "before": none}
+        before = str(LAYOUT.prompt_metrics(f"{student}-init"))
         for item in _rounds(p):
             name, files = f"{student}-{item['round']}", LAYOUT.round(student, item["round"])
-            rounds[name] = {"student": student, **item}
+            waits = stop_if_worse and item["prev"] != "init"
+            gate = str(LAYOUT.verdict(f"{student}-{item['prev']}")) if waits else none
+            rounds[name] = {"student": student, **item, "gate": gate}
             scores[name] = str(files.directory)
-            checkpoints[name] = {"model": str(files.model), "base": base}
+            checkpoints[name] = {"model": str(files.model), **compared, "before": before}
     return {
         "teacher_dir": str(LAYOUT.untuned_teacher if "teacher" in tuned else LAYOUT.teacher),
         "starts": {name: "untuned" if name in tuned else "init" for name in students},
@@ -78,22 +87,26 @@ def _tuning(name: str) -> dict[str, str]:
     return {"base": str(model), "frozen": str(frozen), "out": str(out)}
 
 
-def write_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
+def write_rounds(
+    path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str], stop_if_worse: bool = False
+) -> None:
     """Write rounds.yaml; the arguments are those of `rounds_document`."""
-    document = rounds_document(p, students, tuned)
+    document = rounds_document(p, students, tuned, stop_if_worse)
     write_yaml(path, document, comment="Written by `stillroom plan` from params.yaml; commit it.")
 
 
-def check_rounds(path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str]) -> None:
+def check_rounds(
+    path: Path, p: ScheduleParams, students: Sequence[str], tuned: Collection[str], stop_if_worse: bool = False
+) -> None:
     """Check that rounds.yaml is what follows from params.yaml.
 
     Raises:
         ParameterError: It is not; the message names the command that writes it.
     """
-    expected, document = rounds_document(p, students, tuned), read_yaml(path)
+    expected, document = rounds_document(p, students, tuned, stop_if_worse), read_yaml(path)
     if document != expected:
         rounds = f"{len(round_list(expected))} rounds of {p.refresh_every} steps ({p.total_steps} in all)"
-        got = f"{_count(document)} rounds that do not match schedule, students and sft in params.yaml"
+        got = f"{_count(document)} rounds that do not match schedule, students, sft and evaluation in params.yaml"
         raise ParameterError(path, expected=rounds, got=got, remedy="run `stillroom plan`")
 
 
@@ -106,14 +119,15 @@ def _count(document: Mapping[str, Any]) -> int:
 
 
 def follow_params() -> None:
-    """Write rounds.yaml from the sections schedule, students and sft of params.yaml."""
+    """Write rounds.yaml from the sections schedule, students, sft and evaluation of params.yaml."""
     write_rounds(LAYOUT.rounds, *read_schedule(LAYOUT.params))
 
 
-def read_schedule(params: Path) -> tuple[ScheduleParams, list[str], dict[str, Any]]:
-    """Return what rounds.yaml is written from: the schedule, the students, and the section `sft`.
+def read_schedule(params: Path) -> tuple[ScheduleParams, list[str], dict[str, Any], bool]:
+    """Return what rounds.yaml is written from: schedule, students, the section `sft`, `evaluation.stop_if_worse`.
 
     Raises:
         ParameterError: A value of these sections is missing or wrong.
     """
-    return section(params, ScheduleParams, "schedule"), lookup(params, "students"), lookup(params, "sft")
+    stop_if_worse = section(params, bool, "evaluation", "stop_if_worse")
+    return section(params, ScheduleParams, "schedule"), lookup(params, "students"), lookup(params, "sft"), stop_if_worse

@@ -164,8 +164,16 @@ def read_status() -> tuple[list[Job], dict[str, Any]]:
         "seconds": _total([job.seconds for job in left]),
         "teacher_positions": sum(estimate.positions for estimate in scoring),
         "store_bytes": _total([estimate.bytes for estimate in scoring]),
+        "worse": worse_messages(jobs, LAYOUT),
         "cache_bytes": rest_bytes(Path(), Counter(str(job.student) for job in left if job.kind == "train")),
     }
+
+
+def worse_messages(jobs: Sequence[Job], layout: Layout) -> list[str]:
+    """Return the warnings about students that are worse, by their latest evaluation, than before training."""
+    evaluated = [job for job in jobs if job.kind == "evaluate" and job.student and job.state in ("done", "waits")]
+    latest = {job.student: read_json(layout.evaluation(f"{job.student}-{job.round}")) for job in evaluated}
+    return [message for evaluation in latest.values() if (message := evaluation.get("worse"))]
 
 
 def _total(values: list[float | None] | list[int | None]) -> float | None:
@@ -174,7 +182,7 @@ def _total(values: list[float | None] | list[int | None]) -> float | None:
 
 
 def as_text(jobs: list[Job], left: dict[str, Any]) -> str:
-    """Return a table with a row per student and round, and two lines about what is left."""
+    """Return a table with a row per student and round, lines about what is left, and about what became worse."""
     states = {job.name: job.state for job in jobs}
     rows = [["student", "round", *KINDS]]
     for student, round_id in dict.fromkeys((str(job.student), str(job.round)) for job in jobs if job.student):

@@ -82,6 +82,9 @@ def check_params(path: Path) -> None:
         _check_decay(optimizer, p.schedule.total_steps, "schedule.total_steps", where=where)
     for name, tuning in p.sft.items():
         _check_decay(tuning.optimizer, tuning.steps, f"sft.{name}.steps", where=f"sft.{name}.optimizer")
+    expected, temperatures = "a list with 0 and 1", list(p.evaluation.temperatures)
+    met = {0.0, 1.0} <= {*temperatures}
+    require(met, "evaluation.temperatures", expected=expected, got=temperatures, remedy="add them")
     expected, remedy = f"at most task.heldout ({p.task.heldout})", "lower it, or raise task.heldout"
     met, prompts = p.evaluation.prompts <= p.task.heldout, p.evaluation.prompts
     require(met, "evaluation.prompts", expected=expected, got=prompts, remedy=remedy)

@@ -14,7 +14,7 @@ from bench.end_to_end.methods_picture import render_methods
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
 from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import follow_params
-from stages import generate, plan, prepare, score, teacher
+from stages import evaluate, generate, plan, prepare, score, teacher
 
 ROOT = Path(__file__).parents[2]
 ROWS: list[dict[str, Any]] = [
@@ -78,10 +78,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (score, "--rollouts", "work/corpus/rollouts.parquet", "--out", "work/corpus/segment", "--name", "corpus-score"),
     ):
         stage.main.main(words, standalone_mode=False)
-    Path("work/evaluations").mkdir(parents=True)
-    Path("work/evaluations/teacher.json").write_text(
-        '{"headline": "exact_match", "metrics": {"exact_match": 0.5}}', encoding="utf-8"
-    )
+    evaluate.main.main(["--name", "teacher", "--model", "work/teacher"], standalone_mode=False)
     return tmp_path
 
 

@@ -39,8 +39,9 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     project, output = finished
     assert executed(output) == sorted(FIRST_RUN)
     metrics = project.json("report/metrics.json")
-    task = {"exact_match", "sampled_exact_match", "eos_share"}
-    quality = {"forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", *task}
+    at_any = {"exact_match", "distinct_bigrams"}
+    task = {*at_any, *(f"{name}_at_1" for name in at_any), "eos_share", "entropy", "reference_nll"}
+    quality = {"forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", "teacher_rouge_l", *task}
     small = metrics["students"]["small"]
     assert set(metrics["teacher"]) == task
     assert set(small["before"]) == set(small["after"]) == quality
@@ -48,6 +49,8 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert [set(round_) for round_ in small["rounds"]] == [quality | place] * 2
     assert small["rounds"][-1] == small["rounds"][-1] | small["after"] | {"id": "r2", "step": 4}
     assert small["rounds"][-1]["scored_positions"] == metrics["store"]["positions"]
+    assert set(metrics["errors"]["small"]["r2"]) == set(metrics["changes"]["small"]) == quality
+    assert set(metrics["errors"]["teacher"]) == task
     assert metrics["store"]["bytes_per_position"] > 0
     assert metrics["store"]["reused_share"] == 0
     stages = metrics["cost"]
@@ -56,7 +59,7 @@ def test_the_first_run_executes_every_stage_and_reports(finished: tuple[Project,
     assert (project.path / "report/table.md").read_text(encoding="utf-8") in output
     for stage in [path.stem for path in (project.path / "work/costs").glob("*.json")]:
         assert re.search(rf"^{stage}: done in \d+\.\d s", output, re.MULTILINE)
-    for done in ("read .*: 2 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 12 files"):
+    for done in ("read .*: 2 parts", r"read data \(train\): 14 rows", "tokenise: 15 prompts", "report: 14 files"):
         assert re.search(rf"^{done} in \d+\.\d s \([\d,.]+ \w+/s\)$", output, re.MULTILINE)
     html = (project.path / "report/index.html").read_text(encoding="utf-8")
     assert re.findall('<section id="([^"]+)"', html) == [
@@ -107,7 +110,8 @@ def test_an_encoder_decoder_runs_through_the_same_stages(
 
 def test_dvc_shows_a_row_of_few_metrics_per_model(project: Project) -> None:
     head, _, *rows = run(project, "dvc", "metrics", "show", "--md").strip().splitlines()
-    assert [row.split()[1] for row in rows] == [f"report/summary/{name}.json" for name in ("costs", "small", "teacher")]
+    names = ("costs", "small-error", "small", "teacher-error", "teacher")
+    assert [row.split()[1] for row in rows] == [f"report/summary/{name}.json" for name in names]
     assert head.count("|") <= 9
 
 
@@ -331,6 +335,7 @@ def test_scores_of_two_teachers_are_refused(
     shutil.rmtree(project.path / out)
     assert subprocess.run([sys.executable, *scored], check=False, **run).returncode == 0
     train = ["--student", "small", "--round", "r1", "--prev", "init", "--first-step", "0", "--steps", "2"]
+    train += ["--gate", "work/plan.json"]
     refused = subprocess.run([sys.executable, "-m", "stages.train", *train], check=False, **run)
     assert refused.returncode == 1
     (line,) = refused.stderr.strip().splitlines()

@@ -18,10 +18,10 @@ from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.errors import ModelError
-from tests.factories import with_weight
+from tests.factories import evaluation_params, with_weight
 
 VOCAB = 260
-P = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision="float32", recorded_prompts=2)
+P = evaluation_params()
 
 
 def held_out(name: str, ids: list[int], reference: str = "") -> Prompt:
@@ -60,7 +60,7 @@ def compared(student: Path, teacher: Path, p: EvaluationParams = P, vocab: int =
 def test_compare_is_the_dense_mean_over_positions(
     student_dir: Path, teacher_dir: Path, batch_size: int, vocab: int
 ) -> None:
-    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=2)
+    p = evaluation_params(batch_size=batch_size)
     logp_NV, logq_NV = (dense(path, vocab) for path in (teacher_dir, student_dir))
     tokens = [token for sample in COMPLETIONS for token in sample.token_ids]
     assert len(logp_NV) == len(tokens) == 12
@@ -78,7 +78,7 @@ def test_compare_is_the_dense_mean_over_positions(
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_every_token_is_compared_at_its_position(student_dir: Path, teacher_dir: Path, batch_size: int) -> None:
     """Agreements have the order of the prompts, whatever the order in which the models read them."""
-    p = EvaluationParams(prompts=4, batch_size=batch_size, max_new_tokens=6, precision="float32", recorded_prompts=4)
+    p = evaluation_params(batch_size=batch_size, recorded_prompts=4)
     models = ModelPair(student=student_dir, teacher=teacher_dir, vocab_size=VOCAB)
     agreements = compare(models, PROMPTS, COMPLETIONS, p, title="compare")
     rows = [
@@ -106,7 +106,7 @@ def test_every_token_is_compared_at_its_position(student_dir: Path, teacher_dir:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_teacher_is_at_no_distance_from_itself(teacher_dir: Path, precision: Any) -> None:
-    p = EvaluationParams(prompts=4, batch_size=3, max_new_tokens=6, precision=precision, recorded_prompts=0)
+    p = evaluation_params(precision=precision, recorded_prompts=0)
     metrics = compared(teacher_dir, teacher_dir, p)
     assert metrics.pop("teacher_logp") < 0
     assert metrics == {"forward_kl": 0.0, "reverse_kl": 0.0, "top1_agreement": 1.0}
@@ -119,10 +119,12 @@ def test_swapping_the_models_swaps_the_divergences(student_dir: Path, teacher_di
 
 
 def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) -> None:
-    """Completions are sampled in order of length: at temperature 1, and greedily."""
+    """Completions are sampled in order of length, at every temperature."""
     sampler = HFSampler(student_dir, precision="float32", vocab=VOCAB, eos_ids=[257], seed=0)
-    completions = complete(PROMPTS, sampler, P, title="complete")
-    for temperature, batch in ((1.0, completions.sampled), (0.0, completions.greedy)):
+    completions = complete(PROMPTS, sampler, evaluation_params(temperatures=(0.0, 0.6, 1.0)), title="complete")
+    assert (completions.at[0.0], completions.at[1.0]) == (completions.greedy, completions.sampled)
+    assert len({str([sample.token_ids for sample in batch]) for batch in completions.at.values()}) == 3
+    for temperature, batch in completions.at.items():
         sampling = Sampling(
             max_new_tokens=6,
             temperature=temperature,
@@ -134,11 +136,11 @@ def test_completions_come_back_in_the_order_of_the_prompts(student_dir: Path) ->
         for prompt, sample in zip(PROMPTS, batch, strict=True):
             (alone,) = sampler.sample([prompt.prompt_ids], [f"evaluate/{prompt.prompt_id}"], sampling)
             assert sample.token_ids == alone.token_ids
-    samples = [*completions.sampled, *completions.greedy]
+    samples = [sample for batch in completions.at.values() for sample in batch]
     assert completions.tokens == sum(len(sample.token_ids) for sample in samples)
 
 
-def test_every_greedy_completion_is_scored_once_and_finished_samples_are_counted() -> None:
+def test_every_greedy_completion_is_scored_once() -> None:
     scored: list[str] = []
 
     class Task:
@@ -147,10 +149,7 @@ def test_every_greedy_completion_is_scored_once_and_finished_samples_are_counted
             return float(text in references)
 
     task: Any = Task()
-    completions = Completions(
-        sampled=[sampled([1], finished=True), sampled([2]), sampled([3]), sampled([4])],
-        greedy=[sampled([120, 120]), sampled([121]), sampled([0], finished=True)],
-    )
+    completions = Completions(at={0.0: [sampled([120, 120]), sampled([121]), sampled([0], finished=True)]})
     prompts = [held_out("a", [1], "xx"), held_out("b", [1], "y"), held_out("c", [1], "z")]
     judged = judge(task, prompts, completions.greedy, lambda ids: "".join(map(chr, ids)))
     assert [(answer.text, answer.references, answer.score) for answer in judged] == [
@@ -159,7 +158,6 @@ def test_every_greedy_completion_is_scored_once_and_finished_samples_are_counted
         ("\0", ["z"], 0.0),
     ]
     assert scored == ["xx", "y", "\0"]
-    assert completions.eos_share == 0.25
 
 
 @pytest.mark.parametrize("is_student", [True, False])

@@ -16,6 +16,7 @@ from pipeline.models.round_trip import probe_logits
 from tests.factories import lineage, lineage_round, lora_params, make_lora_student, model_source
 
 HUB = model_source("org/base", hub=True, license="mit")
+EVALUATION = {"metrics": {"exact_match": 0.25}, "errors": {"exact_match": 0.0433}, "worse": None}
 
 
 def test_the_front_matter_names_what_is_on_the_hub() -> None:
@@ -48,10 +49,14 @@ def test_an_adapter_says_so() -> None:
 
 
 def test_measured_metrics_become_a_model_index() -> None:
-    card = model_card(lineage(lineage_round(), start=HUB), {"exact_match": 0.25})
+    card = model_card(lineage(lineage_round(), start=HUB), EVALUATION)
     (result,) = ModelCard(card).data.eval_results
     assert (result.metric_type, result.metric_value) == ("exact_match", 0.25)
-    assert "| exact_match | 0.2500 |" in card
+    assert "| exact_match | 0.2500 | 0.0433 |" in card
+    assert "Warning" not in card
+    assert "**Warning**: small r1 is worse." in model_card(
+        lineage(lineage_round(), start=HUB), EVALUATION | {"worse": "small r1 is worse"}
+    )
 
 
 def test_equal_lineages_give_equal_cards() -> None:
@@ -70,7 +75,7 @@ def test_a_card_has_no_path_of_a_machine() -> None:
     local = replace(lineage_round(), settings=settings, hub_data=False)
     models = {"teacher": model_source("/srv/models/big/"), "start": model_source("../students/small")}
     earlier = lineage(lineage_round(), teacher=model_source("./older"))
-    card = model_card(lineage(local, **models, earlier=earlier), {"exact_match": 0.25})
+    card = model_card(lineage(local, **models, earlier=earlier), EVALUATION)
     for path in ("/home", "my data/", "mine", "~", "/srv", "../", "./"):
         assert path not in card, path
     for name in ("`big`", "`small`", "`older`", "rows.jsonl", "a.py", "b.py", "####"):
@@ -99,7 +104,7 @@ SEQ2SEQ = "AutoModelForSeq2SeqLM"
 def test_the_pipeline_tag_fits_architecture_and_task(auto_class: str, task: str, tag: str) -> None:
     trained = replace(lineage_round(), task=task)
     made = lineage(trained, start=model_source("org/base", hub=True, auto_class=auto_class))
-    data = ModelCard(model_card(made, {"bleu": 20.0})).data
+    data = ModelCard(model_card(made, {"metrics": {"bleu": 20.0}})).data
     assert data.pipeline_tag == tag
     assert data.eval_results[0].task_type == tag
 

@@ -1,45 +1,37 @@
-"""Which changes of a run are larger than their standard errors, and what the report warns of."""
+"""What the report warns of: changes within their standard errors, and students that training made worse."""
 
 from typing import Any
 
-import pytest
-
-from pipeline.report.significance import Change, Value, warnings_of
+from pipeline.report.significance import warnings_of
 
 
-def change(before: tuple[float, float], after: tuple[float, float], goal: tuple[float, float]) -> Change:
-    ends = [Value(value=value, error=error) for value, error in (before, after, goal)]
-    return Change(key="rouge_l", before=ends[0], after=ends[1], goal=ends[2])
-
-
-def test_a_share_needs_a_way_that_is_longer_than_its_error() -> None:
-    assert change((0.10, 0.03), (0.16, 0.03), (0.22, 0.04)).share == pytest.approx(0.5)
-    assert change((0.20, 0.03), (0.16, 0.03), (0.24, 0.04)).share is None  # the error of the way is 0.05
-    assert change((0.20, 0.0), (0.16, 0.0), (0.24, 0.0)).share == pytest.approx(-1)
-    assert change((0.20, 0.0), (0.16, 0.0), (0.20, 0.0)).share is None
-
-
-def test_a_change_is_certain_above_its_error() -> None:
-    assert change((0.10, 0.03), (0.16, 0.04), (1, 0)).is_certain
-    assert not change((0.10, 0.03), (0.14, 0.04), (1, 0)).is_certain
-
-
-def run(rouge: float, teacher: float, error: float) -> dict[str, Any]:
+def run(rouge: float, teacher: float, *, error: float, share: float | None, worse: str | None = None) -> dict[str, Any]:
     """Return metrics.json of a run whose forward KL surely fell."""
     before, after = {"forward_kl": 2.0, "rouge_l": 0.1}, {"forward_kl": 1.0, "rouge_l": rouge}
-    of_ends = {key: {"forward_kl": 0.1, "rouge_l": error} for key in ("before", "r1")}
+    changes = {
+        "forward_kl": {"difference": -1.0, "error": 0.1, "goal": 0.0, "share": 0.5, "share_error": 0.05},
+        "rouge_l": {
+            "difference": rouge - 0.1,
+            "error": error,
+            "goal": teacher,
+            "share": share,
+            "share_error": share and 0.1,
+        },
+    }
     return {
         "headline": "rouge_l",
         "teacher": {"rouge_l": teacher},
         "students": {"small": {"before": before, "after": after, "rounds": [{"id": "r1", **after}]}},
-        "errors": {"teacher": {"rouge_l": 0.04}, "small": of_ends},
+        "errors": {"teacher": {"rouge_l": 0.04}, "small": {key: {"rouge_l": 0.03} for key in ("before", "r1")}},
+        "changes": {"small": changes},
+        "worse": {"small": worse},
         "warnings": ["train: 3 of 10 cases are too long"],
     }
 
 
-def test_a_run_warns_of_what_is_within_its_error() -> None:
-    assert warnings_of(run(0.2, 0.3, 0.03)) == ["train: 3 of 10 cases are too long"]
-    assert warnings_of(run(0.12, 0.14, 0.03))[1:] == [
+def test_a_run_warns_of_what_is_within_its_paired_error() -> None:
+    assert warnings_of(run(0.2, 0.3, error=0.09, share=0.5)) == ["train: 3 of 10 cases are too long"]
+    assert warnings_of(run(0.12, 0.14, error=0.03, share=None))[1:] == [
         "small: the change of ROUGE-L from 0.100 ± 0.030 to 0.120 ± 0.030 is within its standard error; "
         "raise evaluation.prompts",
         "small: the way of ROUGE-L from 0.100 ± 0.030 to the teacher's 0.140 ± 0.040 is within its standard error, "
@@ -47,7 +39,15 @@ def test_a_run_warns_of_what_is_within_its_error() -> None:
     ]
 
 
-def test_a_run_of_an_earlier_version_knows_no_errors() -> None:
-    old = run(0.12, 0.14, 0.03)
-    del old["errors"], old["warnings"]
+def test_nothing_is_said_of_no_way_at_all() -> None:
+    assert warnings_of(run(0.2, 0.1, error=0.03, share=None)) == ["train: 3 of 10 cases are too long"]
+
+
+def test_a_student_that_became_worse_is_the_last_warning() -> None:
+    assert warnings_of(run(0.12, 0.14, error=0.03, share=None, worse="small r1 is worse"))[-1] == "small r1 is worse"
+
+
+def test_a_run_of_an_earlier_version_knows_no_changes() -> None:
+    old = run(0.12, 0.14, error=0.03, share=None)
+    del old["errors"], old["warnings"], old["changes"], old["worse"]
     assert warnings_of(old) == []

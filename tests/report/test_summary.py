@@ -36,7 +36,7 @@ COSTS: dict[str, dict[str, Any]] = {
 
 
 def test_metrics_hold_before_after_and_every_round() -> None:
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {})
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
     assert metrics["teacher"] == TEACHER
     assert metrics["students"] == {
         "small": {
@@ -69,14 +69,14 @@ def test_the_best_round_is_the_first_with_the_smallest_forward_kl(distances: lis
 
 
 def test_the_figures_of_the_store_are_weighted_by_positions() -> None:
-    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {})["store"] == {
+    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})["store"] == {
         "positions": 200,
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
         "reused_share": 0.125,
         "teacher_tokens_per_trained_token": 0.2,
     }
-    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS, {})["store"]
+    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS, {}, {}, {})["store"]
     assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
 
 
@@ -89,17 +89,26 @@ def test_costs_are_added_up_by_the_kind_of_stage() -> None:
 
 
 def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
-    quality_rows, cost_rows, *rest = render_table(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {})).split(
-        "\n\n"
-    )
-    assert quality_rows.splitlines() == [
-        "| model         |   forward KL |   reverse KL |   top-1 agreement |   ROUGE-L |   ends with eos |",
-        "|:--------------|-------------:|-------------:|------------------:|----------:|----------------:|",
-        "| teacher       |              |              |                   |     0.200 |          100.0% |",
-        "| small, before |        7.000 |        8.000 |             50.0% |     0.100 |           25.0% |",
-        "| small, r1     |        3.000 |        4.000 |             50.0% |     0.100 |           25.0% |",
-        "| small, r2     |        1.000 |        2.000 |             50.0% |     0.100 |           25.0% |",
+    errors = {"small-r2": {"forward_kl": 0.25, "rouge_l": 0.05}}
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {"small": "small is worse"})
+    token_rows, text_rows, cost_rows, *rest = render_table(metrics).split("\n\n")
+    assert token_rows.splitlines() == [
+        "| model         |    forward KL |   reverse KL |   top-1 agreement |",
+        "|:--------------|--------------:|-------------:|------------------:|",
+        "| teacher       |               |              |                   |",
+        "| small, before |         7.000 |        8.000 |             50.0% |",
+        "| small, r1     |         3.000 |        4.000 |             50.0% |",
+        "| small, r2     | 1.000 ± 0.250 |        2.000 |             50.0% |",
     ]
+    assert text_rows.splitlines() == [
+        "| model         |       ROUGE-L |   ends with eos |",
+        "|:--------------|--------------:|----------------:|",
+        "| teacher       |         0.200 |          100.0% |",
+        "| small, before |         0.100 |           25.0% |",
+        "| small, r1     |         0.100 |           25.0% |",
+        "| small, r2     | 0.100 ± 0.050 |           25.0% |",
+    ]
+    assert rest[-1].splitlines()[-1] == "warning: small is worse"
     assert cost_rows.splitlines()[2:] == [
         "| teacher |      1 |        0 |       1.5 |          0 |",
         "| score   |      2 |      100 |       5.0 |         20 |",
@@ -110,13 +119,20 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
-    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}, {}))
+    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}, {}, {}, {}))
     assert "exact match" in table
     assert "ROUGE-L" not in table
 
 
+def test_a_metric_at_a_temperature_follows_its_greedy_variant() -> None:
+    scores = {"eos_share": 1.0, "rouge_l": 0.5, "rouge_l_at_0.6": 0.4, "rouge_l_at_1": 0.3}
+    header, *_ = render_table(summarise("rouge_l", scores, {}, {}, {}, {}, {}, {})).splitlines()
+    titles = ["model", "ROUGE-L", "ROUGE-L at 0.6", "ROUGE-L at 1", "ends with eos"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == titles
+
+
 def test_an_unlisted_metric_has_a_column_under_its_own_name() -> None:
-    table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}, {}))
+    table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}, {}, {}, {}))
     assert table.splitlines()[:3] == [
         "| model   |   wit and style |",
         "|:--------|----------------:|",
@@ -130,18 +146,22 @@ def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
 
 
 def test_dvc_gets_a_row_of_few_numbers_per_model() -> None:
-    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}))
+    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {}))
     assert figures == {
         "teacher": TEACHER,
         "small": quality(1),
         "costs": {"seconds": 6, "scored_positions": 200},
     }
-    other = {"x": 0.123456, "sampled_x": 0.5, "eos_share": 1.0}
-    assert key_figures(summarise("x", other, {}, {}, {}, {}))["teacher"] == {"x": 0.1235, "eos_share": 1.0}
+    errors = {"teacher": {"rouge_l": 0.0412345}, "small-r2": {"forward_kl": 0.25, "rouge_l": 0.05, "x": 1.0}}
+    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {}))
+    assert figures["teacher-error"] == {"rouge_l": 0.04123}
+    assert figures["small-error"] == {"forward_kl": 0.25, "rouge_l": 0.05}
+    other = {"x": 0.123456, "x_at_1": 0.5, "eos_share": 1.0}
+    assert key_figures(summarise("x", other, {}, {}, {}, {}, {}, {}))["teacher"] == {"x": 0.1235, "eos_share": 1.0}
 
 
 def test_curves_begin_with_the_first_checkpoint_and_contain_every_measure() -> None:
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {})
+    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
     assert measures(checkpoints(metrics["students"]["small"])) == list(quality(1))
     assert quality_curves(metrics, "forward_kl") == {"small": {0: 7, 10: 3, 20: 1}}
 

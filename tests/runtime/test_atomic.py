@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime.atomic import replacing, whole_directory
+from pipeline.runtime.atomic import copy, replacing, whole_directory
 
 
 class InterruptedWriteError(Exception):
@@ -50,3 +50,18 @@ def test_a_directory_that_a_killed_writer_left_is_removed_by_the_next(tmp_path: 
     with whole_directory(tmp_path / "model") as folder:
         (folder / "weights").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_copy_shares_nothing_with_what_is_protected(tmp_path: Path) -> None:
+    """DVC links its cache, write-protected, into the place of an output."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("old", encoding="utf-8")
+    (source / "file").chmod(0o444)
+    for origin, target in ((source, tmp_path / "folder"), (source / "file", tmp_path / "alone")):
+        copy(origin, target)
+        copied = target / "file" if target.is_dir() else target
+        assert copied.read_text(encoding="utf-8") == "old"
+        copied.write_text("new", encoding="utf-8")
+        assert copied.stat().st_mode & 0o200
+    assert (source / "file").read_text(encoding="utf-8") == "old"

@@ -45,9 +45,11 @@ def stillroom(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 def test_plan_writes_the_rounds_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = "schedule: {total_steps: 5, refresh_every: 2, max_staleness: null}"
-    Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n", encoding="utf-8")
+    evaluation = "evaluation: {stop_if_worse: true}\n"
+    Path("params.yaml").write_text(f"{schedule}\nstudents: [a]\nsft: {{}}\n{evaluation}", encoding="utf-8")
     assert stillroom(monkeypatch, "plan") == 0
     assert [round_["steps"] for round_ in round_list(read_yaml(Path("rounds.yaml")))] == [2, 2, 1]
+    assert read_yaml(Path("rounds.yaml"))["rounds"]["a-r2"]["gate"] == "work/evaluations/verdicts/a-r1.json"
 
 
 def test_plan_changes_the_schedule_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.core.types import Prompt, Rollout
 from pipeline.evaluation.agreement import ModelPair, compare, concatenate
-from pipeline.evaluation.completions import EvaluationParams, complete
+from pipeline.evaluation.completions import complete
 from pipeline.losses.batch import Batch
 from pipeline.models import language_model as lm
 from pipeline.rollout.hf_sampler import HFSampler
@@ -23,7 +23,7 @@ from pipeline.training.batches import iter_batches, plan_steps
 from pipeline.training.checkpoint import checkpoints, make_state, open_run
 from pipeline.training.log import read_log
 from pipeline.training.optimizer import OptimizerParams
-from tests.factories import lora_params, make_lora_student
+from tests.factories import evaluation_params, lora_params, make_lora_student
 from tests.training_jobs import (
     EOS,
     KEY,
@@ -275,7 +275,7 @@ def passed_through(
     objective = replace(OBJECTIVE, divergence=replace(OBJECTIVE.divergence, name=name))
     run = training_run(student, range(1), objective=objective, vocab_size=vocab)
     take_steps(model, iter([window]), state, run, root)
-    p = EvaluationParams(prompts=3, batch_size=3, max_new_tokens=4, precision="float32", recorded_prompts=0)
+    p = evaluation_params(prompts=3, batch_size=3, max_new_tokens=4, recorded_prompts=0)
     sampler = HFSampler(student, precision="float32", vocab=vocab, eos_ids=[EOS], seed=1)
     completions = complete(PROMPTS[:3], sampler, p, title="complete").sampled
     models = ModelPair(student=student, teacher=teacher, vocab_size=vocab)
@@ -549,7 +549,7 @@ def test_a_student_gets_much_closer_to_its_teacher(make_model_dir: Callable[...,
     trained = train_from(job, tmp_path / "scratch", range(200), p, micro=6) / "model"
 
     def distance(student: Path, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        p = EvaluationParams(prompts=12, batch_size=12, max_new_tokens=16, precision="float32", recorded_prompts=0)
+        p = evaluation_params(prompts=12, batch_size=12, max_new_tokens=16, recorded_prompts=0)
         texts = [
             Sampled(
                 token_ids=rollout.completion_ids,

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 STUDENTS = ["small", "large"]
 
+NONE = "work/plan.json"
+
 
 def schedule(total: int, every: int) -> ScheduleParams:
     return ScheduleParams(total_steps=total, refresh_every=every, max_staleness=None)
@@ -24,9 +26,9 @@ def schedule(total: int, every: int) -> ScheduleParams:
 def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
     document = rounds_document(schedule(5, 2), ["small"], [])
     assert document["rounds"] == {
-        "small-r1": {"student": "small", "round": "r1", "prev": "init", "first_step": 0, "steps": 2},
-        "small-r2": {"student": "small", "round": "r2", "prev": "r1", "first_step": 2, "steps": 2},
-        "small-r3": {"student": "small", "round": "r3", "prev": "r2", "first_step": 4, "steps": 1},
+        "small-r1": {"student": "small", "round": "r1", "prev": "init", "first_step": 0, "steps": 2, "gate": NONE},
+        "small-r2": {"student": "small", "round": "r2", "prev": "r1", "first_step": 2, "steps": 2, "gate": NONE},
+        "small-r3": {"student": "small", "round": "r3", "prev": "r2", "first_step": 4, "steps": 1, "gate": NONE},
     }
     assert document["scores"] == {
         "corpus": "work/corpus",
@@ -34,15 +36,24 @@ def test_rounds_follow_each_other_and_the_last_may_be_short() -> None:
         "small-r2": "work/small/r2",
         "small-r3": "work/small/r3",
     }
+    compared = {"base": "work/small/base", "teacher": "work/evaluations/prompts/teacher.parquet"}
+    trained = compared | {"before": "work/evaluations/prompts/small-init.parquet"}
     assert document["checkpoints"] == {
-        "teacher": {"model": "work/teacher", "base": "work/plan.json"},
-        "small-init": {"model": "work/small/init/model", "base": "work/small/base"},
-        "small-r1": {"model": "work/small/r1/model", "base": "work/small/base"},
-        "small-r2": {"model": "work/small/r2/model", "base": "work/small/base"},
-        "small-r3": {"model": "work/small/r3/model", "base": "work/small/base"},
+        "teacher": {"model": "work/teacher", "base": NONE, "teacher": NONE, "before": NONE},
+        "small-init": {"model": "work/small/init/model", **compared, "before": NONE},
+        "small-r1": {"model": "work/small/r1/model", **trained},
+        "small-r2": {"model": "work/small/r2/model", **trained},
+        "small-r3": {"model": "work/small/r3/model", **trained},
     }
     assert (document["teacher_dir"], document["starts"], document["tuned"]) == ("work/teacher", {"small": "init"}, {})
     assert [*rounds_document(schedule(2, 2), STUDENTS, [])["rounds"]] == ["small-r1", "large-r1"]
+
+
+def test_a_round_waits_for_the_verdict_on_the_round_before_where_the_schedule_may_end() -> None:
+    plain, gated = (rounds_document(schedule(5, 2), ["small"], [], stop) for stop in (False, True))
+    gates = [NONE, "work/evaluations/verdicts/small-r1.json", "work/evaluations/verdicts/small-r2.json"]
+    assert [round_["gate"] for round_ in gated["rounds"].values()] == gates
+    assert gated | {"rounds": None} == plain | {"rounds": None}
 
 
 def test_no_key_of_rounds_yaml_is_a_section_of_params_yaml() -> None:
@@ -77,8 +88,8 @@ def test_what_was_written_is_accepted_until_the_schedule_changes(tmp_path: Path)
     with pytest.raises(ParameterError) as caught:
         check_rounds(path, schedule(6, 2), STUDENTS, [])
     assert str(caught.value) == (
-        f"{path}: expected 3 rounds of 2 steps (6 in all), got 2 rounds that do not match schedule, students and "
-        "sft in params.yaml; run `stillroom plan`"
+        f"{path}: expected 3 rounds of 2 steps (6 in all), got 2 rounds that do not match schedule, students, "
+        "sft and evaluation in params.yaml; run `stillroom plan`"
     )
 
 
@@ -93,6 +104,7 @@ def test_rounds_edited_by_hand_are_refused(tmp_path: Path, text: str) -> None:
 def test_the_committed_rounds_are_those_of_the_committed_parameters() -> None:
     params = ROOT / "params.yaml"
     names = [list(lookup(params, key)) for key in ("students", "sft")]
+    assert lookup(params, "evaluation", "stop_if_worse") is False
     check_rounds(ROOT / "rounds.yaml", section(params, ScheduleParams, "schedule"), *names)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline.lineage.dvc_index import load_index
 from pipeline.runtime.errors import DataError
-from pipeline.runtime.layout import cost_names
+from pipeline.runtime.files import write_json
+from pipeline.runtime.layout import Layout, cost_names
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
-from pipeline.workspace.status import Job, as_text, find_jobs, with_seconds
+from pipeline.workspace.status import Job, as_text, find_jobs, with_seconds, worse_messages
 from tests.dvc_projects import make_dvc_project, record_stages
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # DVC's own use of pygtrie
@@ -188,13 +189,26 @@ def test_the_text_has_a_row_per_round_and_what_is_left(tmp_path: Path) -> None:
     jobs = find_jobs(root, read_yaml(root / "rounds.yaml"))
     assert [job.steps for job in jobs if job.kind == "train"] == [10, 5]
     left = {"stages": 15, "seconds": 61.4, "teacher_positions": 1200, "store_bytes": None, "cache_bytes": 0}
+    left["worse"] = ["a r1 is worse"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in as_text(jobs, left).splitlines()]
     assert ["a", "r2", "open", "open", "open", "open"] in rows
     assert ["a", "init", "", "", "", "open"] in rows
     text = as_text(jobs, left)
     assert "about 61 s" in text
     assert "an unknown size in the store" in text
-    assert "all stages are done" in as_text(jobs, left | {"stages": 0})
+    assert text.splitlines()[-1] == "warning: a r1 is worse"
+    assert as_text(jobs, left | {"stages": 0, "worse": []}).endswith("\nall stages are done")
+
+
+def test_the_latest_evaluation_says_whether_a_student_became_worse(project: Path) -> None:
+    layout, jobs = Layout(project), find_jobs(project, read_yaml(project / "rounds.yaml"))
+    for name, message in (("a-init", None), ("a-r1", "r1 is worse"), ("a-r2", "r2 is worse")):
+        write_json(layout.evaluation(name), {"worse": message})
+    assert worse_messages(jobs, layout) == ["r2 is worse"]
+    unfinished = [job for job in jobs if job.name != "a-r2-evaluate"]
+    assert worse_messages(unfinished, layout) == ["r1 is worse"]
+    write_json(layout.evaluation("a-r1"), {})  # of an earlier version
+    assert worse_messages(unfinished, layout) == []
 
 
 def test_stages_wait_for_supervised_fine_tuning(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def curve(
     """Return lines of a measure over a count, one per series.
 
     Args:
-        points: Rows with `series`, `x` and `y`.
+        points: Rows with `series`, `x` and `y`, and where the standard error is known `low` and `high`.
         x_title: The title of the horizontal axis.
         about: The measure; its title appears in tooltips only.
         marked: Whether each point has a visible mark.
@@ -60,6 +60,8 @@ def curve(
         layers += [rules.encode(x="at:Q")]
     if marked:
         layers += [base.mark_line(), _points(base)]
+        if any("low" in point for point in points):
+            layers += [base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")]
     else:
         layers += [base.mark_line().encode(strokeDash=alt.StrokeDash("series:N", title=None, legend=None))]
         layers += [base.mark_point(opacity=0, size=90)]  # invisible targets for the pointer

@@ -10,7 +10,6 @@ from typing import Any
 from pipeline.report.metric_titles import measure
 from pipeline.report.page.charts import Chart, curve
 from pipeline.report.page.html import Section, section
-from pipeline.report.significance import Change, change_of
 from pipeline.report.summary import Metrics, checkpoints, measures
 
 
@@ -22,16 +21,16 @@ class Student:
     teacher: Metrics
     checkpoints: Sequence[Metrics]  # before training, then each round
     errors: Metrics  # standard errors by `teacher`, `before` and round, as far as they are known
+    changes: Metrics  # from before training to the last round, as far as they are known
 
-    def change(self, key: str) -> Change | None:
-        """Return a measure before training and after the last round, with standard errors."""
-        ends = {"before": self.checkpoints[0], "after": self.checkpoints[-1]}
-        errors = {**self.errors, "after": self.errors.get(self.checkpoints[-1]["id"], {})}
-        return change_of(key, ends, self.teacher, errors)
+    def error(self, id_: str, key: str) -> float | None:
+        """Return the standard error of a measure of `teacher`, `before` or a round, None where it is unknown."""
+        error: float | None = self.errors.get(id_, {}).get(key)
+        return error
 
-    def ends(self, key: str) -> tuple[float | None, float | None]:
-        """Return a measure before training and after the last round."""
-        return self.checkpoints[0].get(key), self.checkpoints[-1].get(key)
+    def ends(self, key: str) -> list[tuple[float | None, float | None]]:
+        """Return a measure before training and after the last round, each with its standard error."""
+        return [(row.get(key), self.error(row["id"], key)) for row in (self.checkpoints[0], self.checkpoints[-1])]
 
 
 def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
@@ -42,6 +41,7 @@ def students_of(runs: Mapping[str, Metrics]) -> list[Student]:
             teacher=metrics["teacher"],
             checkpoints=checkpoints(student),
             errors={"teacher": errors.get("teacher", {}), **errors.get(name, {})},
+            changes=metrics.get("changes", {}).get(name, {}),
         )
         for run, metrics in runs.items()
         for errors in [metrics.get("errors", {})]
@@ -64,7 +64,7 @@ def side_by_side(students: Sequence[Student]) -> Section:
         [
             measure(key).title,
             *(measure(key).show_change(*student.ends(key)) for student in students),
-            *(measure(key).show(teacher.get(key)) for teacher in shared.values()),
+            *(measure(key).show_with_error(t.get(key), students[0].error("teacher", key)) for t in shared.values()),
         ]
         for key in keys_of(students)
     ]
@@ -79,13 +79,12 @@ def headline(students: Sequence[Student]) -> Section:
 
 def _card(key: str, student: Student) -> dict[str, Any]:
     """Return the texts of a card, and the share of the way to the teacher that training covered, if known."""
-    about, (before, after) = measure(key), student.ends(key)
-    goal, change = student.teacher.get(key, about.at_teacher), student.change(key)
-    error = student.errors.get(student.checkpoints[-1]["id"], {}).get(key)
-    teacher = f"teacher {about.show(goal)}" if key in student.teacher else ""
-    notes = [f"± {about.show(error)}" if error else "", f"before {about.show(before)}", teacher, about.unit]
-    share = change.share if change else None
-    return {"title": about.title, "value": about.show(after), "note": " · ".join(filter(None, notes)), "share": share}
+    about, (before, (after, error)), change = measure(key), student.ends(key), student.changes.get(key, {})
+    teacher = about.show_with_error(student.teacher.get(key), student.error("teacher", key))
+    notes = [f"± {about.show(error)}" if error else "", f"before {about.show_with_error(*before)}"]
+    notes += [f"teacher {teacher}" if teacher else "", about.unit]
+    card = {"title": about.title, "value": about.show(after), "note": " · ".join(filter(None, notes))}
+    return card | {"share": change.get("share"), "share_error": change.get("share_error")}
 
 
 def curves(students: Sequence[Student]) -> Section:
@@ -94,10 +93,20 @@ def curves(students: Sequence[Student]) -> Section:
     charts = _charts(students, "step", "optimizer steps") if trained else []
     keys = keys_of(students)
     head = ["checkpoint", "step", *(measure(key).title for key in keys)]
-    models = [(f"{student.label}, {row['id']}", row) for student in students for row in student.checkpoints]
-    models += _teachers(students).items()
+    models = [
+        (f"{student.label}, {row['id']}", row, student.errors.get(row["id"], {}))
+        for student in students
+        for row in student.checkpoints
+    ]
+    owners = zip(_teachers(students).items(), students, strict=False)  # one student's teacher, or all of them
+    models += [(label, teacher, student.errors.get("teacher", {})) for (label, teacher), student in owners]
     rows = [
-        [label, f"{row.get('step', '')}", *(measure(key).show(row.get(key)) for key in keys)] for label, row in models
+        [
+            label,
+            f"{row.get('step', '')}",
+            *(measure(key).show_with_error(row.get(key), errors.get(key)) for key in keys),
+        ]
+        for label, row, errors in models
     ]
     return section("quality", "Quality on held-out prompts", charts, head=head, rows=rows if trained else [])
 
@@ -116,11 +125,15 @@ def _teachers(students: Sequence[Student]) -> dict[str, Metrics]:
     return {"teacher": students[0].teacher} if students and same else teachers
 
 
+def _span(value: float, error: float | None) -> dict[str, float]:
+    return {} if error is None else {"low": value - error, "high": value + error}
+
+
 def _charts(students: Sequence[Student], x_key: str, x_title: str) -> list[Chart]:
     charts = []
     for key in keys_of(students):
         points = [
-            {"series": student.label, "x": row[x_key], "y": row[key]}
+            {"series": student.label, "x": row[x_key], "y": row[key], **_span(row[key], student.error(row["id"], key))}
             for student in students
             for row in student.checkpoints
             if key in row and x_key in row

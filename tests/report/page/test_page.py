@@ -62,6 +62,7 @@ def test_a_section_without_content_is_left_out() -> None:
     views: dict[str, Any] = {name: [] for name in view_rows()}
     alone = metrics()
     alone["students"]["small"]["rounds"] = []
+    alone["changes"] = {"small": {}}
     html = page(views=views, metrics=alone, last_steps={}, lineages=[])
     assert re.findall(r'<section id="([^"]+)"', html) == ["headline", "lineage"]
     assert chart_places(html) == set()
@@ -137,17 +138,28 @@ def test_data_cannot_close_its_element_and_is_json_for_all_numbers() -> None:
 
 def test_a_card_contains_the_progress_towards_the_teacher() -> None:
     body = quality.headline(quality.students_of({"": metrics()})).body
-    assert "<strong>1.001</strong><small>before 2.120 · nats per token</small>" in body
-    assert "53% of the way to the teacher" in body
-    assert "teacher 0.257" in body
-    assert body.count('class="progress"') == 5  # the teacher has no value of the sixth measure
+    assert "<strong>1.001</strong><small>± 0.050 · before 2.120 ± 0.090 · nats per token</small>" in body
+    assert "53% ± 4% of the way to the teacher" in body
+    assert "teacher 0.257 ± 0.040" in body
+    assert body.count('class="progress"') == 2  # no share of the other ways is known
+
+
+def test_tables_and_charts_have_the_standard_errors() -> None:
+    students = quality.students_of({"": metrics()})
+    curves = quality.curves(students)
+    assert "<td>2.120 ± 0.090</td>" in curves.body
+    assert "<td>0.257 ± 0.040</td>" in curves.body
+    (distance,) = [chart for chart in curves.charts if chart.name == "step-forward_kl"]
+    values = distance.spec["layer"][0]["data"]["values"] if "data" in distance.spec["layer"][0] else []
+    values = values or distance.spec["data"]["values"]
+    assert (values[0]["low"], values[0]["high"]) == (pytest.approx(2.03), pytest.approx(2.21))
 
 
 def test_several_students_are_side_by_side_and_a_single_one_is_not() -> None:
     students = quality.students_of({"": metrics(("small", "tiny"))})
     body = quality.side_by_side(students).body
     assert '<th scope="col">small</th><th scope="col">tiny</th><th scope="col">teacher</th>' in body
-    assert '<th scope="row">ROUGE-L</th><td>0.117 → 0.191</td><td>0.117 → 0.205</td><td>0.257</td>' in body
+    assert '<th scope="row">ROUGE-L</th><td>0.117 → 0.191</td><td>0.117 → 0.205</td><td>0.257 ± 0.040</td>' in body
     assert quality.side_by_side(students[:1]).body == ""
     students[1] = dataclasses.replace(students[1], teacher={"rouge_l": 0.5})
     assert "teacher" not in quality.side_by_side(students).body
@@ -225,8 +237,8 @@ def test_a_comparison_names_every_run_and_student() -> None:
     assert "exp<1>" not in html
 
 
-def test_a_metric_of_sampled_completions_has_the_format_of_its_greedy_variant() -> None:
-    assert (measure("sampled_bleu").title, measure("sampled_bleu").show(2)) == ("BLEU, sampled", "2.0")
+def test_a_metric_at_a_temperature_has_the_format_of_its_greedy_variant() -> None:
+    assert (measure("bleu_at_0.6").title, measure("bleu_at_0.6").show(2)) == ("BLEU at 0.6", "2.0")
 
 
 @pytest.mark.parametrize(("key", "shown"), [("forward_kl", "1.500"), ("eos_share", "150.0%"), ("new_one", "1.5")])
