@@ -16,6 +16,7 @@ from pipeline.lineage.lineage import add_sft, read_lineage, write_lineage
 from pipeline.lineage.records import Tuning
 from pipeline.models.context import context_of
 from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab
+from pipeline.runtime.errors import DataError
 from pipeline.training.log import Row
 from pipeline.training.round import CONVERTED_MODEL, LOG, train_round
 from pipeline.training.run import TrainingData, TrainingRun
@@ -32,7 +33,11 @@ from stages._stage import StageContext, run, stage
 )
 def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path) -> None:
     """Write the fine-tuned model."""
-    rollouts, context = reference_rollouts(read_prompts(ctx.layout.prompts, "train")), context_of(model)
+    prompts, context = read_prompts(ctx.layout.prompts, "train"), context_of(model)
+    if p.sft.references is not None and p.sft.references > len(prompts):
+        where, expected, remedy = f"sft.{name}.references", f"at most the {len(prompts)} training prompts", "lower it"
+        raise DataError(where, expected=expected, got=p.sft.references, remedy=remedy)
+    rollouts = reference_rollouts(prompts[: p.sft.references])
     for rollout in rollouts:
         context.check(len(rollout.prompt_ids), len(rollout.completion_ids), where=f"sft.{name}")
     tokenizer, lineage = load_tokenizer(model), read_lineage(model)

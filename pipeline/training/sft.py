@@ -36,8 +36,10 @@ class OneHotTeacher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SftParams:
-    """The fine-tuning of a teacher or student on the references of all training prompts, before distillation."""
+    """The fine-tuning of a teacher or student on references, before distillation."""
 
+    references: Positive | None
+    """Number of training prompts whose references are read, from the first; null means all."""
     steps: Positive
     """Optimizer steps."""
     batch_size: Positive

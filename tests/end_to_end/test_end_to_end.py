@@ -376,7 +376,7 @@ def test_the_default_job_reaches_its_first_scores_with_the_real_teacher(fresh: P
 def test_sequence_level_kd_of_tuned_models_asks_for_no_rollout(fresh: Project, tmp_path: Path) -> None:
     """Cross-entropy on the generations of a tuned teacher, by parameters alone; nobody writes or scores in a round."""
     project = copy_of(fresh, tmp_path)
-    tuning = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "optimizer": PARAMS["optimizer"]}
+    tuning = {"references": None, "steps": 2, "batch_size": 2, "micro_batch_size": 2, "optimizer": PARAMS["optimizer"]}
     project.change("sft", to={"teacher": tuning, "small": tuning})
     project.change("corpus", to={"references": 0, "generations": 3, "samples_per_prompt": 2})
     project.change("rollout", "prompts", to=0)

@@ -30,7 +30,9 @@ def test_a_schedule_ends_after_the_round_that_made_the_student_worse(project: Pr
     *_, last = project.stillroom("table").splitlines()
     assert last.startswith(f"warning: {message}")
     assert "; lower optimizer.learning_rate (0.1, perhaps to a tenth), take fewer schedule.total_steps" in last
-    assert "small r2: no step, because small r1 was worse" in (project.path / "report/table.md").read_text(encoding="utf-8")
+    assert "small r2: no step, because small r1 was worse" in (project.path / "report/table.md").read_text(
+        encoding="utf-8"
+    )
     assert message in (project.path / "report/index.html").read_text(encoding="utf-8")
     assert message in project.stillroom("status")
     assert message in project.stillroom("lineage", "work/small/r3/model", "--card")

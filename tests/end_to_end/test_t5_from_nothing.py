@@ -40,7 +40,13 @@ OPTIMIZER = PARAMS["optimizer"] | {
 
 
 def tuning(steps: int) -> dict[str, Any]:
-    return {"steps": steps, "batch_size": 32, "micro_batch_size": 32, "optimizer": OPTIMIZER | {"decay_steps": steps}}
+    return {
+        "references": None,
+        "steps": steps,
+        "batch_size": 32,
+        "micro_batch_size": 32,
+        "optimizer": OPTIMIZER | {"decay_steps": steps},
+    }
 
 
 SETTING: dict[str, Any] = {

@@ -15,15 +15,15 @@ from torch import Tensor
 from pipeline.checkpoints.pretrained import load_pretrained, stored_dtype
 from pipeline.checkpoints.student import NewStudent, StudentParams
 from pipeline.core.hashing import model_fingerprint, tree_digest
-from pipeline.core.types import reference_rollouts
+from pipeline.core.types import Prompt, reference_rollouts
 from pipeline.lineage.lineage import read_lineage, teacher_lineage, write_lineage
 from pipeline.losses.objective import ObjectiveParams, batch_loss
 from pipeline.models import language_model as lm
 from pipeline.models import lora as adapter
 from pipeline.models.architectures import tied_head, untie_head
 from pipeline.models.lora import LoraParams
-from pipeline.runtime.errors import ModelError
-from pipeline.runtime.files import write_rows
+from pipeline.runtime.errors import DataError, ModelError
+from pipeline.runtime.files import read_rows, write_rows
 from pipeline.training import round as training_round
 from pipeline.training.batches import Pick, iter_batches, make_pool, plan_steps
 from pipeline.training.log import read_log
@@ -35,7 +35,7 @@ from stages.sft import main as stage
 from tests.factories import model_source
 from tests.training_jobs import MIX, OBJECTIVE, PROMPTS, SUPPORT, VOCAB, make_job, optimizer, scored, written_by
 
-SFT = SftParams(steps=6, batch_size=4, micro_batch_size=2, optimizer=optimizer(learning_rate=3e-3))
+SFT = SftParams(references=None, steps=6, batch_size=4, micro_batch_size=2, optimizer=optimizer(learning_rate=3e-3))
 
 
 def loss_and_gradients(
@@ -121,7 +121,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for prompt in PROMPTS
     ]
     write_rows(Path("work/prompts/train.parquet"), prompts, PROMPT)
-    tuning = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "optimizer": {**SETTINGS}}
+    tuning = {"references": None, "steps": 6, "batch_size": 4, "micro_batch_size": 2, "optimizer": {**SETTINGS}}
     document = {"seed": 0, "objective": {"chunk_tokens": 5}, "task": {"name": "gsm8k"}, "sft": {"small": tuning}}
     YAML(typ="safe").dump(document, Path("params.yaml"))
     return tmp_path
@@ -143,6 +143,22 @@ def test_tuning_learns_the_references_and_is_logged(place: Path, student_dir: Pa
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert stored_dtype(Path("tuned")) == torch.float32
     assert YAML(typ="safe").load(Path("work/costs/small-sft.json"))["tokens"] == sum(row["read_tokens"] for row in rows)
+
+
+def test_a_number_of_references_is_that_many_from_the_first(place: Path, student_dir: Path) -> None:
+    document = YAML(typ="safe").load(Path("params.yaml"))
+    document["sft"]["small"]["references"] = 4
+    YAML(typ="safe").dump(document, Path("params.yaml"))
+    few = tune(student_dir, "few")
+    train = Path("work/prompts/train.parquet")
+    write_rows(train, [Prompt(**row) for row in read_rows(train, PROMPT)][:4], PROMPT)
+    assert tune(student_dir, "all-of-four") == few
+    document["sft"]["small"]["references"] = 5
+    YAML(typ="safe").dump(document, Path("params.yaml"))
+    with pytest.raises(DataError) as caught:
+        tune(student_dir, "too-many")
+    message = "sft.small.references: expected at most the 4 training prompts, got 5; lower it"
+    assert str(caught.value) == message
 
 
 def test_what_is_written_wrong_is_not_published(

@@ -265,7 +265,7 @@ def test_an_unknown_reward_function_is_reported(mistake: Callable[..., str]) -> 
 def test_fine_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
     optimizer = YAML(typ="safe").load(PARAMS)["optimizer"]
     last = optimizer["decay_steps"]
-    tuning = {"steps": last + 1, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
+    tuning = {"references": None, "steps": last + 1, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
     assert mistake("sft", {"small": tuning}).startswith(
         f"sft.small.optimizer.decay_steps: expected at least sft.small.steps ({last + 1}) with linear, "
         f"which ends in 0, got {last};"
