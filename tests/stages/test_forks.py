@@ -87,11 +87,14 @@ def test_a_fork_ends_with_the_process_that_was_started_for_the_stage(project: Pr
     (project.path / "params.yaml").unlink()
     os.mkfifo(project.path / "params.yaml")
     with start(project, f"{PLAN} & echo $! > pid; wait $!; echo $? > code; exec sleep 60") as process:
-        wait_for(lambda: forks_of(project, process.pid) == 1)
-        os.kill(int((project.path / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
-        wait_for(lambda: forks_of(project, process.pid) == 0 and (project.path / "code").is_file())
-        assert process.poll() is None
-        process.kill()
+        try:
+            # Until it becomes the shell, the child that writes `pid` looks like a fork.
+            wait_for(lambda: (project.path / "pid").is_file() and forks_of(project, process.pid) == 1)
+            os.kill(int((project.path / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
+            wait_for(lambda: forks_of(project, process.pid) == 0 and (project.path / "code").is_file())
+            assert process.poll() is None
+        finally:
+            process.kill()
     wait_for(lambda: not project.processes(), seconds=10)
 
 
