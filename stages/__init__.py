@@ -21,9 +21,9 @@ import importlib.util
 import os
 import sys
 
-from stages._forks import run_in_fork
-
 if sys.orig_argv[1:2] == ["-m"]:
+    from stages._forks import run_in_fork  # other commands, such as `stillroom`, are no stages
+
     run_in_fork(sys.orig_argv[2])
 
 _PACKAGES = ("click", "numpy", "pyarrow", "pydantic", "ruamel", "torch", "transformers", "zarr")

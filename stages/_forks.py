@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from pipeline.runtime.process import die_with_parent
 
 ADDRESS = "STILLROOM_FORKS"
-STAGES = ("plan", "teacher", "prepare", "init", "sft", "generate", "rollout", "score", "train", "evaluate", "report")
+STAGES = tuple(sorted(f"stages.{file.stem}" for file in Path(__file__).parent.glob("[a-z]*.py")))
 
 _ROOT = Path(__file__).resolve().parents[1]
 # Libraries delay these until their first use.
@@ -43,7 +43,7 @@ def run_in_fork(module: str) -> None:
         module: The stage's module, which this process was started with.
     """
     address = os.environ.get(ADDRESS)
-    if not address or module not in {f"stages.{name}" for name in STAGES}:
+    if not address or module not in STAGES:
         return
     request = {"module": module, "options": sys.orig_argv[3:], "environment": dict(os.environ)} | _where()
     die_with_parent()
@@ -126,7 +126,7 @@ def _end(forks: set[int]) -> None:
 def _import_stages() -> dict[Path, tuple[int, int]]:
     """Import what stages need; return the state of the checkout's files among it, nothing where an import fails."""
     try:
-        for module in (*(f"stages.{name}" for name in STAGES), *_DELAYED):
+        for module in (*STAGES, *_DELAYED):
             importlib.import_module(module)
     except (Exception, SystemExit):
         return {}  # a process of its own says what is wrong
