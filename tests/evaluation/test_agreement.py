@@ -22,6 +22,7 @@ from tests.factories import evaluation_params, with_weight
 
 VOCAB = 260
 P = evaluation_params()
+EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def held_out(name: str, ids: list[int], reference: str = "") -> Prompt:
@@ -160,17 +161,21 @@ def test_every_greedy_completion_is_scored_once() -> None:
     assert scored == ["xx", "y", "\0"]
 
 
+def broken_pair(make_model_dir: Callable[..., Path], folder: Path, *, is_student: bool) -> tuple[Path, Path]:
+    """Make a student and a teacher, of which one has NaN in the embedding of token 11."""
+    whole = make_model_dir(folder / "whole", tie_word_embeddings=False)
+    broken = with_weight(whole, folder / "broken", EMBEDDINGS, lambda weight_VD: weight_VD[11].fill_(torch.nan))
+    return (broken, whole) if is_student else (whole, broken)
+
+
 @pytest.mark.parametrize("is_student", [True, False])
 def test_a_model_without_distributions_has_no_metrics(
     make_model_dir: Callable[..., Path], tmp_path: Path, is_student: bool
 ) -> None:
     """The token of the broken embedding is the first of completion d."""
-    name, whole = "model.embed_tokens.weight", make_model_dir(tmp_path / "whole", tie_word_embeddings=False)
-    broken = with_weight(whole, tmp_path / "broken", name, lambda weight_VD: weight_VD[11].fill_(torch.nan))
-    pair = (broken, whole) if is_student else (whole, broken)
     with pytest.raises(ModelError) as caught:
-        compared(*pair)
-    at = f"completion token 1 in the {'student' if is_student else 'teacher'}, and in 1 weights: {name}; "
+        compared(*broken_pair(make_model_dir, tmp_path, is_student=is_student))
+    at = f"completion token 1 in the {'student' if is_student else 'teacher'}, and in 1 weights: {EMBEDDINGS}; "
     assert f"evaluation of prompt d: expected finite logits, got NaN or infinity at {at}" in str(caught.value)
 
 
@@ -179,9 +184,7 @@ def test_the_first_token_that_is_not_predicted_is_named(
     make_model_dir: Callable[..., Path], tmp_path: Path, is_student: bool
 ) -> None:
     """In one pass over the completion, NaN reaches the tokens before it as well."""
-    name, whole = "model.embed_tokens.weight", make_model_dir(tmp_path / "whole", tie_word_embeddings=False)
-    broken = with_weight(whole, tmp_path / "broken", name, lambda weight_VD: weight_VD[11].fill_(torch.nan))
-    student, teacher = (broken, whole) if is_student else (whole, broken)
+    student, teacher = broken_pair(make_model_dir, tmp_path, is_student=is_student)
     models = ModelPair(student=student, teacher=teacher, vocab_size=VOCAB)
     with pytest.raises(ModelError, match=f"completion token 3 in the {'student' if is_student else 'teacher'}"):
         compare(models, [held_out("e", [256, 7])], [sampled([5, 6, 11, 12, 13])], P, title="compare")
