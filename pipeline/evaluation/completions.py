@@ -42,7 +42,7 @@ class EvaluationParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completions:
-    """A model's completions of the held-out prompts by temperature, in the order of the prompts."""
+    """Completions of the held-out prompts by temperature, each list in the order of the prompts."""
 
     at: Mapping[float, list[Sampled]]
 

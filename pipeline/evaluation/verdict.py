@@ -40,10 +40,9 @@ def worse_message(
         return None
     facts = [_fact(name, before[name].value, changes[name]) for name in worse]
     rate, divergence = parameters["optimizer"]["learning_rate"], parameters["objective"]["divergence"]["name"]
-    remedy = (
-        f"lower optimizer.learning_rate ({rate:g}, perhaps to a tenth), take fewer schedule.total_steps, or change "
-    )
-    return f"{where} is worse than before training: {', '.join(facts)}; {remedy}objective.divergence ({divergence})"
+    remedy = f"lower optimizer.learning_rate ({rate:g}, perhaps to a tenth), take fewer schedule.total_steps, or "
+    remedy += f"change objective.divergence ({divergence})"
+    return f"{where} is worse than before training: {', '.join(facts)}; {remedy}"
 
 
 def _errors_worse(name: str, change: Change) -> float:

@@ -53,7 +53,7 @@ class LoraParams:
     """The factor is lora_alpha / sqrt(r) instead."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Every linear layer except the head, or a list of the last parts of module names, such as [q_proj, v_proj].
-    Mamba's out_proj and dt_proj never have one."""
+    Mamba's out_proj and dt_proj never get an adapter."""
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of the frozen weights, on disk and in training; with bfloat16 their layers compute in it."""
 

@@ -95,8 +95,8 @@ class HFScorer:
         try:
             return truncate(self._head(hidden_TD), sequence, self._truncation, seed=tail_sample_seed(sequence))
         except NoDistributionError as error:
-            at = f"scored token {(row := self._first_unpredicted(sequence, error.row))} "
-            at += f"(id {sequence.scored_ids[row]}) of {_name(sequence)}"
+            row = self._first_unpredicted(sequence, error.row)
+            at = f"scored token {row} (id {sequence.scored_ids[row]}) of {_name(sequence)}"
             raise not_finite(self._model, "scoring", at, self._dtype) from None
 
     def _first_unpredicted(self, sequence: TokenSequence, first: int) -> int:

@@ -28,11 +28,14 @@ def hub_files(kind: Literal["model", "dataset"], name: str, revision: str | None
     try:
         files = ask(name, revision=revision, timeout=_TIMEOUT).siblings
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = f"the revision {revision!r} of {name!r}" if isinstance(error, RevisionNotFoundError) else repr(name)
-        reason = f" ({' '.join(str(error).split())[:120]})" if isinstance(error, HFValidationError) else ""
+        got = f"no {name!r} on the hub"
+        if isinstance(error, RevisionNotFoundError):
+            got = f"no revision {revision!r} of {name!r}"
+        elif isinstance(error, HFValidationError):
+            got = f"{name!r} ({' '.join(str(error).split())[:120]})"
         expected = f"a {kind} on the hub or a directory"
         remedy = "correct the name, or `hf auth login` if it is private"
-        raise ModelError(where, expected=expected, got=f"none, of {what}{reason}", remedy=remedy) from error
+        raise ModelError(where, expected=expected, got=got, remedy=remedy) from error
     except Exception:  # no network, HF_HUB_OFFLINE, a hub that is down: errors of whatever library speaks HTTP
         return None
     return [file.rfilename for file in files or ()]

@@ -1,8 +1,8 @@
 """Look at what params.yaml names before any model is read: the data's first rows, and the models' directories.
 
 * `stillroom init`, the stage `plan` and `stillroom doctor` make the same checks.
-* The hub is asked for the names of a repository's files, a configuration and the first rows. A hub that cannot be
-  reached is no error. While HF_HUB_OFFLINE forbids to ask it, a name that is in no cache is refused.
+* From the hub come the names of a repository's files, its configuration and the first rows. A hub that cannot be
+  reached is no error, but with HF_HUB_OFFLINE a name that is not in the cache is refused.
 * Cost: the first rows of each split and small files: less than a second here, a few seconds from the hub.
 """
 

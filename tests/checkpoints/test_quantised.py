@@ -217,7 +217,7 @@ def test_fp8_weights_whose_scales_are_lost_are_refused(make_model_dir: Callable[
 
 
 def test_integers_that_belong_to_a_model_are_read(make_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
-    """GPT-2's files had causal masks in them, and BERT's the positions that the model makes anew."""
+    """Files of GPT-2 hold causal masks, and files of BERT hold positions; neither is read."""
     sizes = {"vocab_size": 260, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
     old = {"h.0.attn.bias": torch.ones(1, 1, 32, 32, dtype=torch.uint8)}
     bert = {"vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -116,7 +116,7 @@ def test_dvc_shows_a_row_of_few_metrics_per_model(project: Project) -> None:
 
 
 def test_every_model_and_optimizer_stands_once_on_the_disk(finished: tuple[Project, str]) -> None:
-    """DVC's cache has the same file, also of a directory; only small files with equal content may stand twice."""
+    """Every large output is one file on the disk, linked from work/ and from DVC's cache."""
     project, _ = finished
     large = [path for name in ("*.safetensors", "*.pt") for path in (project.path / "work").rglob(name)]
     assert {path.parents[2].name for path in large} >= {"small", "work"}

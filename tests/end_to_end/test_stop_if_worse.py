@@ -1,4 +1,4 @@
-"""A student that training made worse: the run says so everywhere, and its schedule ends if params.yaml says so."""
+"""The run warns of a student that training made worse, and evaluation.stop_if_worse ends its schedule."""
 
 import pytest
 

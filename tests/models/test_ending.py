@@ -1,4 +1,4 @@
-"""pipeline.models.ending: a model that does not end its answers is recognised before it writes any."""
+"""pipeline.models.ending: a model that does not end its answers is recognised before it samples a completion."""
 
 import json
 from collections.abc import Callable

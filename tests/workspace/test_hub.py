@@ -63,11 +63,11 @@ def test_what_the_hub_has_passes_and_only_small_files_are_fetched(document: dict
     [
         (
             {"data": "me/smus"},
-            "task.settings.data: expected a dataset on the hub or a directory, got none, of 'me/smus'",
+            "task.settings.data: expected a dataset on the hub or a directory, got no 'me/smus' on the hub",
         ),
         (
             {"revision": "v9"},
-            "task.settings.data: expected a dataset on the hub or a directory, got none, of the revis",
+            "task.settings.data: expected a dataset on the hub or a directory, got no revision 'v9' of",
         ),
         ({"question_column": "frage"}, "me/sums (test) row 0: expected a column 'frage', got columns question, answer"),
         (
@@ -102,7 +102,7 @@ def test_a_context_that_is_too_short_is_reported(document: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("me/smus", "expected a model on the hub or a directory, got none, of 'me/smus'; correct the name, or"),
+        ("me/smus", "expected a model on the hub or a directory, got no 'me/smus' on the hub; correct the name, or"),
         ("bad name!", "(Repo id must"),
     ],
 )
