@@ -65,6 +65,7 @@ def summarise(
             "payload_bytes": payload_bytes,
             "bytes_per_position": payload_bytes / positions if positions else 0.0,
             "reused_share": reused / positions if positions else 0.0,
+            "teacher_tokens": _teacher_tokens(students, costs),
             "teacher_tokens_per_trained_token": tokens.get("score", 0) / max(1, tokens.get("train", 0)),
         },
         "cost": stages,
@@ -79,6 +80,16 @@ def summarise(
         "worse": dict(worse),
         "warnings": [warning for cost in costs.values() for warning in cost.get("warnings", ())],
     }
+
+
+def _teacher_tokens(students: Iterable[str], costs: Mapping[str, Metrics]) -> dict[str, int]:
+    """Return the tokens that the teacher read to score the fixed corpus, and each student's rollouts."""
+    tokens = {"corpus": 0} | dict.fromkeys(students, 0)
+    for name, cost in costs.items():
+        if name.endswith("-score"):
+            owner = "corpus" if name == "corpus-score" else name.rsplit("-", 2)[0]  # `small` of `small-r1-score`
+            tokens[owner] += cost["tokens"]
+    return tokens
 
 
 def _rounds(
@@ -189,12 +200,14 @@ def render_table(metrics: Metrics) -> str:
         cost.append([name, f"{stage['runs']}", f"{stage['tokens']:,}", f"{stage['seconds']:.1f}", f"{rate:,.0f}"])
     store, warnings = metrics["store"], [f"warning: {text}\n" for text in warnings_of(metrics)]
     tables = "\n\n".join(map(markdown_table, quality))
+    teacher_tokens = ", ".join(f"{name} {tokens:,}" for name, tokens in store["teacher_tokens"].items())
     return f"""{tables}
 
 {markdown_table(cost)}
 
 {_seconds(metrics):.0f} s in all stages. Store: {store["positions"]:,} positions, \
 {store["bytes_per_position"]:.1f} bytes each; cache hits: {store["reused_share"]:.1%} of the positions.
+Tokens that the teacher read to score: {teacher_tokens}. All students share the corpus.
 KL in nats per token on each model's own held-out rollouts (dense, temperature 1). ± is the standard error over prompts.
 {"".join(warnings)}"""
 

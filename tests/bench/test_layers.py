@@ -25,9 +25,8 @@ def test_a_pruned_model_has_the_divergence_of_the_student_made_of_it(
     make_model_dir: Callable[..., Path], tmp_path: Path
 ) -> None:
     teacher = make_model_dir(tmp_path / "teacher", layers=4)
-    pruned = PrunedModel(
-        teacher, [rollout("", completion, prompt=prompt, source="teacher") for prompt, completion in TEXTS], vocab=260
-    )
+    rollouts = [rollout("", completion, prompt=prompt, source="teacher") for prompt, completion in TEXTS]
+    pruned = PrunedModel(teacher, rollouts, vocab=260, precision="float32")
     assert pruned.depth == 4
     assert pruned.forward_kl([0, 1, 2, 3]) == pytest.approx(0, abs=1e-6)
     for layers in ((0, 2, 3), (1,), (0, 3)):
@@ -36,3 +35,15 @@ def test_a_pruned_model_has_the_divergence_of_the_student_made_of_it(
         expected = (logp(teacher).exp() * (logp(teacher) - logp(student))).sum(-1).mean().item()
         assert pruned.forward_kl(list(layers)) == pytest.approx(expected, rel=1e-4)
         assert expected > 0.01
+
+
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3), (0, 2, 3), (1, 3)])
+def test_kept_prefixes_change_no_divergence(
+    make_model_dir: Callable[..., Path], tmp_path: Path, layers: tuple[int, ...]
+) -> None:
+    teacher = make_model_dir(tmp_path / "teacher", layers=4)
+    rollouts = [rollout("", completion, prompt=prompt, source="teacher") for prompt, completion in TEXTS]
+    pruned = PrunedModel(teacher, rollouts, vocab=260, precision="float32")
+    expected = {layer: pruned.forward_kl([other for other in layers if other != layer]) for layer in layers}
+    assert pruned.forward_kl_without(layers) == pytest.approx(expected, rel=1e-5)
+    assert len(set(expected.values())) == len(layers)

@@ -74,6 +74,7 @@ def test_the_figures_of_the_store_are_weighted_by_positions() -> None:
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
         "reused_share": 0.125,
+        "teacher_tokens": {"corpus": 40, "small": 60},
         "teacher_tokens_per_trained_token": 0.2,
     }
     nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS, {}, {}, {})["store"]
@@ -116,6 +117,7 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
     ]
     assert rest[0].startswith("6 s in all stages. ")
     assert "Store: 200 positions, 20.0 bytes each; cache hits: 12.5% of the positions." in rest[0]
+    assert "Tokens that the teacher read to score: corpus 40, small 60. All students share the corpus." in rest[0]
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
