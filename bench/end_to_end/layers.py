@@ -79,8 +79,8 @@ class PrunedModel:
         """
         inputs: dict[int, list[Tensor]] = {place: [] for place in range(len(layers))}
         whole = self._keep(layers)
-        for place, layer in enumerate(_layers(whole)):
-            layer.register_forward_pre_hook(partial(_record, inputs[place]), with_kwargs=True)
+        for place, module in enumerate(_layers(whole)):
+            module.register_forward_pre_hook(partial(_record, inputs[place]), with_kwargs=True)
         self._logp(whole)
         divergences = {}
         for place, layer in enumerate(layers):

@@ -17,6 +17,7 @@ import duckdb
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import literal_patterns, visible_files
 from schemas.comparison import COMPARISON
+from schemas.heldout import HELDOUT
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX, INDEXES
@@ -30,7 +31,7 @@ _CSV = """(SELECT * FROM no_runs_files UNION ALL BY NAME SELECT * FROM read_csv(
 
 VIEWS = (
     *("prompts", "rollouts", "scores", "store", "runs", "segments", "tokens", "ages", "coverage", "tails"),
-    *("disagreement", "costs", "rounds_cost", "staleness", "duplicates"),
+    *("disagreement", "costs", "rounds_cost", "staleness", "duplicates", "completions"),
 )
 
 
@@ -40,6 +41,7 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
     connection.execute(files(__package__).joinpath("files.sql").read_text(encoding="utf-8"))
     for name, schema in (
         *(("prompts_files", PROMPT), ("rollouts_files", ROLLOUT), ("tokens_files", COMPARISON)),
+        ("completions_files", HELDOUT),
         *(("scores_files", INDEX), ("store", INDEX)),
     ):
         connection.register(f"no_{name}", schema.empty_table())
@@ -51,6 +53,7 @@ def connect(work: Path, logs: Path, store: Path) -> duckdb.DuckDBPyConnection:
         ("store", indexes, _PARQUET),
         ("store_times", indexes, "read_blob({files})"),
         ("tokens_files", visible_files(work, "evaluations/*-*.parquet"), _PARQUET),
+        ("completions_files", visible_files(work, "evaluations/prompts/*.parquet"), _PARQUET),
         ("manifests_files", visible_files(work, "**/manifest.json"), _JSON),
         ("runs_files", visible_files(logs, "**/train.csv"), _CSV),
         ("costs_files", visible_files(work, "costs/*.json"), _JSON),

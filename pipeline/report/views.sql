@@ -21,6 +21,15 @@ CREATE VIEW segments AS
         measured.positions AS measured_positions, measured.forward_kl AS error_nats
     FROM manifests_files;
 
+-- One row per held-out prompt and evaluated model: the greedy completion, beside the teacher's.
+CREATE VIEW completions AS
+    WITH named AS (
+        SELECT *, string_split(parse_filename(filename, true), '-') AS name FROM completions_files
+    )
+    SELECT completed.name[1] AS student, completed.name[2] AS "round", prompt_id, completed.text, taught.text AS teacher
+    FROM named AS completed JOIN named AS taught USING (prompt_id)
+    WHERE len(completed.name) = 2 AND taught.name = ['teacher'];
+
 -- One row per token of a recorded held-out completion: work/evaluations/STUDENT-CHECKPOINT.parquet.
 CREATE VIEW tokens AS
     SELECT * EXCLUDE (filename),

@@ -13,16 +13,18 @@ import pytest
 
 from pipeline.core.types import Prompt, Rollout, Source
 from pipeline.evaluation.agreement import TokenComparison
+from pipeline.evaluation.measurements import write_measurements
 from pipeline.report.views import VIEWS, connect, query
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json, write_rows
+from pipeline.runtime.layout import Layout
 from pipeline.store.segment_writer import write_index
 from pipeline.training.log import write_log
 from schemas.comparison import COMPARISON
 from schemas.prompt import PROMPT
 from schemas.rollout import ROLLOUT
 from schemas.segment import INDEX
-from tests.factories import rollout
+from tests.factories import prompt, rollout
 
 PLACE = ["filename", "student", "round"]
 RUNS = [
@@ -61,6 +63,7 @@ COLUMNS = {
         *("effective_share", "clipped_share", "truncated_share"),
     ],
     "duplicates": ["student", "round", "sequences", "repeated", "positions", "positions_repeated", "positions_reused"],
+    "completions": ["student", "round", "prompt_id", "text", "teacher"],
 }
 
 
@@ -201,6 +204,19 @@ def test_tokens_have_the_student_and_the_checkpoint_of_their_file(tmp_path: Path
     write_rows(tmp_path / "evaluations/small-init.parquet", [token], COMPARISON)
     assert _rows(connect(tmp_path, tmp_path, tmp_path), "SELECT * FROM tokens") == [
         ("p", 3, " a", 0.5, 0.25, [" the", " a"], [0.5, 0.25], [" a"], [1.0], "small", "init")
+    ]
+
+
+def test_completions_stand_beside_those_of_the_teacher(tmp_path: Path) -> None:
+    folder, prompts = Layout(tmp_path).prompt_metrics("teacher").parent, [prompt("p", [1]), prompt("q", [1])]
+    for name, texts in {"teacher": ("Yes.", "No."), "small-init": ("?", "!"), "small-r1": ("Yes", "None.")}.items():
+        write_measurements(folder / f"{name}.parquet", prompts, texts, {})
+    work = Layout(tmp_path).work
+    assert _rows(connect(work, work, work), "SELECT * FROM completions ORDER BY ALL") == [
+        ("small", "init", "p", "?", "Yes."),
+        ("small", "init", "q", "!", "No."),
+        ("small", "r1", "p", "Yes", "Yes."),
+        ("small", "r1", "q", "None.", "No."),
     ]
 
 
