@@ -16,13 +16,14 @@ from typing import Any
 import click
 
 from pipeline.core.files import read_prompts
-from pipeline.evaluation.agreement import ModelPair, TokenComparison, agreement_metrics, compare, reference_nll
+from pipeline.evaluation.agreement import ModelPair, TokenComparison, agreement_metrics, compare_and_read
 from pipeline.evaluation.completions import EvaluationParams, complete, completion_metrics, cut_warning
 from pipeline.evaluation.measurements import (
     Change,
     Measurement,
     Measurements,
     change_of,
+    of_ratio,
     read_measurements,
     write_measurements,
 )
@@ -73,11 +74,12 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
         measured["reference_nll"] = nll
     else:
         models = ModelPair(student=model, teacher=ctx.layout.teacher, vocab_size=vocab)
-        texts = [*completions.sampled, *references_of(prompts, p.evaluation)]
-        both = compare(models, [*prompts, *prompts], texts, p.evaluation, title=f"compare {name}")
-        agreements, at_references = both[: len(prompts)], both[len(prompts) :]
+        references = references_of(prompts, p.evaluation)
+        agreements, nats = compare_and_read(
+            models, prompts, completions.sampled, references, p.evaluation, title=f"compare {name}"
+        )
         measured |= agreement_metrics(prompts, agreements)
-        measured["reference_nll"] = reference_nll(prompts, at_references)
+        measured["reference_nll"] = of_ratio(prompts, nats, [len(reference.token_ids) for reference in references])
         compared = list(zip(prompts, completions.sampled, agreements, strict=True))
         for prompt, sample, agreement in compared[: p.evaluation.recorded_prompts]:
             rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pipeline.core.types import Prompt
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
-from pipeline.evaluation.measurements import Measurement, Measurements, of_ratio
+from pipeline.evaluation.measurements import Measurements, of_ratio
 from pipeline.models import language_model as lm
 from pipeline.models.finite import first_unpredicted, not_finite
+from pipeline.models.head import Head
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.progress import bar
 
@@ -60,7 +61,6 @@ class Agreement(NamedTuple):
     reverse_kl_N: Tensor  # nats
     top1_agreement_N: Tensor  # true where both models have the same likeliest token
     teacher_logp_N: Tensor  # nats, of the token of the completion
-    student_logp_N: Tensor
     teacher_ids_NK: Tensor  # the likeliest tokens, best first
     teacher_p_NK: Tensor
     student_ids_NK: Tensor
@@ -97,21 +97,36 @@ class Agreement(NamedTuple):
             )
 
 
-@torch.inference_mode()
 def compare(
     pair: ModelPair, prompts: Sequence[Prompt], completions: Sequence[Sampled], p: EvaluationParams, *, title: str
 ) -> list[Agreement]:
-    """Compare two models at every position of each completion.
+    """Compare two models at every position of each completion; see `compare_and_read`."""
+    return compare_and_read(pair, prompts, completions, [], p, title=title)[0]
+
+
+@torch.inference_mode()
+def compare_and_read(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sampled],
+    references: Sequence[Sampled],
+    p: EvaluationParams,
+    *,
+    title: str,
+) -> tuple[list[Agreement], list[float]]:
+    """Compare two models at every position of each completion; the student reads the references in the same passes.
 
     Args:
         pair: The models; both are loaded.
-        prompts: The prompts. Both models read a prompt that is there twice once, if one batch has both.
+        prompts: The prompts. Each model reads them once.
         completions: One completion of each prompt, of any origin.
+        references: One reference of each prompt, or none at all.
         p: Batch size and precision.
         title: The title of the progress bar.
 
     Returns:
-        The agreement of each completion, in the order of the prompts.
+        The agreement of each completion, and the student's negative log-likelihood of each reference in nats, in the
+        order of the prompts.
 
     Raises:
         ModelError: When a model cannot be loaded, or its logits contain NaN or infinity.
@@ -121,21 +136,41 @@ def compare(
     teacher_head, student_head = (lm.head_of(model, pair.vocab_size) for model in models)
     texts = [(prompt.prompt_ids, sample.token_ids) for prompt, sample in zip(prompts, completions, strict=True)]
     agreements: dict[int, Agreement] = {}
+    nats: dict[int, float] = {}
     with bar(title, sum(len(prompt) + len(tokens) for prompt, tokens in texts)) as meter, lm.autocast(dtype):
         for chunk in batches_by_length(prompts, p.batch_size):
             batch = [texts[i][0] for i in chunk], [texts[i][1] for i in chunk]
-            hidden = [torch.split(lm.completion_hidden(model, *batch), _POSITIONS) for model in models]
-            sampled_N = torch.tensor([token for ids in batch[1] for token in ids], device=hidden[0][0].device)
+            to_read = [references[i].token_ids for i in chunk] if references else []
+            taught_ND = lm.completion_hidden(models[0], *batch)
+            student_ND = lm.completion_hidden(models[1], batch[0] * (2 if to_read else 1), batch[1] + to_read)
+            sampled_N = torch.tensor([token for ids in batch[1] for token in ids], device=taught_ND.device)
+            columns = (taught_ND, student_ND[: len(taught_ND)], sampled_N)
             parts = [
                 _agreement(teacher_head(p_ND), student_head(q_ND), ids_N)
-                for p_ND, q_ND, ids_N in zip(*hidden, torch.split(sampled_N, _POSITIONS), strict=True)
+                for p_ND, q_ND, ids_N in zip(*(torch.split(column, _POSITIONS) for column in columns), strict=True)
             ]
+            if to_read:
+                nats |= zip(chunk, negative_logp(student_head, student_ND[len(taught_ND) :], to_read), strict=True)
             agreements |= zip(chunk, _split(concatenate(parts), list(map(len, batch[1]))), strict=True)
             for index in chunk:
                 where = f"evaluation of prompt {prompts[index].prompt_id}"
                 _check_finite(agreements[index], models, texts[index], pair.vocab_size, where, dtype)
             meter.update(sum(map(len, batch[0])) + sum(map(len, batch[1])))
-    return [agreements[index] for index in range(len(texts))]
+    return [agreements[index] for index in range(len(texts))], [nats[index] for index in sorted(nats)]
+
+
+def negative_logp(head: Head, hidden_ND: Tensor, completions: Sequence[list[int]]) -> list[float]:
+    """Return the sum of the negative log-probs of each completion's tokens, in nats.
+
+    Args:
+        head: The projection of hidden states onto the vocabulary.
+        hidden_ND: The hidden states that predict the tokens, completion after completion.
+        completions: The token ids.
+    """
+    tokens_N = torch.tensor([token for ids in completions for token in ids], device=hidden_ND.device)
+    pairs = zip(torch.split(hidden_ND, _POSITIONS), torch.split(tokens_N, _POSITIONS), strict=True)
+    logp_N = torch.cat([head(part_ND).log_softmax(-1).gather(1, ids[:, None]) for part_ND, ids in pairs]).squeeze(1)
+    return [-part_N.sum().item() for part_N in torch.split(logp_N.double(), list(map(len, completions)))]
 
 
 def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
@@ -149,7 +184,6 @@ def _agreement(p_NV: Tensor, q_NV: Tensor, sampled_N: Tensor) -> Agreement:
         reverse_kl_N=-_expectation(logq_NV, ratio_NV).cpu(),
         top1_agreement_N=(top_p.indices[:, 0] == top_q.indices[:, 0]).cpu(),
         teacher_logp_N=logp_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
-        student_logp_N=logq_NV.gather(1, sampled_N[:, None]).squeeze(1).cpu(),
         teacher_ids_NK=top_p.indices.cpu(),
         teacher_p_NK=top_p.values.exp().cpu(),
         student_ids_NK=top_q.indices.cpu(),
@@ -201,14 +235,6 @@ def agreement_metrics(prompts: Sequence[Prompt], agreements: Sequence[Agreement]
     """Return the means over all positions of the completions, in the order of the prompts."""
     sums = {name: [agreement.sums(name) for agreement in agreements] for name in MEANS}
     return {name: of_ratio(prompts, *zip(*pairs, strict=True)) for name, pairs in sums.items()}
-
-
-def reference_nll(prompts: Sequence[Prompt], agreements: Sequence[Agreement]) -> Measurement:
-    """Return the student's negative log-likelihood of references, in nats per token, from comparisons at them."""
-    sums = [
-        (-agreement.student_logp_N.double().sum().item(), len(agreement.student_logp_N)) for agreement in agreements
-    ]
-    return of_ratio(prompts, *zip(*sums, strict=True))
 
 
 def _split(whole: Agreement, lengths: list[int]) -> list[Agreement]:

@@ -27,7 +27,7 @@ class EvaluationParams:
     prompts: Positive
     """Held-out prompts."""
     batch_size: Positive
-    """Prompts per batch of completions, and sequences per batch of the comparison."""
+    """Prompts per batch. Their completions at all temperatures are sampled together."""
     max_new_tokens: Positive
     """Tokens after which a completion is cut. References are read up to here."""
     temperatures: tuple[NonNegative, ...]

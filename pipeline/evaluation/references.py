@@ -2,8 +2,8 @@
 
 * The negative log-likelihood of texts that somebody else wrote rises when a model is sharpened, whatever its greedy
   completions look like.
-* A student's likelihood comes from the comparison with its teacher, which has read the prompts. The teacher's own costs
-  one pass over the prompts with their references, and loading the model once more.
+* A student reads the references while it is compared with its teacher. The teacher's own likelihood costs one pass over
+  the prompts with their references, and loading the model once more.
 * Shapes: N reference positions, D width, V vocabulary.
 """
 
@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 
 from pipeline.core.types import Prompt
+from pipeline.evaluation.agreement import negative_logp
 from pipeline.evaluation.completions import EvaluationParams, batches_by_length
 from pipeline.evaluation.measurements import Measurement, of_ratio
 from pipeline.models import language_model as lm
 from pipeline.rollout.sampler import Sampled
 from pipeline.runtime.progress import bar
-
-_POSITIONS = 256  # positions with logits in memory at a time
 
 
 def references_of(prompts: Sequence[Prompt], p: EvaluationParams) -> list[Sampled]:
@@ -46,16 +45,11 @@ def teacher_reference_nll(
     model = lm.load_model(path)
     head = lm.head_of(model, vocab_size)
     references = [reference.token_ids for reference in references_of(prompts, p)]
-    nats = [0.0] * len(prompts)
+    nats: dict[int, float] = {}
     with bar(title, sum(map(len, references))) as meter, lm.autocast(lm.resolve_dtype(p.precision)):
         for chunk in batches_by_length(prompts, p.batch_size):
             batch = [references[index] for index in chunk]
             hidden_ND = lm.completion_hidden(model, [prompts[index].prompt_ids for index in chunk], batch)
-            tokens_N = torch.tensor([token for ids in batch for token in ids], device=hidden_ND.device)
-            pairs = zip(torch.split(hidden_ND, _POSITIONS), torch.split(tokens_N, _POSITIONS), strict=True)
-            logp_N = torch.cat([head(part_ND).log_softmax(-1).gather(1, ids[:, None]) for part_ND, ids in pairs])
-            of_prompts = torch.split(logp_N.double(), list(map(len, batch)))
-            for index, of_prompt_N in zip(chunk, of_prompts, strict=True):
-                nats[index] = -of_prompt_N.sum().item()
-            meter.update(len(tokens_N))
-    return of_ratio(prompts, nats, list(map(len, references)))
+            nats |= zip(chunk, negative_logp(head, hidden_ND, batch), strict=True)
+            meter.update(sum(map(len, batch)))
+    return of_ratio(prompts, [nats[index] for index in range(len(prompts))], list(map(len, references)))

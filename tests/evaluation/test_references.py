@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.evaluation.agreement import ModelPair, compare, reference_nll
+from pipeline.evaluation.agreement import ModelPair, compare_and_read
 from pipeline.evaluation.references import references_of, teacher_reference_nll
 from pipeline.models import language_model as lm
+from pipeline.rollout.sampler import Sampled
 from tests.factories import evaluation_params, prompt
 
 PROMPTS = [
@@ -31,8 +32,15 @@ def test_it_is_the_dense_mean_over_tokens_up_to_the_limit(
     p = evaluation_params(batch_size=batch_size, max_new_tokens=6)
     alone = teacher_reference_nll(student_dir, PROMPTS, p, vocab_size=260, title="read references")
     models = ModelPair(student=student_dir, teacher=teacher_dir, vocab_size=260)
-    at_references = compare(models, PROMPTS, references_of(PROMPTS, p), p, title="compare")
-    for measured in (alone, reference_nll(PROMPTS, at_references)):
-        assert measured.value == pytest.approx(sum(nats) / (3 + 1 + 6), rel=1e-4)
-        assert measured.parts_G2[:, 1].tolist() == [3, 1, 6]
-        assert measured.parts_G2[:, 0] == pytest.approx(nats, rel=1e-4)
+    assert alone.value == pytest.approx(sum(nats) / (3 + 1 + 6), rel=1e-4)
+    assert alone.parts_G2[:, 1].tolist() == [3, 1, 6]
+    assert alone.parts_G2[:, 0] == pytest.approx(nats, rel=1e-4)
+
+    # The comparison reads them with the completions, which stay what they are without references.
+    completions = [Sampled(token_ids=ids, logp=[], finished=True) for ids in ([5, 6], [8, 9, 257], [257])]
+    agreements, read = compare_and_read(models, PROMPTS, completions, references_of(PROMPTS, p), p, title="compare")
+    assert read == pytest.approx(nats, rel=1e-4)
+    expected, nothing = compare_and_read(models, PROMPTS, completions, [], p, title="compare")
+    assert nothing == []
+    for agreement, of_completion in zip(agreements, expected, strict=True):
+        assert agreement.means() == pytest.approx(of_completion.means(), rel=1e-4)
