@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from bench.end_to_end.job import merged
 from pipeline.runtime.config import section
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
@@ -101,7 +102,7 @@ def test_a_preset_holds_only_what_differs(name: str) -> None:
 
 
 def test_a_changed_value_loses_the_comment_about_the_old_one() -> None:
-    assert "found by `python -m bench.end_to_end.layers`" in text_of("gsm8k")
+    assert "found by `python -m bench.end_to_end.layers`" in text_of("docstrings")
     assert "found by `python -m bench.end_to_end.layers`" not in text_of("gsm8k-qwen2.5")
     assert "model: Qwen/Qwen2.5-1.5B-Instruct  # or a local directory\n" in text_of("gsm8k-qwen2.5")
     assert "\n\n  " not in text_of("instructions")
@@ -172,10 +173,10 @@ def test_a_method_changes_what_it_names_alone(project: Path, name: str, method: 
     (project / "params.yaml").write_text(text, encoding="utf-8")
     check_params(project / "params.yaml")
     wanted = parameters_of(name)
-    for section_, keys in read_yaml(project / f"presets/methods/{method}.yaml").items():
+    document = read_yaml(project / f"presets/methods/{method}.yaml")
+    for section_, keys in document.items():
         assert keys.keys() <= wanted[section_].keys()
-        wanted[section_] |= keys
-    assert read_yaml(project / "params.yaml") == wanted
+    assert read_yaml(project / "params.yaml") == merged(wanted, document)
     assert text.splitlines()[1].startswith(f"# Method `{method}`: ")
 
 
