@@ -28,9 +28,7 @@ $(READY): requirements/lock.txt requirements/teacher.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# DVC does not write dvc.lock atomically: a kill can leave it empty. The run cache restores what it said.
 repro: setup
-	@if [ -e dvc.lock ] && [ ! -s dvc.lock ]; then rm dvc.lock; echo 'removed the empty dvc.lock that a kill left'; fi
 	@$(IN_ENV) stillroom repro
 	@$(IN_ENV) stillroom table
 

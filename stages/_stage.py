@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import click
 
@@ -27,7 +27,7 @@ from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.process import command_output, die_with_parent, use_utf_8
 from pipeline.runtime.progress import summary
 
-_NEARLY_NONE_BYTES = 1 << 24
+NEARLY_NONE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,22 +146,29 @@ def run(command: click.Command) -> None:
     try:
         command(standalone_mode=True)
     except UserError as error:
-        _fail(str(error))
+        fail(error)
     except Exception as error:
-        if not _disk_is_full(error):
+        if not disk_is_full(error):
             raise
-        _fail(f"{Path.cwd()}: expected free space, got a full disk ({error}); free some and run `make repro` again")
+        fail(full_disk(error))
 
 
-def _disk_is_full(error: Exception) -> bool:
+def disk_is_full(error: Exception) -> bool:
     """Recognise a full disk, also where a library hides the error number (safetensors) or all of the cause (torch)."""
     reported = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
     writes = isinstance(error, RuntimeError) and "write" in str(error)
-    return reported or (writes and shutil.disk_usage(Path.cwd()).free < _NEARLY_NONE_BYTES)
+    return reported or (writes and shutil.disk_usage(Path.cwd()).free < NEARLY_NONE_BYTES)
 
 
-def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+def full_disk(error: Exception) -> UserError:
+    """Return the message about a full disk."""
+    got, remedy = f"a full disk ({error})", "free some and run `make repro` again"
+    return UserError(Path.cwd(), expected="free space", got=got, remedy=remedy)
+
+
+def fail(error: UserError) -> NoReturn:
+    """Print a mistake in one line, and end this process."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
     sys.exit(1)
 
 

@@ -200,7 +200,6 @@ def test_the_reader_in_the_documentation_reads_a_segment(tmp_path: Path) -> None
 
 ENTRIES = [text for _, text in re.findall(r"^\| ?(`+)(.+?)\1 ?\|", TEXT["troubleshooting.md"], re.MULTILINE)]
 ELSEWHERE = {  # messages that no UserError contains, and the file or program that prints them
-    "expected free space, got a full disk": "stages/_stage.py",
     "expected the packages of requirements/lock.txt": "stages/__init__.py",
     "warning: ... cases lose their earlier messages": "pipeline/tasks/templates.py",
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",

@@ -46,13 +46,6 @@ def test_repro_runs_dvc_of_the_environment_and_shows_the_table(project: Path) ->
     assert (project / "dvc.lock").exists()
 
 
-def test_an_empty_lock_is_removed_before_dvc_reads_it(project: Path) -> None:
-    (project / "dvc.lock").touch()
-    done = make(project, "repro")
-    assert done.stdout == "removed the empty dvc.lock that a kill left\nstillroom repro\nstillroom table\n"
-    assert not (project / "dvc.lock").exists()
-
-
 def test_no_table_is_shown_when_dvc_fails(project: Path) -> None:
     (project / ".venv/bin/stillroom").write_text("#!/bin/sh\n[ $1 = repro ] && exit 3; echo $1\n", encoding="utf-8")
     done = make(project, "repro")

@@ -148,7 +148,7 @@ def repro(options: tuple[str, ...]) -> None:
     """
     from stages._forks import run_with_forks
 
-    raise SystemExit(run_with_forks([sys.executable, "-m", "dvc", "repro", *options]))
+    raise SystemExit(run_with_forks([sys.executable, "-m", "stages._dvc", "repro", *options]))
 
 
 @commands.command()
