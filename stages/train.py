@@ -6,35 +6,46 @@ logs/STUDENT/ROUND/train.csv.
 
 Where evaluation.stop_if_worse ended the schedule, the round takes no step and keeps the model and the optimizer of the
 round before.
+
+With optimizer.keep_rounds, the optimizer in work/STUDENT/ROUND is a reference. A round that needs a state that was
+dropped trains the rounds before again, without a teacher, and compares the result with the reference.
 """
 
 from pathlib import Path
 from typing import Any
 
+import click
+import torch
+
+from pipeline.core.hashing import tree_digest
 from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
 from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.runtime.atomic import copy
-from pipeline.runtime.layout import LAYOUT
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.layout import LAYOUT, round_list
+from pipeline.runtime.yaml_files import read_yaml
 from pipeline.training.batches import BatchParams
 from pipeline.training.log import Row, write_empty_log
 from pipeline.training.mixing import ReplayParams
 from pipeline.training.optimizer import OptimizerParams
-from pipeline.training.round import LOG, MODEL, OPTIMIZER, train_round
+from pipeline.training.round import CONVERTED_MODEL, LOG, MODEL, OPTIMIZER, REFERENCE, train_round
 from pipeline.training.run import TrainingData, TrainingRun
+from pipeline.training.states import drop_states, is_kept, read_reference, state_of
 from stages._stage import StageContext, Tracked, ended, run, stage
 
 # Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
 _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samples")
+_UNTRACKED = ("save_steps", "keep_rounds")
 
 
 @stage(
     "{student}-{round_id}-train",
     seed=int,
     objective=ObjectiveParams,
-    optimizer=Tracked(key="optimizer", kind=OptimizerParams, untracked=("save_steps",), file=LAYOUT.student_optimizer),
+    optimizer=Tracked(key="optimizer", kind=OptimizerParams, untracked=_UNTRACKED, file=LAYOUT.student_optimizer),
     batches=BatchParams,
     replay=ReplayParams,
     sampling=Tracked(key="rollout.sampling", kind=Sampling, untracked=_UNUSED),
@@ -54,11 +65,38 @@ def main(
         ctx.cost["steps"], ctx.cost["steps_not_taken"] = 0, steps
         ctx.warn(f"{student} {round_id}: no step, because {student} {prev} was worse (evaluation.stop_if_worse)")
         return
+    _restore_state(ctx, p, student, prev)
+    tokenizer = load_tokenizer(before.model)
+    training, data = _open(ctx, p, student, round_id, prev, range(first_step, first_step + steps))
+    lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
+
+    def finish(model: Path, rows: list[Row]) -> None:
+        save_tokenizer(tokenizer, model)
+        write_round(model, lineage, training.describe(data, rows, p.task, p.settings))
+
+    outputs = {MODEL if training.saved_dtype is None else CONVERTED_MODEL: files.model, LOG: files.log}
+    if p.optimizer.keep_rounds is None:
+        outputs |= {OPTIMIZER: files.optimizer}
+    else:
+        outputs |= {OPTIMIZER: state_of(student, round_id), REFERENCE: files.optimizer}
+    rows = train_round(training, data, outputs, finish)
+    if p.optimizer.keep_rounds is not None:
+        ids = [item["id"] for item in round_list(read_yaml(ctx.layout.rounds))]
+        drop_states(student, ids[: max(0, ids.index(round_id) + 1 - p.optimizer.keep_rounds)])
+    ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
+    ctx.cost["steps"], ctx.cost["steps_not_taken"] = len(rows), steps - len(rows)
+
+
+def _open(
+    ctx: StageContext, p: Any, student: str, round_id: str, prev: str, steps: range
+) -> tuple[TrainingRun, TrainingData]:
+    """Return the settings and the sequences of a round."""
+    before, files = ctx.layout.round(student, prev), ctx.layout.round(student, round_id)
     tokenizer = load_tokenizer(before.model)
     training = TrainingRun(
         student=student,
         round_id=round_id,
-        steps=range(first_step, first_step + steps),
+        steps=steps,
         start=before.model,
         optimizer_state=before.optimizer if prev != "init" else None,
         objective=p.objective,
@@ -69,18 +107,33 @@ def main(
         vocab_size=shared_vocab(tokenizer),
         behaviour_temperature=comparable_temperature(p.sampling),
         max_staleness=p.max_staleness,
+        saved_dtype=None if p.optimizer.save_dtype == "float32" else getattr(torch, p.optimizer.save_dtype),
     )
-    data = TrainingData.open(training, files, ctx.layout.corpus, tokenizer_fingerprint(tokenizer))
-    lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
+    return training, TrainingData.open(training, files, ctx.layout.corpus, tokenizer_fingerprint(tokenizer))
 
-    def finish(model: Path, rows: list[Row]) -> None:
-        save_tokenizer(tokenizer, model)
-        write_round(model, lineage, training.describe(data, rows, p.task, p.settings))
 
-    outputs = {MODEL: files.model, OPTIMIZER: files.optimizer, LOG: files.log}
-    rows = train_round(training, data, outputs, finish)
-    ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
-    ctx.cost["steps"], ctx.cost["steps_not_taken"] = len(rows), steps - len(rows)
+def _restore_state(ctx: StageContext, p: Any, student: str, round_id: str) -> None:
+    """Train rounds again until the state after a round is there.
+
+    Raises:
+        UserError: Training again ended with other bits than the first time.
+    """
+    dropped = []
+    while round_id != "init" and not is_kept(optimizer := ctx.layout.round(student, round_id).optimizer):
+        reference = read_reference(optimizer)
+        assert reference is not None  # an optimizer file that is no reference is kept
+        items = {item["id"]: item for item in round_list(read_yaml(ctx.layout.rounds))}
+        dropped.append(items[reference["round"]] | {"state": reference["state"]})
+        round_id = dropped[-1]["prev"]
+    for item in reversed(dropped):
+        name, steps = f"{student}-{item['id']}", range(item["first_step"], item["first_step"] + item["steps"])
+        click.echo(f"{name}: its optimizer was dropped (optimizer.keep_rounds), so it trains again")
+        state = state_of(student, item["id"])
+        training, data = _open(ctx, p, student, item["id"], item["prev"], steps)
+        train_round(training, data, {OPTIMIZER: state}, lambda *_: None)
+        if tree_digest(state) != item["state"]:
+            remedy = f"run `stillroom repro --force --single-item train@{name}`, then `make repro`"
+            raise UserError(state, expected="the optimizer of the first time", got="another", remedy=remedy)
 
 
 if __name__ == "__main__":

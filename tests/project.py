@@ -114,6 +114,8 @@ PARAMS: dict[str, Any] = {
         "disable_dropout": False,
         "gradient_checkpointing": False,
         "save_steps": 1,
+        "save_dtype": "float32",
+        "keep_rounds": None,
     },
     "evaluation": {
         "prompts": 3,

@@ -114,6 +114,8 @@ def optimizer(**changes: Any) -> OptimizerParams:
         "disable_dropout": False,
         "gradient_checkpointing": False,
         "save_steps": 2,
+        "save_dtype": "float32",
+        "keep_rounds": None,
     }
     return OptimizerParams(**(settings | changes))
 

@@ -33,12 +33,23 @@ def average_of(model: torch.nn.Module, decay: float) -> AveragedModel:
 def average_state(model: torch.nn.Module, average: AveragedModel) -> dict[str, Any]:
     """Return the raw weights and the number of averaged steps, which the saved averaged model does not contain."""
     return {
-        "weights": {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad},
+        "weights": trained_weights(model),
         "averaged_steps": int(average.n_averaged),
     }
 
 
+def trained_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a model that are trained, by name."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 @torch.no_grad()
+def set_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Set the weights of a model that are trained."""
+    for name, weight in trained_weights(model).items():
+        weight.copy_(weights[name])
+
+
 def restore_average(model: torch.nn.Module, average: AveragedModel | None, state: Mapping[str, Any]) -> None:
     """Set a model to its raw weights, and its average to the number of averaged steps.
 
@@ -47,8 +58,6 @@ def restore_average(model: torch.nn.Module, average: AveragedModel | None, state
         average: its moving average, with the same weights; None if training continues without one.
         state: the checkpoint's `average_state`.
     """
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            weight.copy_(state["weights"][name])
+    set_weights(model, state["weights"])
     if average is not None:
         average.n_averaged.fill_(state["averaged_steps"])

@@ -80,7 +80,7 @@ def train(
             last = step == run.steps[-1] or is_stale(state.rows[-1], run.max_staleness)
             if last or (step + 1) % p.save_steps == 0:
                 check_state(model, state, run, scratch)
-                save_checkpoint(scratch, model, state, step + 1)
+                save_checkpoint(scratch, model, state, step + 1, with_published=last and run.rounds_weights)
 
 
 @contextmanager

@@ -41,6 +41,10 @@ class OptimizerParams:
     """Compute activations again in the backward pass: much less memory and about a third more time."""
     save_steps: Positive
     """Steps between checkpoints, which is how many steps a killed process can lose."""
+    save_dtype: Literal["bfloat16", "float32"]
+    """Number format of a round's model on disk; training goes on from float32 weights in the optimizer file."""
+    keep_rounds: Positive | None
+    """Newest optimizers to keep, outside DVC's cache; a missing one is trained again; null: all."""
 
 
 def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:

@@ -19,9 +19,11 @@ from pipeline.training.finite import all_finite
 from pipeline.training.log import Row, read_log
 from pipeline.training.loop import train
 from pipeline.training.run import TrainingData, TrainingRun
+from pipeline.training.states import write_reference
 
 # The names of the outputs; the model is CONVERTED_MODEL if `saved_dtype` is not None.
 MODEL, CONVERTED_MODEL, OPTIMIZER, LOG = "model", "converted", "optimizer.pt", "train.csv"
+REFERENCE = "reference.pt"  # names the optimizer file, which then is no output of DVC
 
 
 def train_round(
@@ -42,6 +44,8 @@ def train_round(
         if not (scratch / DONE).is_dir():
             checkpoint, rows = _train(run, data, scratch)
             finish(checkpoint / (MODEL if run.saved_dtype is None else CONVERTED_MODEL), rows)
+            if REFERENCE in outputs:
+                write_reference(checkpoint / REFERENCE, checkpoint / OPTIMIZER, run.student, run.round_id)
             checkpoint.rename(scratch / DONE)
         return read_log(scratch / DONE / LOG)
 

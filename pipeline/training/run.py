@@ -29,7 +29,7 @@ class TrainingRun:
     round_id: str
     steps: range  # The numbers of the steps, counted from the start of the student
     start: Path  # The model directory at the beginning of the round
-    # The state of the optimizer at the end of the round before; None begins with a new optimizer.
+    # The optimizer file of the round before, or the reference to it; None begins with a new optimizer.
     optimizer_state: Path | None = None
     objective: ObjectiveParams
     optimizer: OptimizerParams
@@ -49,6 +49,11 @@ class TrainingRun:
     def key(self) -> tuple[int, str, str]:
         """The parts of the seed of every random draw in the round."""
         return self.seed, self.student, self.round_id
+
+    @property
+    def rounds_weights(self) -> bool:
+        """Whether the published model has fewer bits than the weights in training."""
+        return self.saved_dtype not in (None, torch.float32)
 
     @property
     def parameters(self) -> dict[str, object]:

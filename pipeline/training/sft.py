@@ -47,7 +47,7 @@ class SftParams:
     micro_batch_size: Positive
     """References in one forward and backward pass."""
     optimizer: OptimizerParams
-    """The same settings as in the section `optimizer`."""
+    """Settings as in the section `optimizer`; save_dtype and keep_rounds do nothing here."""
 
     @property
     def batches(self) -> BatchParams:

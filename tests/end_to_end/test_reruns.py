@@ -102,6 +102,7 @@ PARAMETER_RERUNS = {
     "replay.adaptive": "train x3",
     "optimizer": "train x3",
     "optimizer.save_steps": "nothing",
+    "optimizer.keep_rounds": "nothing",
     "evaluation": "evaluate x5",
     "evaluation.stop_if_worse": "nothing",
 }

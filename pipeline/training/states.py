@@ -1,0 +1,54 @@
+"""Optimizer states outside DVC, of which only the newest stay (`optimizer.keep_rounds`).
+
+A state is two thirds of a round's bytes, and only the next round reads it. Where states are dropped, the output of a
+round that DVC tracks is a reference of 1 kB: the round, and the digest of the state, which is in .scratch.
+
+* Guarantee: DVC sees the same output before and after a state is dropped, so nothing runs again.
+* Guarantee: a state counts only if it has the digest that its reference names. The stage `train` makes a missing one by
+  training the rounds before again, and compares the digest.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.core.hashing import tree_digest
+from pipeline.runtime.resume import ROOT
+
+STATES = ROOT / "optimizers"
+
+
+def state_of(student: str, round_id: str) -> Path:
+    """Return the place of the state after a round."""
+    return STATES / f"{student}-{round_id}.pt"
+
+
+def write_reference(reference: Path, state: Path, student: str, round_id: str) -> None:
+    """Write a reference to a state that will be at `state_of(student, round_id)`."""
+    torch.save({"student": student, "round": round_id, "state": tree_digest(state)}, reference)
+
+
+def read_reference(optimizer: Path) -> dict[str, str] | None:
+    """Return the content of a reference, None where the file is a state itself."""
+    saved: dict[str, Any] = torch.load(optimizer, map_location="cpu", mmap=True, weights_only=True)
+    return saved if "state" in saved else None
+
+
+def kept_path(optimizer: Path) -> Path:
+    """Return the state that an optimizer file is or refers to."""
+    reference = read_reference(optimizer)
+    return optimizer if reference is None else state_of(reference["student"], reference["round"])
+
+
+def is_kept(optimizer: Path) -> bool:
+    """Return whether the state that an optimizer file is or refers to is there; this reads all of the state."""
+    reference, state = read_reference(optimizer), kept_path(optimizer)
+    return reference is None or (state.is_file() and tree_digest(state) == reference["state"])
+
+
+def drop_states(student: str, round_ids: Sequence[str]) -> None:
+    """Delete the states after these rounds, where they are in .scratch."""
+    for round_id in round_ids:
+        state_of(student, round_id).unlink(missing_ok=True)

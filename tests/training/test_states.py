@@ -1,0 +1,45 @@
+"""pipeline.training.states: references to optimizer states, which hold good only for the state that they name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.training.states import drop_states, is_kept, kept_path, read_reference, state_of, write_reference
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_state(path: Path, value: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"optimizer": {"state": {0: torch.full((9,), value)}}, "average": None, "published": None}, path)
+    return path
+
+
+def test_a_reference_names_a_state_by_its_round_and_its_content() -> None:
+    state, reference = write_state(state_of("small", "r1"), 1.0), Path("reference.pt")
+    write_reference(reference, state, "small", "r1")
+    content = reference.read_bytes()
+    assert len(content) < 4096
+    assert kept_path(reference) == state
+    assert is_kept(reference)
+    write_state(state, 2.0)  # of other parameters
+    assert not is_kept(reference)
+    write_state(state, 1.0)
+    assert is_kept(reference)
+    write_reference(reference, state, "small", "r1")
+    assert reference.read_bytes() == content  # the same state has the same reference
+    drop_states("small", ["r0", "r1"])
+    assert not state.exists()
+    assert not is_kept(reference)
+    assert reference.read_bytes() == content
+
+
+def test_an_optimizer_file_that_is_no_reference_is_the_state() -> None:
+    state = write_state(Path("work/small/r1/optimizer.pt"), 1.0)
+    assert read_reference(state) is None
+    assert kept_path(state) == state
+    assert is_kept(state)
