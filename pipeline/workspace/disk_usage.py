@@ -1,13 +1,15 @@
-"""Estimate the disk space that the rest of a schedule takes: each round leaves a student and its optimizer.
+"""Estimate the disk space that the rest of a schedule takes: each round leaves a student, and the newest an optimizer.
 
 * The sizes come from the headers of safetensors files; no weights are read.
 * A student that is still to be pruned counts with all layers of the model that it is pruned from, its upper bound.
 * An adapter that is still to be made counts the two matrices of each weight that it changes.
 * The teacher's scores are small beside the students and are not counted.
+* Where DVC's cache holds copies in place of links, every output of a stage counts twice.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,48 @@ from safetensors import SafetensorError, safe_open
 from pipeline.models.lora import LoraParams
 from pipeline.runtime.layout import Layout, round_list
 from pipeline.runtime.yaml_files import read_yaml
+from pipeline.training.optimizer import OptimizerParams
 from pipeline.workspace.students import complete_student
 
 _NO_ADAPTER = ("embed", "lm_head", "shared", "wte", "wpe")  # parts of names: tables of tokens and places, and heads
-_BYTES_PER_NUMBER = 4  # weights, moments and averages are all float32
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> int | None:
-    """Return the bytes that the remaining rounds of all students leave in DVC's cache.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskNeeds:
+    """The bytes that rounds leave."""
+
+    models: int
+    optimizers: int
+    copies: int  # What DVC's cache holds of them once more; 0 where it links to them
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.models + self.optimizers + self.copies
+
+
+def round_bytes(p: OptimizerParams, numbers: int, rounds: int, *, linked: bool) -> DiskNeeds:
+    """Return what rounds leave of a student.
+
+    Args:
+        p: The optimizer of the student.
+        numbers: How many numbers the student trains.
+        rounds: The number of rounds.
+        linked: Whether DVC's cache links to outputs.
+    """
+    # A state has two moments of each weight, its raw value where the model is an average, and its value in float32
+    # where the model has fewer bits.
+    copies = 2 + (p.ema_decay is not None) + (p.save_dtype != "float32")
+    models = _BYTES[p.save_dtype] * numbers * rounds
+    kept = rounds if p.keep_rounds is None else min(rounds, p.keep_rounds)
+    optimizers = _BYTES["float32"] * copies * numbers * kept
+    cached = 0 if linked else models + (optimizers if p.keep_rounds is None else 0)
+    return DiskNeeds(models=models, optimizers=optimizers, copies=cached)
+
+
+def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> DiskNeeds | None:
+    """Return the bytes that the remaining rounds of all students leave.
 
     Args:
         root: The directory of the project.
@@ -42,15 +78,40 @@ def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> int | Non
             student: sum(not layout.round(student, item["id"]).model.is_dir() for item in schedule)
             for student in params["students"]
         }
-    total = 0
+    needs, linked = [], links_to_outputs(root)
     for student, count in rounds.items():
         size = _trained_numbers(layout, student, params) if count else 0
         if size is None:
             return None
-        # A round stores the weights, two moments of each, and their running average where there is one.
-        copies = 3 if complete_student(params, student)[1].ema_decay is None else 4
-        total += _BYTES_PER_NUMBER * copies * size * count
-    return total
+        needs.append(round_bytes(complete_student(params, student)[1], size, count, linked=linked))
+    return DiskNeeds(
+        models=sum(need.models for need in needs),
+        optimizers=sum(need.optimizers for need in needs),
+        copies=sum(need.copies for need in needs),
+    )
+
+
+def cache_types(root: Path) -> list[str]:
+    """Return how DVC's cache shall share files with the project, the first choice first."""
+    return list(_cache_settings(root).get("type", ("reflink", "copy")))
+
+
+def links_to_outputs(root: Path) -> bool:
+    """Return whether DVC's cache links to outputs, which then take no space of their own there.
+
+    Only the first of the choices counts, because DVC copies directories where it is neither `hardlink` nor `symlink`.
+    Reflinks, which few file systems have, count as copies.
+    """
+    first, cache = cache_types(root)[0], Path(root, ".dvc", _cache_settings(root).get("dir", "cache")).resolve()
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    return first == "symlink" or (first == "hardlink" and existing.stat().st_dev == root.resolve().stat().st_dev)
+
+
+def _cache_settings(root: Path) -> dict[str, Any]:
+    """Return the section `cache` of DVC's configuration."""
+    from dvc.config import Config
+
+    return dict(Config(dvc_dir=str(root.resolve() / ".dvc"))["cache"])
 
 
 def _trained_numbers(layout: Layout, student: str, params: dict[str, Any]) -> int | None:

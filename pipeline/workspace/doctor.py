@@ -25,7 +25,7 @@ from pipeline.runtime.text import size_text
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.store.access import check_writable
 from pipeline.store_admin.integrity import list_segments, segments
-from pipeline.workspace.disk_usage import rest_bytes
+from pipeline.workspace.disk_usage import cache_types, rest_bytes
 from pipeline.workspace.schedule import check_rounds, read_schedule
 from pipeline.workspace.validation import check_params
 
@@ -117,7 +117,8 @@ def _disk(layout: Layout) -> Result:
     free = {path: shutil.disk_usage(_existing(path)).free for path in (layout.root.resolve(), store_root().resolve())}
     project, store = free.values()
     try:
-        rest = rest_bytes(layout.root)
+        needs = rest_bytes(layout.root)
+        rest = None if needs is None else needs.total
     except (UserError, LookupError, TypeError):  # other checks report wrong parameters
         rest = None
     needed = _DEFAULT_BYTES if rest is None else rest + _SPARE_BYTES
@@ -125,7 +126,8 @@ def _disk(layout: Layout) -> Result:
     places = ", ".join(f"{size_text(size)} free at {path}" for path, size in free.items())
     message, missing = f"{places}; the rounds that are left take {job}", max(needed - project, _SPARE_BYTES - store)
     if missing > 0:
-        return "wrong", message, f"free {size_text(missing)}: `dvc gc --workspace`, `stillroom store gc`"
+        remedy = f"free {size_text(missing)}: `dvc gc --workspace`, `stillroom store gc`, optimizer.keep_rounds"
+        return "wrong", message, remedy
     return message
 
 
@@ -154,10 +156,14 @@ def _dvc(layout: Layout) -> Result:
     line = re.search(r"^Cache types: (.*)$", report, re.MULTILINE)
     if line is None or "<http" in line[1]:
         return "links to the cache: no cache yet"
-    if not {"reflink", "hardlink"} & set(line[1].split(", ")):
+    possible, first = line[1].split(", "), cache_types(layout.root)[0]
+    if not {"reflink", "hardlink"} & {*possible}:
         remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
         return "note", f"links to the cache: {line[1]}; every output is copied", remedy
-    return f"links to the cache: {line[1]}"
+    if first not in possible:
+        message = f"links to the cache: {line[1]}; cache.type begins with {first}, so directories are copied"
+        return "note", message, "`dvc config cache.type hardlink,copy`"
+    return f"links to the cache: {line[1]}; cache.type begins with {first}"
 
 
 def _locks(layout: Layout) -> Result:

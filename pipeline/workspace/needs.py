@@ -15,6 +15,8 @@ import torch
 
 from pipeline.models.language_model import device, resolve_dtype
 from pipeline.runtime.text import size_text
+from pipeline.training.optimizer import OptimizerParams
+from pipeline.workspace.disk_usage import round_bytes
 from pipeline.workspace.pair import Pair, device_bytes
 from pipeline.workspace.probe import Probe
 from pipeline.workspace.recommendation import Facts, Plan, sequences_per_pass
@@ -80,13 +82,15 @@ def memory_lines(needs: Mapping[str, int]) -> list[str]:
     return lines + [f"warning: {name} does not fit the device" for name, size in needs.items() if size > memory]
 
 
-def disk_line(pair: Pair, facts: Facts, plan: Plan) -> str:
-    """Return a line about the bytes that the job leaves in work/ and in the store."""
+def disk_line(pair: Pair, facts: Facts, plan: Plan, p: OptimizerParams, *, linked: bool) -> str:
+    """Return a line about the bytes that the job leaves in work/, in DVC's cache and in the store."""
     models = 2 * Size.of(pair.teacher).weights + 4 * Size.of(pair.student).weights
-    rounds = plan.rounds * 12 * pair.trained
+    disk = round_bytes(p, pair.trained, plan.rounds, linked=linked)
     scores = _SCORE_BYTES * facts.completion * (plan.corpus * 3 + plan.rounds * plan.per_round * plan.samples)
-    checkpoints = f"{plan.rounds} rounds {size_text(rounds)}"
-    return f"disk: models {size_text(models)}, {checkpoints}, scores at most {size_text(scores)}"
+    cached = "linked to DVC's cache" if linked else f"DVC's cache: {size_text(models + disk.copies)} more"
+    kept = plan.rounds if p.keep_rounds is None else min(plan.rounds, p.keep_rounds)
+    rounds = f"{plan.rounds} rounds {size_text(disk.models)} ({cached}), {kept} optimizers {size_text(disk.optimizers)}"
+    return f"disk: models {size_text(models)}, {rounds}, scores at most {size_text(scores)}"
 
 
 def time_line(pair: Pair, facts: Facts, plan: Plan, probe: Probe | None) -> str:

@@ -21,13 +21,24 @@ from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.tasks import Case
 from pipeline.tasks.templates import TemplateParams, prompt_of, shortened_line
+from pipeline.training.optimizer import OptimizerParams
 from pipeline.workspace import needs
 from pipeline.workspace.data_inspection import DataInspection, DataRequest, inspect_data
+from pipeline.workspace.disk_usage import links_to_outputs
 from pipeline.workspace.input_check import check_model
 from pipeline.workspace.pair import Pair, open_pair
 from pipeline.workspace.presets import require_unchanged
 from pipeline.workspace.probe import CAPS, Probe, ask_teacher, quantile, rounded
-from pipeline.workspace.recommendation import MOST_HELDOUT, Changes, Facts, Plan, job_changes, plan_job, reasons
+from pipeline.workspace.recommendation import (
+    KEPT_ROUNDS,
+    MOST_HELDOUT,
+    Changes,
+    Facts,
+    Plan,
+    job_changes,
+    plan_job,
+    reasons,
+)
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
 
@@ -223,4 +234,6 @@ def _need_lines(
     pair: Pair, facts: Facts, plan: Plan, probe: Probe | None, document: Mapping[str, Any], micro: int
 ) -> list[str]:
     memory = needs.memory_lines(needs.memory_needs(pair, facts, document, micro))
-    return [*memory, needs.disk_line(pair, facts, plan), needs.time_line(pair, facts, plan, probe)]
+    optimizer = parse(OptimizerParams, document["optimizer"] | {"keep_rounds": KEPT_ROUNDS}, where="optimizer")
+    disk = needs.disk_line(pair, facts, plan, optimizer, linked=links_to_outputs(Path()))
+    return [*memory, disk, needs.time_line(pair, facts, plan, probe)]

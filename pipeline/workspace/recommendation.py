@@ -24,6 +24,7 @@ Changes: TypeAlias = dict[tuple[str, ...], Any]
 _SMALL_FRESH = 100_000_000  # weights
 _MOST_PROMPTS = 10_000
 MOST_HELDOUT = 200
+KEPT_ROUNDS = 2  # optimizers; with 1, a kill right after a round costs the rounds before it
 _STEPS = {"cpu": (32, 200), "cuda": (32, 1000)}  # fewest and most optimizer steps
 _EVALUATED = {"cpu": 32, "cuda": 200}  # prompts
 _ROUNDS = 8
@@ -133,6 +134,7 @@ def job_changes(facts: Facts, plan: Plan, micro_batch: int) -> Changes:
         ("optimizer", "warmup_steps"): max(3, plan.steps // 20),
         ("optimizer", "decay_steps"): math.ceil(plan.steps * 4 / 3),
         ("optimizer", "save_steps"): plan.refresh,
+        ("optimizer", "keep_rounds"): KEPT_ROUNDS,
         ("evaluation", "prompts"): plan.evaluated,
         ("evaluation", "batch_size"): batched,
         ("evaluation", "max_new_tokens"): facts.completion,

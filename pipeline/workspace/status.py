@@ -17,9 +17,10 @@ training is scaled by its steps. `pipeline.workspace.forecast` estimates scoring
 
 import functools
 import operator
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -159,13 +160,15 @@ def read_status() -> tuple[list[Job], dict[str, Any]]:
     jobs = with_seconds(jobs, costs, {name: estimate.seconds for name, estimate in estimates.items()})
     left = [job for job in jobs if job.state in ("open", "again")]
     scoring = [estimates[job.name] for job in left if job.name in estimates]
+    disk = rest_bytes(Path(), Counter(str(job.student) for job in left if job.kind == "train"))
     return jobs, {
         "stages": len(left),
         "seconds": _total([job.seconds for job in left]),
         "teacher_positions": sum(estimate.positions for estimate in scoring),
         "store_bytes": _total([estimate.bytes for estimate in scoring]),
         "worse": worse_messages(jobs, LAYOUT),
-        "cache_bytes": rest_bytes(Path(), Counter(str(job.student) for job in left if job.kind == "train")),
+        "disk": disk and asdict(disk),
+        "free_bytes": shutil.disk_usage(Path()).free,
     }
 
 

@@ -1,4 +1,4 @@
-"""pipeline.workspace.disk_usage: rounds that are left times weights and moments; unknown for a missing model."""
+"""pipeline.workspace.disk_usage: weights, moments and copies of rounds that are left; unknown for a missing model."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from pipeline.models.language_model import load_model
 from pipeline.runtime.config import section
 from pipeline.runtime.yaml_files import edit_yaml
-from pipeline.workspace.disk_usage import rest_bytes
+from pipeline.workspace.disk_usage import DiskNeeds, cache_types, links_to_outputs, rest_bytes
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
 from tests.factories import lora_params, make_lora_student
 
@@ -33,21 +33,53 @@ def start(root: Path, **changes: Any) -> None:
 
 def test_a_missing_model_has_no_size(root: Path) -> None:
     assert rest_bytes(root) is None
-    assert rest_bytes(root, {}) == 0  # no round is left, so that no size is needed
+    assert rest_bytes(root, {}) == DiskNeeds(models=0, optimizers=0, copies=0)  # no round is left, so no size is needed
+
+
+def set_optimizer(root: Path, **changes: Any) -> None:
+    keys = {("optimizer", key): value for key, value in changes.items()}
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", keys), encoding="utf-8")
 
 
 def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_dir: Callable[..., Path]) -> None:
     make_model_dir(root / "work/teacher", layers=2, seed=1)
     size = sum(weight.numel() for weight in load_model(root / "work/teacher").parameters())
     start(root)
-    assert rest_bytes(root) == 3 * 12 * size
+    link_cache(root, "hardlink,copy")
+    assert rest_bytes(root) == DiskNeeds(models=3 * 4 * size, optimizers=3 * 8 * size, copies=0)
     (root / "work/small/r1/model").mkdir(parents=True)
-    assert rest_bytes(root) == 2 * 12 * size
-    assert rest_bytes(root, {"small": 5}) == 5 * 12 * size
-    (root / "params.yaml").write_text(
-        edit_yaml(root / "params.yaml", {("optimizer", "ema_decay"): 0.9}), encoding="utf-8"
+    assert rest_bytes(root) == DiskNeeds(models=2 * 4 * size, optimizers=2 * 8 * size, copies=0)
+    left = rest_bytes(root, {"small": 5})
+    assert left is not None
+    assert left.total == 5 * 12 * size
+    set_optimizer(root, ema_decay=0.9)
+    assert rest_bytes(root) == DiskNeeds(models=2 * 4 * size, optimizers=2 * 12 * size, copies=0)
+    set_optimizer(root, ema_decay=None, save_dtype="bfloat16", keep_rounds=2)
+    assert rest_bytes(root, {"small": 5}) == DiskNeeds(models=5 * 2 * size, optimizers=2 * 12 * size, copies=0)
+    # The optimizers that are kept are not in DVC's cache.
+    link_cache(root, "reflink,copy")
+    assert rest_bytes(root, {"small": 5}) == DiskNeeds(
+        models=5 * 2 * size, optimizers=2 * 12 * size, copies=5 * 2 * size
     )
-    assert rest_bytes(root) == 2 * 16 * size
+    set_optimizer(root, keep_rounds=None)
+    left = rest_bytes(root)
+    assert left is not None
+    assert left.copies == left.models + left.optimizers
+
+
+def link_cache(root: Path, types: str, directory: str = "cache") -> None:
+    (root / ".dvc").mkdir(exist_ok=True)
+    (root / ".dvc/config").write_text(f'[cache]\n    type = "{types}"\n    dir = {directory}\n', encoding="utf-8")
+
+
+def test_links_need_one_disk_and_the_first_place_in_the_configuration(root: Path) -> None:
+    assert not links_to_outputs(root)  # DVC's default
+    for types, linked in (("hardlink,copy", True), ("reflink,hardlink,copy", False), ("symlink", True)):
+        link_cache(root, types)
+        assert links_to_outputs(root) == linked
+        assert cache_types(root) == types.split(",")
+    link_cache(root, "hardlink,copy", "/proc/elsewhere")
+    assert not links_to_outputs(root)
 
 
 def test_the_student_that_was_initialised_counts_before_its_source(
@@ -60,7 +92,7 @@ def test_the_student_that_was_initialised_counts_before_its_source(
     make_model_dir(root / "work/small/init/model", layers=1, seed=1)
     cut = rest_bytes(root)
     assert cut is not None
-    assert cut < whole
+    assert cut.total < whole.total
 
 
 def test_a_randomly_initialised_student_is_unknown_before_it_exists(

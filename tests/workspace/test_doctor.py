@@ -33,6 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    shutil.copy(ROOT / ".dvc/config", tmp_path / ".dvc/config")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(
         checkup, "command_output", lambda *command, cwd: "Cache types: hardlink\n" if "dvc" in command else None
@@ -94,7 +95,7 @@ def _break_segment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             "disk",
-            lambda root, mp: mp.setattr(checkup, "rest_bytes", lambda root: 1 << 60),
+            lambda root, mp: mp.setattr(checkup, "rest_bytes", lambda root: SimpleNamespace(total=1 << 60)),
             "the rounds that are left take at most 1.2 PB",
         ),
     ],
@@ -120,6 +121,13 @@ def test_locks_of_living_and_dead_processes(project: Layout) -> None:
 def test_a_cache_that_can_only_copy_is_noted(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup, "command_output", lambda *command, cwd: "Cache types: symlink\n")
     assert findings_of(project)["dvc"].state == "note"
+
+
+def test_a_cache_that_copies_directories_is_noted(project: Layout) -> None:
+    assert findings_of(project)["dvc"].message == "links to the cache: hardlink; cache.type begins with hardlink"
+    (project.root / ".dvc/config").unlink()  # DVC then begins with reflinks
+    finding = findings_of(project)["dvc"]
+    assert (finding.state, finding.remedy) == ("note", "`dvc config cache.type hardlink,copy`")
 
 
 def test_the_command_prints_findings_and_fails_if_something_is_wrong(

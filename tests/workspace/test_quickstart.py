@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.runtime.errors import ModelError
+from pipeline.runtime.text import size_text
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
 from pipeline.workspace.pair import _spread, open_pair
 from pipeline.workspace.validation import check_params
@@ -93,6 +94,27 @@ def test_a_student_cut_from_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None
     assert init(monkeypatch, "--force", student="teacher") == 0
     assert read_yaml(Path("params.yaml"))["student"]["student"]["layers"] == [0, 3]
     assert (_spread(30)[0], _spread(30)[-1], len(_spread(30))) == (0, 29, 15)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_disk_that_results_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], linked: bool
+) -> None:
+    """All students, the optimizers of two rounds, and what DVC's cache takes where it does not link to them."""
+    write_data(article="a", summary="b")
+    Path(".dvc").mkdir()
+    first = "hardlink" if linked else "reflink"
+    Path(".dvc/config").write_text(f'[cache]\n    type = "{first},copy"\n', encoding="utf-8")
+    assert init(monkeypatch, "--force") == 0
+    teacher, student = (
+        sum(weight.numel() for weight in load_file(f"{name}/model.safetensors").values())
+        for name in ("teacher", "student")
+    )
+    more = f"DVC's cache: {size_text(2 * teacher + 4 * student + 8 * 4 * student)} more"
+    cached = "linked to DVC's cache" if linked else more
+    rounds = f"8 rounds {size_text(8 * 4 * student)} ({cached})"
+    assert f", {rounds}, 2 optimizers {size_text(2 * 8 * student)}, scores at most" in capsys.readouterr().out
+    assert read_yaml(Path("params.yaml"))["optimizer"]["keep_rounds"] == 2
 
 
 @pytest.mark.parametrize(
