@@ -107,6 +107,7 @@ PARAMS: dict[str, Any] = {
         "decay_steps": 64,
         "adam_beta1": 0.9,
         "adam_beta2": 0.95,
+        "adam_epsilon": 1e-8,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "precision": "float32",

@@ -107,6 +107,7 @@ def optimizer(**changes: Any) -> OptimizerParams:
         "decay_steps": 10,
         "adam_beta1": 0.9,
         "adam_beta2": 0.95,
+        "adam_epsilon": 1e-8,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "precision": "float32",

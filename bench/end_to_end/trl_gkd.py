@@ -83,6 +83,7 @@ def run_gkd(
             lr_scheduler_type=setting.schedule,
             adam_beta1=p.adam_beta1,
             adam_beta2=p.adam_beta2,
+            adam_epsilon=p.adam_epsilon,
             weight_decay=p.weight_decay,
             max_grad_norm=p.max_grad_norm,
             bf16=lm.resolve_dtype(p.precision) == torch.bfloat16,

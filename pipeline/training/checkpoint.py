@@ -66,7 +66,8 @@ def make_state(model: lm.Model, p: OptimizerParams, *, previous: Path | None) ->
     average = None if p.ema_decay is None else average_of(model, p.ema_decay)
     if saved is not None:
         # `load_state_dict` restores the previous round's settings as well, so the settings of this round are put back.
-        settings = [{name: group[name] for name in ("betas", "weight_decay")} for group in optimizer.param_groups]
+        names = ("betas", "eps", "weight_decay")
+        settings = [{name: group[name] for name in names} for group in optimizer.param_groups]
         optimizer.load_state_dict(saved["optimizer"])
         for group, group_settings in zip(optimizer.param_groups, settings, strict=True):
             group.update(group_settings)

@@ -27,6 +27,8 @@ class OptimizerParams:
     """Global step at which linear and cosine reach 0, so that appended rounds do not change earlier ones."""
     adam_beta1: Fraction
     adam_beta2: Fraction
+    adam_epsilon: AboveZero
+    """Added to the root of the second moment, so that weights with smaller gradients take smaller steps."""
     weight_decay: NonNegative
     """Decay of all weights except biases and weights of norms, as in transformers."""
     max_grad_norm: AboveZero
@@ -50,7 +52,8 @@ class OptimizerParams:
 def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:
     """Return AdamW over the weights of a model that train."""
     betas = (p.adam_beta1, p.adam_beta2)
-    return torch.optim.AdamW(_groups(model, p.weight_decay), lr=p.learning_rate, betas=betas, fused=True)
+    groups = _groups(model, p.weight_decay)
+    return torch.optim.AdamW(groups, lr=p.learning_rate, betas=betas, eps=p.adam_epsilon, fused=True)
 
 
 def _groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:

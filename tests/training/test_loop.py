@@ -479,10 +479,10 @@ def test_two_rounds_equal_one_run_for_the_optimizer(job: Job, ema_decay: float |
 
 def test_a_new_round_uses_its_own_settings_with_the_saved_moments(job: Job, tmp_path: Path) -> None:
     before = train_from(job, tmp_path / "first", range(2), optimizer())
-    changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, weight_decay=0.3, learning_rate=5e-3)
+    changed = optimizer(adam_beta1=0.5, adam_beta2=0.6, adam_epsilon=1e-4, weight_decay=0.3, learning_rate=5e-3)
     state = make_state(lm.load_model(before / "model"), changed, previous=before / "optimizer.pt")
-    settings = [(group["betas"], group["weight_decay"]) for group in state.optimizer.param_groups]
-    assert settings == [((0.5, 0.6), 0.3), ((0.5, 0.6), 0.0)]  # norms do not decay
+    settings = [(group["betas"], group["eps"], group["weight_decay"]) for group in state.optimizer.param_groups]
+    assert settings == [((0.5, 0.6), 1e-4, 0.3), ((0.5, 0.6), 1e-4, 0.0)]  # norms do not decay
     origin = {"start": before / "model", "optimizer_state": before / "optimizer.pt"}
     after = train_from(job, tmp_path / "second", range(8, 9), changed, **origin)
     assert read_log(after / "train.csv")[0]["learning_rate"] == 5e-3
