@@ -107,6 +107,13 @@ def _teacher(name: str, *, read: bool) -> tuple[Tokenizer, Any, Any]:
     return tokenizer, shell, shell
 
 
+def load_student(pair: Pair) -> Any:
+    """Return a ready-made student with its weights, or None if it does not fit into memory beside the teacher."""
+    if _READING_BYTES * (pair.teacher.num_parameters() + pair.student.num_parameters()) > device_bytes():
+        return None
+    return load_pretrained(pair.start["model"], None, dtype=resolve_dtype("auto"), where="--student")[0]
+
+
 def _shell(config: Any) -> Any:
     """Return a model without weights."""
     with torch.device("meta"):

@@ -1,8 +1,8 @@
-"""Ask the teacher: the lengths of a few of its completions, and how fast this machine samples and reads.
+"""Ask the teacher: how long its completions are, how fast this machine is, and how far a ready-made student is.
 
 `max_new_tokens` must fit what the teacher and its student write, and not the answers in the data, which a chat model
 never writes as short. So a few prompts are completed at temperature 1, first up to 256 tokens, and those that did not
-end up to 1,024.
+end up to 1,024. A student that is used as it is reads the beginnings of the same completions.
 """
 
 import math
@@ -13,22 +13,29 @@ from typing import Any
 
 import torch
 
+from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import Tokenizer, eos_ids
 from pipeline.runtime.progress import bar
 
 CAPS = (256, 1024)  # tokens
 _SECONDS = 60.0  # the longest time of each of the two attempts
 STEP = 16  # lengths are multiples of it
+_COMPARED = 32  # tokens of each completion that a student reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """A few completions of the teacher."""
 
-    lengths: list[int]  # tokens of each completion, its end token included
+    texts: list[tuple[list[int], list[int]]]  # token ids of each prompt and its completion, the end token included
     finished: list[bool]
     sampled_tokens_per_s: float  # over all completions of the batch
     read_tokens_per_s: float
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each completion, its end token included."""
+        return [len(completion) for _, completion in self.texts]
 
     @property
     def ended(self) -> list[int]:
@@ -37,7 +44,7 @@ class Probe:
 
 
 def ask_teacher(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], limit: int) -> Probe:
-    """Return the lengths of one completion per prompt, and the speeds.
+    """Return one completion per prompt, and the speeds.
 
     Args:
         model: The teacher.
@@ -47,22 +54,22 @@ def ask_teacher(model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], 
     """
     torch.manual_seed(0)
     ends = eos_ids(tokenizer)
-    lengths, finished, seconds = [0] * len(prompts), [False] * len(prompts), 0.0
+    finished, seconds = [False] * len(prompts), 0.0
+    completions: list[list[int]] = [[] for _ in prompts]
     with bar("ask the teacher", len(CAPS), unit="attempts") as meter:
         for cap in sorted({min(cap, limit) for cap in CAPS}):
             open_ = [index for index, ended in enumerate(finished) if not ended]
             began = time.monotonic()
             for index, ids in zip(open_, _complete(model, ends, [prompts[i] for i in open_], cap), strict=True):
-                lengths[index], finished[index] = len(ids), ids[-1:] != [] and ids[-1] in ends
+                completions[index], finished[index] = ids, ids[-1:] != [] and ids[-1] in ends
             seconds += time.monotonic() - began
             meter.update()
             if sum(finished) * 4 >= 3 * len(finished):
                 break
-    sampled = sum(lengths) / max(seconds, 1e-3)
     return Probe(
-        lengths=lengths,
+        texts=list(zip(prompts, completions, strict=True)),
         finished=finished,
-        sampled_tokens_per_s=sampled,
+        sampled_tokens_per_s=sum(map(len, completions)) / max(seconds, 1e-3),
         read_tokens_per_s=_reading_speed(model, prompts),
     )
 
@@ -105,6 +112,25 @@ def _reading_speed(model: Any, prompts: Sequence[list[int]]) -> float:
     began = time.monotonic()
     body(ids)
     return ids.numel() / max(time.monotonic() - began, 1e-4)
+
+
+@torch.inference_mode()
+def distance(teacher: Any, student: Any, probe: Probe, vocab: int) -> float:
+    """Return the forward KL from teacher to student at the beginnings of the teacher's completions, in nats per token.
+
+    Args:
+        teacher: The teacher.
+        student: The student.
+        probe: The completions, at least one of them with a token.
+        vocab: Only the first so many token ids are compared.
+    """
+    written = [(prompt, completion[:_COMPARED]) for prompt, completion in probe.texts if completion]
+    texts = [prompt for prompt, _ in written], [completion for _, completion in written]
+    logp_NV, logq_NV = (
+        lm.head_of(model, vocab)(lm.completion_hidden(model, *texts)).float().log_softmax(-1)
+        for model in (teacher, student)
+    )
+    return float((logp_NV.exp() * (logp_NV - logq_NV)).sum(-1).mean())
 
 
 def rounded(length: float, limit: int) -> int:

@@ -2,8 +2,8 @@
 
 * Every other line of params.yaml stays, comments included, and the result passes `check_params`.
 * The data are looked at first, in seconds (`data_inspection`), then the models (`pair`). The teacher completes a few
-  prompts (`probe`), which decide the lengths. `recommendation` chooses sizes and rates, and `needs` estimates memory,
-  disk and time. Everything that was chosen is reported with its reason.
+  prompts (`probe`), which decide the lengths and say how far a ready-made student is. `recommendation` chooses sizes
+  and rates, and `needs` estimates memory, disk and time. Everything that was chosen is reported with its reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.models.context import Context, context
 from pipeline.models.language_model import device
-from pipeline.models.tokenizer import completion_ids, render
+from pipeline.models.tokenizer import completion_ids, render, shared_vocab
 from pipeline.runtime.atomic import replacing
 from pipeline.runtime.config import parse
 from pipeline.runtime.errors import DataError
@@ -26,9 +26,9 @@ from pipeline.workspace import needs
 from pipeline.workspace.data_inspection import DataInspection, DataRequest, inspect_data
 from pipeline.workspace.disk_usage import links_to_outputs
 from pipeline.workspace.input_check import check_model
-from pipeline.workspace.pair import Pair, open_pair
+from pipeline.workspace.pair import Pair, load_student, open_pair
 from pipeline.workspace.presets import require_unchanged
-from pipeline.workspace.probe import CAPS, Probe, ask_teacher, quantile, rounded
+from pipeline.workspace.probe import CAPS, Probe, ask_teacher, distance, quantile, rounded
 from pipeline.workspace.recommendation import (
     KEPT_ROUNDS,
     MOST_HELDOUT,
@@ -125,6 +125,7 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
         kind=pair.kind,
         lora=pair.lora,
         separate=limits[0].separate,
+        distance=_distance(pair, probe),
         weights=pair.student.num_parameters(),
         train=len(data.train),
         heldout=_heldout(data, pair, template, prompt),
@@ -180,6 +181,14 @@ def _probe(pair: Pair, prompts: Sequence[list[int]], longest: int, count: int) -
     limits = context(pair.teacher.config)
     limit = limits.limit if limits.separate else limits.limit - longest
     return ask_teacher(pair.teacher, pair.tokenizer, fitting[::step][:count], limit) if limit > 0 else None
+
+
+def _distance(pair: Pair, probe: Probe | None) -> float | None:
+    """Return how far a ready-made student is from its teacher in nats, if both can be in memory."""
+    if probe is None or pair.kind != "ready-made" or not any(probe.lengths):
+        return None
+    student = load_student(pair)
+    return None if student is None else distance(pair.teacher, student, probe, shared_vocab(pair.tokenizer))
 
 
 def _lengths(

@@ -79,6 +79,20 @@ def test_lengths_come_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("rounds.yaml").exists()  # it belongs to params.yaml
 
 
+def test_the_distance_of_a_ready_made_student_decides_the_learning_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_model_dir: Callable[..., Path]
+) -> None:
+    write_data(article="a", summary="b")
+    make_model_dir(Path("far"), seed=7, initializer_range=0.5)
+    rates = {}
+    for student in ("teacher/", "far"):  # the first is the teacher itself by another name
+        assert init(monkeypatch, "--force", "--completions", "2", student=student) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("learning rate")]
+        assert "nats from its teacher" in line
+        rates[student] = read_yaml(Path("params.yaml"))["optimizer"]["learning_rate"]
+    assert rates == {"teacher/": 1e-6, "far": 2e-5}
+
+
 def test_held_out_cases_without_a_prompt_of_their_own_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(article="a", summary="b")
     questions = ["q", "q", "r", "x" * 400]

@@ -11,6 +11,7 @@ FACTS = Facts(
     kind="ready-made",
     lora=False,
     separate=False,
+    distance=None,
     weights=360_000_000,
     train=1000,
     heldout=100,
@@ -27,9 +28,13 @@ def with_facts(**changes: Any) -> Facts:
 @pytest.mark.parametrize(
     ("changes", "rate"),
     [
-        ({}, 2e-5),
+        ({}, 1e-6),
+        ({"distance": 0.2}, 1e-6),
+        ({"distance": 2.0}, 2e-5),
         ({"separate": True}, 3e-4),
-        ({"lora": True}, 2e-4),
+        ({"separate": True, "lora": True}, 2e-4),
+        ({"lora": True}, 1e-5),
+        ({"lora": True, "distance": 2.0}, 2e-4),
         ({"lora": True, "kind": "cut"}, 2e-4),
         ({"kind": "cut"}, 2e-4),
         ({"kind": "fresh"}, 3e-4),
@@ -76,7 +81,7 @@ def test_the_rate_stays_above_zero_and_every_choice_has_a_reason() -> None:
     assert changes["optimizer", "decay_steps"] > plan.steps
     assert changes["rollout", "sampling", "max_new_tokens"] == changes["evaluation", "max_new_tokens"] == 256
     lines = reasons(FACTS, plan, changes)
-    assert lines[0].startswith("learning rate 2e-05, linear, ")
+    assert lines[0].startswith("learning rate 1e-06, linear, ")
     assert [line.partition(":")[0].split()[0] for line in lines] == [
         *("learning", "steps", "rounds", "corpus", "evaluation")
     ]
