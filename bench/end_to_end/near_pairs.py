@@ -9,6 +9,8 @@ The project's params.yaml names teacher, prompts and sizes. A student starts as
   tokens that are not stored. The distance that the student moves is the distance that noise moves it.
 - `noise`: the teacher with Gaussian noise of `--noise` times the root mean square of each weight matrix.
 - `tuned`: the teacher after `--tuning-steps` steps of fine-tuning on references of other data.
+- `smaller`: the teacher without one layer, after as many steps on references of its own data. It is the only start that
+  cannot become the teacher.
 
 Every student learns on-policy, from its own completions alone. `--try` changes parameters: keys of the section
 `optimizer`, `batch_size`, or a path such as objective.divergence.name. `moments=fresh` is no parameter: each round
@@ -31,6 +33,7 @@ from typing import Any
 
 import click
 import torch
+from transformers import AutoConfig
 
 from bench.end_to_end.job import initialise_student, job, make_corpus, merged, run_round, run_stage
 from bench.end_to_end.methods import link
@@ -43,7 +46,7 @@ from pipeline.runtime.layout import LAYOUT, Layout
 from pipeline.runtime.yaml_files import read_yaml
 from pipeline.training.log import read_log
 
-STARTS = ("itself", "noise", "tuned")
+STARTS = ("itself", "noise", "tuned", "smaller")
 _STUDENT = "near"
 _EVALUATIONS = "evaluations/prompts"
 _DECODED = 200  # completions that are sampled together
@@ -170,8 +173,8 @@ def make_start(start: str, seed: int, changes: Mapping[str, Any], sizes: Mapping
     home, model = Path.cwd(), "teacher"
     if start == "noise":
         model = str(add_noise(sizes["noise"], seed, runs))
-    elif start == "tuned":
-        model = str(tune(seed, changes, sizes, runs))
+    elif start in ("tuned", "smaller"):
+        model = str(tune(start, seed, merged(changes, tuning_changes(start, sizes)), runs))
     with job(begun, merged(changes, {"student": {_STUDENT: {"model": model}}})):
         link(LAYOUT.prompt_metrics("teacher"), home / LAYOUT.prompt_metrics("teacher"))
         initialise_student(_STUDENT)
@@ -193,22 +196,34 @@ def add_noise(noise: float, seed: int, runs: Path) -> Path:
     return folder
 
 
-def tune(seed: int, changes: Mapping[str, Any], sizes: Mapping[str, Any], runs: Path) -> Path:
-    """Fine-tune the teacher on references of other data; return the model directory."""
-    steps, batches = sizes["tuning_steps"], {"batch_size": 8, "micro_batch_size": 8}
-    document = read_yaml(LAYOUT.params)
+def tuning_changes(start: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of params.yaml for the fine-tuning of a student."""
+    document, steps = read_yaml(LAYOUT.params), sizes["tuning_steps"]
     rate = {"learning_rate": sizes["tuning_rate"], "warmup_steps": 5, "decay_steps": steps, "save_steps": steps}
-    tuning = {"references": None, "steps": steps, **batches, "optimizer": document["optimizer"] | rate}
+    tuning = {"references": None, "steps": steps, "batch_size": 8, "micro_batch_size": 8}
+    changes: dict[str, Any] = {"sft": {_STUDENT: tuning | {"optimizer": document["optimizer"] | rate}}}
+    if start == "smaller":
+        count = AutoConfig.from_pretrained(LAYOUT.teacher).num_hidden_layers
+        layers = [layer for layer in range(count) if layer != count // 2]
+        return changes | {"student": {_STUDENT: {"layers": layers}}}
     task = read_yaml(sizes["other"])["task"] if sizes["other"] else _OTHER.get(document["task"]["name"])
     if task is None:
         raise click.UsageError("--start tuned: name other data with --other")
-    shutil.rmtree(runs / f"tuning-{seed}", ignore_errors=True)
-    with job(runs / f"tuning-{seed}", merged(changes, {"task": task, "sft": {_STUDENT: tuning}})):
-        LAYOUT.prompts.unlink()  # the link to the prompts of the task
-        run_stage("prepare", teacher=LAYOUT.teacher)
-        files = LAYOUT.round(_STUDENT, "init")
-        run_stage("sft", name=_STUDENT, model=LAYOUT.teacher, out=files.model, log=LAYOUT.round(_STUDENT, "sft").log)
-        return files.model.resolve()
+    return changes | {"task": task}
+
+
+def tune(start: str, seed: int, changes: Mapping[str, Any], runs: Path) -> Path:
+    """Fine-tune the student on references; return the model directory."""
+    folder = runs / f"tuning-{start}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with job(folder, changes):
+        if "task" in changes:
+            LAYOUT.prompts.unlink()  # the link to the prompts of the task
+            run_stage("prepare", teacher=LAYOUT.teacher)
+        run_stage("init", student=_STUDENT, to="untuned")
+        before, after = (LAYOUT.round(_STUDENT, name) for name in ("untuned", "init"))
+        run_stage("sft", name=_STUDENT, model=before.model, out=after.model, log=LAYOUT.round(_STUDENT, "sft").log)
+        return after.model.resolve()
 
 
 def forget_moments(optimizer: Path) -> None:
