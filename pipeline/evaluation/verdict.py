@@ -41,7 +41,7 @@ def worse_message(
     facts = [_fact(name, before[name].value, changes[name]) for name in worse]
     rate, divergence = parameters["optimizer"]["learning_rate"], parameters["objective"]["divergence"]["name"]
     remedy = f"lower optimizer.learning_rate ({rate:g}, perhaps to a tenth), take fewer schedule.total_steps, or "
-    remedy += f"change objective.divergence ({divergence})"
+    remedy += f"change objective.divergence ({divergence}); see docs/training.md#learning-rates"
     return f"{where} is worse than before training: {', '.join(facts)}; {remedy}"
 
 

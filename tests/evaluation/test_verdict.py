@@ -44,7 +44,7 @@ def test_the_message_has_the_change_with_its_error_and_what_to_change() -> None:
     assert message(parameters(), forward_kl=change(0.065, 0.02), reverse_kl=change(9.0)) == (
         "small r1 is worse than before training: forward_kl 0.174 -> 0.239 (difference +0.065 ± 0.020); "
         "lower optimizer.learning_rate (1e-05, perhaps to a tenth), take fewer schedule.total_steps, "
-        "or change objective.divergence (forward_kl)"
+        "or change objective.divergence (forward_kl); see docs/training.md#learning-rates"
     )
 
 
