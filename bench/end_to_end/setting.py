@@ -7,6 +7,12 @@ from dataclasses import dataclass
 class Setting:
     """The sizes and the optimizer of one comparison."""
 
+    layers: str
+    """Layers of the teacher that the student keeps, separated by commas."""
+
+    divergence: str
+    """What both sides minimise: `forward_kl` or `reverse_kl`."""
+
     steps: int
     """Optimizer steps of a row."""
 
@@ -34,7 +40,10 @@ class Setting:
     """Schedule of the learning rate, by transformers' name; `linear` goes down to 0 at the last step."""
 
     ema_decay: float | None
-    """Decay of the average of this pipeline's weights, with a constant learning rate; None for no average."""
+    """Decay of the average of weights, with a constant learning rate; None for no average."""
 
     entries: str
     """What this pipeline stores of a score; a key of `bench.end_to_end.quality`'s `_ENTRIES`."""
+
+    recompute: bool
+    """Whether both sides compute activations again in the backward pass, which is TRL's default."""

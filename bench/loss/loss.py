@@ -9,7 +9,8 @@
   best as the ratio to the matrix products, which alternate with the loss in the same process.
 * Extra memory is the rise of the peak of resident memory, on a CPU under Linux.
 * `trl` and `liger-kernel` are measured where they are installed
-  (`pip install --no-deps --target DIR trl liger-kernel`, and PYTHONPATH=DIR).
+  (`pip install --no-deps --target DIR trl==1.16.0 liger-kernel`, and PYTHONPATH=DIR). The chunked divergence is that of
+  TRL's `DistillationTrainer`, `generalized_jsd_loss` that of its `GKDTrainer`; both multiply by the teacher's head too.
 * On a processor without bfloat16 the bare products in bfloat16 take minutes in every row; `--dtype float32` is faster.
 """
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from bench.clock import timed
-from bench.end_to_end.trl_gkd import gkd_of_trl
+from bench.end_to_end.trl_trainers import BETAS, gkd_of_trl
 from bench.objectives import divergence_alone
 from bench.output import Row, show, write_json
 from bench.subprocess_run import peak_bytes, run_in_subprocess
@@ -183,7 +184,26 @@ def _chunked(chunk: int, name: _Name = "forward_kl") -> Callable[[Tensor, Tensor
     return prepared
 
 
-def _trl(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+def _trl_chunked(name: _Name) -> Callable[[Tensor, Tensor], Loss]:
+    def prepared(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
+        from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+        teacher_VD, hidden_of_teacher_ND, beta = _teacher(weight_VD), hidden_ND.detach(), BETAS[name]
+        heads = (hidden_ND, weight_VD, None, hidden_of_teacher_ND, teacher_VD, None)
+        temperature, scale, softcap = 1.0, 1.0, None
+
+        def loss() -> Tensor:
+            divergence_N: Tensor = ChunkedDivergenceFunction.apply(
+                *heads, beta, temperature, scale, softcap, scale, softcap
+            )[0]
+            return divergence_N.sum()
+
+        return loss
+
+    return prepared
+
+
+def _trl_gkd(hidden_ND: Tensor, weight_VD: Tensor) -> Loss:
     teacher_VD, gkd = _teacher(weight_VD), gkd_of_trl().GKDTrainer
 
     def loss() -> Tensor:
@@ -211,10 +231,12 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Loss]] = {
     "stillroom, chunks of 128": _chunked(128),
     "stillroom, chunks of 512": _chunked(512),
     "stillroom, chunks of 512, reverse KL": _chunked(512, "reverse_kl"),
-    "TRL generalized_jsd_loss, beta 0": _trl,
+    "TRL chunked divergence, beta 0": _trl_chunked("forward_kl"),
+    "TRL chunked divergence, beta 1": _trl_chunked("reverse_kl"),
+    "TRL generalized_jsd_loss, beta 0": _trl_gkd,
     "Liger chunked JSD": _liger,
 }
-_PACKAGES = {"TRL generalized_jsd_loss, beta 0": "trl", "Liger chunked JSD": "liger_kernel"}
+_PACKAGES = {name: "trl" for name in _LOSSES if name.startswith("TRL")} | {"Liger chunked JSD": "liger_kernel"}
 
 
 def _ours(chunk: int, hidden_ND: Tensor, weight_VD: Tensor, rows: TeacherRows, name: _Name = "forward_kl") -> Tensor:

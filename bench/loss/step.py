@@ -4,9 +4,10 @@
 
 * All rows have the same student and the same batches, and include reading a segment, the forward and backward pass,
   gradient clipping and AdamW.
-* The cross-entropy is `model(input_ids, attention_mask, labels)`. TRL's row is `GKDTrainer.compute_loss` on given
-  completions (lambda 0, forward KL), where `trl` is installed (`pip install --no-deps --target DIR trl`, and
-  PYTHONPATH=DIR). Both process a prompt once for each of its completions, as their collators do.
+* The cross-entropy is `model(input_ids, attention_mask, labels)`. TRL's rows are `GKDTrainer.compute_loss` and the loss
+  of `DistillationTrainer` on given completions (forward KL), where `trl` is installed
+  (`pip install --no-deps --target DIR trl==1.16.0`, and PYTHONPATH=DIR). All three process a prompt once for each of
+  its completions, as their collators do.
 * Models are random and have the shapes of the default job; scores are synthetic.
 * Seconds are the median over all steps but the first, in wall-clock time and in processor time (all threads; on a busy
   machine only these are meaningful). Each row runs in a subprocess, which reports its peak of resident memory.
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -29,7 +31,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench.clock import CLOCKS, now
-from bench.end_to_end.trl_gkd import gkd_of_trl, has_trl
+from bench.end_to_end.trl_trainers import gkd_of_trl, has_trl
 from bench.output import Row, show
 from bench.store.segments import placeholder_header, synthetic_scores
 from bench.subprocess_run import peak_bytes, run_in_subprocess
@@ -53,7 +55,20 @@ _PARAMS = Path(__file__).parents[2] / "params.yaml"
 _RATIOS = {"seconds": "of_cross_entropy", "seconds_of_processor": "of_cross_entropy_of_processor"}
 Steps: TypeAlias = Sequence[Sequence[Rollout]]
 Times: TypeAlias = dict[str, float]  # by each clock
-Loss: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, ids, mask and labels of a batch
+Loss: TypeAlias = Callable[[Any, "PaddedBatch"], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedBatch:
+    """The sequences of a step: whole, padded on the right; and in two parts, the prompts padded on the left."""
+
+    ids_BS: Tensor
+    mask_BS: Tensor
+    labels_BS: Tensor
+    prompt_ids_BP: Tensor
+    prompt_mask_BP: Tensor
+    completion_ids_BT: Tensor
+    completion_mask_BT: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +116,8 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
     if only is not None:
         click.echo(json.dumps(_measured(only, shape)))
         return
-    rows = [run_in_subprocess("bench.loss.step", name, **asdict(shape)) for name in _ROWS if name != "trl" or has_trl()]
+    names = [name for name in _ROWS if name not in _TRL or has_trl()]
+    rows = [run_in_subprocess("bench.loss.step", name, **asdict(shape)) for name in names]
     plain = next(row for row in rows if row["name"] == "cross-entropy")
     rows = [row | {ratio: row[key] / plain[key] for key, ratio in _RATIOS.items()} for row in rows]
     table = [["step", "seconds", "of the cross-entropy's", "processor, s", "of the cross-entropy's", "peak MB"]]
@@ -110,7 +126,7 @@ def main(out: Path | None, only: str | None, **sizes: Any) -> None:
         table.append([row["name"], *numbers, f"{row['peak_mb']:.0f}"])
     show(table, rows, out, shape=asdict(shape))
     if not has_trl():
-        click.echo("trl is not installed: no row for its step")
+        click.echo("trl is not installed: no rows for its steps")
 
 
 def _measured(name: str, shape: Shape) -> Row:
@@ -159,23 +175,52 @@ def _from_the_store(shape: Shape, folder: Path) -> list[Times]:
 
 
 def _cross_entropy(shape: Shape, folder: Path) -> list[Times]:
-    def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
-        cross_entropy: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, labels=labels_BS).loss
+    def loss(model: Any, batch: PaddedBatch) -> Tensor:
+        inputs = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "labels": batch.labels_BS}
+        cross_entropy: Tensor = model(**inputs).loss
         return cross_entropy
 
     return _padded_steps(shape, folder, loss)
 
 
-def _trl(shape: Shape, folder: Path) -> list[Times]:
+def _trl_gkd(shape: Shape, folder: Path) -> list[Times]:
     teacher, gkd = _model(shape, shape.teacher_layers), gkd_of_trl().GKDTrainer
     trainer = SimpleNamespace(
         teacher_model=teacher, beta=0.0, generalized_jsd_loss=gkd.generalized_jsd_loss, temperature=1.0
     )
 
-    def loss(model: Any, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
-        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS}
+    def loss(model: Any, batch: PaddedBatch) -> Tensor:
+        inputs = {"input_ids": batch.ids_BS, "attention_mask": batch.mask_BS, "labels": batch.labels_BS}
         jsd: Tensor = gkd.compute_loss(trainer, model, inputs)
         return jsd
+
+    return _padded_steps(shape, folder, loss)
+
+
+def _trl_distillation(shape: Shape, folder: Path) -> list[Times]:
+    """Take steps with the loss of TRL's DistillationTrainer, without the trainer around it."""
+    from trl import DistillationTrainer
+
+    trainer = SimpleNamespace(
+        teacher_model=_model(shape, shape.teacher_layers),
+        beta=0.0,
+        temperature=1.0,
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model, is_main_process=False),
+        model_kwarg_keys=(),
+        _is_vlm=False,
+        _forward_redirection=lambda _wrapper, _model, method, *inputs, **named: method(*inputs, **named),
+    )
+    trainer._get_last_hidden_state = partial(DistillationTrainer._get_last_hidden_state, trainer)
+
+    def loss(model: Any, batch: PaddedBatch) -> Tensor:
+        inputs = {
+            "prompt_ids": batch.prompt_ids_BP,
+            "prompt_mask": batch.prompt_mask_BP,
+            "completion_ids": batch.completion_ids_BT,
+            "completion_mask": batch.completion_mask_BT,
+        }
+        divergence: Tensor = DistillationTrainer._compute_loss(trainer, model, inputs, None)[0]
+        return divergence
 
     return _padded_steps(shape, folder, loss)
 
@@ -183,8 +228,10 @@ def _trl(shape: Shape, folder: Path) -> list[Times]:
 _ROWS: dict[str, Callable[[Shape, Path], list[Times]]] = {
     "cross-entropy": _cross_entropy,
     "stillroom": _from_the_store,
-    "trl": _trl,
+    "TRL's DistillationTrainer": _trl_distillation,
+    "TRL's GKDTrainer": _trl_gkd,
 }
+_TRL = {name for name in _ROWS if name.startswith("TRL")}
 
 
 def _padded_steps(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
@@ -192,9 +239,9 @@ def _padded_steps(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
     _, p = _settings(shape)
     model, dtype = _model(shape, shape.layers).train(), lm.resolve_dtype(p.precision)
     optimizer, ends = make_state(model, p, previous=None).optimizer, list[Times]()
-    for ids_BS, mask_BS, labels_BS in _padded_batches(_planned(shape, folder)):
+    for batch in _padded_batches(_planned(shape, folder)):
         with lm.autocast(dtype):
-            value = loss(model, ids_BS, mask_BS, labels_BS)
+            value = loss(model, batch)
         value.backward()  # type: ignore[no-untyped-call]
         value.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.max_grad_norm)
@@ -204,15 +251,26 @@ def _padded_steps(shape: Shape, folder: Path, loss: Loss) -> list[Times]:
     return ends
 
 
-def _padded_batches(planned: Iterable[Sequence[Sequence[Pick]]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield ids, mask and labels [B, S] of each step, padded on the right."""
+def _padded_batches(planned: Iterable[Sequence[Sequence[Pick]]]) -> Iterator[PaddedBatch]:
+    """Yield the padded batch of each step."""
     for step in planned:
         rollouts = [pool.rollouts[row] for picks in step for pool, row in picks]
         ids_BS, mask_BS = padded([rollout.prompt_ids + rollout.completion_ids for rollout in rollouts], left=False)
         labels_BS = ids_BS.masked_fill(mask_BS == 0, -100)
         for labels_S, rollout in zip(labels_BS, rollouts, strict=True):
             labels_S[: len(rollout.prompt_ids)] = -100
-        yield tuple(tensor.to(lm.device()) for tensor in (ids_BS, mask_BS, labels_BS))  # type: ignore[misc]
+        prompt_ids_BP, prompt_mask_BP = padded([rollout.prompt_ids for rollout in rollouts], left=True)
+        completion_ids_BT, completion_mask_BT = padded([rollout.completion_ids for rollout in rollouts], left=False)
+        tensors = {
+            "ids_BS": ids_BS,
+            "mask_BS": mask_BS,
+            "labels_BS": labels_BS,
+            "prompt_ids_BP": prompt_ids_BP,
+            "prompt_mask_BP": prompt_mask_BP,
+            "completion_ids_BT": completion_ids_BT,
+            "completion_mask_BT": completion_mask_BT,
+        }
+        yield PaddedBatch(**{name: tensor.to(lm.device()) for name, tensor in tensors.items()})
 
 
 def _settings(shape: Shape) -> tuple[ObjectiveParams, OptimizerParams]:

@@ -15,12 +15,14 @@ from ruamel.yaml import YAML
 from bench.end_to_end.job import initialise_student, job, run_stage_here, run_stage_in_subprocess
 from bench.end_to_end.quality import against_trl, averaged, changed, main, measured, parse_configuration
 from bench.end_to_end.setting import Setting
-from bench.end_to_end.trl_gkd import has_trl
+from bench.end_to_end.trl_trainers import TRAINERS, has_trl
 from bench.subprocess_run import peak_bytes
 from pipeline.core.files import read_prompts
 from pipeline.runtime.layout import Layout
 
 TINY = Setting(
+    layers="0",
+    divergence="forward_kl",
     steps=1,
     stretch=2,
     measure=1,
@@ -32,6 +34,7 @@ TINY = Setting(
     schedule="constant_with_warmup",
     ema_decay=0.5,
     entries="larger",
+    recompute=False,
 )
 
 
@@ -41,7 +44,8 @@ def test_a_row_has_the_divergence_of_the_student_and_its_cost(small_job: Path) -
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert first["forward_kl"] > 0
-    assert 0 < first["error"] < 1
+    assert 0 < first["forward_kl_error"] < 1
+    assert 0 < first["reverse_kl_error"] < 1
     assert first["forward_kl"] != last["forward_kl"]
     assert 0 < first["seconds_of_processor"] < last["seconds_of_processor"]
     assert last["peak_mb"] > 50
@@ -58,17 +62,24 @@ def test_a_stage_in_a_subprocess_has_its_own_peak_of_memory(small_job: Path) -> 
     assert 50 < spent.peak_mb != peak_bytes() / 1e6
 
 
-@pytest.mark.skipif(not has_trl(), reason="needs trl: pip install --no-deps trl")
+@pytest.mark.skipif(not has_trl(), reason="needs trl: pip install --no-deps trl==1.16.0")
 @pytest.mark.filterwarnings("default")  # its own, not ours
-def test_trl_trains_on_its_own_rollouts(small_job: Path) -> None:
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_of_trl_trains_on_its_own_rollouts(small_job: Path, name: str) -> None:
     constant = replace(TINY, steps=8, measure=4, learning_rate=3e-3)
-    first, last = measured("trl", constant, 0)
+    first, last = measured(name, constant, 0)
     assert (first["step"], last["step"]) == (4, 8)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert last["forward_kl"] < first["forward_kl"]
-    row, *_ = measured("trl", replace(constant, steps=4, schedule="linear"), 0)
-    assert row["forward_kl"] != first["forward_kl"]
+    for change in ({"schedule": "linear", "ema_decay": 0.9}, {"divergence": "reverse_kl"}):
+        changed_row, *_ = measured(name, replace(constant, steps=4, **change), 0)
+        assert changed_row["forward_kl"] != first["forward_kl"]
+
+
+def test_a_mean_of_weights_needs_its_decay() -> None:
+    done = CliRunner().invoke(main, ["--trainer", "DistillationTrainer with a mean of weights"])
+    assert "expected --ema-decay" in done.output
 
 
 def test_more_held_out_prompts_than_the_job_has_are_refused(small_job: Path) -> None:
@@ -116,8 +127,9 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
             "step": 1,
             "seed": seed,
             "forward_kl": 1.0 + seed,
-            "error": 0.1,
+            "forward_kl_error": 0.1,
             "reverse_kl": 2,
+            "reverse_kl_error": 0.1,
         }
         row |= {"seconds": 2.0, "seconds_of_processor": 1.0, "teacher_tokens": 4, "peak_mb": 9.0}
         return SimpleNamespace(stdout="train: done\n" + json.dumps([row]))
@@ -143,8 +155,8 @@ def test_each_row_and_seed_has_a_process_of_its_own(tmp_path: Path, monkeypatch:
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     names = [f"refresh every 1, passes {passes}, 2 per prompt: step 1" for passes in (1, 2)]
     assert [row["name"] for row in rows] == names
-    assert (rows[0]["forward_kl"], rows[0]["range"], rows[0]["seeds"]) == (1.5, 1.0, 2)
-    assert rows[0]["error"] == pytest.approx(0.1 / 2**0.5)
+    assert (rows[0]["forward_kl"], rows[0]["forward_kl_range"], rows[0]["seeds"]) == (1.5, 1.0, 2)
+    assert rows[0]["forward_kl_error"] == pytest.approx(0.1 / 2**0.5)
     assert [(command[4], command[6]) for command in commands] == [
         (configuration, seed) for configuration in ("1x1x2", "1x2x2") for seed in "01"
     ]
@@ -162,9 +174,12 @@ def test_rows_are_compared_with_trls_last_measurement() -> None:
             "teacher_tokens": int(seconds),
             "peak_mb": seconds,
         }
-        return fields | {"forward_kl": kl, "error": 0.1, "reverse_kl": kl}
+        return fields | {"forward_kl": kl, "forward_kl_error": 0.1, "reverse_kl": 2 * kl, "reverse_kl_error": 0.1}
 
-    runs = [row("trl", 4, 50, 1.5), row("trl", 8, 100, 1.2), row("4x1x2", 4, 20, 1.3), row("4x1x2", 8, 40, 1.1)]
-    near, far = against_trl(averaged([*runs, row("8x2x2", 8, 30, 1.4)]))
+    trl = TRAINERS[0]
+    runs = [row(trl, 4, 50, 1.5), row(trl, 8, 100, 1.2), row("4x1x2", 4, 20, 1.3), row("4x1x2", 8, 40, 1.1)]
+    rows = averaged([*runs, row("8x2x2", 8, 30, 1.4)])
+    near, far = against_trl(rows, "forward_kl")
     assert (near["reached"], near["step"], near["of_trl_seconds"], near["of_trl_peak"]) == (True, 8, 0.4, 0.4)
     assert (far["reached"], far["of_trl_seconds"], far["of_trl_peak"]) == (False, None, 0.3)
+    assert [entry["reverse_kl"] for entry in against_trl(rows, "reverse_kl")] == [2.2, 2.8]
