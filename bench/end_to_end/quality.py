@@ -205,7 +205,7 @@ def measured(name: str, setting: Setting, seed: int, run: Run = run_stage_in_sub
     changes = changed(setting, seed)
     with tempfile.TemporaryDirectory() as folder:
         if name in TRAINERS:
-            checkpoints = _train_with_trl(name, setting, seed, changes, Path(folder))
+            checkpoints = _train_with_trl(name, setting, seed, changes, Path(folder), run)
         else:
             checkpoints = [*_train_with_pipeline(name, setting, changes, Path(folder), run)]
         for row, model in checkpoints:
@@ -279,12 +279,12 @@ def _train_with_pipeline(
 
 
 def _train_with_trl(
-    name: str, setting: Setting, seed: int, changes: dict[str, Any], folder: Path
+    name: str, setting: Setting, seed: int, changes: dict[str, Any], folder: Path, run: Run
 ) -> list[tuple[Row, Path]]:
     checkpoints: list[tuple[Row, Path]] = []
     once = {"schedule": {"total_steps": setting.steps, "refresh_every": setting.steps}}
     with job(folder / "job", merged(changes, once)):
-        initialise_student(_STUDENT)
+        initialise_student(_STUDENT, run)  # in a process of its own, so that it leaves nothing in TRL's peak
         prompts, start = read_prompts(LAYOUT.prompts, "train"), LAYOUT.round(_STUDENT, "init").model
         tokenizer = load_tokenizer(start)
 

@@ -67,13 +67,13 @@ def test_a_stage_in_a_subprocess_has_its_own_peak_of_memory(small_job: Path) -> 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_trainer_of_trl_trains_on_its_own_rollouts(small_job: Path, name: str) -> None:
     constant = replace(TINY, steps=8, measure=4, learning_rate=3e-3)
-    first, last = measured(name, constant, 0)
+    first, last = measured(name, constant, 0, run=run_stage_here)
     assert (first["step"], last["step"]) == (4, 8)
     assert 0 < first["seconds"] < last["seconds"]
     assert 0 < first["teacher_tokens"] < last["teacher_tokens"]
     assert last["forward_kl"] < first["forward_kl"]
     for change in ({"schedule": "linear", "ema_decay": 0.9}, {"divergence": "reverse_kl"}):
-        changed_row, *_ = measured(name, replace(constant, steps=4, **change), 0)
+        changed_row, *_ = measured(name, replace(constant, steps=4, **change), 0, run=run_stage_here)
         assert changed_row["forward_kl"] != first["forward_kl"]
 
 
