@@ -30,7 +30,6 @@ from pipeline.workspace.pair import Pair, load_student, open_pair
 from pipeline.workspace.presets import require_unchanged
 from pipeline.workspace.probe import CAPS, Probe, ask_teacher, distance, quantile, rounded
 from pipeline.workspace.recommendation import (
-    KEPT_ROUNDS,
     MOST_HELDOUT,
     Changes,
     Facts,
@@ -137,7 +136,8 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
     micro = needs.fitting_micro_batch(pair, facts, document, plan.batch)
     changes = _model_changes(request, pair, document) | _task_changes(data, template) | job_changes(facts, plan, micro)
     findings = [*data.findings, *template_lines, *_model_lines(pair), length_line, *reasons(facts, plan, changes)]
-    return changes, findings + _need_lines(pair, facts, plan, probe, document, micro)
+    optimizer = document["optimizer"] | {key[1]: value for key, value in changes.items() if key[0] == "optimizer"}
+    return changes, findings + _need_lines(pair, facts, plan, probe, {**document, "optimizer": optimizer}, micro)
 
 
 def _first(cases: Sequence[Case]) -> Sequence[Case]:
@@ -243,6 +243,6 @@ def _need_lines(
     pair: Pair, facts: Facts, plan: Plan, probe: Probe | None, document: Mapping[str, Any], micro: int
 ) -> list[str]:
     memory = needs.memory_lines(needs.memory_needs(pair, facts, document, micro))
-    optimizer = parse(OptimizerParams, document["optimizer"] | {"keep_rounds": KEPT_ROUNDS}, where="optimizer")
+    optimizer = parse(OptimizerParams, document["optimizer"], where="optimizer")
     disk = needs.disk_line(pair, facts, plan, optimizer, linked=links_to_outputs(Path()))
     return [*memory, disk, needs.time_line(pair, facts, plan, probe)]
