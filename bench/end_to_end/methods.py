@@ -37,6 +37,7 @@ from pipeline.workspace.presets import METHODS
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from pipeline.workspace.students import write_students
 
+DONE = "done"  # the file that marks a finished run
 SHARED = ("teacher", "prompts", "corpus", "evaluations/prompts/teacher.parquet")
 
 
@@ -95,17 +96,19 @@ def run_seed(configurations: Sequence[Configuration], seed: int, runs: Path) -> 
     """Run every configuration with a seed; return a row of the initial student and one row per configuration."""
     (student,), project = lookup(LAYOUT.params, "students"), Path.cwd()
     initial = runs / f"start-{seed}"
-    if _prepare(initial, edit_yaml(LAYOUT.params, {("seed",): seed}), project, SHARED):
+    if prepare(initial, edit_yaml(LAYOUT.params, {("seed",): seed}), project, SHARED):
         with chdir(initial):
-            _start(student)
+            make_start(student)
+        (initial / DONE).touch()
     rows = [_row("before", seed, initial, student, "init")]
     for configuration in configurations:
         home = runs / f"{configuration.folder}-{seed}"
-        if _prepare(home, _params(configuration, seed), project, SHARED):
+        if prepare(home, _params(configuration, seed), project, SHARED):
             for part in (f"{student}/base", f"{student}/init", f"evaluations/prompts/{student}-init.parquet"):
                 link(home / "work" / part, initial / "work" / part)
             with chdir(home):
-                _distil(student)
+                distil(student)
+            (home / DONE).touch()
         last = round_list(read_yaml(home / ROUNDS))[-1]["id"]
         rows.append(_row(configuration.name, seed, home, student, last))
         click.echo(f"{configuration.name}, seed {seed}: {rows[-1]}")
@@ -120,9 +123,9 @@ def _params(configuration: Configuration, seed: int) -> str:
     return text
 
 
-def _prepare(home: Path, params: str, project: Path, shared: Sequence[str]) -> bool:
+def prepare(home: Path, params: str, project: Path, shared: Sequence[str]) -> bool:
     """Make the directory of a run with these parameters; return False where it has a finished run with them."""
-    if (home / "done").is_file() and Layout(home).params.read_text(encoding="utf-8") == params:
+    if (home / DONE).is_file() and Layout(home).params.read_text(encoding="utf-8") == params:
         return False
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -141,7 +144,7 @@ def link(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
-def _start(student: str) -> None:
+def make_start(student: str) -> None:
     """Make the student's initial checkpoint, fine-tune it where params.yaml has an entry in `sft`, and evaluate it."""
     document = read_yaml(ROUNDS)
     run_stage("init", student=student, to=document["starts"][student])
@@ -149,16 +152,14 @@ def _start(student: str) -> None:
         log = LAYOUT.round(student, "sft").log
         run_stage("sft", name=student, model=tuned["base"], out=tuned["out"], log=log)
     _evaluate(student, "init")
-    Path("done").touch()
 
 
-def _distil(student: str) -> None:
+def distil(student: str) -> None:
     """Run every round and evaluate the last checkpoint."""
     rounds = round_list(read_yaml(ROUNDS))
     for item in rounds:
         run_round(student, item)
     _evaluate(student, rounds[-1]["id"])
-    Path("done").touch()
 
 
 def _evaluate(student: str, checkpoint: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m bench.evidence COMMAND`."""
+
+from bench.evidence.commands import main
+
+main()

@@ -1,0 +1,187 @@
+"""Make the projects, the starts and the runs that the questions compare.
+
+* A project has the teacher, the prompts, the scored corpus and the teacher's evaluation, which its runs share. `exact`
+  stores all 512 probabilities of a position, `truncated` what the default job stores, and `validation` is `exact` with
+  other held-out prompts, on which learning rates are chosen.
+* A start is a student after so many off-policy steps that more of them change nothing. Its seed sets the order of
+  batches. A run begins with a start and trains with a method: DATA-DIVERGENCE, such as off-forward_kl or on-jsd-0.5.
+* Guarantee: the row of a run that exists with equal parameters is returned, so an interrupted unit loses one run.
+* `nats_per_byte` is the judge's negative log-likelihood of what the student sampled at temperature 1, and
+  `nats_per_byte_greedy` of its greedy completions.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.clock import now, since
+from bench.end_to_end.job import make_corpus, run_stage
+from bench.end_to_end.methods import DONE, SHARED, distil, link, make_start, prepare
+from bench.evidence.stories import Judge
+from bench.output import Row
+from pipeline.core.files import prompts_file, read_prompts
+from pipeline.runtime.config import AboveZero, Positive
+from pipeline.runtime.files import read_json, read_rows, write_json, write_rows
+from pipeline.runtime.layout import LAYOUT, Layout, round_list
+from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, read_yaml
+from pipeline.workspace.schedule import ROUNDS, follow_params
+from pipeline.workspace.students import write_students
+from schemas.comparison import COMPARISON
+from schemas.prompt import PROMPT
+
+WORK = Path("work")
+STORIES, JUDGE, TEACHER = WORK / "stories", WORK / "judge", WORK / "teacher"
+STUDENT, ROW = "small", "row.json"
+_FRACTIONS = {"off": 0.0, "mixed": 0.5, "on": 1.0}  # of the student's own completions (GKD's lambda)
+_BEGIN = "<s>"  # the token in front of a story, which ends the story before it too
+
+Changes = dict[tuple[str, ...], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartParams:
+    """The section `start` of bench/evidence/params.yaml: the training before the comparison."""
+
+    steps: Positive
+    learning_rate: AboveZero
+
+
+def project(name: str) -> Path:
+    """Return the directory of a project."""
+    return WORK / "projects" / name
+
+
+def make_project(preset: Path, default: Path) -> None:
+    """Make the project `exact`, and `validation` with the second half of its held-out prompts."""
+    exact, validation = project("exact"), project("validation")
+    _new(exact, overlay_yaml(default, preset))
+    with _inside(exact):
+        run_stage("teacher", out=LAYOUT.teacher)
+        run_stage("prepare", teacher=LAYOUT.teacher)
+        make_corpus()
+    _new(validation, (exact / "params.yaml").read_text(encoding="utf-8"))
+    for part in ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"):
+        link(validation / "work" / part, (exact / "work" / part).resolve())
+    prompts = read_prompts(exact / "work/prompts", "heldout")
+    half = len(prompts) // 2
+    for home, part in ((exact, prompts[:half]), (validation, prompts[half:])):
+        write_rows(prompts_file(home / "work/prompts", "heldout"), part, PROMPT)
+        with _inside(home):
+            run_stage("evaluate", name="teacher", model=LAYOUT.teacher)
+
+
+def make_truncated(default: Path) -> None:
+    """Make the project `truncated`, which has the scores that the default job would store."""
+    exact, home = project("exact"), project("truncated")
+    usual = read_yaml(default)
+    changes: Changes = {("scoring", key): usual["scoring"][key] for key in ("codec", "truncation")}
+    for key in ("record_threshold", "record_max", "record_tail_samples"):
+        changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
+    changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
+    _new(home, edit_yaml(exact / "params.yaml", changes))
+    for part in ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"):
+        link(home / "work" / part, (exact / "work" / part).resolve())
+    with _inside(home):
+        run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")
+
+
+def _new(home: Path, params: str) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    Layout(home).params.write_text(params, encoding="utf-8")
+    with chdir(home):
+        follow_params()
+    write_students(Layout(home))
+
+
+@contextmanager
+def _inside(home: Path) -> Iterator[None]:
+    """Change into a project or a run, whose store is there too, and send what the stages print to stderr."""
+    with chdir(home), redirect_stdout(sys.stderr):
+        yield
+
+
+def method_changes(method: str, rate: float, steps: int, refresh: int, batch_size: int) -> Changes:
+    """Return what a method changes in the parameters: the data and the divergence, which its name gives.
+
+    New completions are as many as the steps until the next ones use, so each is used once.
+    """
+    data, _, divergence = method.partition("-")
+    name, _, beta = divergence.partition("-")
+    refresh = refresh if _FRACTIONS[data] else steps
+    changes: Changes = {
+        ("schedule", "total_steps"): steps,
+        ("schedule", "refresh_every"): refresh,
+        ("rollout", "prompts"): round(_FRACTIONS[data] * refresh * batch_size),
+        ("batches", "student_fraction"): _FRACTIONS[data],
+        ("objective", "divergence", "name"): name,
+        ("optimizer", "learning_rate"): rate,
+        ("optimizer", "decay_steps"): steps,
+    }
+    return changes | ({("objective", "divergence", "beta"): float(beta)} if beta else {})
+
+
+def _params(name: str, method: str, rate: float, seed: int, steps: int | None = None, **extra: Any) -> str:
+    """Return the parameters of a run on a project; `extra` has further arguments of `method_changes`."""
+    path = Layout(project(name)).params
+    usual = read_yaml(path)
+    sizes = {"refresh": usual["schedule"]["refresh_every"], "batch_size": usual["batches"]["batch_size"]} | extra
+    changes = method_changes(method, rate, steps or usual["schedule"]["total_steps"], **sizes)
+    return edit_yaml(path, {("seed",): seed} | changes)
+
+
+def train_start(name: str, seed: int, p: StartParams) -> Path:
+    """Return the directory of a start on a project, which is trained unless it is there; its round is r1."""
+    home, base = WORK / "starts" / f"{name}-{seed}", project(name)
+    params = _params(name, "off-forward_kl", p.learning_rate, seed, p.steps)
+    if prepare(home, params, base.resolve(), SHARED):
+        with _inside(home):
+            make_start(STUDENT)
+            distil(STUDENT)
+        (home / DONE).touch()
+    return home
+
+
+def run_method(name: str, method: str, rate: float, seed: int, start: Path) -> Row:
+    """Return the row of a method on a project, from a start, with a learning rate."""
+    base, home = project(name), WORK / "runs" / f"{name}-{method}-{rate:g}-{seed}"
+    if prepare(home, _params(name, method, rate, seed), base.resolve(), SHARED):
+        measures = f"work/evaluations/prompts/{STUDENT}"
+        for part, of_start in (
+            (f"work/{STUDENT}/base", f"work/{STUDENT}/base"),
+            (f"work/{STUDENT}/init", f"work/{STUDENT}/r1"),
+            (f"{measures}-init.parquet", f"{measures}-r1.parquet"),
+        ):
+            link(home / part, (start / of_start).resolve())
+        began = now()
+        with _inside(home):
+            distil(STUDENT)
+        spent = since(began)
+        row = {"method": method, "store": name, "rate": rate, "seed": seed} | measured(home) | spent
+        write_json(home / ROW, row)
+        for part in ("work", "logs", ".store"):
+            shutil.rmtree(home / part, ignore_errors=True)
+        (home / DONE).touch()
+    return dict(read_json(home / ROW))
+
+
+def measured(home: Path) -> Row:
+    """Return the metrics of the last checkpoint of a run or a start, and the judge's nats per byte."""
+    name = f"{STUDENT}-{round_list(read_yaml(home / ROUNDS))[-1]['id']}"
+    evaluation = Layout(home).evaluation(name)
+    sampled: dict[str, str] = {}
+    for row in read_rows(evaluation.with_suffix(".parquet"), COMPARISON):
+        sampled[row["prompt_id"]] = sampled.get(row["prompt_id"], "") + row["token"].replace(_BEGIN, "")
+    document = read_json(evaluation)
+    greedy = {text["prompt_id"]: text["text"] for text in document["texts"]}
+    prompts = read_prompts(Layout(home).prompts, "heldout")
+    openings = {prompt.prompt_id: prompt.prompt_text.removeprefix(_BEGIN) for prompt in prompts}
+    judge = Judge(JUDGE)
+    return document["metrics"] | {
+        "nats_per_byte": judge.nats_per_byte([(openings[key], text) for key, text in sampled.items()]),
+        "nats_per_byte_greedy": judge.nats_per_byte([(openings[key], text) for key, text in greedy.items()]),
+    }

@@ -1,0 +1,89 @@
+"""bench.evidence: its intervals by hand, and question 1 from nothing at a tiny size."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from bench.evidence import commands, tables
+from bench.evidence.llama2c import write_model
+from bench.evidence.stories import Judge
+from tests.llama2c_files import tokenizer_file, weights_file
+
+ROOT = Path(__file__).parents[3]
+METHODS = ["off-forward_kl", "on-jsd-0.1"]
+
+
+def test_intervals_are_those_of_student_s_t() -> None:
+    assert tables.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5))
+    rows, others = ([{"seed": seed, "x": seed * factor} for seed in (1, 2, 3)] for factor in (3.0, 1.0))
+    assert tables.paired(rows, others, "x") == pytest.approx((4.0, 4.303 * 2 / 3**0.5))
+    assert tables.title("on-jsd-0.1") == "on-policy, JSD(0.1)"
+
+
+@pytest.mark.filterwarnings("default")
+def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "bench/evidence"
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    yaml = YAML(typ="safe")
+    params = yaml.load(ROOT / "bench/evidence/params.yaml")
+    params["stories"] |= {
+        "train": 6,
+        "heldout": 8,
+        "opening_words": 1,
+        "continuation_words": 1,
+        "batch_size": 16,
+        "max_tokens": 12,
+    }
+    params |= {"start": {"steps": 2, "learning_rate": 1e-3}, "seeds": [0, 1, 100], "methods": METHODS}
+    params["tuning"]["rates"] = [1e-4, 1e-3]
+    yaml.dump(params, Path("params.yaml"))
+    preset = yaml.load(ROOT / "bench/evidence/stories.yaml")
+    preset["schedule"] = {"total_steps": 2, "refresh_every": 1}
+    preset["task"] |= {"train": 6, "heldout": 8}
+    preset["student"]["small"]["layers"] = [0]
+    preset["corpus"] |= {"references": 3, "generations": 3}
+    preset["rollout"]["sampling"]["max_new_tokens"] = preset["evaluation"]["max_new_tokens"] = 4
+    preset["batches"] = {"batch_size": 2, "micro_batch_size": 2}
+    preset["evaluation"] |= {"prompts": 4, "recorded_prompts": 4}
+    yaml.dump(preset, Path("stories.yaml"))
+    for name, write in (("write_teacher", lambda _, out: out), ("write_judge", lambda out: out)):
+        monkeypatch.setattr(commands, name, lambda *words, write=write: tiny_model(write(*words)))
+
+    def run(*words: str) -> None:
+        assert CliRunner().invoke(commands.main, words, catch_exceptions=False).exit_code == 0
+
+    run("data")
+    run("projects")
+    for seed in params["seeds"]:
+        run("start", str(seed))
+    for method in METHODS:
+        run("tune", method)
+        run("compare", method)
+    run("compare", METHODS[1], "truncated")
+    run("tables")
+    rows = {name: json.loads(Path(f"rows/exact-{name}.json").read_text(encoding="utf-8"))["rows"] for name in METHODS}
+    assert [row["seed"] for row in rows[METHODS[1]]] == [0, 1]
+    assert rows[METHODS[0]][0]["nats_per_byte"] != rows[METHODS[1]][0]["nats_per_byte"]
+    assert Path("tables/exact-means.md").read_text(encoding="utf-8").count("\n") == 5
+    assert "on-policy, JSD(0.1)" in Path("tables/exact.svg").read_text(encoding="utf-8")
+    changed = [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))]
+    run("compare", METHODS[1])  # no run is repeated
+    assert [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))] == changed
+
+
+def tiny_model(out: Path) -> None:
+    write_model(weights_file(tied=True), tokenizer_file(), out)
+
+
+def test_the_judge_s_nats_are_those_of_the_continuation_alone(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "judge")
+    judge = Judge(tmp_path / "judge")
+    whole, opening, rest = judge.nats([("", "a b a c"), ("", "a b"), ("a b", " a c")])
+    assert rest == pytest.approx(whole - opening, rel=1e-4)
+    assert judge.nats_per_byte([("a b", " a c"), ("a b", "")]) == pytest.approx(rest / 4)
