@@ -67,6 +67,7 @@ CONFIGURATIONS = [
     Configuration(name="SFT", method="sft"),
     Configuration(name="supervised KD", method="supervised"),
     Configuration(name="sequence-level KD", method="sequence-level"),
+    Configuration(name="teacher KD", method="teacher"),
     Configuration(name="mixed, forward KL", method="mixed"),
     on_policy("on-policy, forward KL", "forward_kl"),
     on_policy("on-policy, reverse KL", "reverse_kl"),

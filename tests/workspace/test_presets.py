@@ -194,6 +194,7 @@ def test_methods_differ_in_the_texts_and_in_the_loss() -> None:
         "sft": (0, dataset, 1),
         "supervised": (0, dataset, 0),
         "sequence-level": (0, teacher, 1),
+        "teacher": (0, teacher, 0),
         "mixed": (0.5, dataset, 0),
         "on-policy": (1, None, 0),
     }
