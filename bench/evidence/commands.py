@@ -9,7 +9,7 @@ import click
 from bench.evidence import runs
 from bench.evidence.llama2c import write_judge, write_teacher
 from bench.evidence.stories import StoryParams, write_stories
-from bench.evidence.tables import write_comparison
+from bench.evidence.tables import write_tables
 from bench.output import Row, write_json
 from pipeline.runtime.config import section
 from pipeline.runtime.files import read_json
@@ -63,21 +63,40 @@ def tune(method: str) -> None:
 @click.argument("store", default="exact")
 def compare(method: str, store: str) -> None:
     """Train with a method at its learning rate from every start; STORE is the project."""
-    best: Row = min(read_json(_ROWS / f"tune-{method}.json")["rows"], key=lambda row: row["nats_per_byte"])
     seeds = [seed for seed in _params()["seeds"] if seed != _params()["tuning"]["seed"]]
-    rows = [runs.run_method(store, method, best["rate"], seed, _start("exact", seed)) for seed in seeds]
+    rows = [runs.run_method(store, method, _rate(method), seed, _start("exact", seed)) for seed in seeds]
     _write(f"{store}-{method}", rows)
+
+
+@main.command()
+@click.argument("divergence")
+@click.argument("refresh", type=int)
+def stale(divergence: str, refresh: int) -> None:
+    """Train on-policy with new completions after every REFRESH steps, each used as often as params.yaml says."""
+    method, p = f"on-{divergence}", _params()["staleness"]
+    rows = [
+        runs.run_method("exact", method, _rate(method), seed, _start("exact", seed), refresh=refresh, uses=uses)
+        for uses in p["uses"]
+        for seed in p["seeds"]
+    ]
+    _write(f"stale-{divergence}-{refresh}", rows)
 
 
 @main.command()
 def tables() -> None:
     """Write the table and the figure of each question from the rows."""
     rows = [row for path in sorted(_ROWS.glob("*.json")) for row in read_json(path)["rows"]]
-    write_comparison(rows, _params()["methods"], _params()["baseline"], _TABLES)
+    write_tables(rows, _params()["methods"], _params()["baseline"], _TABLES)
 
 
 def _params() -> dict[str, Any]:
     return read_yaml(_PARAMS)
+
+
+def _rate(method: str) -> float:
+    """Return the learning rate with which the judge likes a method's samples best on the validation prompts."""
+    rows: list[Row] = read_json(_ROWS / f"tune-{method}.json")["rows"]
+    return float(min(rows, key=lambda row: row["nats_per_byte"])["rate"])
 
 
 def _start(name: str, seed: int) -> Path:

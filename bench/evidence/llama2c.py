@@ -55,7 +55,8 @@ def write_teacher(data: Path, out: Path) -> None:
     if missing := [path for path in files if not path.is_file()]:
         remedy = "STILLROOM_DATA names the directory that holds stories/"
         raise DataError(missing[0], expected="a file of llama2.c", got="nothing", remedy=remedy)
-    write_model(*(checked(name, path.read_bytes()) for name, path in zip(names, files, strict=True)), out)
+    weights, tokenizer = (checked(name, path.read_bytes()) for name, path in zip(names, files, strict=True))
+    write_model(weights, tokenizer, out)
 
 
 def write_judge(out: Path) -> None:

@@ -12,9 +12,10 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def make_project(preset: Path, default: Path) -> None:
         run_stage("prepare", teacher=LAYOUT.teacher)
         make_corpus()
     _new(validation, (exact / "params.yaml").read_text(encoding="utf-8"))
-    for part in ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"):
-        link(validation / "work" / part, (exact / "work" / part).resolve())
+    for name in ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"):
+        link(validation / "work" / name, (exact / "work" / name).resolve())
     prompts = read_prompts(exact / "work/prompts", "heldout")
     half = len(prompts) // 2
     for home, part in ((exact, prompts[:half]), (validation, prompts[half:])):
@@ -105,18 +106,27 @@ def _inside(home: Path) -> Iterator[None]:
         yield
 
 
-def method_changes(method: str, rate: float, steps: int, refresh: int, batch_size: int) -> Changes:
-    """Return what a method changes in the parameters: the data and the divergence, which its name gives.
+def method_changes(method: str, rate: float, document: Mapping[str, Any], schedule: Mapping[str, int]) -> Changes:
+    """Return what a method changes in the parameters of a project.
 
-    New completions are as many as the steps until the next ones use, so each is used once.
+    Args:
+        method: The data and the divergence.
+        rate: The learning rate.
+        document: The parameters of the project.
+        schedule: What differs from them: `steps`, `refresh` (steps between new completions), and `uses`, the number of
+            times that each completion is trained on, which is 1 where it is not there.
     """
     data, _, divergence = method.partition("-")
     name, _, beta = divergence.partition("-")
-    refresh = refresh if _FRACTIONS[data] else steps
+    steps = schedule.get("steps", document["schedule"]["total_steps"])
+    refresh = schedule.get("refresh", document["schedule"]["refresh_every"]) if _FRACTIONS[data] else steps
+    completions = ceil(_FRACTIONS[data] * refresh * document["batches"]["batch_size"] / schedule.get("uses", 1))
+    samples = max(1, ceil(completions / document["task"]["train"]))
     changes: Changes = {
         ("schedule", "total_steps"): steps,
         ("schedule", "refresh_every"): refresh,
-        ("rollout", "prompts"): round(_FRACTIONS[data] * refresh * batch_size),
+        ("rollout", "prompts"): ceil(completions / samples),
+        ("rollout", "samples_per_prompt"): samples,
         ("batches", "student_fraction"): _FRACTIONS[data],
         ("objective", "divergence", "name"): name,
         ("optimizer", "learning_rate"): rate,
@@ -125,19 +135,15 @@ def method_changes(method: str, rate: float, steps: int, refresh: int, batch_siz
     return changes | ({("objective", "divergence", "beta"): float(beta)} if beta else {})
 
 
-def _params(name: str, method: str, rate: float, seed: int, steps: int | None = None, **extra: Any) -> str:
-    """Return the parameters of a run on a project; `extra` has further arguments of `method_changes`."""
+def _params(name: str, method: str, rate: float, seed: int, **schedule: int) -> str:
     path = Layout(project(name)).params
-    usual = read_yaml(path)
-    sizes = {"refresh": usual["schedule"]["refresh_every"], "batch_size": usual["batches"]["batch_size"]} | extra
-    changes = method_changes(method, rate, steps or usual["schedule"]["total_steps"], **sizes)
-    return edit_yaml(path, {("seed",): seed} | changes)
+    return edit_yaml(path, {("seed",): seed} | method_changes(method, rate, read_yaml(path), schedule))
 
 
 def train_start(name: str, seed: int, p: StartParams) -> Path:
     """Return the directory of a start on a project, which is trained unless it is there; its round is r1."""
     home, base = WORK / "starts" / f"{name}-{seed}", project(name)
-    params = _params(name, "off-forward_kl", p.learning_rate, seed, p.steps)
+    params = _params(name, "off-forward_kl", p.learning_rate, seed, steps=p.steps)
     if prepare(home, params, base.resolve(), SHARED):
         with _inside(home):
             make_start(STUDENT)
@@ -146,10 +152,11 @@ def train_start(name: str, seed: int, p: StartParams) -> Path:
     return home
 
 
-def run_method(name: str, method: str, rate: float, seed: int, start: Path) -> Row:
-    """Return the row of a method on a project, from a start, with a learning rate."""
-    base, home = project(name), WORK / "runs" / f"{name}-{method}-{rate:g}-{seed}"
-    if prepare(home, _params(name, method, rate, seed), base.resolve(), SHARED):
+def run_method(name: str, method: str, rate: float, seed: int, start: Path, **schedule: int) -> Row:
+    """Return the row of a method on a project, from a start, with a learning rate and a schedule."""
+    parts = (name, method, f"{rate:g}", str(seed), *(f"{key}{value}" for key, value in schedule.items()))
+    base, home = project(name), WORK / "runs" / "-".join(parts)
+    if prepare(home, _params(name, method, rate, seed, **schedule), base.resolve(), SHARED):
         measures = f"work/evaluations/prompts/{STUDENT}"
         for part, of_start in (
             (f"work/{STUDENT}/base", f"work/{STUDENT}/base"),
@@ -161,7 +168,7 @@ def run_method(name: str, method: str, rate: float, seed: int, start: Path) -> R
         with _inside(home):
             distil(STUDENT)
         spent = since(began)
-        row = {"method": method, "store": name, "rate": rate, "seed": seed} | measured(home) | spent
+        row = {"method": method, "store": name, "rate": rate, "seed": seed} | schedule | measured(home) | spent
         write_json(home / ROW, row)
         for part in ("work", "logs", ".store"):
             shutil.rmtree(home / part, ignore_errors=True)
@@ -181,7 +188,8 @@ def measured(home: Path) -> Row:
     prompts = read_prompts(Layout(home).prompts, "heldout")
     openings = {prompt.prompt_id: prompt.prompt_text.removeprefix(_BEGIN) for prompt in prompts}
     judge = Judge(JUDGE)
-    return document["metrics"] | {
+    metrics: Row = document["metrics"]
+    return metrics | {
         "nats_per_byte": judge.nats_per_byte([(openings[key], text) for key, text in sampled.items()]),
         "nats_per_byte_greedy": judge.nats_per_byte([(openings[key], text) for key, text in greedy.items()]),
     }

@@ -1,13 +1,13 @@
-"""Tables and the figure of the questions: means over seeds with 95 % intervals, and differences paired by seed.
+"""Tables and figures of the questions: means over seeds with 95 % intervals, and differences paired by seed.
 
-An interval is Student's t for the seeds, each of which is another start. Rows are those of `runs`.
+An interval is Student's t over seeds, each of which is another start. Parentheses hold half of it. Rows are those of
+`bench.evidence.runs`.
 """
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import altair as alt
 
@@ -16,11 +16,15 @@ from pipeline.report.figure import COLOURS, GREY, to_svg
 from pipeline.report.metric_titles import Measure, measure
 from pipeline.runtime.text import markdown_table
 
-# The 97.5 % quantile of Student's t by degrees of freedom.
+# The 97.5 % quantiles of Student's t by degrees of freedom.
 _QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+_GOAL = "nats_per_byte"
+_JUDGED = {
+    _GOAL: Measure(title="judge, sampled", format=".4f"),
+    "nats_per_byte_greedy": Measure(title="judge, greedy", format=".4f"),
+}
 _COLUMNS = (
-    "nats_per_byte",
-    "nats_per_byte_greedy",
+    *_JUDGED,
     "reverse_kl",
     "forward_kl",
     "entropy",
@@ -29,109 +33,130 @@ _COLUMNS = (
     "rouge_l_at_1",
     "rouge_l",
 )
-_JUDGED = {
-    "nats_per_byte": Measure(title="judge, nats per byte", format=".3f"),
-    "nats_per_byte_greedy": Measure(title="judge, greedy", format=".3f"),
-}
 _DATA = {"off": "off-policy", "mixed": "mixed", "on": "on-policy"}
+_START = "start"
+
+Estimate = tuple[float, float]  # a value and half of its interval
+Groups = Mapping[str, Sequence[Row]]  # rows by method
 
 
 def title(method: str) -> str:
-    """Return the name of a method in tables, such as `on-policy, JSD(0.5)`."""
+    """Return the name of a method in tables, such as `on-policy, JSD(0.1)`."""
     data, _, divergence = method.partition("-")
-    if data not in _DATA:
-        return method
     name, _, beta = divergence.partition("-")
-    return f"{_DATA[data]}, " + (f"JSD({beta})" if beta else name.replace("_kl", " KL"))
+    return f"{_DATA[data]}, " + (f"JSD({beta})" if beta else name.replace("_kl", " KL")) if data in _DATA else method
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and half the 95 % interval; half of it is infinite for a single value."""
+def interval(values: Sequence[float]) -> Estimate:
+    """Return the mean and half of its interval, which is infinite for a single value."""
     count = len(values)
-    half = _QUANTILES[count - 1] * stdev(values) / sqrt(count) if count > 1 else float("inf")
-    return mean(values), half
+    return mean(values), _QUANTILES[count - 1] * stdev(values) / sqrt(count) if count > 1 else inf
 
 
-def paired(rows: Sequence[Row], others: Sequence[Row], key: str) -> tuple[float, float]:
-    """Return the mean difference of a measure between rows and others of the same seeds, and half its interval."""
+def paired(rows: Sequence[Row], others: Sequence[Row], key: str) -> Estimate:
+    """Return the mean difference of a measure between rows and others of the same seed."""
     before = {row["seed"]: row[key] for row in others}
-    return interval([row[key] - before[row["seed"]] for row in rows if row["seed"] in before])
+    return interval([row[key] - before[row["seed"]] for row in rows])
 
 
-def write_comparison(rows: Sequence[Row], methods: Sequence[str], baseline: str, out: Path) -> None:
-    """Write the tables and the figure of question 1 as far as there are rows."""
+def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
+    """Return the ratio of two means of the same seeds, with the linearised interval."""
+    value = mean(parts) / mean(wholes)
+    _, half = interval([part - value * whole for part, whole in zip(parts, wholes, strict=True)])
+    return value, half / abs(mean(wholes))
+
+
+def write_tables(rows: Sequence[Row], methods: Sequence[str], baseline: str, out: Path) -> None:
+    """Write the tables and figures of the questions for every project whose rows include the baseline's."""
     out.mkdir(parents=True, exist_ok=True)
-    groups = {(row["store"], row["method"]): [] for row in rows} | {}
-    for row in rows:
-        groups[row["store"], row["method"]].append(row)
+    starts = [row for row in rows if row["store"] == "exact" and row["method"] == _START]
+    of_stores = [row for row in rows if "refresh" not in row]
     for store in ("exact", "truncated"):
-        present = {name: groups[store, name] for name in methods if (store, name) in groups}
-        if baseline not in present:
-            continue
-        start = groups["exact", "start"]
-        with_start = {"start": start} | present
-        means = {
-            name: [interval([row[key] for row in group]) for key in _COLUMNS] for name, group in with_start.items()
-        }
-        _write(out / f"{store}-means.md", means, rates={name: group[0].get("rate") for name, group in present.items()})
-        gains = {
-            name: [paired(group, present[baseline], key) for key in _COLUMNS] for name, group in with_start.items()
-        }
-        del gains[baseline]
-        _write(out / f"{store}-differences.md", gains, signed=True)
-        differences = {name: gain[:1] for name, gain in gains.items()}
-        (out / f"{store}.svg").write_text(_figure(differences, baseline), encoding="utf-8")
-    tuned = [row for row in rows if row["store"] == "validation" and row["method"] in ("start", baseline)]
-    _write(
-        out / "saturation.md",
-        {f"{row['rate']:g}" if "rate" in row else "start": [(row[key], 0.0) for key in _COLUMNS] for row in tuned},
-    )
+        groups = {name: [r for r in of_stores if (r["store"], r["method"]) == (store, name)] for name in methods}
+        present = {_START: starts} | {name: group for name, group in groups.items() if group}
+        if baseline in present:
+            _write_comparison(present, baseline, out / store)
+    stale = [row for row in rows if "refresh" in row]
+    if stale:
+        (out / "staleness.svg").write_text(_staleness(stale, starts, out), encoding="utf-8")
+    tuned = [row for row in rows if row["store"] == "validation"]
+    lines = {
+        f"{title(row['method'])} {row.get('rate', '')}": {key: (row[key], 0.0) for key in _COLUMNS} for row in tuned
+    }
+    _write(out / "tuning.md", lines)
 
 
-def _write(
-    path: Path,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    signed: bool = False,
-    rates: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a table with a line per method and a column per measure."""
-    rates = rates or {}
-    head = ["", *(["rate"] if rates else []), *(_measure(key).title for key in _COLUMNS)]
-    table = [head]
-    for name, cells in lines.items():
-        shown = [_cell(_measure(key), cell, signed) for key, cell in zip(_COLUMNS, cells, strict=True)]
-        table.append([title(name), *([f"{rates[name]:g}" if name in rates else ""] if rates else []), *shown])
+def _write_comparison(groups: Groups, baseline: str, out: Path) -> None:
+    """Write OUT-means.md, OUT-differences.md, OUT-ratios.md and OUT.svg."""
+    means = {title(name): {key: interval([r[key] for r in rows]) for key in _COLUMNS} for name, rows in groups.items()}
+    _write(out.with_name(f"{out.name}-means.md"), means)
+    differences = {
+        name: {key: paired(rows, groups[baseline], key) for key in _COLUMNS}
+        for name, rows in groups.items()
+        if name != baseline
+    }
+    of_titles = {title(name): line for name, line in differences.items()}
+    _write(out.with_name(f"{out.name}-differences.md"), of_titles, sign="+")
+    gains = {
+        name: [before[_GOAL] - after[_GOAL] for before, after in zip(groups[_START], rows, strict=True)]
+        for name, rows in groups.items()
+    }
+    best = max((name for name in gains if name.startswith("off-")), key=lambda name: mean(gains[name]))
+    table = [["", f"gain over the start, divided by that of {title(best)}"]]
+    for name, values in gains.items():
+        if name.startswith("on-"):
+            value, half = ratio(values, gains[best])
+            table.append([title(name), f"{value:.2f} ({half:.2f})"])
+    out.with_name(f"{out.name}-ratios.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
+    out.with_name(f"{out.name}.svg").write_text(_figure(differences, baseline), encoding="utf-8")
+
+
+def _write(path: Path, lines: Mapping[str, Mapping[str, Estimate]], *, sign: str = "-") -> None:
+    """Write a table with a line per method and a column per measure; the sign + shows the signs of all values."""
+    kinds = {key: _JUDGED.get(key) or measure(key) for key in _COLUMNS}
+    table = [["", *(kind.title for kind in kinds.values())]]
+    for name, line in lines.items():
+        cells = []
+        for key, kind in kinds.items():
+            value, half = line[key]
+            cells.append(f"{value:{sign}{kind.format}}" + (f" ({kind.show(half)})" if half else ""))
+        table.append([name, *cells])
     path.write_text(markdown_table(table) + "\n", encoding="utf-8")
 
 
-def _measure(key: str) -> Measure:
-    return _JUDGED.get(key) or measure(key)
-
-
-def _cell(kind: Measure, cell: tuple[float, float], signed: bool) -> str:
-    value, half = cell
-    sign = "+" if signed and value >= 0 else ""
-    return f"{sign}{kind.show(value)}" + (f" ({kind.show(half)})" if half else "")
-
-
-def _figure(differences: Mapping[str, Sequence[tuple[float, float]]], baseline: str) -> str:
-    """Return a figure as SVG: the judge's difference from the baseline with its interval, a line per method."""
-    points = [
-        {
-            "method": title(name),
-            "data": name.partition("-")[0],
-            "value": value,
-            "low": value - half,
-            "high": value + half,
-        }
-        for name, ((value, half), *_) in differences.items()
-    ]
+def _figure(differences: Mapping[str, Mapping[str, Estimate]], baseline: str) -> str:
+    """Return a figure as SVG: the difference from the baseline, as the judge sees it, with a line per method."""
+    points = []
+    for name, line in differences.items():
+        value, half = line[_GOAL]
+        ends = {"low": value - half, "high": value + half}
+        points.append({"method": title(name), "data": name.partition("-")[0], "value": value} | ends)
     names = [point["method"] for point in points]
-    colour = alt.Color("data:N", legend=None, scale=alt.Scale(domain=["start", *_DATA], range=[GREY, *COLOURS[:3]]))
-    heading = f"judge's nats per byte at temperature 1, minus {title(baseline)} (lower is better)"
-    base = alt.Chart(alt.Data(values=points), width=420, height=20 * len(names), title=heading)
-    base = base.encode(y=alt.Y("method:N", title=None, sort=names, axis=alt.Axis(labelLimit=300)), color=colour)
-    marks = base.mark_point(filled=True, opacity=1).encode(x=alt.X("value:Q", title=None))
+    colours = alt.Scale(domain=[_START, *_DATA], range=[GREY, *COLOURS[:3]])
+    heading = f"judge's nats per byte of sampled completions, minus {title(baseline)}"
+    base = alt.Chart(alt.Data(values=points), width=420, height=20 * len(names), title=heading).encode(
+        y=alt.Y("method:N", title=None, sort=names, axis=alt.Axis(labelLimit=300)),
+        color=alt.Color("data:N", legend=None, scale=colours),
+    )
+    marks = base.mark_point(filled=True, opacity=1).encode(x=alt.X("value:Q", title="lower is better"))
     zero = alt.Chart(alt.Data(values=[{"value": 0}])).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x="value:Q")
     return to_svg(alt.layer(base.mark_rule().encode(x="low:Q", x2="high:Q"), marks, zero))
+
+
+def _staleness(rows: Sequence[Row], starts: Sequence[Row], out: Path) -> str:
+    """Write staleness.md, and return its figure: the gain over the start by refresh interval, a line per divergence."""
+    points, table = [], [["", "steps between new completions", "uses", "gain, judge's nats per byte"]]
+    for kind in dict.fromkeys((row["method"], row["refresh"], row["uses"]) for row in rows):
+        group = [row for row in rows if (row["method"], row["refresh"], row["uses"]) == kind]
+        change, half = paired(group, starts, _GOAL)
+        name, (_, refresh, uses) = title(kind[0]).removeprefix("on-policy, "), kind
+        table.append([name, str(refresh), str(uses), f"{-change:+.4f} ({half:.4f})"])
+        points.append({"divergence": name, "uses": uses, "refresh": refresh, "gain": -change})
+    (out / "staleness.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
+    base = alt.Chart(alt.Data(values=points), width=420, height=220).encode(
+        x=alt.X("refresh:Q", title="steps between new completions", scale=alt.Scale(type="log")),
+        y=alt.Y("gain:Q", title="gain over the start, judge's nats per byte", scale=alt.Scale(zero=False)),
+        color=alt.Color("divergence:N", title=None, scale=alt.Scale(range=list(COLOURS))),
+        strokeDash=alt.StrokeDash("uses:N", title="uses"),
+    )
+    return to_svg(base.mark_line(point=True))

@@ -21,6 +21,7 @@ def test_intervals_are_those_of_student_s_t() -> None:
     assert tables.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5))
     rows, others = ([{"seed": seed, "x": seed * factor} for seed in (1, 2, 3)] for factor in (3.0, 1.0))
     assert tables.paired(rows, others, "x") == pytest.approx((4.0, 4.303 * 2 / 3**0.5))
+    assert tables.ratio([2.0, 4.0], [1.0, 2.0]) == pytest.approx((2.0, 0.0))
     assert tables.title("on-jsd-0.1") == "on-policy, JSD(0.1)"
 
 
@@ -71,6 +72,7 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["seed"] for row in rows[METHODS[1]]] == [0, 1]
     assert rows[METHODS[0]][0]["nats_per_byte"] != rows[METHODS[1]][0]["nats_per_byte"]
     assert Path("tables/exact-means.md").read_text(encoding="utf-8").count("\n") == 5
+    assert "on-policy, JSD(0.1)" in Path("tables/exact-ratios.md").read_text(encoding="utf-8")
     assert "on-policy, JSD(0.1)" in Path("tables/exact.svg").read_text(encoding="utf-8")
     changed = [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))]
     run("compare", METHODS[1])  # no run is repeated
