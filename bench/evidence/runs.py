@@ -1,8 +1,8 @@
 """Make the projects, the starts and the runs that the questions compare.
 
 * A project has the teacher, the prompts, the scored corpus and the teacher's evaluation, which its runs share. `exact`
-  stores all 512 probabilities of a position, `truncated` what the default job stores, and `validation` is `exact` with
-  other held-out prompts, on which learning rates are chosen.
+  stores all but a mass of 0.00014 per position, `truncated` what the default job stores, and `validation` is `exact`
+  with other held-out prompts, on which learning rates are chosen.
 * A start is a student after so many off-policy steps that more of them change nothing. Its seed sets the order of
   batches. A run begins with a start and trains with a method: DATA-DIVERGENCE, such as off-forward_kl or on-jsd-0.5.
 * Guarantee: the row of a run that exists with equal parameters is returned, so an interrupted unit loses one run.
@@ -79,7 +79,7 @@ def make_truncated(default: Path) -> None:
     """Make the project `truncated`, which has the scores that the default job would store."""
     exact, home = project("exact"), project("truncated")
     usual = read_yaml(default)
-    changes: Changes = {("scoring", key): usual["scoring"][key] for key in ("codec", "truncation")}
+    changes: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
     for key in ("record_threshold", "record_max", "record_tail_samples"):
         changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
     changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]

@@ -157,6 +157,6 @@ def _staleness(rows: Sequence[Row], starts: Sequence[Row], out: Path) -> str:
         x=alt.X("refresh:Q", title="steps between new completions", scale=alt.Scale(type="log")),
         y=alt.Y("gain:Q", title="gain over the start, judge's nats per byte", scale=alt.Scale(zero=False)),
         color=alt.Color("divergence:N", title=None, scale=alt.Scale(range=list(COLOURS))),
-        strokeDash=alt.StrokeDash("uses:N", title="uses"),
+        strokeDash=alt.StrokeDash("uses:N", title="uses", legend=alt.Legend(symbolType="stroke")),
     )
     return to_svg(base.mark_line(point=True))

@@ -70,7 +70,7 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run("tables")
     rows = {name: json.loads(Path(f"rows/exact-{name}.json").read_text(encoding="utf-8"))["rows"] for name in METHODS}
     assert [row["seed"] for row in rows[METHODS[1]]] == [0, 1]
-    assert rows[METHODS[0]][0]["nats_per_byte"] != rows[METHODS[1]][0]["nats_per_byte"]
+    assert rows[METHODS[0]][0]["reverse_kl"] != rows[METHODS[1]][0]["reverse_kl"]
     assert Path("tables/exact-means.md").read_text(encoding="utf-8").count("\n") == 5
     assert "on-policy, JSD(0.1)" in Path("tables/exact-ratios.md").read_text(encoding="utf-8")
     assert "on-policy, JSD(0.1)" in Path("tables/exact.svg").read_text(encoding="utf-8")
