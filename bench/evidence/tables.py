@@ -5,7 +5,7 @@ An interval is Student's t over seeds, each of which is another start. Parenthes
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf, sqrt
+from math import inf, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -60,7 +60,9 @@ def paired(rows: Sequence[Row], others: Sequence[Row], key: str) -> Estimate:
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
-    """Return the ratio of two means of the same seeds, with the linearised interval."""
+    """Return the ratio of two means of the same seeds, with the linearised interval; NaN where the second mean is 0."""
+    if mean(wholes) == 0:
+        return nan, nan
     value = mean(parts) / mean(wholes)
     _, half = interval([part - value * whole for part, whole in zip(parts, wholes, strict=True)])
     return value, half / abs(mean(wholes))

@@ -41,16 +41,17 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "batch_size": 16,
         "max_tokens": 12,
     }
-    params |= {"start": {"steps": 2, "learning_rate": 1e-3}, "seeds": [0, 1, 100], "methods": METHODS}
-    params["tuning"]["rates"] = [1e-4, 1e-3]
+    params |= {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1, 100], "methods": METHODS}
+    params["tuning"]["rates"] = [1e-3]
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "bench/evidence/stories.yaml")
-    preset["schedule"] = {"total_steps": 2, "refresh_every": 1}
+    preset["schedule"] = {"total_steps": 1, "refresh_every": 1}
     preset["task"] |= {"train": 6, "heldout": 8}
     preset["student"]["small"]["layers"] = [0]
     preset["corpus"] |= {"references": 3, "generations": 3}
     preset["rollout"]["sampling"]["max_new_tokens"] = preset["evaluation"]["max_new_tokens"] = 4
     preset["batches"] = {"batch_size": 2, "micro_batch_size": 2}
+    preset["optimizer"]["warmup_steps"] = 0
     preset["evaluation"] |= {"prompts": 4, "recorded_prompts": 4}
     yaml.dump(preset, Path("stories.yaml"))
     for name, write in (("write_teacher", lambda _, out: out), ("write_judge", lambda out: out)):
@@ -66,7 +67,6 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for method in METHODS:
         run("tune", method)
         run("compare", method)
-    run("compare", METHODS[1], "truncated")
     run("tables")
     rows = {name: json.loads(Path(f"rows/exact-{name}.json").read_text(encoding="utf-8"))["rows"] for name in METHODS}
     assert [row["seed"] for row in rows[METHODS[1]]] == [0, 1]
