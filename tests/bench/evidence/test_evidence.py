@@ -45,7 +45,7 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     params["tuning"]["rates"] = [1e-3]
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "bench/evidence/stories.yaml")
-    preset["schedule"] = {"total_steps": 1, "refresh_every": 1}
+    preset["schedule"] = {"total_steps": 2, "refresh_every": 2}
     preset["task"] |= {"train": 6, "heldout": 8}
     preset["student"]["small"]["layers"] = [0]
     preset["corpus"] |= {"references": 3, "generations": 3}
