@@ -17,7 +17,6 @@ from typing import Any
 import click
 import torch
 
-from pipeline.core.hashing import tree_digest
 from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
@@ -33,7 +32,7 @@ from pipeline.training.mixing import ReplayParams
 from pipeline.training.optimizer import OptimizerParams
 from pipeline.training.round import CONVERTED_MODEL, LOG, MODEL, OPTIMIZER, REFERENCE, train_round
 from pipeline.training.run import TrainingData, TrainingRun
-from pipeline.training.states import drop_states, is_kept, read_reference, state_of
+from pipeline.training.states import drop_states, is_kept, read_reference, state_digest, state_of
 from stages._stage import StageContext, Tracked, ended, run, stage
 
 # Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
@@ -131,7 +130,7 @@ def _restore_state(ctx: StageContext, p: Any, student: str, round_id: str) -> No
         state = state_of(student, item["id"])
         training, data = _open(ctx, p, student, item["id"], item["prev"], steps)
         train_round(training, data, {OPTIMIZER: state}, lambda *_: None)
-        if tree_digest(state) != item["state"]:
+        if state_digest(state) != item["state"]:
             remedy = f"run `stillroom repro --force --single-item train@{name}`, then `make repro`"
             raise UserError(state, expected="the optimizer of the first time", got="another", remedy=remedy)
 

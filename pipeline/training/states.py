@@ -8,13 +8,16 @@ round that DVC tracks is a reference of 1 kB: the round, and the digest of the s
   training the rounds before again, and compares the digest.
 """
 
+import hashlib
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pipeline.core.hashing import tree_digest
+from pipeline.core.hashing import digest
 from pipeline.runtime.resume import ROOT
 
 STATES = ROOT / "optimizers"
@@ -27,7 +30,7 @@ def state_of(student: str, round_id: str) -> Path:
 
 def write_reference(reference: Path, state: Path, student: str, round_id: str) -> None:
     """Write a reference to a state that will be at `state_of(student, round_id)`."""
-    torch.save({"student": student, "round": round_id, "state": tree_digest(state)}, reference)
+    torch.save({"student": student, "round": round_id, "state": state_digest(state)}, reference)
 
 
 def read_reference(optimizer: Path) -> dict[str, str] | None:
@@ -45,7 +48,27 @@ def kept_path(optimizer: Path) -> Path:
 def is_kept(optimizer: Path) -> bool:
     """Return whether the state that an optimizer file is or refers to is there; this reads all of the state."""
     reference, state = read_reference(optimizer), kept_path(optimizer)
-    return reference is None or (state.is_file() and tree_digest(state) == reference["state"])
+    if reference is None:
+        return True
+    try:
+        return state_digest(state) == reference["state"]
+    except (OSError, RuntimeError, pickle.UnpicklingError):  # missing or damaged
+        return False
+
+
+def state_digest(state: Path) -> str:
+    """Return the digest of a state's numbers; the bytes of its file also depend on where a round was killed."""
+    return digest(_content(torch.load(state, map_location="cpu", mmap=True, weights_only=True)))
+
+
+def _content(value: Any) -> Any:
+    """Return what identifies a value, with digests in place of tensors."""
+    if isinstance(value, Tensor):
+        numbers = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(numbers.data).hexdigest()]
+    if isinstance(value, dict):
+        return sorted([str(key), _content(part)] for key, part in value.items())
+    return list(map(_content, value)) if isinstance(value, list | tuple) else value
 
 
 def drop_states(student: str, round_ids: Sequence[str]) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.states import drop_states, is_kept, kept_path, read_reference, state_of, write_reference
+from pipeline.training.states import (
+    drop_states,
+    is_kept,
+    kept_path,
+    read_reference,
+    state_digest,
+    state_of,
+    write_reference,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +51,21 @@ def test_an_optimizer_file_that_is_no_reference_is_the_state() -> None:
     assert read_reference(state) is None
     assert kept_path(state) == state
     assert is_kept(state)
+
+
+def test_the_digest_is_of_the_numbers_and_not_of_the_file() -> None:
+    names = "exp_avg", "".join(["exp", "_avg"])  # pickle writes an object that it meets again as a reference
+    paths = Path("same.pt"), Path("resumed.pt")
+    for path, second in zip(paths, (names[0], names[1]), strict=True):
+        torch.save({0: {names[0]: torch.ones(3)}, 1: {second: torch.ones(3)}}, path)
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+    assert state_digest(paths[0]) == state_digest(paths[1])
+    torch.save({0: {"exp_avg": torch.ones(3)}, 1: {"exp_avg": torch.ones(3, dtype=torch.float64)}}, paths[1])
+    assert state_digest(paths[0]) != state_digest(paths[1])
+
+
+def test_a_damaged_state_is_not_kept() -> None:
+    state, reference = write_state(state_of("small", "r1"), 1.0), Path("reference.pt")
+    write_reference(reference, state, "small", "r1")
+    state.write_bytes(state.read_bytes()[:100])
+    assert not is_kept(reference)
