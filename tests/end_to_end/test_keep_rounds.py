@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ def states(project: Project) -> list[str]:
 
 def model(project: Project, round_id: str) -> str:
     return file_digest(project.path / f"work/small/{round_id}/model/model.safetensors")
+
+
+def has_checkpoint(project: Project) -> bool:
+    return any(project.path.glob(".scratch/small-r2-*/*/step-*"))
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +104,17 @@ def test_other_parameters_train_every_round_and_old_ones_come_back(
 
 @pytest.mark.slow
 def test_a_killed_round_ends_with_the_same_bits(keeping: Project, tmp_path: Path) -> None:
-    project = copy_of(keeping, tmp_path)
-    train = "train@small-r2"
-    project.change("schedule", to=PARAMS["schedule"] | {"total_steps": 60, "refresh_every": 30})
-    project.repro(train)
-    state = project.path / ".scratch/optimizers/small-r2.pt"
-    before = tree_digest(project.path / "work/small/r2/model"), state_digest(state)
-    shutil.rmtree(project.path / ".scratch")
-    again = ("--force", "--single-item", "--no-run-cache", train)
-    project.kill_stage("stages.train", lambda: any(project.path.glob(".scratch/small-r2-*/*/step-*")), *again)
-    project.repro("--no-run-cache", train)
-    assert (tree_digest(project.path / "work/small/r2/model"), state_digest(state)) == before
-    assert executed(project.repro(train)) == []
+    train, ends = "train@small-r2", []
+    for name in ("straight", "killed"):
+        project = copy_of(keeping, tmp_path / name)
+        project.change("schedule", to=PARAMS["schedule"] | {"total_steps": 60, "refresh_every": 30})
+        if name == "killed":
+            project.kill_stage("stages.train", partial(has_checkpoint, project), train)
+        project.repro(train)
+        state = state_digest(project.path / ".scratch/optimizers/small-r2.pt")
+        ends.append((tree_digest(project.path / "work/small/r2/model"), state))
+        assert executed(project.repro(train)) == []
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.slow

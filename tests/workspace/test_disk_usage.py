@@ -46,6 +46,7 @@ def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_d
     size = sum(weight.numel() for weight in load_model(root / "work/teacher").parameters())
     start(root)
     link_cache(root, "hardlink,copy")
+    set_optimizer(root, ema_decay=None)
     assert rest_bytes(root) == DiskNeeds(models=3 * 4 * size, optimizers=3 * 8 * size, copies=0)
     (root / "work/small/r1/model").mkdir(parents=True)
     assert rest_bytes(root) == DiskNeeds(models=2 * 4 * size, optimizers=2 * 8 * size, copies=0)

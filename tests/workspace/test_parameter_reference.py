@@ -24,7 +24,7 @@ def test_the_committed_schema_is_up_to_date() -> None:
 
 def test_the_page_has_names_types_bounds_values_and_descriptions() -> None:
     text = page(ROOT / "params.yaml")
-    assert "|`refresh_every`|int >= 1|`6`|Optimizer steps between two refreshes" in text
+    assert "|`refresh_every`|int >= 1|`8`|Optimizer steps between two refreshes" in text
     assert "|`sampling.max_new_tokens`|int >= 1|" in text
     assert "|`student_fraction`|float 0 to 1 or a mapping|`0.5`|" in text
     assert "|`max_staleness`|float > 0 or null|`null`|" in text

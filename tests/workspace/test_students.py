@@ -44,7 +44,7 @@ def test_the_default_job_has_the_values_in_its_params(layout: Layout) -> None:
     start, optimizer = complete_student(document, "small")
     assert list(start.layers or ()) == document["student"]["small"]["layers"]
     assert (start.model, start.revision, start.config, start.lora) == ("teacher", None, None, None)
-    assert (optimizer.learning_rate, optimizer.decay_steps, optimizer.save_steps) == (3e-4, 24, 6)
+    assert (optimizer.learning_rate, optimizer.decay_steps, optimizer.save_steps) == (1.5e-4, 24, 8)
 
 
 def test_a_change_reaches_the_files_of_its_student_alone(layout: Layout) -> None:
@@ -63,7 +63,7 @@ def test_a_change_reaches_the_files_of_its_student_alone(layout: Layout) -> None
         return {name for name in after if after[name] != before[name]}
 
     before = digests()
-    change(layout, "student", "a", to=students["a"] | {"revision": None, "optimizer": {"learning_rate": 3e-4}})
+    change(layout, "student", "a", to=students["a"] | {"revision": None, "optimizer": {"learning_rate": 1.5e-4}})
     assert changed() == set()  # the common value, written out
     change(layout, "student", "a", to=students["a"] | {"optimizer": {"learning_rate": 1e-5}})
     assert changed() == {"a/optimizer"}
@@ -78,7 +78,10 @@ def test_a_change_reaches_the_files_of_its_student_alone(layout: Layout) -> None
     [
         ({"rate": 1e-4}, "student.small.optimizer.rate: expected one of: learning_rate, "),
         ({"learning_rate": "fast"}, "student.small.optimizer.learning_rate: expected float, got 'fast' (str); fix"),
-        ({"decay_steps": 2}, "student.small.optimizer.decay_steps: expected at least schedule.total_steps (18)"),
+        (
+            {"decay_steps": 2, "lr_scheduler_type": "linear"},
+            "student.small.optimizer.decay_steps: expected at least schedule.total_steps (24)",
+        ),
     ],
 )
 def test_a_mistake_in_a_students_optimizer_is_reported_with_its_key(

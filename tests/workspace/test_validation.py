@@ -89,7 +89,7 @@ def test_a_missing_section_is_named(mistake: Callable[..., str], name: str) -> N
         ("student.small.layers", [0, "1"], "student.small.layers[1]: expected int, got '1' (str); fix"),
         ("students", ["small", "tall"], "students: expected names out of: small, got 'tall'; add it to student"),
         ("scoring.codec", "zip", "scoring.codec: expected one of: sqrt8, topk, rskd, got 'zip'; fix"),
-        ("evaluation.prompts", 25, "evaluation.prompts: expected at most task.heldout (24), got 25; lower it"),
+        ("evaluation.prompts", 65, "evaluation.prompts: expected at most task.heldout (64), got 65; lower it"),
         ("objective.divergence.name", "kl", "objective.divergence.name: expected one of: forward_kl, reverse_kl, jsd"),
     ],
 )
@@ -106,10 +106,10 @@ def test_no_value_has_a_default(mistake: Callable[..., str], where: str) -> None
 
 
 def test_a_tail_estimator_does_not_fit_every_divergence(mistake: Callable[..., str], tmp_path: Path) -> None:
-    check_params(write(tmp_path, "objective.divergence.name", "reverse_kl"))  # auto finds another
-    assert mistake("objective.tail_estimator", "tail_mean") == (
-        "objective.tail_estimator: expected tail_mean with no other divergence than reverse_kl, jsd, skew_forward_kl, "
-        "skew_reverse_kl, tvd, got tail_mean with forward_kl; set objective.tail_estimator: auto"
+    check_params(write(tmp_path, "objective.divergence.name", "forward_kl"))  # auto finds another
+    assert mistake("objective.tail_estimator", "tail_samples") == (
+        "objective.tail_estimator: expected tail_samples with no other divergence than forward_kl, skew_forward_kl, "
+        "got tail_samples with reverse_kl; set objective.tail_estimator: auto"
     )
 
 
@@ -158,11 +158,14 @@ def test_tail_estimators_that_fit_are_accepted(tmp_path: Path) -> None:
 
 
 def test_a_rate_that_ends_before_the_schedule_is_a_mistake(mistake: Callable[..., str], tmp_path: Path) -> None:
-    last = YAML(typ="safe").load(PARAMS)["optimizer"]["decay_steps"]
-    check_params(write(tmp_path, "schedule.total_steps", last))
-    assert mistake("schedule.total_steps", last + 1) == (
-        f"optimizer.decay_steps: expected at least schedule.total_steps ({last + 1}) with linear, which ends in 0, "
-        f"got {last}; raise it, which trains the earlier rounds again, or take constant_with_warmup"
+    document = YAML(typ="safe").load(PARAMS)
+    last, steps = document["optimizer"]["decay_steps"], document["schedule"]["total_steps"]
+    check_params(write(tmp_path, "schedule.total_steps", last + 1))  # at a constant rate
+    check_params(write(tmp_path, "optimizer.lr_scheduler_type", "linear"))
+    falling = document["optimizer"] | {"lr_scheduler_type": "linear", "decay_steps": steps - 1}
+    assert mistake("optimizer", falling) == (
+        f"optimizer.decay_steps: expected at least schedule.total_steps ({steps}) with linear, which ends in 0, "
+        f"got {steps - 1}; raise it, which trains the earlier rounds again, or take constant_with_warmup"
     )
 
 
@@ -263,7 +266,7 @@ def test_an_unknown_reward_function_is_reported(mistake: Callable[..., str]) -> 
 
 
 def test_fine_tuning_is_checked_like_training(mistake: Callable[..., str]) -> None:
-    optimizer = YAML(typ="safe").load(PARAMS)["optimizer"]
+    optimizer = YAML(typ="safe").load(PARAMS)["optimizer"] | {"lr_scheduler_type": "linear"}
     last = optimizer["decay_steps"]
     tuning = {"references": None, "steps": last + 1, "batch_size": 2, "micro_batch_size": 2, "optimizer": optimizer}
     assert mistake("sft", {"small": tuning}).startswith(
