@@ -11,6 +11,7 @@ With optimizer.keep_rounds, the optimizer in work/STUDENT/ROUND is a reference. 
 dropped trains the rounds before again, without a teacher, and compares the result with the reference.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.core.sampling import Sampling, comparable_temperature
 from pipeline.lineage.lineage import lineage_before
 from pipeline.lineage.model_card import write_round
 from pipeline.losses.objective import ObjectiveParams
-from pipeline.models.tokenizer import load_tokenizer, save_tokenizer, shared_vocab, tokenizer_fingerprint
+from pipeline.models.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, shared_vocab, tokenizer_fingerprint
 from pipeline.runtime.atomic import copy
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.layout import LAYOUT, round_list
@@ -64,9 +65,10 @@ def main(
         ctx.cost["steps"], ctx.cost["steps_not_taken"] = 0, steps
         ctx.warn(f"{student} {round_id}: no step, because {student} {prev} was worse (evaluation.stop_if_worse)")
         return
-    _restore_state(ctx, p, student, prev)
     tokenizer = load_tokenizer(before.model)
-    training, data = _open(ctx, p, student, round_id, prev, range(first_step, first_step + steps))
+    _restore_state(ctx, p, tokenizer, student, prev)
+    item = {"id": round_id, "prev": prev, "first_step": first_step, "steps": steps}
+    training, data = _open(ctx, p, tokenizer, student, item)
     lineage = lineage_before(before.model, data.own_segment.manifest.teacher)
 
     def finish(model: Path, rows: list[Row]) -> None:
@@ -87,17 +89,16 @@ def main(
 
 
 def _open(
-    ctx: StageContext, p: Any, student: str, round_id: str, prev: str, steps: range
+    ctx: StageContext, p: Any, tokenizer: Tokenizer, student: str, item: Mapping[str, Any]
 ) -> tuple[TrainingRun, TrainingData]:
-    """Return the settings and the sequences of a round."""
-    before, files = ctx.layout.round(student, prev), ctx.layout.round(student, round_id)
-    tokenizer = load_tokenizer(before.model)
+    """Return the settings and the sequences of a round, which is an item of rounds.yaml."""
+    before, files = ctx.layout.round(student, item["prev"]), ctx.layout.round(student, item["id"])
     training = TrainingRun(
         student=student,
-        round_id=round_id,
-        steps=steps,
+        round_id=item["id"],
+        steps=range(item["first_step"], item["first_step"] + item["steps"]),
         start=before.model,
-        optimizer_state=before.optimizer if prev != "init" else None,
+        optimizer_state=before.optimizer if item["prev"] != "init" else None,
         objective=p.objective,
         optimizer=p.optimizer,
         batches=p.batches,
@@ -111,7 +112,7 @@ def _open(
     return training, TrainingData.open(training, files, ctx.layout.corpus, tokenizer_fingerprint(tokenizer))
 
 
-def _restore_state(ctx: StageContext, p: Any, student: str, round_id: str) -> None:
+def _restore_state(ctx: StageContext, p: Any, tokenizer: Tokenizer, student: str, round_id: str) -> None:
     """Train rounds again until the state after a round is there.
 
     Raises:
@@ -125,10 +126,10 @@ def _restore_state(ctx: StageContext, p: Any, student: str, round_id: str) -> No
         dropped.append(items[reference["round"]] | {"state": reference["state"]})
         round_id = dropped[-1]["prev"]
     for item in reversed(dropped):
-        name, steps = f"{student}-{item['id']}", range(item["first_step"], item["first_step"] + item["steps"])
+        name = f"{student}-{item['id']}"
         click.echo(f"{name}: its optimizer was dropped (optimizer.keep_rounds), so it trains again")
         state = state_of(student, item["id"])
-        training, data = _open(ctx, p, student, item["id"], item["prev"], steps)
+        training, data = _open(ctx, p, tokenizer, student, item)
         train_round(training, data, {OPTIMIZER: state}, lambda *_: None)
         if state_digest(state) != item["state"]:
             remedy = f"run `stillroom repro --force --single-item train@{name}`, then `make repro`"

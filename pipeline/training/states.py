@@ -47,11 +47,11 @@ def kept_path(optimizer: Path) -> Path:
 
 def is_kept(optimizer: Path) -> bool:
     """Return whether the state that an optimizer file is or refers to is there; this reads all of the state."""
-    reference, state = read_reference(optimizer), kept_path(optimizer)
+    reference = read_reference(optimizer)
     if reference is None:
         return True
     try:
-        return state_digest(state) == reference["state"]
+        return state_digest(state_of(reference["student"], reference["round"])) == reference["state"]
     except (OSError, RuntimeError, pickle.UnpicklingError):  # missing or damaged
         return False
 
