@@ -36,7 +36,7 @@ import torch
 from transformers import AutoConfig
 
 from bench.end_to_end.job import initialise_student, job, make_corpus, merged, run_round, run_stage
-from bench.end_to_end.methods import link
+from bench.end_to_end.methods import DONE, link
 from bench.output import Row, show, write_json
 from pipeline.evaluation.agreement import MEANS
 from pipeline.models import language_model as lm
@@ -88,7 +88,7 @@ def run_trial(start: str, trial: str, seed: int, sizes: Mapping[str, Any], runs:
     changes = changes_of(trial, seed, sizes)
     begun, folder = make_start(start, seed, changes, sizes, runs), runs / folder_name(start, seed, trial)
     if (folder / "rows.json").is_file():
-        return list(json.loads((folder / "rows.json").read_text(encoding="utf-8"))["rows"])
+        return list(read_json(folder / "rows.json")["rows"])
     shutil.rmtree(folder, ignore_errors=True)
     with job(folder, changes) as rounds:
         for part in (f"{_STUDENT}/init", f"{_STUDENT}/base", f"{_EVALUATIONS}/{_STUDENT}-init.parquet"):
@@ -167,7 +167,7 @@ def folder_name(*parts: Any) -> str:
 def make_start(start: str, seed: int, changes: Mapping[str, Any], sizes: Mapping[str, Any], runs: Path) -> Path:
     """Make the student before training and evaluate it; return its folder, which later trials find."""
     begun = runs / folder_name(start, seed)
-    if (begun / "done").is_file():
+    if (begun / DONE).is_file():
         return begun
     shutil.rmtree(begun, ignore_errors=True)
     home, model = Path.cwd(), "teacher"
@@ -179,7 +179,7 @@ def make_start(start: str, seed: int, changes: Mapping[str, Any], sizes: Mapping
         link(LAYOUT.prompt_metrics("teacher"), home / LAYOUT.prompt_metrics("teacher"))
         initialise_student(_STUDENT)
         run_stage("evaluate", name=f"{_STUDENT}-init", model=LAYOUT.round(_STUDENT, "init").model)
-        Path("done").touch()
+        Path(DONE).touch()
     return begun
 
 

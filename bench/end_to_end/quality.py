@@ -51,9 +51,8 @@ from bench.end_to_end.trl_trainers import BETAS, TRAINERS, averages, has_trl, ru
 from bench.output import Row, show, write_json
 from bench.subprocess_run import peak_bytes, run_in_subprocess
 from pipeline.core.files import read_prompts
-from pipeline.core.sampling import Sampling
 from pipeline.evaluation.agreement import ModelPair, compare, concatenate
-from pipeline.evaluation.completions import EvaluationParams
+from pipeline.evaluation.completions import EvaluationParams, sampling_alone
 from pipeline.evaluation.measurements import of_ratio
 from pipeline.models.tokenizer import eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
@@ -312,14 +311,7 @@ def divergences(model: Path, setting: Setting) -> dict[str, float]:
     names = [f"{prompt.prompt_id}/{sample}" for prompt in chosen for sample in range(setting.completions)]
     vocab = shared_vocab(tokenizer)
     sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=eos_ids(tokenizer), seed=0)
-    sampling = Sampling(
-        max_new_tokens=setting.tokens,
-        temperature=1.0,
-        top_p=1.0,
-        record_threshold=1.0,
-        record_max=0,
-        record_tail_samples=0,
-    )
+    sampling = sampling_alone(setting.tokens, temperature=1.0)
     completions = sampler.sample([prompt.prompt_ids for prompt in prompts], names, sampling)
     models = ModelPair(student=model, teacher=LAYOUT.teacher, vocab_size=vocab)
     comparisons = compare(models, prompts, completions, p, title="compare")

@@ -46,7 +46,7 @@ class _Setup:
     """The class, which counts the tokens that the teacher reads."""
 
     config: Any
-    """A partial call of the class of its settings, which lacks those that all trainers share."""
+    """The class of its settings with those that this trainer alone has; the others are added in the call."""
 
     dataset: list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""`python -m bench.evidence COMMAND`."""
+"""Run a command of the evidence: `python -m bench.evidence COMMAND`."""
 
 from bench.evidence.commands import main
 

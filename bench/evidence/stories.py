@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.core.sampling import Sampling
+from pipeline.evaluation.agreement import negative_logp
+from pipeline.evaluation.completions import sampling_alone
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import completion_decoder, eos_ids, load_tokenizer, shared_vocab
 from pipeline.rollout.hf_sampler import HFSampler
@@ -45,14 +46,7 @@ def write_stories(judge: Path, out: Path, p: StoryParams) -> None:
     tokenizer = load_tokenizer(judge)
     ends, decode = eos_ids(tokenizer), completion_decoder(tokenizer)
     sampler = HFSampler(judge, precision="auto", vocab=shared_vocab(tokenizer), eos_ids=ends, seed=p.seed)
-    sampling = Sampling(
-        max_new_tokens=p.max_tokens,
-        temperature=1.0,
-        top_p=1.0,
-        record_threshold=1.0,
-        record_max=0,
-        record_tail_samples=0,
-    )
+    sampling = sampling_alone(p.max_tokens, temperature=1.0)
     cases: dict[str, str] = {}
     written, batch = p.train + p.heldout, 0
     with bar("write stories", written, unit="stories") as meter:
@@ -98,9 +92,7 @@ class Judge:
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
             prompts, rest = [pairs[row][0] for row in rows], [pairs[row][1] for row in rows]
-            logits_NV = self._head(lm.completion_hidden(self._model, prompts, rest))
-            ids_N = torch.tensor([token for ids in rest for token in ids], device=logits_NV.device)
-            nll_N = logits_NV.logsumexp(-1) - logits_NV.gather(1, ids_N[:, None])[:, 0]
-            for row, part in zip(rows, torch.split(nll_N, [len(ids) for ids in rest]), strict=True):
-                nats[row] = part.sum().item()
+            hidden_ND = lm.completion_hidden(self._model, prompts, rest)
+            for row, of_text in zip(rows, negative_logp(self._head, hidden_ND, rest), strict=True):
+                nats[row] = of_text
         return nats

@@ -75,7 +75,9 @@ def complete(prompts: Sequence[Prompt], sampler: Sampler, p: EvaluationParams, *
         for chunk in batches_by_length(prompts, p.batch_size):
             prompts_ids = [prompts[index].prompt_ids for index in chunk]
             sample_ids = [f"evaluate/{prompts[index].prompt_id}" for index in chunk]
-            params = [_sampling(p, temperature) for temperature in temperatures for _ in chunk]
+            params = [
+                sampling_alone(p.max_new_tokens, temperature=temperature) for temperature in temperatures for _ in chunk
+            ]
             count = len(temperatures)
             completions = sampler.sample(prompts_ids * count, sample_ids * count, params)
             by_temperature = [completions[start :: len(chunk)] for start in range(len(chunk))]
@@ -92,9 +94,10 @@ def batches_by_length(prompts: Sequence[Prompt], batch_size: int) -> list[list[i
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _sampling(p: EvaluationParams, temperature: float) -> Sampling:
+def sampling_alone(max_new_tokens: int, *, temperature: float) -> Sampling:
+    """Return how completions are sampled of which nothing but their tokens is used."""
     return Sampling(
-        max_new_tokens=p.max_new_tokens,
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=1.0,
         record_threshold=1.0,

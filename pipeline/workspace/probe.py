@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.losses.divergences import kl_terms
 from pipeline.models import language_model as lm
 from pipeline.models.tokenizer import Tokenizer, eos_ids
 from pipeline.runtime.progress import bar
@@ -130,7 +131,7 @@ def distance(teacher: Any, student: Any, probe: Probe, vocab: int) -> float:
         lm.head_of(model, vocab)(lm.completion_hidden(model, *texts)).float().log_softmax(-1)
         for model in (teacher, student)
     )
-    return float((logp_NV.exp() * (logp_NV - logq_NV)).sum(-1).mean())
+    return float(kl_terms(logp_NV, logq_NV).sum(-1).mean())
 
 
 def rounded(length: float, limit: int) -> int:

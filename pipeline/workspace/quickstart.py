@@ -29,15 +29,7 @@ from pipeline.workspace.input_check import check_model
 from pipeline.workspace.pair import Pair, load_student, open_pair
 from pipeline.workspace.presets import require_unchanged
 from pipeline.workspace.probe import CAPS, Probe, ask_teacher, distance, quantile, rounded
-from pipeline.workspace.recommendation import (
-    MOST_HELDOUT,
-    Changes,
-    Facts,
-    Plan,
-    job_changes,
-    plan_job,
-    reasons,
-)
+from pipeline.workspace.recommendation import MOST_HELDOUT, Changes, Facts, Plan, job_changes, plan_job, reasons
 from pipeline.workspace.schedule import follow_params
 from pipeline.workspace.validation import check_params
 
