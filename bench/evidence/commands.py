@@ -1,71 +1,96 @@
-"""The commands of bench/evidence/dvc.yaml, one per stage; all run in bench/evidence."""
+"""The commands of bench/evidence/dvc.yaml, one per stage; all run in bench/evidence.
 
-import os
+Without `--task` a command is about the stories of question 1. With it, the names of the files of rows begin with
+task-TASK. Commands can follow each other: `tune --task T METHOD compare --task T METHOD`.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.evidence import runs
+from bench.evidence import places, runs
 from bench.evidence.llama2c import write_judge, write_teacher
+from bench.evidence.mistakes import measure_repairs
+from bench.evidence.projects import make_project, make_truncated
 from bench.evidence.stories import StoryParams, write_stories
-from bench.evidence.tables import write_tables
+from bench.evidence.tables import write_tables, write_task_tables
+from bench.evidence.tasks import DEFAULT, Comparison, comparison, data_folder, project_params, read_task
 from bench.output import Row, write_json
 from pipeline.runtime.config import section
 from pipeline.runtime.files import read_json
-from pipeline.runtime.yaml_files import read_yaml
+from pipeline.runtime.layout import Layout
+from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
 
 _PARAMS, _ROWS, _TABLES = Path("params.yaml"), Path("rows"), Path("tables")
-_DEFAULT = Path("../../presets/default.yaml")
+_of_task = click.option("--task", help="A task of question 2; default: the stories.")
 
 
-@click.group()
+@click.group(chain=True)
 def main() -> None:
-    """Run one stage of the evidence."""
+    """Run stages of the evidence."""
 
 
 @main.command()
 def data() -> None:
     """Convert teacher and judge, and let the judge write the stories."""
-    write_teacher(Path(os.environ.get("STILLROOM_DATA", "../../../shared/data")).resolve() / "stories", runs.TEACHER)
-    write_judge(runs.JUDGE)
-    write_stories(runs.JUDGE, runs.STORIES, section(_PARAMS, StoryParams, "stories"))
+    write_teacher(data_folder("stories"), places.TEACHER)
+    write_judge(places.JUDGE)
+    write_stories(places.JUDGE, places.STORIES, section(_PARAMS, StoryParams, "stories"))
 
 
 @main.command()
 def projects() -> None:
-    """Make the projects."""
-    runs.make_project(Path("stories.yaml"), _DEFAULT)
-    runs.make_truncated(_DEFAULT)
+    """Make the projects of the stories."""
+    make_project("exact", "validation", overlay_yaml(DEFAULT, Path("stories.yaml")))
+    make_truncated(DEFAULT)
+
+
+@main.command()
+@click.argument("task")
+def project(task: str) -> None:
+    """Make the projects of a task, and measure its teacher."""
+    p, c = read_task(task), comparison(task)
+    make_project(c.project, c.validation, project_params(task), mistakes=p.mistakes or 0)
+    home = places.project(c.project)
+    row = {"method": "teacher", "store": task} | read_json(Layout(home).evaluation("teacher"))["metrics"]
+    if p.mistakes is not None:
+        row |= measure_repairs(home, Layout(home).teacher)
+    _write(f"{c.rows}teacher", [row])
 
 
 @main.command()
 @click.argument("seed", type=int)
-def start(seed: int) -> None:
+@_of_task
+def start(seed: int, task: str | None) -> None:
     """Train a student until off-policy steps no longer change it."""
-    name = "validation" if seed == _params()["tuning"]["seed"] else "exact"
-    home = _start(name, seed)
-    _write(f"start-{seed}", [{"method": "start", "store": name, "seed": seed} | runs.measured(home)])
+    c = comparison(task)
+    setting = c.setting(c.validation if seed == c.tuning.seed else c.project)
+    row = {"method": "start", "store": setting.project, "seed": seed}
+    _write(f"{c.rows}start-{seed}", [row | runs.measured(setting, runs.train_start(setting, seed))])
 
 
 @main.command()
 @click.argument("method")
-def tune(method: str) -> None:
+@_of_task
+def tune(method: str, task: str | None) -> None:
     """Train with a method at each learning rate from the tuning seed's start, and measure on validation prompts."""
-    seed, rates = _params()["tuning"]["seed"], _params()["tuning"]["rates"]
-    home = _start("validation", seed)
-    rows = [runs.run_method("validation", method, rate, seed, home) for rate in rates]
-    _write(f"tune-{method}", rows)
+    c = comparison(task)
+    setting, seed = c.setting(c.validation), c.tuning.seed
+    begin = runs.train_start(setting, seed)
+    _write(f"{c.rows}tune-{method}", [runs.run_method(setting, method, rate, seed, begin) for rate in c.tuning.rates])
 
 
 @main.command()
 @click.argument("method")
-@click.argument("store", default="exact")
-def compare(method: str, store: str) -> None:
-    """Train with a method at its learning rate from every start; STORE is the project."""
-    seeds = [seed for seed in _params()["seeds"] if seed != _params()["tuning"]["seed"]]
-    rows = [runs.run_method(store, method, _rate(method), seed, _start("exact", seed)) for seed in seeds]
-    _write(f"{store}-{method}", rows)
+@click.argument("store", default="")
+@_of_task
+def compare(method: str, store: str, task: str | None) -> None:
+    """Train with a method at its learning rate from every start; STORE is another project with the same starts."""
+    c = comparison(task)
+    name, rate, on = store or c.project, _rate(c, method), c.setting(c.project)
+    rows = [runs.run_method(c.setting(name), method, rate, seed, runs.train_start(on, seed)) for seed in c.seeds]
+    _write(f"task-{task}-{method}" if task else f"{name}-{method}", rows)
 
 
 @main.command()
@@ -73,9 +98,10 @@ def compare(method: str, store: str) -> None:
 @click.argument("refresh", type=int)
 def stale(divergence: str, refresh: int) -> None:
     """Train on-policy with new completions after every REFRESH steps, each used as often as params.yaml says."""
-    method, p = f"on-{divergence}", _params()["staleness"]
+    c, method, p = comparison(None), f"on-{divergence}", _params()["staleness"]
+    setting, rate = c.setting(c.project), _rate(c, method)
     rows = [
-        runs.run_method("exact", method, _rate(method), seed, _start("exact", seed), refresh=refresh, uses=uses)
+        runs.run_method(setting, method, rate, seed, runs.train_start(setting, seed), refresh=refresh, uses=uses)
         for uses in p["uses"]
         for seed in p["seeds"]
     ]
@@ -85,22 +111,19 @@ def stale(divergence: str, refresh: int) -> None:
 @main.command()
 def tables() -> None:
     """Write the table and the figure of each question from the rows."""
-    rows = [row for path in sorted(_ROWS.glob("*.json")) for row in read_json(path)["rows"]]
-    write_tables(rows, _params()["methods"], _params()["baseline"], _TABLES)
+    p, rows = _params(), [row for path in sorted(_ROWS.glob("*.json")) for row in read_json(path)["rows"]]
+    write_tables(rows, p["methods"], p["baseline"], _TABLES)
+    goals = {task: comparison(task).goal for task in p["tasks"]}
+    write_task_tables(rows, goals, p["task_methods"], p["baseline"], _TABLES)
 
 
 def _params() -> dict[str, Any]:
     return read_yaml(_PARAMS)
 
 
-def _rate(method: str) -> float:
-    """Return the learning rate with which the judge likes a method's samples best on the validation prompts."""
-    rows: list[Row] = read_json(_ROWS / f"tune-{method}.json")["rows"]
-    return float(min(rows, key=lambda row: row["nats_per_byte"])["rate"])
-
-
-def _start(name: str, seed: int) -> Path:
-    return runs.train_start(name, seed, section(_PARAMS, runs.StartParams, "start"))
+def _rate(c: Comparison, method: str) -> float:
+    """Return the learning rate with which a method is best on the validation prompts."""
+    return c.best_rate(read_json(_ROWS / f"{c.rows}tune-{method}.json")["rows"])
 
 
 def _write(name: str, rows: list[Row]) -> None:

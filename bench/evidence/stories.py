@@ -11,6 +11,9 @@ from pathlib import Path
 
 import torch
 
+from bench.evidence.places import JUDGE, STUDENT, last_round
+from bench.output import Row
+from pipeline.core.files import read_prompts
 from pipeline.evaluation.agreement import negative_logp
 from pipeline.evaluation.completions import sampling_alone
 from pipeline.models import language_model as lm
@@ -18,10 +21,14 @@ from pipeline.models.tokenizer import completion_decoder, eos_ids, load_tokenize
 from pipeline.rollout.hf_sampler import HFSampler
 from pipeline.runtime.atomic import whole_directory
 from pipeline.runtime.config import Positive
+from pipeline.runtime.files import read_json, read_rows
+from pipeline.runtime.layout import Layout
 from pipeline.runtime.progress import bar
+from schemas.comparison import COMPARISON
 
 _BATCH = 16  # continuations that the judge reads together: at 60 tokens each, 120 MB of logits
 _HELDOUT, _TRAIN = "heldout.jsonl", "train.jsonl"
+_BEGIN = "<s>"  # the token in front of a story, which ends the story before it too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +103,23 @@ class Judge:
             for row, of_text in zip(rows, negative_logp(self._head, hidden_ND, rest), strict=True):
                 nats[row] = of_text
         return nats
+
+
+def measure_by_judge(home: Path) -> Row:
+    """Return the judge's nats per byte of what the last checkpoint of a run or a start completed.
+
+    `nats_per_byte` is its negative log-likelihood of the samples at temperature 1, and `nats_per_byte_greedy` of the
+    greedy completions.
+    """
+    evaluation = Layout(home).evaluation(f"{STUDENT}-{last_round(home)}")
+    sampled: dict[str, str] = {}
+    for row in read_rows(evaluation.with_suffix(".parquet"), COMPARISON):
+        sampled[row["prompt_id"]] = sampled.get(row["prompt_id"], "") + row["token"].replace(_BEGIN, "")
+    greedy = {text["prompt_id"]: text["text"] for text in read_json(evaluation)["texts"]}
+    prompts = read_prompts(Layout(home).prompts, "heldout")
+    openings = {prompt.prompt_id: prompt.prompt_text.removeprefix(_BEGIN) for prompt in prompts}
+    judge = Judge(JUDGE)
+    return {
+        "nats_per_byte": judge.nats_per_byte([(openings[key], text) for key, text in sampled.items()]),
+        "nats_per_byte_greedy": judge.nats_per_byte([(openings[key], text) for key, text in greedy.items()]),
+    }

@@ -5,9 +5,11 @@ An interval is Student's t over seeds, each of which is another start. Parenthes
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import altair as alt
 
@@ -19,12 +21,16 @@ from pipeline.runtime.text import markdown_table
 # The 97.5 % quantiles of Student's t by degrees of freedom.
 _QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 _GOAL = "nats_per_byte"
-_JUDGED = {
+_TITLES = {
     _GOAL: Measure(title="judge, sampled", format=".4f"),
     "nats_per_byte_greedy": Measure(title="judge, greedy", format=".4f"),
+    "repaired_at_1": Measure(title="after a mistake at 1", format=".1%"),
+    "repaired": Measure(title="after a mistake", format=".1%"),
+    "seconds_of_processor": Measure(title="processor s", format=".0f"),
 }
 _COLUMNS = (
-    *_JUDGED,
+    _GOAL,
+    "nats_per_byte_greedy",
     "reverse_kl",
     "forward_kl",
     "entropy",
@@ -33,11 +39,39 @@ _COLUMNS = (
     "rouge_l_at_1",
     "rouge_l",
 )
+_TASK_COLUMNS = ("repaired_at_1", "repaired", "reverse_kl", "forward_kl", "entropy", "seconds_of_processor")
 _DATA = {"off": "off-policy", "mixed": "mixed", "on": "on-policy"}
-_START = "start"
+_START, _AT_1 = "start", "_at_1"
 
 Estimate = tuple[float, float]  # a value and half of its interval
 Groups = Mapping[str, Sequence[Row]]  # rows by method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What tables show of rows."""
+
+    goal: str
+    """The measure by which methods are compared."""
+    columns: tuple[str, ...]
+    """Measures; a row may lack some of them."""
+    title: str
+    """Heading of the figure."""
+    larger_is_better: bool
+
+    def line(self, rows: Sequence[Row]) -> Mapping[str, Estimate]:
+        """Return the mean of every measure that the rows have."""
+        return {key: interval([row[key] for row in rows]) for key in self.columns if key in rows[0]}
+
+    def gain(self, before: Row, after: Row) -> float:
+        """Return by how much a row is better than the one before."""
+        change: float = after[self.goal] - before[self.goal]
+        return change if self.larger_is_better else -change
+
+
+_STORIES = View(
+    goal=_GOAL, columns=_COLUMNS, title="judge's nats per byte of sampled completions", larger_is_better=False
+)
 
 
 def title(method: str) -> str:
@@ -69,80 +103,122 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
 
 
 def write_tables(rows: Sequence[Row], methods: Sequence[str], baseline: str, out: Path) -> None:
-    """Write the tables and figures of the questions for every project whose rows include the baseline's."""
+    """Write the tables and figures of questions 1 and 3 for every project whose rows include the baseline's."""
     out.mkdir(parents=True, exist_ok=True)
     starts = [row for row in rows if row["store"] == "exact" and row["method"] == _START]
     of_stores = [row for row in rows if "refresh" not in row]
     for store in ("exact", "truncated"):
-        groups = {name: [r for r in of_stores if (r["store"], r["method"]) == (store, name)] for name in methods}
-        present = {_START: starts} | {name: group for name, group in groups.items() if group}
+        present = {_START: starts} | _grouped(of_stores, store, methods)
         if baseline in present:
-            _write_comparison(present, baseline, out / store)
+            figure = _write_comparison(present, baseline, out / store, _STORIES)
+            out.joinpath(f"{store}.svg").write_text(to_svg(figure), encoding="utf-8")
     stale = [row for row in rows if "refresh" in row]
     if stale:
         (out / "staleness.svg").write_text(_staleness(stale, starts, out), encoding="utf-8")
-    tuned = [row for row in rows if row["store"] == "validation"]
-    lines = {
-        f"{title(row['method'])} {row.get('rate', '')}": {key: (row[key], 0.0) for key in _COLUMNS} for row in tuned
-    }
-    _write(out / "tuning.md", lines)
+    _write_tuning(rows, "validation", out / "tuning.md", _STORIES)
 
 
-def _write_comparison(groups: Groups, baseline: str, out: Path) -> None:
-    """Write OUT-means.md, OUT-differences.md, OUT-ratios.md and OUT.svg."""
-    means = {title(name): {key: interval([r[key] for r in rows]) for key in _COLUMNS} for name, rows in groups.items()}
-    _write(out.with_name(f"{out.name}-means.md"), means)
+def write_task_tables(
+    rows: Sequence[Row], goals: Mapping[str, str], methods: Sequence[str], baseline: str, out: Path
+) -> None:
+    """Write the tables of question 2 for every task whose rows include the baseline's, and one figure of all.
+
+    Args:
+        rows: The rows of all tasks.
+        goals: By task, the measure by which methods are compared, of samples at temperature 1.
+        methods: The methods.
+        baseline: The method that the others are compared with.
+        out: The directory.
+    """
+    figures = []
+    for task, goal in goals.items():
+        columns = (goal, goal.removesuffix(_AT_1), *_TASK_COLUMNS)
+        heading = f"{task}: {measure(goal).title}"
+        view = View(goal=goal, columns=columns, title=heading, larger_is_better=True)
+        present = _grouped(rows, task, ("teacher", _START, *methods))
+        if baseline in present:
+            figures.append(_write_comparison(present, baseline, out / f"task-{task}", view))
+            _write_tuning(rows, f"{task}-validation", out / f"task-{task}-tuning.md", view)
+    if figures:
+        (out / "tasks.svg").write_text(to_svg(alt.vconcat(*figures)), encoding="utf-8")
+
+
+def _grouped(rows: Sequence[Row], store: str, methods: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the rows of a project by method, without methods that have none."""
+    groups = {name: [row for row in rows if (row["store"], row["method"]) == (store, name)] for name in methods}
+    return {name: group for name, group in groups.items() if group}
+
+
+def _write_tuning(rows: Sequence[Row], store: str, path: Path, view: View) -> None:
+    tuned = [row for row in rows if row["store"] == store]
+    lines = {f"{title(row['method'])} {row.get('rate', '')}": _exact(row, view) for row in tuned}
+    _write(path, lines, view)
+
+
+def _exact(row: Row, view: View) -> Mapping[str, Estimate]:
+    return {key: (row[key], 0.0) for key in view.columns if key in row}
+
+
+def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> Any:
+    """Write OUT-means.md, OUT-differences.md and OUT-ratios.md, and return a figure."""
+    means = {title(name): view.line(rows) if len(rows) > 1 else _exact(rows[0], view) for name, rows in groups.items()}
+    _write(out.with_name(f"{out.name}-means.md"), means, view)
     differences = {
-        name: {key: paired(rows, groups[baseline], key) for key in _COLUMNS}
+        name: {key: paired(rows, groups[baseline], key) for key in view.columns if key in rows[0]}
         for name, rows in groups.items()
-        if name != baseline
+        if name not in (baseline, "teacher")
     }
     of_titles = {title(name): line for name, line in differences.items()}
-    _write(out.with_name(f"{out.name}-differences.md"), of_titles, sign="+")
-    gains = {
-        name: [before[_GOAL] - after[_GOAL] for before, after in zip(groups[_START], rows, strict=True)]
-        for name, rows in groups.items()
-    }
+    _write(out.with_name(f"{out.name}-differences.md"), of_titles, view, sign="+")
+    starts = {row["seed"]: row for row in groups[_START]}
+    trained = {name: rows for name, rows in groups.items() if name not in ("teacher", _START)}
+    gains = {name: [view.gain(starts[row["seed"]], row) for row in rows] for name, rows in trained.items()}
     best = max((name for name in gains if name.startswith("off-")), key=lambda name: mean(gains[name]))
-    table = [["", f"gain over the start, divided by that of {title(best)}"]]
+    table = [["", "gain over the start", f"divided by that of {title(best)}"]]
     for name, values in gains.items():
-        if name.startswith("on-"):
-            value, half = ratio(values, gains[best])
-            table.append([title(name), f"{value:.2f} ({half:.2f})"])
+        gain, (value, half) = interval(values), ratio(values, gains[best])
+        kind = _kind(view.goal)
+        table.append([title(name), f"{_shown(gain, kind, '+')}", f"{value:.2f} ({half:.2f})"])
     out.with_name(f"{out.name}-ratios.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
-    out.with_name(f"{out.name}.svg").write_text(_figure(differences, baseline), encoding="utf-8")
+    return _figure(differences, baseline, view)
 
 
-def _write(path: Path, lines: Mapping[str, Mapping[str, Estimate]], *, sign: str = "-") -> None:
+def _kind(key: str) -> Measure:
+    return _TITLES.get(key) or measure(key)
+
+
+def _shown(estimate: Estimate, kind: Measure, sign: str) -> str:
+    value, half = estimate
+    return f"{value:{sign}{kind.format}}" + (f" ({kind.show(half)})" if half else "")
+
+
+def _write(path: Path, lines: Mapping[str, Mapping[str, Estimate]], view: View, *, sign: str = "-") -> None:
     """Write a table with a line per method and a column per measure; the sign + shows the signs of all values."""
-    kinds = {key: _JUDGED.get(key) or measure(key) for key in _COLUMNS}
-    table = [["", *(kind.title for kind in kinds.values())]]
+    present = [key for key in view.columns if any(key in line for line in lines.values())]
+    table = [["", *(_kind(key).title for key in present)]]
     for name, line in lines.items():
-        cells = []
-        for key, kind in kinds.items():
-            value, half = line[key]
-            cells.append(f"{value:{sign}{kind.format}}" + (f" ({kind.show(half)})" if half else ""))
-        table.append([name, *cells])
+        table.append([name, *(_shown(line[key], _kind(key), sign) if key in line else "" for key in present)])
     path.write_text(markdown_table(table) + "\n", encoding="utf-8")
 
 
-def _figure(differences: Mapping[str, Mapping[str, Estimate]], baseline: str) -> str:
-    """Return a figure as SVG: the difference from the baseline, as the judge sees it, with a line per method."""
+def _figure(differences: Mapping[str, Mapping[str, Estimate]], baseline: str, view: View) -> Any:
+    """Return a figure: the difference from the baseline by the goal, with a line per method."""
     points = []
     for name, line in differences.items():
-        value, half = line[_GOAL]
+        value, half = line[view.goal]
         ends = {"low": value - half, "high": value + half}
         points.append({"method": title(name), "data": name.partition("-")[0], "value": value} | ends)
     names = [point["method"] for point in points]
     colours = alt.Scale(domain=[_START, *_DATA], range=[GREY, *COLOURS[:3]])
-    heading = f"judge's nats per byte of sampled completions, minus {title(baseline)}"
+    heading = f"{view.title}, minus {title(baseline)}"
     base = alt.Chart(alt.Data(values=points), width=420, height=20 * len(names), title=heading).encode(
         y=alt.Y("method:N", title=None, sort=names, axis=alt.Axis(labelLimit=300)),
         color=alt.Color("data:N", legend=None, scale=colours),
     )
-    marks = base.mark_point(filled=True, opacity=1).encode(x=alt.X("value:Q", title="lower is better"))
+    better = "larger is better" if view.larger_is_better else "lower is better"
+    marks = base.mark_point(filled=True, opacity=1).encode(x=alt.X("value:Q", title=better))
     zero = alt.Chart(alt.Data(values=[{"value": 0}])).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x="value:Q")
-    return to_svg(alt.layer(base.mark_rule().encode(x="low:Q", x2="high:Q"), marks, zero))
+    return alt.layer(base.mark_rule().encode(x="low:Q", x2="high:Q"), marks, zero)
 
 
 def _staleness(rows: Sequence[Row], starts: Sequence[Row], out: Path) -> str:

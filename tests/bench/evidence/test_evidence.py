@@ -1,4 +1,4 @@
-"""bench.evidence: its intervals by hand, and question 1 from nothing at a tiny size."""
+"""bench.evidence: its intervals by hand, and questions 1 and 2 from nothing at a tiny size."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from bench.evidence import commands, tables
 from bench.evidence.llama2c import write_model
 from bench.evidence.stories import Judge
+from pipeline.core.files import read_prompts
 from tests.llama2c_files import tokenizer_file, weights_file
 
 ROOT = Path(__file__).parents[3]
@@ -57,9 +58,6 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, write in (("write_teacher", lambda _, out: out), ("write_judge", lambda out: out)):
         monkeypatch.setattr(commands, name, lambda *words, write=write: tiny_model(write(*words)))
 
-    def run(*words: str) -> None:
-        assert CliRunner().invoke(commands.main, words, catch_exceptions=False).exit_code == 0
-
     run("data")
     run("projects")
     for seed in params["seeds"]:
@@ -77,6 +75,59 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     changed = [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))]
     run("compare", METHODS[1])  # no run is repeated
     assert [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))] == changed
+
+
+def run(*words: str) -> None:
+    assert CliRunner().invoke(commands.main, words, catch_exceptions=False).exit_code == 0
+
+
+@pytest.mark.filterwarnings("default")
+def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "bench/evidence"
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    yaml = YAML(typ="safe")
+    params, changes = (yaml.load(ROOT / f"bench/evidence/{name}.yaml") for name in ("params", "arithmetic"))
+    task = params["tasks"]["repair"] | {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1]}
+    task["tuning"]["rates"] = [1e-3]
+    params |= {"tasks": {"repair": task}, "task_methods": METHODS}
+    yaml.dump(params, Path("params.yaml"))
+    preset = yaml.load(ROOT / "presets/arithmetic-tiny.yaml")
+    preset["teacher"]["model"]["config"] |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    preset["student"]["small"]["config"] = {"hidden_size": 8, "head_dim": 4, "num_hidden_layers": 1}
+    for name in ("teacher", "small"):
+        preset["sft"][name] |= {"steps": 1, "batch_size": 2, "micro_batch_size": 2}
+        preset["sft"][name]["optimizer"] |= {"warmup_steps": 0, "decay_steps": 1}
+    yaml.dump(preset, Path("../../presets/arithmetic-tiny.yaml"))
+    changes |= {"schedule": {"total_steps": 2, "refresh_every": 2}, "corpus": {"references": 4, "generations": 1}}
+    changes["task"] |= {"train": 6, "heldout": 8}
+    changes["batches"] = {"batch_size": 2, "micro_batch_size": 2}
+    changes["optimizer"]["warmup_steps"] = 0
+    changes["evaluation"] = {"prompts": 4, "batch_size": 4, "recorded_prompts": 0}
+    yaml.dump(changes, Path("arithmetic.yaml"))
+
+    run("project", "repair")
+    for seed in ("100", "0", "1"):
+        run("start", "--task", "repair", seed)
+    for method in METHODS:
+        run("tune", "--task", "repair", method, "compare", "--task", "repair", method)
+    run("tables")
+    rows = json.loads(Path(f"rows/task-repair-{METHODS[1]}.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["seed"], row["store"]) for row in rows] == [(0, "repair"), (1, "repair")]
+    assert {"repaired_at_1", "repaired", "exact_match_at_1", "seconds_of_processor"} <= rows[0].keys()
+    means = Path("tables/task-repair-means.md").read_text(encoding="utf-8")
+    assert [line.split("|")[1].strip() for line in means.splitlines()[2:]] == [
+        "teacher",
+        "start",
+        "off-policy, forward KL",
+        "on-policy, JSD(0.1)",
+    ]
+    assert "on-policy, JSD(0.1)" in Path("tables/task-repair-ratios.md").read_text(encoding="utf-8")
+    assert "repair: exact match at 1" in Path("tables/tasks.svg").read_text(encoding="utf-8")
+    prompts = read_prompts(Path("work/projects/repair/work/prompts"), "train")
+    assert len(prompts) == 6  # the teacher alone reads mistakes
+    assert not Path("work/starts/repair-0/work/small/r1/optimizer.pt").exists()
 
 
 def tiny_model(out: Path) -> None:

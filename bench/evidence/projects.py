@@ -1,0 +1,85 @@
+"""Make the projects that the questions compare methods on: teacher, prompts, scored corpus, the teacher's evaluation.
+
+* Methods run on a project. Their learning rates are chosen on a second one, which has the second half of the held-out
+  prompts and everything else of the first.
+* `exact` has the stories and stores all but a mass of 0.00014 per position; its second project is `validation`.
+  `truncated` stores what the default job stores. A task NAME has the projects NAME and NAME-validation.
+* A teacher of arithmetic may be tuned on answers that begin with a mistake too (`mistakes`).
+"""
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+from bench.end_to_end.job import make_corpus, run_stage
+from bench.end_to_end.methods import link
+from bench.evidence.mistakes import add_mistakes
+from bench.evidence.places import Changes, inside, project
+from pipeline.core.files import prompts_file, read_prompts
+from pipeline.runtime.files import write_rows
+from pipeline.runtime.layout import LAYOUT, Layout
+from pipeline.runtime.yaml_files import edit_yaml, read_yaml
+from pipeline.workspace.schedule import ROUNDS, follow_params
+from pipeline.workspace.students import write_students
+from schemas.prompt import PROMPT
+
+
+def make_project(name: str, validation: str, params: str, *, mistakes: int = 0) -> None:
+    """Make a project with these parameters, and another one with the second half of its held-out prompts.
+
+    Args:
+        name: The project.
+        validation: The other project.
+        params: The content of params.yaml.
+        mistakes: The beginnings of answers with a mistake, per training prompt, that a tuned teacher learns from.
+    """
+    home, other = project(name), project(validation)
+    _new(home, params)
+    with inside(home):
+        _make_teacher(mistakes)
+        make_corpus()
+    _new(other, params)
+    for part in ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"):
+        link(other / "work" / part, (home / "work" / part).resolve())
+    prompts = read_prompts(home / "work/prompts", "heldout")
+    half = len(prompts) // 2
+    for folder, of_half in ((home, prompts[:half]), (other, prompts[half:])):
+        write_rows(prompts_file(folder / "work/prompts", "heldout"), of_half, PROMPT)
+        with inside(folder):
+            run_stage("evaluate", name="teacher", model=LAYOUT.teacher)
+
+
+def _make_teacher(mistakes: int) -> None:
+    """Make teacher and prompts, and tune the teacher where the parameters ask for it."""
+    document = read_yaml(ROUNDS)
+    run_stage("teacher", out=document["teacher_dir"])
+    run_stage("prepare", teacher=document["teacher_dir"])
+    if tuned := document["tuned"].get("teacher"):
+        prompts = read_prompts(LAYOUT.prompts, "train")
+        write_rows(prompts_file(LAYOUT.prompts, "train"), add_mistakes(prompts, Path(tuned["base"]), mistakes), PROMPT)
+        run_stage("sft", name="teacher", model=tuned["base"], out=tuned["out"], log=LAYOUT.round("teacher", "sft").log)
+        write_rows(prompts_file(LAYOUT.prompts, "train"), prompts, PROMPT)
+
+
+def make_truncated(default: Path) -> None:
+    """Make the project `truncated`, which has the scores that the default job would store."""
+    exact, home = project("exact"), project("truncated")
+    usual = read_yaml(default)
+    changes: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
+    for key in ("record_threshold", "record_max", "record_tail_samples"):
+        changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
+    changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
+    _new(home, edit_yaml(exact / "params.yaml", changes))
+    for part in ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"):
+        link(home / "work" / part, (exact / "work" / part).resolve())
+    with inside(home):
+        run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")
+
+
+def _new(home: Path, params: str) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    Layout(home).params.write_text(params, encoding="utf-8")
+    with chdir(home):
+        follow_params()
+    write_students(Layout(home))
