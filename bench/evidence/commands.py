@@ -94,6 +94,19 @@ def compare(method: str, store: str, task: str | None) -> None:
 
 
 @main.command()
+@click.argument("task")
+@click.argument("method")
+def longer(task: str, method: str) -> None:
+    """Train with a method for more steps than `compare`, from the first starts, each completion used twice."""
+    c, p = comparison(task), _params()["longer"]
+    setting, rate, schedule = c.setting(c.project), _rate(c, method), {"steps": p["steps"], "uses": p["uses"]}
+    rows = [
+        runs.run_method(setting, method, rate, seed, runs.train_start(setting, seed), **schedule) for seed in p["seeds"]
+    ]
+    _write(f"{c.rows}longer-{method}", rows)
+
+
+@main.command()
 @click.argument("divergence")
 @click.argument("refresh", type=int)
 def stale(divergence: str, refresh: int) -> None:

@@ -36,23 +36,43 @@ from pipeline.tasks import find_task
 
 _LINE = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 _SLIPS = ("first", "sign", "second", "result")  # the part of a line that is wrong
-_LARGEST = 30  # number that stands in the place of another one; the largest result of the preset
 
 
-def add_mistakes(prompts: Sequence[Prompt], model: Path, count: int) -> list[Prompt]:
-    """Return the prompts and, for each, `count` beginnings of its answer with a mistake, in the tokens of a model."""
-    tokenizer = load_tokenizer(model)
-    begun = [begin_wrongly(prompt, tokenizer, number) for prompt in prompts for number in range(count)]
+def add_mistakes(home: Path, prompts: Sequence[Prompt], model: Path, count: int) -> list[Prompt]:
+    """Return the prompts of a project and, for each, `count` beginnings of its answer with a mistake.
+
+    Args:
+        home: The project.
+        prompts: The prompts.
+        model: The model that reads them.
+        count: The beginnings per prompt.
+    """
+    if not count:
+        return list(prompts)
+    tokenizer, largest = load_tokenizer(model), _largest(home)
+    begun = [begin_wrongly(prompt, tokenizer, largest, number) for prompt in prompts for number in range(count)]
     return [*prompts, *begun]
 
 
-def begin_wrongly(prompt: Prompt, tokenizer: Tokenizer, number: int) -> Prompt:
-    """Return a prompt that goes on into its answer and makes a mistake there; equal numbers give equal mistakes."""
+def _largest(home: Path) -> int:
+    """Return the largest number that stands in the place of another one: the largest result."""
+    return section(Layout(home).params, int, "task", "settings", "max_value")
+
+
+def begin_wrongly(prompt: Prompt, tokenizer: Tokenizer, largest: int, number: int) -> Prompt:
+    """Return a prompt that goes on into its answer and makes a mistake there.
+
+    Args:
+        prompt: A problem with a worked answer.
+        tokenizer: The model's tokenizer.
+        largest: The largest number that stands in the place of another one.
+        number: Another number gives another mistake.
+    """
     lines = prompt.references[0].split("\n")
     chance = random.Random(derive_seed(0, "mistake", prompt.prompt_id, number))
     begun: list[str] = []
     while not begun:
-        begun = _wrong_lines(lines[:-1], chance)
+        begun = _wrong_lines(lines[:-1], largest, chance)
     prefix, rest = "\n".join(begun), "\n".join(["", *lines[len(begun) :]])
     *begun_ids, _ = reference_ids(tokenizer, prompt.prompt_text, prefix)  # without the end token
     ids = reference_ids(tokenizer, prompt.prompt_text, prefix + rest)
@@ -66,7 +86,7 @@ def begin_wrongly(prompt: Prompt, tokenizer: Tokenizer, number: int) -> Prompt:
     )
 
 
-def _wrong_lines(lines: Sequence[str], chance: random.Random) -> list[str]:
+def _wrong_lines(lines: Sequence[str], largest: int, chance: random.Random) -> list[str]:
     """Return the first lines of an answer with a mistake in one of them, or nothing where a result is below 1."""
     wrong = chance.randrange(len(lines))
     begun, off = [], 0  # how much larger the last result is than the right one
@@ -76,12 +96,13 @@ def _wrong_lines(lines: Sequence[str], chance: random.Random) -> list[str]:
         slip = chance.choice(_SLIPS) if place == wrong else ""
         first, sign, second, right = int(match[1]) + off, match[2], int(match[3]), int(match[4])
         first, second = (
-            _other(value, chance) if slip == part else value for part, value in (("first", first), ("second", second))
+            _other(value, largest, chance) if slip == part else value
+            for part, value in (("first", first), ("second", second))
         )
         if slip == "sign":
             sign = "-" if sign == "+" else "+"
         result = first + second if sign == "+" else first - second
-        result = _other(result, chance) if slip == "result" else result
+        result = _other(result, largest, chance) if slip == "result" else result
         if result < 1:
             return []
         begun.append(f"{first} {sign} {second} = {result}")
@@ -89,8 +110,8 @@ def _wrong_lines(lines: Sequence[str], chance: random.Random) -> list[str]:
     return begun
 
 
-def _other(value: int, chance: random.Random) -> int:
-    return chance.choice([number for number in range(1, _LARGEST + 1) if number != value])
+def _other(value: int, largest: int, chance: random.Random) -> int:
+    return chance.choice([number for number in range(1, largest + 1) if number != value])
 
 
 def measure_student(home: Path) -> Row:
@@ -107,7 +128,7 @@ def measure_repairs(home: Path, model: Path) -> Row:
     """
     p, tokenizer = section(Layout(home).params, EvaluationParams, "evaluation"), load_tokenizer(model)
     heldout = read_prompts(Layout(home).prompts, "heldout")[: p.prompts]
-    prompts = [begin_wrongly(prompt, tokenizer, 0) for prompt in heldout]
+    prompts = [begin_wrongly(prompt, tokenizer, _largest(home), 0) for prompt in heldout]
     ends, vocab = eos_ids(tokenizer), shared_vocab(tokenizer)
     sampler = HFSampler(model, precision=p.precision, vocab=vocab, eos_ids=ends, seed=0)
     completions, task = complete(prompts, sampler, p, title="repair"), find_task("arithmetic")

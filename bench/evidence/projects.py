@@ -56,7 +56,8 @@ def _make_teacher(mistakes: int) -> None:
     run_stage("prepare", teacher=document["teacher_dir"])
     if tuned := document["tuned"].get("teacher"):
         prompts = read_prompts(LAYOUT.prompts, "train")
-        write_rows(prompts_file(LAYOUT.prompts, "train"), add_mistakes(prompts, Path(tuned["base"]), mistakes), PROMPT)
+        begun = add_mistakes(Path(), prompts, Path(tuned["base"]), mistakes)
+        write_rows(prompts_file(LAYOUT.prompts, "train"), begun, PROMPT)
         run_stage("sft", name="teacher", model=tuned["base"], out=tuned["out"], log=LAYOUT.round("teacher", "sft").log)
         write_rows(prompts_file(LAYOUT.prompts, "train"), prompts, PROMPT)
 

@@ -135,10 +135,15 @@ def write_task_tables(
         columns = (goal, goal.removesuffix(_AT_1), *_TASK_COLUMNS)
         heading = f"{task}: {measure(goal).title}"
         view = View(goal=goal, columns=columns, title=heading, larger_is_better=True)
-        present = _grouped(rows, task, ("teacher", _START, *methods))
+        of_steps = [row for row in rows if "steps" not in row]
+        present = _grouped(of_steps, task, ("teacher", _START, *methods))
         if baseline in present:
             figures.append(_write_comparison(present, baseline, out / f"task-{task}", view))
             _write_tuning(rows, f"{task}-validation", out / f"task-{task}-tuning.md", view)
+        longer = [row for row in rows if row["store"] == task and "steps" in row]
+        if longer:
+            lines = {f"{title(row['method'])}, seed {row['seed']}": _exact(row, view) for row in longer}
+            _write(out / f"task-{task}-longer.md", lines, view)
     if figures:
         (out / "tasks.svg").write_text(to_svg(alt.vconcat(*figures)), encoding="utf-8")
 

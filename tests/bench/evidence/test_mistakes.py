@@ -1,6 +1,7 @@
 """bench.evidence.mistakes: what a teacher learns from is one answer in the model's own tokens, wrong and then right."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def prompt(tokenizer: Tokenizer) -> Prompt:
 def test_a_wrong_beginning_goes_on_with_the_rest_of_the_right_answer(tokenizer: Tokenizer, prompt: Prompt) -> None:
     seen = set()
     for number in range(60):
-        begun = begin_wrongly(prompt, tokenizer, number)
+        begun = begin_wrongly(prompt, tokenizer, 20, number)
         prefix = begun.prompt_text.removeprefix(prompt.prompt_text)
         rest = decode(tokenizer, begun.reference_ids)
         assert not ANSWER.startswith(prefix)
@@ -46,12 +47,13 @@ def test_a_wrong_beginning_goes_on_with_the_rest_of_the_right_answer(tokenizer: 
 
 
 def test_equal_numbers_give_equal_mistakes(tokenizer: Tokenizer, prompt: Prompt) -> None:
-    assert begin_wrongly(prompt, tokenizer, 3) == begin_wrongly(prompt, tokenizer, 3)
+    assert begin_wrongly(prompt, tokenizer, 20, 3) == begin_wrongly(prompt, tokenizer, 20, 3)
 
 
 def test_prompts_stay_and_each_gets_its_mistakes(tokenizer: Tokenizer, prompt: Prompt, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
-    prompts = add_mistakes([prompt], tmp_path, 2)
+    shutil.copy(PRESET, tmp_path / "params.yaml")
+    prompts = add_mistakes(tmp_path, [prompt], tmp_path, 2)
     assert prompts[0] == prompt
     assert [begun.prompt_id for begun in prompts[1:]] == ["ann/mistake-0", "ann/mistake-1"]
-    assert add_mistakes([prompt], tmp_path, 0) == [prompt]
+    assert add_mistakes(tmp_path, [prompt], tmp_path, 0) == [prompt]
