@@ -61,13 +61,17 @@ def project(task: str) -> None:
 
 @main.command()
 @click.argument("seed", type=int)
-@_of_task
-def start(seed: int, task: str | None) -> None:
-    """Train a student until off-policy steps no longer change it."""
+def start(seed: int) -> None:
+    """Train a student of the stories until off-policy steps no longer change it."""
+    _write(f"start-{seed}", [_start_row(comparison(None), seed)])
+
+
+@main.command()
+@click.argument("task")
+def starts(task: str) -> None:
+    """Train the students of a task before the comparison, also the one for the tuning."""
     c = comparison(task)
-    setting = c.setting(c.validation if seed == c.tuning.seed else c.project)
-    row = {"method": "start", "store": setting.project, "seed": seed}
-    _write(f"{c.rows}start-{seed}", [row | runs.measured(setting, runs.train_start(setting, seed))])
+    _write(f"{c.rows}start", [_start_row(c, seed) for seed in (c.tuning.seed, *c.seeds)])
 
 
 @main.command()
@@ -97,9 +101,9 @@ def compare(method: str, store: str, task: str | None) -> None:
 @click.argument("task")
 @click.argument("method")
 def longer(task: str, method: str) -> None:
-    """Train with a method for more steps than `compare`, from the first starts, each completion used twice."""
+    """Train with a method for more steps than `compare`, from the first starts."""
     c, p = comparison(task), _params()["longer"]
-    setting, rate, schedule = c.setting(c.project), _rate(c, method), {"steps": p["steps"], "uses": p["uses"]}
+    setting, rate, schedule = c.setting(c.project), _rate(c, method), {"steps": p["steps"], "refresh": p["refresh"]}
     rows = [
         runs.run_method(setting, method, rate, seed, runs.train_start(setting, seed), **schedule) for seed in p["seeds"]
     ]
@@ -137,6 +141,13 @@ def _params() -> dict[str, Any]:
 def _rate(c: Comparison, method: str) -> float:
     """Return the learning rate with which a method is best on the validation prompts."""
     return c.best_rate(read_json(_ROWS / f"{c.rows}tune-{method}.json")["rows"])
+
+
+def _start_row(c: Comparison, seed: int) -> Row:
+    """Return the row of a start, which is trained unless it is there; the tuning's start is measured apart."""
+    setting = c.setting(c.validation if seed == c.tuning.seed else c.project)
+    row = {"method": "start", "store": setting.project, "seed": seed}
+    return row | runs.measured(setting, runs.train_start(setting, seed))
 
 
 def _write(name: str, rows: list[Row]) -> None:

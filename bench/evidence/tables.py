@@ -112,7 +112,7 @@ def write_tables(rows: Sequence[Row], methods: Sequence[str], baseline: str, out
         if baseline in present:
             figure = _write_comparison(present, baseline, out / store, _STORIES)
             out.joinpath(f"{store}.svg").write_text(to_svg(figure), encoding="utf-8")
-    stale = [row for row in rows if "refresh" in row]
+    stale = [row for row in rows if row["store"] == "exact" and "refresh" in row]
     if stale:
         (out / "staleness.svg").write_text(_staleness(stale, starts, out), encoding="utf-8")
     _write_tuning(rows, "validation", out / "tuning.md", _STORIES)
@@ -177,13 +177,13 @@ def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> A
     _write(out.with_name(f"{out.name}-differences.md"), of_titles, view, sign="+")
     starts = {row["seed"]: row for row in groups[_START]}
     trained = {name: rows for name, rows in groups.items() if name not in ("teacher", _START)}
-    gains = {name: [view.gain(starts[row["seed"]], row) for row in rows] for name, rows in trained.items()}
-    best = max((name for name in gains if name.startswith("off-")), key=lambda name: mean(gains[name]))
+    gains = {name: {row["seed"]: view.gain(starts[row["seed"]], row) for row in rows} for name, rows in trained.items()}
+    best = max((name for name in gains if name.startswith("off-")), key=lambda name: mean(gains[name].values()))
     table = [["", "gain over the start", f"divided by that of {title(best)}"]]
-    for name, values in gains.items():
-        gain, (value, half) = interval(values), ratio(values, gains[best])
-        kind = _kind(view.goal)
-        table.append([title(name), f"{_shown(gain, kind, '+')}", f"{value:.2f} ({half:.2f})"])
+    for name, of_seeds in gains.items():
+        values = list(of_seeds.values())
+        value, half = ratio(values, [gains[best][seed] for seed in of_seeds])
+        table.append([title(name), _shown(interval(values), _kind(view.goal), "+"), f"{value:.2f} ({half:.2f})"])
     out.with_name(f"{out.name}-ratios.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
     return _figure(differences, baseline, view)
 

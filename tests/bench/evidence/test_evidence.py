@@ -92,6 +92,7 @@ def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     task = params["tasks"]["repair"] | {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1]}
     task["tuning"]["rates"] = [1e-3]
     params |= {"tasks": {"repair": task}, "task_methods": METHODS}
+    params["longer"] |= {"steps": 4, "refresh": 2, "seeds": [0]}
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "presets/arithmetic-tiny.yaml")
     preset["teacher"]["model"]["config"] |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -108,10 +109,10 @@ def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     yaml.dump(changes, Path("arithmetic.yaml"))
 
     run("project", "repair")
-    for seed in ("100", "0", "1"):
-        run("start", "--task", "repair", seed)
+    run("starts", "repair")
     for method in METHODS:
         run("tune", "--task", "repair", method, "compare", "--task", "repair", method)
+    run("longer", "repair", METHODS[0])
     run("tables")
     rows = json.loads(Path(f"rows/task-repair-{METHODS[1]}.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["seed"], row["store"]) for row in rows] == [(0, "repair"), (1, "repair")]
@@ -124,6 +125,7 @@ def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "on-policy, JSD(0.1)",
     ]
     assert "on-policy, JSD(0.1)" in Path("tables/task-repair-ratios.md").read_text(encoding="utf-8")
+    assert "off-policy, forward KL, seed 0" in Path("tables/task-repair-longer.md").read_text(encoding="utf-8")
     assert "repair: exact match at 1" in Path("tables/tasks.svg").read_text(encoding="utf-8")
     prompts = read_prompts(Path("work/projects/repair/work/prompts"), "train")
     assert len(prompts) == 6  # the teacher alone reads mistakes
