@@ -2,4 +2,5 @@
 
 from bench.evidence.commands import main
 
-main()
+if __name__ == "__main__":  # the processes of runs import this module too
+    main()

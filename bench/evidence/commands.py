@@ -1,9 +1,12 @@
 """The commands of bench/evidence/dvc.yaml, one per stage; all run in bench/evidence.
 
+Runs of a command take place side by side, in a process with one thread for each processor.
 Without `--task` a command is about the stories of question 1. With it, the names of the files of rows begin with
 task-TASK. Commands can follow each other: `tune --task T METHOD compare --task T METHOD`.
 """
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from bench.evidence import places, runs
 from bench.evidence.llama2c import write_judge, write_teacher
 from bench.evidence.mistakes import measure_repairs
 from bench.evidence.projects import make_project, make_truncated
+from bench.evidence.side_by_side import side_by_side
 from bench.evidence.stories import StoryParams, write_stories
 from bench.evidence.tables import write_tables, write_task_tables
 from bench.evidence.tasks import DEFAULT, Comparison, comparison, data_folder, project_params, read_task
@@ -23,12 +27,16 @@ from pipeline.runtime.layout import Layout
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
 
 _PARAMS, _ROWS, _TABLES = Path("params.yaml"), Path("rows"), Path("tables")
+_FEW = 3  # starts of `few_starts` and of the truncated store
 _of_task = click.option("--task", help="A task of question 2; default: the stories.")
 
 
 @click.group(chain=True)
-def main() -> None:
+@click.option("--processes", default=os.cpu_count() or 1, show_default=True, help="Runs that take place at once.")
+@click.pass_context
+def main(context: click.Context, processes: int) -> None:
     """Run stages of the evidence."""
+    context.obj = processes
 
 
 @main.command()
@@ -77,24 +85,31 @@ def starts(task: str) -> None:
 @main.command()
 @click.argument("method")
 @_of_task
-def tune(method: str, task: str | None) -> None:
+@click.pass_obj
+def tune(processes: int, method: str, task: str | None) -> None:
     """Train with a method at each learning rate from the tuning seed's start, and measure on validation prompts."""
     c = comparison(task)
     setting, seed = c.setting(c.validation), c.tuning.seed
     begin = runs.train_start(setting, seed)
-    _write(f"{c.rows}tune-{method}", [runs.run_method(setting, method, rate, seed, begin) for rate in c.tuning.rates])
+    trials = [partial(runs.run_method, setting, method, rate, seed, begin) for rate in c.tuning.rates]
+    _write(f"{c.rows}tune-{method}", side_by_side(trials, processes))
 
 
 @main.command()
 @click.argument("method")
 @click.argument("store", default="")
 @_of_task
-def compare(method: str, store: str, task: str | None) -> None:
+@click.pass_obj
+def compare(processes: int, method: str, store: str, task: str | None) -> None:
     """Train with a method at its learning rate from every start; STORE is another project with the same starts."""
     c = comparison(task)
     name, rate, on = store or c.project, _rate(c, method), c.setting(c.project)
-    rows = [runs.run_method(c.setting(name), method, rate, seed, runs.train_start(on, seed)) for seed in c.seeds]
-    _write(f"task-{task}-{method}" if task else f"{name}-{method}", rows)
+    few = store or (task is None and method in _params()["few_starts"])
+    trials = [
+        partial(runs.run_method, c.setting(name), method, rate, seed, runs.train_start(on, seed))
+        for seed in (c.seeds[:_FEW] if few else c.seeds)
+    ]
+    _write(f"task-{task}-{method}" if task else f"{name}-{method}", side_by_side(trials, processes))
 
 
 @main.command()
@@ -113,16 +128,19 @@ def longer(task: str, method: str) -> None:
 @main.command()
 @click.argument("divergence")
 @click.argument("refresh", type=int)
-def stale(divergence: str, refresh: int) -> None:
-    """Train on-policy with new completions after every REFRESH steps, each used as often as params.yaml says."""
-    c, method, p = comparison(None), f"on-{divergence}", _params()["staleness"]
+@click.argument("uses", type=int)
+@click.pass_obj
+def stale(processes: int, divergence: str, refresh: int, uses: int) -> None:
+    """Train on-policy with new completions after every REFRESH steps, each of which is trained on USES times."""
+    c, method = comparison(None), f"on-{divergence}"
     setting, rate = c.setting(c.project), _rate(c, method)
-    rows = [
-        runs.run_method(setting, method, rate, seed, runs.train_start(setting, seed), refresh=refresh, uses=uses)
-        for uses in p["uses"]
-        for seed in p["seeds"]
+    trials = [
+        partial(
+            runs.run_method, setting, method, rate, seed, runs.train_start(setting, seed), refresh=refresh, uses=uses
+        )
+        for seed in _params()["staleness"]["seeds"]
     ]
-    _write(f"stale-{divergence}-{refresh}", rows)
+    _write(f"stale-{divergence}-{refresh}-{uses}", side_by_side(trials, processes))
 
 
 @main.command()

@@ -103,18 +103,22 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
 
 
 def write_tables(rows: Sequence[Row], methods: Sequence[str], baseline: str, out: Path) -> None:
-    """Write the tables and figures of questions 1 and 3 for every project whose rows include the baseline's."""
+    """Write the tables and figures of questions 1 and 3, as far as there are rows."""
     out.mkdir(parents=True, exist_ok=True)
-    starts = [row for row in rows if row["store"] == "exact" and row["method"] == _START]
-    of_stores = [row for row in rows if "refresh" not in row]
-    for store in ("exact", "truncated"):
-        present = {_START: starts} | _grouped(of_stores, store, methods)
-        if baseline in present:
-            figure = _write_comparison(present, baseline, out / store, _STORIES)
-            out.joinpath(f"{store}.svg").write_text(to_svg(figure), encoding="utf-8")
+    usual = [row for row in rows if "refresh" not in row]
+    groups = _grouped(usual, "exact", (_START, *methods))
+    if baseline in groups:
+        figure = _write_comparison(groups, baseline, out / "exact", _STORIES)
+        (out / "exact.svg").write_text(to_svg(figure), encoding="utf-8")
+    changes = {
+        title(name): {key: paired(group, groups[name], key) for key in _COLUMNS}
+        for name, group in _grouped(usual, "truncated", methods).items()
+    }
+    if changes:
+        _write(out / "truncated-differences.md", changes, _STORIES, sign="+")
     stale = [row for row in rows if row["store"] == "exact" and "refresh" in row]
     if stale:
-        (out / "staleness.svg").write_text(_staleness(stale, starts, out), encoding="utf-8")
+        (out / "staleness.svg").write_text(_staleness(stale, groups[_START], out), encoding="utf-8")
     _write_tuning(rows, "validation", out / "tuning.md", _STORIES)
 
 
@@ -178,11 +182,14 @@ def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> A
     starts = {row["seed"]: row for row in groups[_START]}
     trained = {name: rows for name, rows in groups.items() if name not in ("teacher", _START)}
     gains = {name: {row["seed"]: view.gain(starts[row["seed"]], row) for row in rows} for name, rows in trained.items()}
-    best = max((name for name in gains if name.startswith("off-")), key=lambda name: mean(gains[name].values()))
+    best = max(
+        (name for name in gains if name.startswith("off-")),
+        key=lambda name: (len(gains[name]), mean(gains[name].values())),
+    )
     table = [["", "gain over the start", f"divided by that of {title(best)}"]]
-    for name, of_seeds in gains.items():
-        values = list(of_seeds.values())
-        value, half = ratio(values, [gains[best][seed] for seed in of_seeds])
+    for name, by_seed in gains.items():
+        values = list(by_seed.values())
+        value, half = ratio(values, [gains[best][seed] for seed in by_seed])
         table.append([title(name), _shown(interval(values), _kind(view.goal), "+"), f"{value:.2f} ({half:.2f})"])
     out.with_name(f"{out.name}-ratios.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
     return _figure(differences, baseline, view)
@@ -228,12 +235,13 @@ def _figure(differences: Mapping[str, Mapping[str, Estimate]], baseline: str, vi
 
 def _staleness(rows: Sequence[Row], starts: Sequence[Row], out: Path) -> str:
     """Write staleness.md, and return its figure: the gain over the start by refresh interval, a line per divergence."""
-    points, table = [], [["", "steps between new completions", "uses", "gain, judge's nats per byte"]]
+    points, table = [], [["", "steps between new completions", "uses", "gain, judge's nats per byte", "reverse KL"]]
     for kind in dict.fromkeys((row["method"], row["refresh"], row["uses"]) for row in rows):
         group = [row for row in rows if (row["method"], row["refresh"], row["uses"]) == kind]
         change, half = paired(group, starts, _GOAL)
         name, (_, refresh, uses) = title(kind[0]).removeprefix("on-policy, "), kind
-        table.append([name, str(refresh), str(uses), f"{-change:+.4f} ({half:.4f})"])
+        reverse_kl = _shown(paired(group, starts, "reverse_kl"), _kind("reverse_kl"), "+")
+        table.append([name, str(refresh), str(uses), f"{-change:+.4f} ({half:.4f})", reverse_kl])
         points.append({"divergence": name, "uses": uses, "refresh": refresh, "gain": -change})
     (out / "staleness.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
     base = alt.Chart(alt.Data(values=points), width=420, height=220).encode(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 
 from bench.evidence import commands, tables
 from bench.evidence.llama2c import write_model
+from bench.evidence.side_by_side import side_by_side
 from bench.evidence.stories import Judge
 from pipeline.core.files import read_prompts
 from tests.llama2c_files import tokenizer_file, weights_file
@@ -78,7 +80,7 @@ def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def run(*words: str) -> None:
-    assert CliRunner().invoke(commands.main, words, catch_exceptions=False).exit_code == 0
+    assert CliRunner().invoke(commands.main, ["--processes", "1", *words], catch_exceptions=False).exit_code == 0
 
 
 @pytest.mark.filterwarnings("default")
@@ -131,6 +133,12 @@ def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     prompts = read_prompts(Path("work/projects/repair/work/prompts"), "train")
     assert len(prompts) == 6  # the teacher alone reads mistakes
     assert not Path("work/starts/repair-0/work/small/r1/optimizer.pt").exists()
+
+
+def test_runs_side_by_side_keep_their_order() -> None:
+    assert side_by_side([partial(dict, seed=seed) for seed in range(3)], 2) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    with pytest.raises(TypeError):
+        side_by_side([partial(dict, 1), partial(dict, seed=1)], 2)
 
 
 def tiny_model(out: Path) -> None:
