@@ -76,10 +76,12 @@ def start(seed: int) -> None:
 
 @main.command()
 @click.argument("task")
-def starts(task: str) -> None:
+@click.pass_obj
+def starts(processes: int, task: str) -> None:
     """Train the students of a task before the comparison, also the one for the tuning."""
     c = comparison(task)
-    _write(f"{c.rows}start", [_start_row(c, seed) for seed in (c.tuning.seed, *c.seeds)])
+    students = [partial(_start_row, c, seed) for seed in (c.tuning.seed, *c.seeds)]
+    _write(f"{c.rows}start", side_by_side(students, processes))
 
 
 @main.command()
@@ -115,14 +117,16 @@ def compare(processes: int, method: str, store: str, task: str | None) -> None:
 @main.command()
 @click.argument("task")
 @click.argument("method")
-def longer(task: str, method: str) -> None:
+@click.pass_obj
+def longer(processes: int, task: str, method: str) -> None:
     """Train with a method for more steps than `compare`, from the first starts."""
     c, p = comparison(task), _params()["longer"]
     setting, rate, schedule = c.setting(c.project), _rate(c, method), {"steps": p["steps"], "refresh": p["refresh"]}
-    rows = [
-        runs.run_method(setting, method, rate, seed, runs.train_start(setting, seed), **schedule) for seed in p["seeds"]
+    trials = [
+        partial(runs.run_method, setting, method, rate, seed, runs.train_start(setting, seed), **schedule)
+        for seed in p["seeds"]
     ]
-    _write(f"{c.rows}longer-{method}", rows)
+    _write(f"{c.rows}longer-{method}", side_by_side(trials, processes))
 
 
 @main.command()
