@@ -1,11 +1,12 @@
 """The commands of bench/evidence/dvc.yaml, one per stage; all run in bench/evidence.
 
-Runs of a command take place side by side, in a process with one thread for each processor.
+A command does several runs at once, one per processor, each in a process with one thread.
 Without `--task` a command is about the stories of question 1. With it, the names of the files of rows begin with
 task-TASK. Commands can follow each other: `tune --task T METHOD compare --task T METHOD`.
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,10 @@ def tune(processes: int, method: str, task: str | None) -> None:
 def compare(processes: int, method: str, store: str, task: str | None) -> None:
     """Train with a method at its learning rate from every start; STORE is another project with the same starts."""
     c = comparison(task)
-    name, rate, on = store or c.project, _rate(c, method), c.setting(c.project)
+    name = store or c.project
     few = store or (task is None and method in _params()["few_starts"])
-    trials = [
-        partial(runs.run_method, c.setting(name), method, rate, seed, runs.train_start(on, seed))
-        for seed in (c.seeds[:_FEW] if few else c.seeds)
-    ]
-    _write(f"task-{task}-{method}" if task else f"{name}-{method}", side_by_side(trials, processes))
+    rows = _from_starts(c, method, c.seeds[:_FEW] if few else c.seeds, processes, store=name)
+    _write(f"task-{task}-{method}" if task else f"{name}-{method}", rows)
 
 
 @main.command()
@@ -121,12 +119,8 @@ def compare(processes: int, method: str, store: str, task: str | None) -> None:
 def longer(processes: int, task: str, method: str) -> None:
     """Train with a method for more steps than `compare`, from the first starts."""
     c, p = comparison(task), _params()["longer"]
-    setting, rate, schedule = c.setting(c.project), _rate(c, method), {"steps": p["steps"], "refresh": p["refresh"]}
-    trials = [
-        partial(runs.run_method, setting, method, rate, seed, runs.train_start(setting, seed), **schedule)
-        for seed in p["seeds"]
-    ]
-    _write(f"{c.rows}longer-{method}", side_by_side(trials, processes))
+    rows = _from_starts(c, method, p["seeds"], processes, steps=p["steps"], refresh=p["refresh"])
+    _write(f"{c.rows}longer-{method}", rows)
 
 
 @main.command()
@@ -136,15 +130,9 @@ def longer(processes: int, task: str, method: str) -> None:
 @click.pass_obj
 def stale(processes: int, divergence: str, refresh: int, uses: int) -> None:
     """Train on-policy with new completions after every REFRESH steps, each of which is trained on USES times."""
-    c, method = comparison(None), f"on-{divergence}"
-    setting, rate = c.setting(c.project), _rate(c, method)
-    trials = [
-        partial(
-            runs.run_method, setting, method, rate, seed, runs.train_start(setting, seed), refresh=refresh, uses=uses
-        )
-        for seed in _params()["staleness"]["seeds"]
-    ]
-    _write(f"stale-{divergence}-{refresh}-{uses}", side_by_side(trials, processes))
+    seeds = _params()["staleness"]["seeds"]
+    rows = _from_starts(comparison(None), f"on-{divergence}", seeds, processes, refresh=refresh, uses=uses)
+    _write(f"stale-{divergence}-{refresh}-{uses}", rows)
 
 
 @main.command()
@@ -165,8 +153,20 @@ def _rate(c: Comparison, method: str) -> float:
     return c.best_rate(read_json(_ROWS / f"{c.rows}tune-{method}.json")["rows"])
 
 
+def _from_starts(
+    c: Comparison, method: str, seeds: Sequence[int], processes: int, *, store: str | None = None, **schedule: int
+) -> list[Row]:
+    """Return the rows of a method at its learning rate from the starts of some seeds; `store` is another project."""
+    rate, on = _rate(c, method), c.setting(c.project)
+    setting = c.setting(store or c.project)
+    trials = [
+        partial(runs.run_method, setting, method, rate, seed, runs.train_start(on, seed), **schedule) for seed in seeds
+    ]
+    return side_by_side(trials, processes)
+
+
 def _start_row(c: Comparison, seed: int) -> Row:
-    """Return the row of a start, which is trained unless it is there; the tuning's start is measured apart."""
+    """Return the row of a start, which is trained unless it is there; the tuning has the second project."""
     setting = c.setting(c.validation if seed == c.tuning.seed else c.project)
     row = {"method": "start", "store": setting.project, "seed": seed}
     return row | runs.measured(setting, runs.train_start(setting, seed))

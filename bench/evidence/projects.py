@@ -7,20 +7,17 @@
 * A teacher of arithmetic may be tuned on answers that begin with a mistake too (`mistakes`).
 """
 
-import shutil
-from contextlib import chdir
 from pathlib import Path
 
 from bench.end_to_end.job import make_corpus, run_stage
-from bench.end_to_end.methods import link
+from bench.end_to_end.methods import prepare
 from bench.evidence.mistakes import add_mistakes
 from bench.evidence.places import Changes, inside, project
 from pipeline.core.files import prompts_file, read_prompts
 from pipeline.runtime.files import write_rows
-from pipeline.runtime.layout import LAYOUT, Layout
+from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import edit_yaml, read_yaml
-from pipeline.workspace.schedule import ROUNDS, follow_params
-from pipeline.workspace.students import write_students
+from pipeline.workspace.schedule import ROUNDS
 from schemas.prompt import PROMPT
 
 
@@ -34,13 +31,11 @@ def make_project(name: str, validation: str, params: str, *, mistakes: int = 0) 
         mistakes: The beginnings of answers with a mistake, per training prompt, that a tuned teacher learns from.
     """
     home, other = project(name), project(validation)
-    _new(home, params)
+    prepare(home, params, home, ())
     with inside(home):
         _make_teacher(mistakes)
         make_corpus()
-    _new(other, params)
-    for part in ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"):
-        link(other / "work" / part, (home / "work" / part).resolve())
+    prepare(other, params, home.resolve(), ("teacher", "corpus", "prompts/train.parquet", "prompts/ranks.npy"))
     prompts = read_prompts(home / "work/prompts", "heldout")
     half = len(prompts) // 2
     for folder, of_half in ((home, prompts[:half]), (other, prompts[half:])):
@@ -70,17 +65,7 @@ def make_truncated(default: Path) -> None:
     for key in ("record_threshold", "record_max", "record_tail_samples"):
         changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
     changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
-    _new(home, edit_yaml(exact / "params.yaml", changes))
-    for part in ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"):
-        link(home / "work" / part, (exact / "work" / part).resolve())
+    params = edit_yaml(exact / "params.yaml", changes)
+    prepare(home, params, exact.resolve(), ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"))
     with inside(home):
         run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")
-
-
-def _new(home: Path, params: str) -> None:
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    Layout(home).params.write_text(params, encoding="utf-8")
-    with chdir(home):
-        follow_params()
-    write_students(Layout(home))

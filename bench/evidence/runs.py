@@ -6,7 +6,6 @@
 * Guarantee: the row of a run that exists with equal parameters is returned, so an interrupted unit loses one run.
 """
 
-import gc
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,7 +110,6 @@ def run_method(setting: Setting, method: str, rate: float, seed: int, start: Pat
         spent = since(began)
         about = {"method": method, "store": name, "rate": rate, "seed": seed}
         write_json(home / ROW, about | schedule | measured(setting, home) | spent)
-        gc.freeze()  # every stage would search what imports left behind: a tenth of the time of a small run
         for part in ("work", "logs", ".store"):
             shutil.rmtree(home / part, ignore_errors=True)
         (home / DONE).touch()

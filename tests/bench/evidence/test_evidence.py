@@ -20,6 +20,15 @@ ROOT = Path(__file__).parents[3]
 METHODS = ["off-forward_kl", "on-jsd-0.1"]
 
 
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change into an empty bench/evidence, beside a copy of the presets."""
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    home = tmp_path / "bench/evidence"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+
+
 def test_intervals_are_those_of_student_s_t() -> None:
     assert tables.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5))
     rows, others = ([{"seed": seed, "x": seed * factor} for seed in (1, 2, 3)] for factor in (3.0, 1.0))
@@ -29,11 +38,8 @@ def test_intervals_are_those_of_student_s_t() -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_question_1_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "bench/evidence"
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    home.mkdir(parents=True)
-    monkeypatch.chdir(home)
+@pytest.mark.usefixtures("workplace")
+def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
     yaml = YAML(typ="safe")
     params = yaml.load(ROOT / "bench/evidence/params.yaml")
     params["stories"] |= {
@@ -84,11 +90,8 @@ def run(*words: str) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_question_2_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "bench/evidence"
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    home.mkdir(parents=True)
-    monkeypatch.chdir(home)
+@pytest.mark.usefixtures("workplace")
+def test_question_2_at_a_tiny_size() -> None:
     yaml = YAML(typ="safe")
     params, changes = (yaml.load(ROOT / f"bench/evidence/{name}.yaml") for name in ("params", "arithmetic"))
     task = params["tasks"]["repair"] | {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1]}
