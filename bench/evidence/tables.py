@@ -54,7 +54,7 @@ class View:
     goal: str
     """The measure by which methods are compared."""
     columns: tuple[str, ...]
-    """Measures; a row may lack some of them."""
+    """The measures of a table's columns; a row may lack some of them."""
     title: str
     """Heading of the figure."""
     larger_is_better: bool

@@ -42,7 +42,7 @@ class TaskParams:
     goal: str
     """Metric of the evaluation by which methods are compared, the larger the better, at temperature 1."""
     mistakes: Count | None
-    """Beginnings of answers with a mistake, per training prompt, on which the teacher is tuned; null: no such task."""
+    """Beginnings of answers with a mistake, per training prompt, that the teacher learns from; null: not arithmetic."""
     start: StartParams
     tuning: TuningParams
     seeds: tuple[int, ...]
@@ -51,7 +51,7 @@ class TaskParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A task, or the stories, as the commands need it."""
+    """What the commands need to know of a task or of the stories."""
 
     rows: str
     """Beginning of the names of its files of rows."""

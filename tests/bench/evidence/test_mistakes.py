@@ -1,4 +1,4 @@
-"""bench.evidence.mistakes: what a teacher learns from is one answer in the model's own tokens, wrong and then right."""
+"""bench.evidence.mistakes: a prompt ends in an answer with a mistake, and its reference goes on rightly."""
 
 import re
 import shutil
