@@ -1,13 +1,13 @@
 """The commands of bench/evidence/dvc.yaml, one per stage; all run in bench/evidence.
 
-A command does several runs at once, one per processor, each in a process with one thread.
-Without `--task` a command is about the stories of question 1. With it, the names of the files of rows begin with
-task-TASK. Commands can follow each other: `tune --task T METHOD compare --task T METHOD`.
+A command does several runs at once, one per processor, each in a process with one thread. It writes a file of rows,
+rows/NAME-COMMAND.json, where NAME is `stories`, those of question 1, or the task after `--task`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,20 @@ import click
 from bench.evidence import places, runs
 from bench.evidence.llama2c import write_judge, write_teacher
 from bench.evidence.mistakes import measure_repairs
-from bench.evidence.projects import make_project, make_truncated
+from bench.evidence.projects import make_project, make_store
 from bench.evidence.side_by_side import side_by_side
 from bench.evidence.stories import StoryParams, write_stories
 from bench.evidence.tables import write_tables, write_task_tables
-from bench.evidence.tasks import DEFAULT, Comparison, comparison, data_folder, project_params, read_task
+from bench.evidence.tasks import (
+    DEFAULT,
+    Comparison,
+    LongerParams,
+    StalenessParams,
+    comparison,
+    data_folder,
+    project_params,
+    read_task,
+)
 from bench.output import Row, write_json
 from pipeline.runtime.config import section
 from pipeline.runtime.files import read_json
@@ -28,11 +37,11 @@ from pipeline.runtime.layout import Layout
 from pipeline.runtime.yaml_files import overlay_yaml, read_yaml
 
 _PARAMS, _ROWS, _TABLES = Path("params.yaml"), Path("rows"), Path("tables")
-_FEW = 3  # starts of `few_starts` and of the truncated store
+_FEW = 3  # starts of `few_starts` and of other stores
 _of_task = click.option("--task", help="A task of question 2; default: the stories.")
 
 
-@click.group(chain=True)
+@click.group()
 @click.option("--processes", default=os.cpu_count() or 1, show_default=True, help="Runs that take place at once.")
 @click.pass_context
 def main(context: click.Context, processes: int) -> None:
@@ -52,7 +61,8 @@ def data() -> None:
 def projects() -> None:
     """Make the projects of the stories."""
     make_project("exact", "validation", overlay_yaml(DEFAULT, Path("stories.yaml")))
-    make_truncated(DEFAULT)
+    for name, changes in _params()["stores"].items():
+        make_store(name, DEFAULT, changes)
 
 
 @main.command()
@@ -65,104 +75,106 @@ def project(task: str) -> None:
     row = {"method": "teacher", "store": task} | read_json(Layout(home).evaluation("teacher"))["metrics"]
     if p.mistakes is not None:
         row |= measure_repairs(home, Layout(home).teacher)
-    _write(f"{c.rows}teacher", [row])
+    _write(f"{c.name}-teacher", [row])
 
 
 @main.command()
-@click.argument("seed", type=int)
-def start(seed: int) -> None:
-    """Train a student of the stories until off-policy steps no longer change it."""
-    _write(f"start-{seed}", [_start_row(comparison(None), seed)])
-
-
-@main.command()
-@click.argument("task")
-@click.pass_obj
-def starts(processes: int, task: str) -> None:
-    """Train the students of a task before the comparison, also the one for the tuning."""
-    c = comparison(task)
-    students = [partial(_start_row, c, seed) for seed in (c.tuning.seed, *c.seeds)]
-    _write(f"{c.rows}start", side_by_side(students, processes))
-
-
-@main.command()
-@click.argument("method")
 @_of_task
 @click.pass_obj
-def tune(processes: int, method: str, task: str | None) -> None:
-    """Train with a method at each learning rate from the tuning seed's start, and measure on validation prompts."""
+def starts(processes: int, task: str | None) -> None:
+    """Train students until off-policy steps no longer change them, one per seed and one for the tuning."""
+    c = comparison(task)
+    students = [partial(_start_row, c, seed) for seed in (c.tuning.seed, *c.seeds)]
+    _write(f"{c.name}-start", side_by_side(students, processes))
+
+
+@main.command()
+@_of_task
+@click.pass_obj
+def tune(processes: int, task: str | None) -> None:
+    """Train with every method at several learning rates from the tuning seed's start; measure on validation prompts."""
     c = comparison(task)
     setting, seed = c.setting(c.validation), c.tuning.seed
     begin = runs.train_start(setting, seed)
-    trials = [partial(runs.run_method, setting, method, rate, seed, begin) for rate in c.tuning.rates]
-    _write(f"{c.rows}tune-{method}", side_by_side(trials, processes))
+    rates: dict[str, Sequence[float]] = dict.fromkeys(c.methods, c.tuning.rates)
+    rows: list[Row] = []
+    while any(rates.values()):
+        trials = [
+            partial(runs.run_method, setting, method, rate, seed, begin) for method in rates for rate in rates[method]
+        ]
+        rows += side_by_side(trials, processes)
+        rates = {method: c.further_rates([row for row in rows if row["method"] == method]) for method in c.methods}
+    rows.sort(key=lambda row: (c.methods.index(row["method"]), row["rate"]))
+    _write(f"{c.name}-tune", rows)
 
 
 @main.command()
-@click.argument("method")
-@click.argument("store", default="")
 @_of_task
 @click.pass_obj
-def compare(processes: int, method: str, store: str, task: str | None) -> None:
-    """Train with a method at its learning rate from every start; STORE is another project with the same starts."""
+def compare(processes: int, task: str | None) -> None:
+    """Train with every method at its learning rate from every start; some of the stories in another store, too."""
     c = comparison(task)
-    name = store or c.project
-    few = store or (task is None and method in _params()["few_starts"])
-    rows = _from_starts(c, method, c.seeds[:_FEW] if few else c.seeds, processes, store=name)
-    _write(f"task-{task}-{method}" if task else f"{name}-{method}", rows)
+    few, truncated = (_params()[key] if task is None else () for key in ("few_starts", "truncated"))
+    trials = [
+        trial for method in c.methods for trial in _trials(c, method, c.seeds[:_FEW] if method in few else c.seeds)
+    ]
+    trials += [trial for method in truncated for trial in _trials(c, method, c.seeds[:_FEW], store="truncated")]
+    _write(f"{c.name}-compare", side_by_side(trials, processes))
 
 
 @main.command()
-@click.argument("task")
-@click.argument("method")
 @click.pass_obj
-def longer(processes: int, task: str, method: str) -> None:
-    """Train with a method for more steps than `compare`, from the first starts."""
-    c, p = comparison(task), _params()["longer"]
-    rows = _from_starts(c, method, p["seeds"], processes, steps=p["steps"], refresh=p["refresh"])
-    _write(f"{c.rows}longer-{method}", rows)
+def longer(processes: int) -> None:
+    """Train with some methods of a task for more steps than `compare`, from the first starts."""
+    p = section(_PARAMS, LongerParams, "longer")
+    c = comparison(p.task)
+    trials = [trial for method in p.methods for trial in _trials(c, method, p.seeds, steps=p.steps, refresh=p.refresh)]
+    _write(f"{c.name}-longer", side_by_side(trials, processes))
 
 
 @main.command()
-@click.argument("divergence")
-@click.argument("refresh", type=int)
-@click.argument("uses", type=int)
 @click.pass_obj
-def stale(processes: int, divergence: str, refresh: int, uses: int) -> None:
-    """Train on-policy with new completions after every REFRESH steps, each of which is trained on USES times."""
-    seeds = _params()["staleness"]["seeds"]
-    rows = _from_starts(comparison(None), f"on-{divergence}", seeds, processes, refresh=refresh, uses=uses)
-    _write(f"stale-{divergence}-{refresh}-{uses}", rows)
+def stale(processes: int) -> None:
+    """Train on-policy with new completions after more or fewer steps, each of which is trained on once or more."""
+    c, p = comparison(None), section(_PARAMS, StalenessParams, "staleness")
+    trials = [
+        trial
+        for grid in p.grids
+        for store, divergence, refresh, uses in product(grid.stores, grid.divergences, grid.refresh, grid.uses)
+        for trial in _trials(c, f"on-{divergence}", p.seeds, store=store, refresh=refresh, uses=uses)
+    ]
+    _write(f"{c.name}-stale", side_by_side(trials, processes))
 
 
 @main.command()
 def tables() -> None:
     """Write the table and the figure of each question from the rows."""
-    p, rows = _params(), [row for path in sorted(_ROWS.glob("*.json")) for row in read_json(path)["rows"]]
-    write_tables(rows, p["methods"], p["baseline"], _TABLES)
-    goals = {task: comparison(task).goal for task in p["tasks"]}
-    write_task_tables(rows, goals, p["task_methods"], p["baseline"], _TABLES)
+    p = _params()
+    write_tables(_rows("stories"), p["methods"], p["baseline"], _TABLES)
+    tasks = {task: (comparison(task).goal, _rows(task)) for task in p["tasks"]}
+    write_task_tables(tasks, p["task_methods"], p["baseline"], _TABLES)
+
+
+def _rows(name: str) -> dict[str, list[Row]]:
+    """Return the rows of the stories or of a task by command, as far as there are files."""
+    files = {path.stem.removeprefix(f"{name}-"): path for path in sorted(_ROWS.glob(f"{name}-*.json"))}
+    return {command: read_json(path)["rows"] for command, path in files.items()}
 
 
 def _params() -> dict[str, Any]:
     return read_yaml(_PARAMS)
 
 
-def _rate(c: Comparison, method: str) -> float:
-    """Return the learning rate with which a method is best on the validation prompts."""
-    return c.best_rate(read_json(_ROWS / f"{c.rows}tune-{method}.json")["rows"])
-
-
-def _from_starts(
-    c: Comparison, method: str, seeds: Sequence[int], processes: int, *, store: str | None = None, **schedule: int
-) -> list[Row]:
-    """Return the rows of a method at its learning rate from the starts of some seeds; `store` is another project."""
-    rate, on = _rate(c, method), c.setting(c.project)
+def _trials(
+    c: Comparison, method: str, seeds: Sequence[int], *, store: str | None = None, **schedule: int
+) -> list[Callable[[], Row]]:
+    """Return the runs of a method at its learning rate from the starts of some seeds; `store` is another project."""
+    rate = c.best_rate([row for row in _rows(c.name)["tune"] if row["method"] == method])
+    on = c.setting(c.project)
     setting = c.setting(store or c.project)
-    trials = [
+    return [
         partial(runs.run_method, setting, method, rate, seed, runs.train_start(on, seed), **schedule) for seed in seeds
     ]
-    return side_by_side(trials, processes)
 
 
 def _start_row(c: Comparison, seed: int) -> Row:

@@ -3,11 +3,14 @@
 * Methods run on a project. Their learning rates are chosen on a second one, which has the second half of the held-out
   prompts and everything else of the first.
 * `exact` has the stories and stores all but a mass of 0.00014 per position; its second project is `validation`.
-  `truncated` stores what the default job stores. A task NAME has the projects NAME and NAME-validation.
+  `truncated` stores what the default job stores, and further projects differ from it in one respect. A task NAME has
+  the projects NAME and NAME-validation.
 * A teacher of arithmetic may be tuned on answers that begin with a mistake too (`mistakes`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.end_to_end.job import make_corpus, run_stage
 from bench.end_to_end.methods import prepare
@@ -57,15 +60,21 @@ def _make_teacher(mistakes: int) -> None:
         write_rows(prompts_file(LAYOUT.prompts, "train"), prompts, PROMPT)
 
 
-def make_truncated(default: Path) -> None:
-    """Make the project `truncated`, which has the scores that the default job would store."""
-    exact, home = project("exact"), project("truncated")
+def make_store(name: str, default: Path, changes: Mapping[str, Any]) -> None:
+    """Make a project of the stories that has the scores that the default job would store.
+
+    Args:
+        name: The project.
+        default: The parameters of the default job.
+        changes: Values that differ from them, by their dotted keys.
+    """
+    exact, home = project("exact"), project(name)
     usual = read_yaml(default)
-    changes: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
+    kept: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
     for key in ("record_threshold", "record_max", "record_tail_samples"):
-        changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
-    changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
-    params = edit_yaml(exact / "params.yaml", changes)
+        kept[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
+    kept[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
+    params = edit_yaml(exact / "params.yaml", kept | {tuple(key.split(".")): value for key, value in changes.items()})
     prepare(home, params, exact.resolve(), ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"))
     with inside(home):
         run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")

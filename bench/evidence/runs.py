@@ -108,8 +108,10 @@ def run_method(setting: Setting, method: str, rate: float, seed: int, start: Pat
         with inside(home):
             distil(STUDENT)
         spent = since(began)
-        about = {"method": method, "store": name, "rate": rate, "seed": seed}
-        write_json(home / ROW, about | schedule | measured(setting, home) | spent)
+        used = read_yaml(Layout(home).params)["schedule"]
+        about = {"method": method, "store": name, "rate": rate, "seed": seed, "uses": schedule.get("uses", 1)}
+        about |= {"steps": used["total_steps"], "refresh": used["refresh_every"]}
+        write_json(home / ROW, about | measured(setting, home) | spent)
         for part in ("work", "logs", ".store"):
             shutil.rmtree(home / part, ignore_errors=True)
         (home / DONE).touch()

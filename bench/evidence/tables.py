@@ -44,6 +44,7 @@ _DATA = {"off": "off-policy", "mixed": "mixed", "on": "on-policy"}
 _START, _AT_1 = "start", "_at_1"
 
 Estimate = tuple[float, float]  # a value and half of its interval
+RowsByCommand = Mapping[str, Sequence[Row]]  # the rows that each command wrote
 Groups = Mapping[str, Sequence[Row]]  # rows by method
 
 
@@ -102,52 +103,52 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
     return value, half / abs(mean(wholes))
 
 
-def write_tables(rows: Sequence[Row], methods: Sequence[str], baseline: str, out: Path) -> None:
+def write_tables(rows: RowsByCommand, methods: Sequence[str], baseline: str, out: Path) -> None:
     """Write the tables and figures of questions 1 and 3, as far as there are rows."""
     out.mkdir(parents=True, exist_ok=True)
-    usual = [row for row in rows if "refresh" not in row]
-    groups = _grouped(usual, "exact", (_START, *methods))
+    starts, compared = rows.get("start", []), rows.get("compare", [])
+    groups = _grouped([*starts, *compared], "exact", (_START, *methods))
     if baseline in groups:
-        figure = _write_comparison(groups, baseline, out / "exact", _STORIES)
-        (out / "exact.svg").write_text(to_svg(figure), encoding="utf-8")
+        figure = _write_comparison(groups, baseline, out / "stories", _STORIES)
+        (out / "stories.svg").write_text(to_svg(figure), encoding="utf-8")
     changes = {
         title(name): {key: paired(group, groups[name], key) for key in _COLUMNS}
-        for name, group in _grouped(usual, "truncated", methods).items()
+        for name, group in _grouped(compared, "truncated", methods).items()
     }
     if changes:
         _write(out / "truncated-differences.md", changes, _STORIES, sign="+")
-    stale = [row for row in rows if row["store"] == "exact" and "refresh" in row]
-    if stale:
-        (out / "staleness.svg").write_text(_staleness(stale, groups[_START], out), encoding="utf-8")
-    _write_tuning(rows, "validation", out / "tuning.md", _STORIES)
+    if stale := rows.get("stale"):
+        seeds = {row["seed"] for row in stale}
+        usual = [row for row in compared if row["method"].startswith("on-") and row["seed"] in seeds]
+        (out / "staleness.svg").write_text(_staleness([*usual, *stale], groups[_START], out), encoding="utf-8")
+    _write_tuning(rows.get("tune", []), out / "stories-tuning.md", _STORIES)
 
 
 def write_task_tables(
-    rows: Sequence[Row], goals: Mapping[str, str], methods: Sequence[str], baseline: str, out: Path
+    tasks: Mapping[str, tuple[str, RowsByCommand]], methods: Sequence[str], baseline: str, out: Path
 ) -> None:
     """Write the tables of question 2 for every task whose rows include the baseline's, and one figure of all.
 
     Args:
-        rows: The rows of all tasks.
-        goals: By task, the measure by which methods are compared, of samples at temperature 1.
+        tasks: By task, the measure by which methods are compared, of samples at temperature 1, and the rows.
         methods: The methods.
         baseline: The method that the others are compared with.
         out: The directory.
     """
     figures = []
-    for task, goal in goals.items():
+    for task, (goal, rows) in tasks.items():
         columns = (goal, goal.removesuffix(_AT_1), *_TASK_COLUMNS)
-        heading = f"{task}: {measure(goal).title}"
-        view = View(goal=goal, columns=columns, title=heading, larger_is_better=True)
-        of_steps = [row for row in rows if "steps" not in row]
-        present = _grouped(of_steps, task, ("teacher", _START, *methods))
+        view = View(goal=goal, columns=columns, title=f"{task}: {measure(goal).title}", larger_is_better=True)
+        usual = [row for command in ("teacher", "start", "compare") for row in rows.get(command, [])]
+        present = _grouped(usual, task, ("teacher", _START, *methods))
         if baseline in present:
-            figures.append(_write_comparison(present, baseline, out / f"task-{task}", view))
-            _write_tuning(rows, f"{task}-validation", out / f"task-{task}-tuning.md", view)
-        longer = [row for row in rows if row["store"] == task and "steps" in row]
-        if longer:
-            lines = {f"{title(row['method'])}, seed {row['seed']}": _exact(row, view) for row in longer}
-            _write(out / f"task-{task}-longer.md", lines, view)
+            figures.append(_write_comparison(present, baseline, out / task, view))
+        _write_tuning(rows.get("tune", []), out / f"{task}-tuning.md", view)
+        if longer := _grouped(rows.get("longer", []), task, methods):
+            _write(
+                out / f"{task}-longer-means.md", {title(name): view.line(group) for name, group in longer.items()}, view
+            )
+            _write_pairs(longer, out / f"{task}-longer-pairs.md", view)
     if figures:
         (out / "tasks.svg").write_text(to_svg(alt.vconcat(*figures)), encoding="utf-8")
 
@@ -158,10 +159,10 @@ def _grouped(rows: Sequence[Row], store: str, methods: Sequence[str]) -> dict[st
     return {name: group for name, group in groups.items() if group}
 
 
-def _write_tuning(rows: Sequence[Row], store: str, path: Path, view: View) -> None:
-    tuned = [row for row in rows if row["store"] == store]
-    lines = {f"{title(row['method'])} {row.get('rate', '')}": _exact(row, view) for row in tuned}
-    _write(path, lines, view)
+def _write_tuning(rows: Sequence[Row], path: Path, view: View) -> None:
+    """Write a line per method and learning rate, if there are rows."""
+    if rows:
+        _write(path, {f"{title(row['method'])} {row['rate']:g}": _exact(row, view) for row in rows}, view)
 
 
 def _exact(row: Row, view: View) -> Mapping[str, Estimate]:
@@ -169,7 +170,7 @@ def _exact(row: Row, view: View) -> Mapping[str, Estimate]:
 
 
 def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> Any:
-    """Write OUT-means.md, OUT-differences.md and OUT-ratios.md, and return a figure."""
+    """Write OUT-means.md, OUT-differences.md, OUT-pairs.md and OUT-ratios.md, and return a figure."""
     means = {title(name): view.line(rows) if len(rows) > 1 else _exact(rows[0], view) for name, rows in groups.items()}
     _write(out.with_name(f"{out.name}-means.md"), means, view)
     differences = {
@@ -179,6 +180,7 @@ def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> A
     }
     of_titles = {title(name): line for name, line in differences.items()}
     _write(out.with_name(f"{out.name}-differences.md"), of_titles, view, sign="+")
+    _write_pairs(groups, out.with_name(f"{out.name}-pairs.md"), view)
     starts = {row["seed"]: row for row in groups[_START]}
     trained = {name: rows for name, rows in groups.items() if name not in ("teacher", _START)}
     gains = {name: {row["seed"]: view.gain(starts[row["seed"]], row) for row in rows} for name, rows in trained.items()}
@@ -193,6 +195,19 @@ def _write_comparison(groups: Groups, baseline: str, out: Path, view: View) -> A
         table.append([title(name), _shown(interval(values), _kind(view.goal), "+"), f"{value:.2f} ({half:.2f})"])
     out.with_name(f"{out.name}-ratios.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
     return _figure(differences, baseline, view)
+
+
+def _write_pairs(groups: Groups, path: Path, view: View) -> None:
+    """Write the differences, paired by seed, between other data and off-policy data of the same divergence."""
+    lines = {}
+    for name, rows in groups.items():
+        data, _, divergence = name.partition("-")
+        fixed = groups.get(f"off-{divergence}", ())
+        if data in ("mixed", "on") and fixed:
+            heading = f"{title(name)}, minus off-policy"
+            lines[heading] = {key: paired(rows, fixed, key) for key in view.columns if key in rows[0]}
+    if lines:
+        _write(path, lines, view, sign="+")
 
 
 def _kind(key: str) -> Measure:
@@ -235,14 +250,19 @@ def _figure(differences: Mapping[str, Mapping[str, Estimate]], baseline: str, vi
 
 def _staleness(rows: Sequence[Row], starts: Sequence[Row], out: Path) -> str:
     """Write staleness.md, and return its figure: the gain over the start by refresh interval, a line per divergence."""
-    points, table = [], [["", "steps between new completions", "uses", "gain, judge's nats per byte", "reverse KL"]]
-    for kind in dict.fromkeys((row["method"], row["refresh"], row["uses"]) for row in rows):
-        group = [row for row in rows if (row["method"], row["refresh"], row["uses"]) == kind]
-        change, half = paired(group, starts, _GOAL)
-        name, (_, refresh, uses) = title(kind[0]).removeprefix("on-policy, "), kind
-        reverse_kl = _shown(paired(group, starts, "reverse_kl"), _kind("reverse_kl"), "+")
-        table.append([name, str(refresh), str(uses), f"{-change:+.4f} ({half:.4f})", reverse_kl])
-        points.append({"divergence": name, "uses": uses, "refresh": refresh, "gain": -change})
+    kinds: dict[tuple[str, str, int, int], list[Row]] = {}
+    for row in rows:
+        kinds.setdefault((row["store"], row["method"], row["uses"], row["refresh"]), []).append(row)
+    points, columns = [], (_GOAL, "reverse_kl", "forward_kl", "entropy")
+    table = [["store", "divergence", "uses", "steps between", *(_kind(key).title for key in columns), "processor s"]]
+    for (store, method, uses, refresh), group in sorted(kinds.items()):
+        name = title(method).removeprefix("on-policy, ")
+        changes = {key: paired(group, starts, key) for key in columns}
+        shown = [_shown(changes[key], _kind(key), "+") for key in columns]
+        seconds = mean(row["seconds_of_processor"] for row in group)
+        table.append([store, name, str(uses), str(refresh), *shown, f"{seconds:.0f}"])
+        if store == "exact":
+            points.append({"divergence": name, "uses": uses, "refresh": refresh, "gain": -changes[_GOAL][0]})
     (out / "staleness.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
     base = alt.Chart(alt.Data(values=points), width=420, height=220).encode(
         x=alt.X("refresh:Q", title="steps between new completions", scale=alt.Scale(type="log")),

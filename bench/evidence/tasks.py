@@ -13,7 +13,7 @@ from bench.evidence.places import WORK
 from bench.evidence.runs import Setting, StartParams
 from bench.evidence.stories import measure_by_judge
 from bench.output import Row
-from pipeline.runtime.config import AboveZero, Count, section
+from pipeline.runtime.config import AboveZero, Count, Positive, section
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml
 
 _PARAMS, _PRESETS = Path("params.yaml"), Path("../../presets")
@@ -27,6 +27,9 @@ class TuningParams:
     seed: int
     """Seed of the start that they begin with, which is left out of results."""
     rates: tuple[AboveZero, ...]
+    """Rates to begin with, in rising order."""
+    most_rates: Positive
+    """Rates tried at most: while the best one is the lowest or highest, the next one beyond it is tried too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +53,44 @@ class TaskParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongerParams:
+    """The section `longer` of params.yaml: more steps of some methods of a task."""
+
+    task: str
+    methods: tuple[str, ...]
+    steps: Positive
+    refresh: Positive
+    """Steps between new completions."""
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """On-policy runs with every combination of these."""
+
+    stores: tuple[str, ...]
+    divergences: tuple[str, ...]
+    refresh: tuple[Positive, ...]
+    """Steps between new completions."""
+    uses: tuple[Positive, ...]
+    """Times that each completion is trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalenessParams:
+    """The section `staleness` of params.yaml: question 3."""
+
+    seeds: tuple[int, ...]
+    grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """What the commands need to know of a task or of the stories."""
 
-    rows: str
+    name: str
     """Beginning of the names of its files of rows."""
+    methods: tuple[str, ...]
     project: str
     validation: str
     goal: str
@@ -73,21 +109,28 @@ class Comparison:
         sign = 1 if self.larger_is_better else -1
         return float(max(rows, key=lambda row: sign * row[self.goal])["rate"])
 
+    def further_rates(self, rows: list[Row]) -> list[float]:
+        """Return the rate to try after these rows of one method: the next one beyond the best, if that is at an end."""
+        rates, best = sorted(row["rate"] for row in rows), self.best_rate(rows)
+        if best not in (rates[0], rates[-1]) or not 1 < len(rates) < self.tuning.most_rates:
+            return []
+        neighbour = rates[1] if best == rates[0] else rates[-2]
+        return [float(f"{best * best / neighbour:.1e}")]
+
 
 def stories() -> Comparison:
     """Return the comparison of question 1."""
-    tuning = section(_PARAMS, TuningParams, "tuning")
-    seeds = section(_PARAMS, tuple[int, ...], "seeds")
     return Comparison(
-        rows="",
+        name="stories",
+        methods=section(_PARAMS, tuple[str, ...], "methods"),
         project="exact",
         validation="validation",
         goal="nats_per_byte",
         larger_is_better=False,
         measure=measure_by_judge,
         start=section(_PARAMS, StartParams, "start"),
-        tuning=tuning,
-        seeds=tuple(seed for seed in seeds if seed != tuning.seed),
+        tuning=section(_PARAMS, TuningParams, "tuning"),
+        seeds=section(_PARAMS, tuple[int, ...], "seeds"),
     )
 
 
@@ -102,7 +145,8 @@ def comparison(task: str | None) -> Comparison:
         return stories()
     p = read_task(task)
     return Comparison(
-        rows=f"task-{task}-",
+        name=task,
+        methods=section(_PARAMS, tuple[str, ...], "task_methods"),
         project=task,
         validation=f"{task}-validation",
         goal=p.goal,

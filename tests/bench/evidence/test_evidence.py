@@ -13,7 +13,9 @@ from bench.evidence import commands, tables
 from bench.evidence.llama2c import write_model
 from bench.evidence.side_by_side import side_by_side
 from bench.evidence.stories import Judge
+from bench.output import Row
 from pipeline.core.files import read_prompts
+from pipeline.runtime.yaml_files import read_yaml
 from tests.llama2c_files import tokenizer_file, weights_file
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +52,14 @@ def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
         "batch_size": 16,
         "max_tokens": 12,
     }
-    params |= {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1, 100], "methods": METHODS}
+    params |= {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1], "methods": METHODS}
+    params |= {
+        "stores": {"truncated": {}, "unbiased": {"objective.tail_estimator": "residual"}},
+        "truncated": METHODS[:1],
+    }
     params["tuning"]["rates"] = [1e-3]
+    grid = {"stores": ["exact", "unbiased"], "divergences": ["jsd-0.1"], "refresh": [1], "uses": [3]}
+    params["staleness"] = {"seeds": [0, 1], "grids": [grid]}
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "bench/evidence/stories.yaml")
     preset["schedule"] = {"total_steps": 2, "refresh_every": 2}
@@ -68,21 +76,33 @@ def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
     run("data")
     run("projects")
-    for seed in params["seeds"]:
-        run("start", str(seed))
-    for method in METHODS:
-        run("tune", method)
-        run("compare", method)
-    run("tables")
-    rows = {name: json.loads(Path(f"rows/exact-{name}.json").read_text(encoding="utf-8"))["rows"] for name in METHODS}
-    assert [row["seed"] for row in rows[METHODS[1]]] == [0, 1]
-    assert rows[METHODS[0]][0]["reverse_kl"] != rows[METHODS[1]][0]["reverse_kl"]
-    assert Path("tables/exact-means.md").read_text(encoding="utf-8").count("\n") == 5
-    assert "on-policy, JSD(0.1)" in Path("tables/exact-ratios.md").read_text(encoding="utf-8")
-    assert "on-policy, JSD(0.1)" in Path("tables/exact.svg").read_text(encoding="utf-8")
+    for command in ("starts", "tune", "compare", "stale", "tables"):
+        run(command)
+    rows = {(row["store"], row["method"], row["seed"]): row for row in rows_of("stories-compare")}
+    exact = [("exact", method, seed) for method in METHODS for seed in (0, 1)]
+    assert list(rows) == [*exact, ("truncated", METHODS[0], 0), ("truncated", METHODS[0], 1)]
+    assert len({row["reverse_kl"] for row in rows.values()}) == 6
+    assert [(row["store"], row["refresh"], row["uses"]) for row in rows_of("stories-stale")] == [
+        *[("exact", 1, 3)] * 2,
+        *[("unbiased", 1, 3)] * 2,
+    ]
+    assert read_yaml(Path("work/projects/unbiased/params.yaml"))["objective"]["tail_estimator"] == "residual"
+    assert Path("tables/stories-means.md").read_text(encoding="utf-8").count("\n") == 5
+    assert "on-policy, JSD(0.1)" in Path("tables/stories-ratios.md").read_text(encoding="utf-8")
+    assert "on-policy, JSD(0.1)" in Path("tables/stories.svg").read_text(encoding="utf-8")
+    stale = Path("tables/staleness.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert [[cell.strip() for cell in line.split("|")[1:5]] for line in stale] == [
+        ["exact", "JSD(0.1)", "1", "2"],
+        ["exact", "JSD(0.1)", "3", "1"],
+        ["unbiased", "JSD(0.1)", "3", "1"],
+    ]
     changed = [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))]
-    run("compare", METHODS[1])  # no run is repeated
+    run("compare")  # no run is repeated
     assert [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))] == changed
+
+
+def rows_of(name: str) -> list[Row]:
+    return list(json.loads(Path(f"rows/{name}.json").read_text(encoding="utf-8"))["rows"])
 
 
 def run(*words: str) -> None:
@@ -95,9 +115,9 @@ def test_question_2_at_a_tiny_size() -> None:
     yaml = YAML(typ="safe")
     params, changes = (yaml.load(ROOT / f"bench/evidence/{name}.yaml") for name in ("params", "arithmetic"))
     task = params["tasks"]["repair"] | {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1]}
-    task["tuning"]["rates"] = [1e-3]
+    task["tuning"] |= {"rates": [1e-3, 2e-3], "most_rates": 3}
     params |= {"tasks": {"repair": task}, "task_methods": METHODS}
-    params["longer"] |= {"steps": 4, "refresh": 2, "seeds": [0]}
+    params["longer"] |= {"steps": 4, "refresh": 2, "seeds": [0, 1], "methods": METHODS}
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "presets/arithmetic-tiny.yaml")
     preset["teacher"]["model"]["config"] |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -115,23 +135,24 @@ def test_question_2_at_a_tiny_size() -> None:
     yaml.dump(changes, Path("arithmetic.yaml"))
 
     run("project", "repair")
-    run("starts", "repair")
-    for method in METHODS:
-        run("tune", "--task", "repair", method, "compare", "--task", "repair", method)
-    run("longer", "repair", METHODS[0])
+    for command in ("starts", "tune", "compare"):
+        run(command, "--task", "repair")
+    run("longer")
     run("tables")
-    rows = json.loads(Path(f"rows/task-repair-{METHODS[1]}.json").read_text(encoding="utf-8"))["rows"]
+    tried = [row["rate"] for row in rows_of("repair-tune") if row["method"] == METHODS[0]]
+    assert tried in ([5e-4, 1e-3, 2e-3], [1e-3, 2e-3, 4e-3])
+    rows = [row for row in rows_of("repair-compare") if row["method"] == METHODS[1]]
     assert [(row["seed"], row["store"]) for row in rows] == [(0, "repair"), (1, "repair")]
     assert {"repaired_at_1", "repaired", "exact_match_at_1", "seconds_of_processor"} <= rows[0].keys()
-    means = Path("tables/task-repair-means.md").read_text(encoding="utf-8")
+    means = Path("tables/repair-means.md").read_text(encoding="utf-8")
     assert [line.split("|")[1].strip() for line in means.splitlines()[2:]] == [
         "teacher",
         "start",
         "off-policy, forward KL",
         "on-policy, JSD(0.1)",
     ]
-    assert "on-policy, JSD(0.1)" in Path("tables/task-repair-ratios.md").read_text(encoding="utf-8")
-    assert "off-policy, forward KL, seed 0" in Path("tables/task-repair-longer.md").read_text(encoding="utf-8")
+    assert "on-policy, JSD(0.1)" in Path("tables/repair-ratios.md").read_text(encoding="utf-8")
+    assert "off-policy, forward KL" in Path("tables/repair-longer-means.md").read_text(encoding="utf-8")
     assert "repair: exact match at 1" in Path("tables/tasks.svg").read_text(encoding="utf-8")
     prompts = read_prompts(Path("work/projects/repair/work/prompts"), "train")
     assert len(prompts) == 6  # the teacher alone reads mistakes
