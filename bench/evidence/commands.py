@@ -16,7 +16,7 @@ import click
 from bench.evidence import places, runs
 from bench.evidence.llama2c import write_judge, write_teacher
 from bench.evidence.mistakes import measure_repairs
-from bench.evidence.projects import make_project, make_store
+from bench.evidence.projects import make_project, make_truncated, make_variant
 from bench.evidence.side_by_side import side_by_side
 from bench.evidence.stories import StoryParams, write_stories
 from bench.evidence.tables import write_tables, write_task_tables
@@ -61,8 +61,9 @@ def data() -> None:
 def projects() -> None:
     """Make the projects of the stories."""
     make_project("exact", "validation", overlay_yaml(DEFAULT, Path("stories.yaml")))
-    for name, changes in _params()["stores"].items():
-        make_store(name, DEFAULT, changes)
+    make_truncated(DEFAULT)
+    for name, changes in _params()["variants"].items():
+        make_variant(name, changes)
 
 
 @main.command()

@@ -3,8 +3,8 @@
 * Methods run on a project. Their learning rates are chosen on a second one, which has the second half of the held-out
   prompts and everything else of the first.
 * `exact` has the stories and stores all but a mass of 0.00014 per position; its second project is `validation`.
-  `truncated` stores what the default job stores, and further projects differ from it in one respect. A task NAME has
-  the projects NAME and NAME-validation.
+  `truncated` stores what the default job stores, and variants of it record less of own completions or estimate the tail
+  otherwise. A task NAME has the projects NAME and NAME-validation.
 * A teacher of arithmetic may be tuned on answers that begin with a mistake too (`mistakes`).
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.end_to_end.job import make_corpus, run_stage
-from bench.end_to_end.methods import prepare
+from bench.end_to_end.methods import SHARED, prepare
 from bench.evidence.mistakes import add_mistakes
 from bench.evidence.places import Changes, inside, project
 from pipeline.core.files import prompts_file, read_prompts
@@ -60,21 +60,22 @@ def _make_teacher(mistakes: int) -> None:
         write_rows(prompts_file(LAYOUT.prompts, "train"), prompts, PROMPT)
 
 
-def make_store(name: str, default: Path, changes: Mapping[str, Any]) -> None:
-    """Make a project of the stories that has the scores that the default job would store.
-
-    Args:
-        name: The project.
-        default: The parameters of the default job.
-        changes: Values that differ from them, by their dotted keys.
-    """
-    exact, home = project("exact"), project(name)
+def make_truncated(default: Path) -> None:
+    """Make the project `truncated`, which has the scores that the default job would store."""
+    exact, home = project("exact"), project("truncated")
     usual = read_yaml(default)
-    kept: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
+    changes: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
     for key in ("record_threshold", "record_max", "record_tail_samples"):
-        kept[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
-    kept[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
-    params = edit_yaml(exact / "params.yaml", kept | {tuple(key.split(".")): value for key, value in changes.items()})
+        changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
+    changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
+    params = edit_yaml(exact / "params.yaml", changes)
     prepare(home, params, exact.resolve(), ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"))
     with inside(home):
         run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")
+
+
+def make_variant(name: str, changes: Mapping[str, Any]) -> None:
+    """Make a project with the corpus of `truncated` and other parameters, by their dotted keys."""
+    origin = project("truncated")
+    of_paths: Changes = {tuple(key.split(".")): value for key, value in changes.items()}
+    prepare(project(name), edit_yaml(origin / "params.yaml", of_paths), origin.resolve(), SHARED)

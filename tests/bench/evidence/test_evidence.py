@@ -54,7 +54,7 @@ def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     params |= {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1], "methods": METHODS}
     params |= {
-        "stores": {"truncated": {}, "unbiased": {"objective.tail_estimator": "residual"}},
+        "variants": {"unbiased": {"objective.tail_estimator": "residual"}},
         "truncated": METHODS[:1],
     }
     params["tuning"]["rates"] = [1e-3]
