@@ -1,8 +1,8 @@
 """Answers of arithmetic that begin with a mistake: teachers learn to go on from them, and models are measured on them.
 
 The prompt is a question with whole lines of its worked answer, one of which is wrong. The reference is the rest of the
-right answer: "12 + 5 = 16" goes on with "17 - 8 = 9". The mistake is another number or sign that was copied from the
-question, or another result; lines after the mistake may go on from the wrong value.
+right answer: "12 + 5 = 16" goes on with "17 - 8 = 9". The mistake is a wrong number or sign in the place of
+one that is copied from the question, or a wrong result; lines after the mistake may go on from the wrong value.
 
 * SFT reads the tokens of references alone, so a teacher learns no mistakes.
 * Guarantee: prompt and reference are the tokens of one answer, cut in front of a newline. A student that writes this

@@ -21,6 +21,11 @@ def project(name: str) -> Path:
     return WORK / "projects" / name
 
 
+def validation(name: str) -> str:
+    """Return the name of the project on which the learning rates of another one are chosen."""
+    return f"{name}-validation"
+
+
 def last_round(home: Path) -> str:
     """Return the id of the last round of a run or a start."""
     return str(round_list(read_yaml(Layout(home).rounds))[-1]["id"])

@@ -1,10 +1,9 @@
 """Make the projects that the questions compare methods on: teacher, prompts, scored corpus, the teacher's evaluation.
 
-* Methods run on a project. Their learning rates are chosen on a second one, which has the second half of the held-out
-  prompts and everything else of the first.
-* `exact` has the stories and stores all but a mass of 0.00014 per position; its second project is `validation`.
-  `truncated` stores what the default job stores, and variants of it record less of own completions or estimate the tail
-  otherwise. A task NAME has the projects NAME and NAME-validation.
+* Methods run on a project. Their learning rates are chosen on a second one, NAME-validation, which has the second half
+  of the held-out prompts and everything else of the first.
+* `stories` stores all but a mass of 0.00014 per position, `truncated` what the default job stores. Variants of
+  `truncated` record less of own completions, or estimate the tail otherwise.
 * A teacher of arithmetic may be tuned on answers that begin with a mistake too (`mistakes`).
 """
 
@@ -15,7 +14,7 @@ from typing import Any
 from bench.end_to_end.job import make_corpus, run_stage
 from bench.end_to_end.methods import SHARED, prepare
 from bench.evidence.mistakes import add_mistakes
-from bench.evidence.places import Changes, inside, project
+from bench.evidence.places import Changes, inside, project, validation
 from pipeline.core.files import prompts_file, read_prompts
 from pipeline.runtime.files import write_rows
 from pipeline.runtime.layout import LAYOUT
@@ -24,16 +23,15 @@ from pipeline.workspace.schedule import ROUNDS
 from schemas.prompt import PROMPT
 
 
-def make_project(name: str, validation: str, params: str, *, mistakes: int = 0) -> None:
-    """Make a project with these parameters, and another one with the second half of its held-out prompts.
+def make_project(name: str, params: str, *, mistakes: int) -> None:
+    """Make a project, and another one for the learning rates with the second half of its held-out prompts.
 
     Args:
         name: The project.
-        validation: The other project.
         params: The content of params.yaml.
         mistakes: The beginnings of answers with a mistake, per training prompt, that a tuned teacher learns from.
     """
-    home, other = project(name), project(validation)
+    home, other = project(name), project(validation(name))
     prepare(home, params, home, ())
     with inside(home):
         _make_teacher(mistakes)
@@ -62,14 +60,14 @@ def _make_teacher(mistakes: int) -> None:
 
 def make_truncated(default: Path) -> None:
     """Make the project `truncated`, which has the scores that the default job would store."""
-    exact, home = project("exact"), project("truncated")
+    stories, home = project("stories"), project("truncated")
     usual = read_yaml(default)
     changes: Changes = {("scoring", "truncation"): usual["scoring"]["truncation"]}
     for key in ("record_threshold", "record_max", "record_tail_samples"):
         changes[("rollout", "sampling", key)] = usual["rollout"]["sampling"][key]
     changes[("objective", "tail_estimator")] = usual["objective"]["tail_estimator"]
-    params = edit_yaml(exact / "params.yaml", changes)
-    prepare(home, params, exact.resolve(), ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"))
+    params = edit_yaml(stories / "params.yaml", changes)
+    prepare(home, params, stories.resolve(), ("teacher", "prompts", "corpus/rollouts.parquet", "evaluations"))
     with inside(home):
         run_stage("score", rollouts=LAYOUT.corpus.rollouts, out=LAYOUT.corpus.segment, name="corpus-score")
 

@@ -19,7 +19,7 @@ def side_by_side(runs: Sequence[Callable[[], Row]], processes: int) -> list[Row]
         processes: The largest number of runs at once.
 
     Raises:
-        Exception: What a run raised, after the others have ended.
+        Exception: What a run raised, after the other processes have ended theirs.
     """
     count = min(processes, len(runs))
     if count < 2:

@@ -1,28 +1,46 @@
-"""What question 2 compares methods on: the tasks of params.yaml; the stories of question 1 are one more.
-
-A task is the project of some presets, laid over each other, and the metric by which its methods are compared.
-"""
+"""The sections of params.yaml: projects, the tasks on which methods are compared, and the further runs."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from bench.evidence.mistakes import measure_student
 from bench.evidence.places import WORK
-from bench.evidence.runs import Setting, StartParams
-from bench.evidence.stories import measure_by_judge
 from bench.output import Row
 from pipeline.runtime.config import AboveZero, Count, Positive, section
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml
 
-_PARAMS, _PRESETS = Path("params.yaml"), Path("../../presets")
-DEFAULT = _PRESETS / "default.yaml"
+PARAMS = Path("params.yaml")
+DEFAULT = Path("../../presets/default.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectParams:
+    """An entry of the section `projects`."""
+
+    preset: str
+    """File with the parameters that differ from the default job's."""
+    changes: str
+    """File with the parameters that differ from the preset's."""
+    data: str | None
+    """Folder of the data set in STILLROOM_DATA; null where the parameters name it, or the task needs none."""
+    mistakes: Count
+    """Beginnings of answers with a mistake, per training problem, that a tuned teacher learns from."""
+    needs: str
+    """A further file that the project is made from, which DVC alone reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartParams:
+    """The training before the comparison."""
+
+    steps: Positive
+    learning_rate: AboveZero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningParams:
-    """The section `tuning` of params.yaml: the learning rates to choose from, on validation prompts."""
+    """The learning rates to choose from, on validation prompts."""
 
     seed: int
     """Seed of the start that they begin with, which is left out of results."""
@@ -34,27 +52,44 @@ class TuningParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskParams:
-    """An entry of the section `tasks` of params.yaml."""
+    """An entry of the section `tasks`, whose project has the same name."""
 
-    preset: str
-    """Preset of presets/."""
-    changes: str
-    """File with the parameters that differ from the preset's."""
-    data: str | None
-    """Folder of the data set in STILLROOM_DATA; null for a task that needs none."""
+    methods: tuple[str, ...]
     goal: str
-    """Metric of the evaluation by which methods are compared, the larger the better, at temperature 1."""
-    mistakes: Count | None
-    """Beginnings of answers with a mistake, per training prompt, that the teacher learns from; null: not arithmetic."""
+    """Metric by which methods are compared."""
+    larger_is_better: bool
+    measures: Literal["judge", "repairs"] | None
+    """What is measured beside the evaluation: the judge of stories, or how answers go on after a mistake."""
     start: StartParams
     tuning: TuningParams
     seeds: tuple[int, ...]
     """Seeds of starts, without that of the tuning."""
 
+    def best_rate(self, rows: list[Row]) -> float:
+        """Return the learning rate of the row that is best by the goal."""
+        sign = 1 if self.larger_is_better else -1
+        return float(max(rows, key=lambda row: sign * row[self.goal])["rate"])
+
+    def next_rate(self, rows: list[Row]) -> float | None:
+        """Return the rate to try after the rows of one method: the next one beyond the best, if that is at an end."""
+        rates, best = sorted(row["rate"] for row in rows), self.best_rate(rows)
+        if best not in (rates[0], rates[-1]) or len(rates) == 1 or len(rates) >= self.tuning.most_rates:
+            return None
+        neighbour = rates[1] if best == rates[0] else rates[-2]
+        return float(f"{best * best / neighbour:.1e}")  # as far from the best as its neighbour, by factors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewParams:
+    """The section `few`: methods that are compared from these starts alone."""
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongerParams:
-    """The section `longer` of params.yaml: more steps of some methods of a task."""
+    """The section `longer`: more steps of some methods of a task."""
 
     task: str
     methods: tuple[str, ...]
@@ -66,10 +101,10 @@ class LongerParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """On-policy runs with every combination of these."""
+    """Runs with every combination of these."""
 
-    stores: tuple[str, ...]
-    divergences: tuple[str, ...]
+    projects: tuple[str, ...]
+    methods: tuple[str, ...]
     refresh: tuple[Positive, ...]
     """Steps between new completions."""
     uses: tuple[Positive, ...]
@@ -77,94 +112,30 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StalenessParams:
-    """The section `staleness` of params.yaml: question 3."""
+class StaleParams:
+    """The section `stale`: question 3."""
 
     seeds: tuple[int, ...]
     grids: tuple[Grid, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What the commands need to know of a task or of the stories."""
-
-    name: str
-    """Beginning of the names of its files of rows."""
-    methods: tuple[str, ...]
-    project: str
-    validation: str
-    goal: str
-    larger_is_better: bool
-    measure: Callable[[Path], Row] | None
-    start: StartParams
-    tuning: TuningParams
-    seeds: tuple[int, ...]
-
-    def setting(self, project: str) -> Setting:
-        """Return what runs on a project share."""
-        return Setting(project=project, start=self.start, measure=self.measure)
-
-    def best_rate(self, rows: list[Row]) -> float:
-        """Return the learning rate of the row that is best by the goal."""
-        sign = 1 if self.larger_is_better else -1
-        return float(max(rows, key=lambda row: sign * row[self.goal])["rate"])
-
-    def further_rates(self, rows: list[Row]) -> list[float]:
-        """Return the rate to try after these rows of one method: the next one beyond the best, if that is at an end."""
-        rates, best = sorted(row["rate"] for row in rows), self.best_rate(rows)
-        if best not in (rates[0], rates[-1]) or not 1 < len(rates) < self.tuning.most_rates:
-            return []
-        neighbour = rates[1] if best == rates[0] else rates[-2]
-        return [float(f"{best * best / neighbour:.1e}")]
-
-
-def stories() -> Comparison:
-    """Return the comparison of question 1."""
-    return Comparison(
-        name="stories",
-        methods=section(_PARAMS, tuple[str, ...], "methods"),
-        project="exact",
-        validation="validation",
-        goal="nats_per_byte",
-        larger_is_better=False,
-        measure=measure_by_judge,
-        start=section(_PARAMS, StartParams, "start"),
-        tuning=section(_PARAMS, TuningParams, "tuning"),
-        seeds=section(_PARAMS, tuple[int, ...], "seeds"),
-    )
-
-
 def read_task(task: str) -> TaskParams:
-    """Return the parameters of a task of question 2."""
-    return section(_PARAMS, TaskParams, "tasks", task)
+    """Return the parameters of a task."""
+    return section(PARAMS, TaskParams, "tasks", task)
 
 
-def comparison(task: str | None) -> Comparison:
-    """Return the comparison on a task, or on the stories."""
-    if task is None:
-        return stories()
-    p = read_task(task)
-    return Comparison(
-        name=task,
-        methods=section(_PARAMS, tuple[str, ...], "task_methods"),
-        project=task,
-        validation=f"{task}-validation",
-        goal=p.goal,
-        larger_is_better=True,
-        measure=None if p.mistakes is None else measure_student,
-        start=p.start,
-        tuning=p.tuning,
-        seeds=p.seeds,
-    )
+def read_project(name: str) -> ProjectParams:
+    """Return the parameters from which a project is made."""
+    return section(PARAMS, ProjectParams, "projects", name)
 
 
-def project_params(task: str) -> str:
-    """Return the parameters of a task's project."""
-    p = read_task(task)
-    text = overlay_yaml(DEFAULT, _PRESETS / f"{p.preset}.yaml", Path(p.changes))
+def project_params(name: str) -> str:
+    """Return the content of a project's params.yaml."""
+    p = read_project(name)
+    text = overlay_yaml(DEFAULT, Path(p.preset), Path(p.changes))
     if p.data is None:
         return text
-    path = WORK / f"{task}.yaml"
+    path = WORK / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return edit_yaml(path, {("task", "settings", "data"): str(data_folder(p.data))})

@@ -19,6 +19,7 @@ from pipeline.runtime.yaml_files import read_yaml
 from tests.llama2c_files import tokenizer_file, weights_file
 
 ROOT = Path(__file__).parents[3]
+START = {"steps": 1, "learning_rate": 1e-3}
 METHODS = ["off-forward_kl", "on-jsd-0.1"]
 
 
@@ -52,14 +53,15 @@ def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
         "batch_size": 16,
         "max_tokens": 12,
     }
-    params |= {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1], "methods": METHODS}
-    params |= {
-        "variants": {"unbiased": {"objective.tail_estimator": "residual"}},
-        "truncated": METHODS[:1],
+    task = params["tasks"]["stories"] | {"start": START, "seeds": [0, 1], "methods": METHODS}
+    task["tuning"]["rates"] = [1e-3]
+    params["few"] = {"methods": [], "seeds": [0]}
+    params |= {"variants": {"unbiased": {"objective.tail_estimator": "residual"}}, "tasks": {"stories": task}}
+    grid = {"projects": ["stories", "unbiased"], "methods": METHODS[1:], "refresh": [1], "uses": [3]}
+    params["stale"] = {
+        "seeds": [0, 1],
+        "grids": [grid | {"projects": ["truncated"], "refresh": [2], "uses": [1]}, grid],
     }
-    params["tuning"]["rates"] = [1e-3]
-    grid = {"stores": ["exact", "unbiased"], "divergences": ["jsd-0.1"], "refresh": [1], "uses": [3]}
-    params["staleness"] = {"seeds": [0, 1], "grids": [grid]}
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "bench/evidence/stories.yaml")
     preset["schedule"] = {"total_steps": 2, "refresh_every": 2}
@@ -75,34 +77,48 @@ def test_question_1_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(commands, name, lambda *words, write=write: tiny_model(write(*words)))
 
     run("data")
-    run("projects")
-    for command in ("starts", "tune", "compare", "stale", "tables"):
-        run(command)
-    rows = {(row["store"], row["method"], row["seed"]): row for row in rows_of("stories-compare")}
-    exact = [("exact", method, seed) for method in METHODS for seed in (0, 1)]
-    assert list(rows) == [*exact, ("truncated", METHODS[0], 0), ("truncated", METHODS[0], 1)]
-    assert len({row["reverse_kl"] for row in rows.values()}) == 6
-    assert [(row["store"], row["refresh"], row["uses"]) for row in rows_of("stories-stale")] == [
-        *[("exact", 1, 3)] * 2,
-        *[("unbiased", 1, 3)] * 2,
-    ]
+    run("project", "stories")
+    run("variants")
+    for command in ("starts", "tune", "compare"):
+        run(command, "stories")
+    run("stale")
+    run("tables")
+    rows = {(row["method"], row["seed"]): row for row in rows_of("stories-compare")}
+    assert list(rows) == [(method, seed) for method in METHODS for seed in (0, 1)]
+    assert len({row["reverse_kl"] for row in rows.values()}) == 4
+    kinds = [(row["project"], row["refresh"], row["uses"]) for row in rows_of("stories-stale")]
+    assert kinds == [*[("truncated", 2, 1)] * 2, *[("stories", 1, 3)] * 2, *[("unbiased", 1, 3)] * 2]
     assert read_yaml(Path("work/projects/unbiased/params.yaml"))["objective"]["tail_estimator"] == "residual"
-    assert Path("tables/stories-means.md").read_text(encoding="utf-8").count("\n") == 5
+    assert Path("tables/stories-means.md").read_text(encoding="utf-8").count("\n") == 6
     assert "on-policy, JSD(0.1)" in Path("tables/stories-ratios.md").read_text(encoding="utf-8")
     assert "on-policy, JSD(0.1)" in Path("tables/stories.svg").read_text(encoding="utf-8")
-    stale = Path("tables/staleness.md").read_text(encoding="utf-8").splitlines()[2:]
-    assert [[cell.strip() for cell in line.split("|")[1:5]] for line in stale] == [
-        ["exact", "JSD(0.1)", "1", "2"],
-        ["exact", "JSD(0.1)", "3", "1"],
-        ["unbiased", "JSD(0.1)", "3", "1"],
+    assert headings("stories-staleness") == [
+        "stories: on-policy, JSD(0.1), every 2, used 1",
+        "stories: on-policy, JSD(0.1), every 1, used 3",
+        "truncated: on-policy, JSD(0.1), every 2, used 1",
+        "unbiased: on-policy, JSD(0.1), every 1, used 3",
+    ]
+    assert headings("stories-stores") == [
+        "truncated: on-policy, JSD(0.1), every 2, used 1, minus stories",
+        "unbiased: on-policy, JSD(0.1), every 1, used 3, minus stories",
     ]
     changed = [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))]
-    run("compare")  # no run is repeated
+    run("compare", "stories")  # no run is repeated
     assert [path.stat().st_mtime_ns for path in sorted(Path("work/runs").glob("*/row.json"))] == changed
+    task["start"] = START | {"steps": 2}
+    yaml.dump(params, Path("params.yaml"))
+    run("compare", "stories")  # from other starts
+    again = {(row["method"], row["seed"]): row for row in rows_of("stories-compare")}
+    assert again[METHODS[0], 0]["reverse_kl"] != rows[METHODS[0], 0]["reverse_kl"]
 
 
 def rows_of(name: str) -> list[Row]:
     return list(json.loads(Path(f"rows/{name}.json").read_text(encoding="utf-8"))["rows"])
+
+
+def headings(table: str) -> list[str]:
+    lines = Path(f"tables/{table}.md").read_text(encoding="utf-8").splitlines()[2:]
+    return [line.split("|")[1].strip() for line in lines]
 
 
 def run(*words: str) -> None:
@@ -114,9 +130,10 @@ def run(*words: str) -> None:
 def test_question_2_at_a_tiny_size() -> None:
     yaml = YAML(typ="safe")
     params, changes = (yaml.load(ROOT / f"bench/evidence/{name}.yaml") for name in ("params", "arithmetic"))
-    task = params["tasks"]["repair"] | {"start": {"steps": 1, "learning_rate": 1e-3}, "seeds": [0, 1]}
+    task = params["tasks"]["repair"] | {"start": START, "seeds": [0, 1], "methods": METHODS}
     task["tuning"] |= {"rates": [1e-3, 2e-3], "most_rates": 3}
-    params |= {"tasks": {"repair": task}, "task_methods": METHODS}
+    params["few"] = {"methods": [], "seeds": [0]}
+    params["tasks"] = {"repair": task}
     params["longer"] |= {"steps": 4, "refresh": 2, "seeds": [0, 1], "methods": METHODS}
     yaml.dump(params, Path("params.yaml"))
     preset = yaml.load(ROOT / "presets/arithmetic-tiny.yaml")
@@ -136,24 +153,18 @@ def test_question_2_at_a_tiny_size() -> None:
 
     run("project", "repair")
     for command in ("starts", "tune", "compare"):
-        run(command, "--task", "repair")
+        run(command, "repair")
     run("longer")
     run("tables")
     tried = [row["rate"] for row in rows_of("repair-tune") if row["method"] == METHODS[0]]
     assert tried in ([5e-4, 1e-3, 2e-3], [1e-3, 2e-3, 4e-3])
     rows = [row for row in rows_of("repair-compare") if row["method"] == METHODS[1]]
-    assert [(row["seed"], row["store"]) for row in rows] == [(0, "repair"), (1, "repair")]
+    assert [(row["seed"], row["project"]) for row in rows] == [(0, "repair"), (1, "repair")]
     assert {"repaired_at_1", "repaired", "exact_match_at_1", "seconds_of_processor"} <= rows[0].keys()
-    means = Path("tables/repair-means.md").read_text(encoding="utf-8")
-    assert [line.split("|")[1].strip() for line in means.splitlines()[2:]] == [
-        "teacher",
-        "start",
-        "off-policy, forward KL",
-        "on-policy, JSD(0.1)",
-    ]
+    assert headings("repair-means") == ["teacher", "start", "off-policy, forward KL", "on-policy, JSD(0.1)"]
     assert "on-policy, JSD(0.1)" in Path("tables/repair-ratios.md").read_text(encoding="utf-8")
     assert "off-policy, forward KL" in Path("tables/repair-longer-means.md").read_text(encoding="utf-8")
-    assert "repair: exact match at 1" in Path("tables/tasks.svg").read_text(encoding="utf-8")
+    assert "repair: exact match at 1" in Path("tables/repair.svg").read_text(encoding="utf-8")
     prompts = read_prompts(Path("work/projects/repair/work/prompts"), "train")
     assert len(prompts) == 6  # the teacher alone reads mistakes
     assert not Path("work/starts/repair-0/work/small/r1/optimizer.pt").exists()
