@@ -24,8 +24,7 @@ _RECORDED = ("sampling.record_threshold", "sampling.record_max", "sampling.recor
 )
 def main(ctx: StageContext, p: Any) -> None:
     """Write the corpus."""
-    train, most = read_prompts(ctx.layout.prompts, "train"), max(p.corpus.references, p.corpus.generations)
-    prompts = shuffle_prompts(train, most, p.seed, "corpus")
+    prompts = shuffle_prompts(read_prompts(ctx.layout.prompts, "train"), p.seed, "corpus")
     job = SamplingJob(
         model=ctx.layout.teacher,
         prompts=prompts[: p.corpus.generations],

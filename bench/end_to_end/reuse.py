@@ -24,6 +24,8 @@ import click
 from bench.end_to_end.job import Spent, initialise_student, job, make_corpus, merged, run_round, seconds_of, tokens_of
 from bench.end_to_end.live import Live, run_live
 from bench.output import Row, show
+from pipeline.rollout.collect import CorpusParams
+from pipeline.runtime.config import parse
 from pipeline.runtime.layout import LAYOUT
 from pipeline.runtime.yaml_files import read_yaml
 
@@ -53,8 +55,11 @@ def scaled(document: Mapping[str, Any], names: Sequence[str], *, steps: int, ref
     schedule, rollout, corpus = document["schedule"], document["rollout"], document["corpus"]
     prompts = max(1, round(rollout["prompts"] * refresh / schedule["refresh_every"]))
     share = steps / schedule["total_steps"]
+    counts = parse(CorpusParams, corpus, where="corpus").prompts_of(document["task"]["train"])
     smaller_corpus = {
-        name: max(1, round(corpus[name] * share)) for name in ("references", "generations") if corpus[name]
+        name: max(1, round(count * share))
+        for name, count in zip(("references", "generations"), counts, strict=True)
+        if count
     }
     student = document["student"][document["students"][0]]
     return {

@@ -36,15 +36,20 @@ class RolloutParams:
 class CorpusParams:
     """The fixed corpus, which all students share and the teacher scores once.
 
-    References and generations belong to the same prompts as far as their numbers allow.
+    References and generations share prompts where they can.
     """
 
-    references: Count
-    """Prompts with the data set's own completion."""
-    generations: Count
-    """Prompts with completions of the teacher."""
+    references: Count | None
+    """Prompts with the data set's own completion; null means all."""
+    generations: Count | None
+    """Prompts with completions of the teacher; null means all."""
     samples_per_prompt: Positive
     """The teacher's completions per prompt."""
+
+    def prompts_of(self, train: int) -> tuple[int, int]:
+        """Return the numbers of prompts with a reference and with completions, of `train` training prompts."""
+        references, generations = (train if count is None else count for count in (self.references, self.generations))
+        return references, generations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +60,9 @@ class Request:
     prompt: Prompt
 
 
-def shuffle_prompts(prompts: Sequence[Prompt], count: int, *key: object) -> list[Prompt]:
-    """Return at most `count` prompts in a random order that depends only on the key and the prompts' ids."""
-    return sorted(prompts, key=lambda prompt: derive_seed(*key, prompt.prompt_id))[:count]
+def shuffle_prompts(prompts: Sequence[Prompt], *key: object) -> list[Prompt]:
+    """Return the prompts in a random order that depends only on the key and the prompts' ids."""
+    return sorted(prompts, key=lambda prompt: derive_seed(*key, prompt.prompt_id))
 
 
 def prompts_of_round(prompts: Sequence[Prompt], count: int, index: int, *key: object) -> list[Prompt]:
@@ -74,7 +79,7 @@ def prompts_of_round(prompts: Sequence[Prompt], count: int, index: int, *key: ob
     if count == 0:
         return []
     epoch, place = divmod(index, max(1, len(prompts) // count))
-    return shuffle_prompts(prompts, len(prompts), *key, epoch)[place * count : (place + 1) * count]
+    return shuffle_prompts(prompts, *key, epoch)[place * count : (place + 1) * count]
 
 
 def replayed_rollouts(earlier: Sequence[Rollout], *, rounds: int, max_age: int | None, step: int) -> list[Rollout]:

@@ -67,8 +67,9 @@ class SegmentSize:
 class ForecastInputs:
     """The files and parameters that an estimate is computed from."""
 
-    # Training prompts. While there are none, each counts with the longest length that params.yaml admits.
+    # Training prompts. While there are none, `train` of them count with the longest length that params.yaml admits.
     prompts: Sequence[Prompt]
+    train: int
     max_prompt_tokens: int
     corpus: CorpusParams
     rollout: RolloutParams
@@ -157,15 +158,16 @@ def _counted(name: str, rollouts: Sequence[Rollout], inputs: ForecastInputs) -> 
 
 def _expected(before: Sequence[ScoreStage], stage: ScoreStage, inputs: ForecastInputs) -> ScoringEstimate:
     """Estimate the work of a stage before its rollouts are written."""
-    most = inputs.rollout.sampling.max_new_tokens
+    most, train = inputs.rollout.sampling.max_new_tokens, len(inputs.prompts) or inputs.train
     if stage.student is None:
-        references, completions = inputs.corpus.references, inputs.corpus.generations * inputs.corpus.samples_per_prompt
+        references, generations = inputs.corpus.prompts_of(train)
+        completions = generations * inputs.corpus.samples_per_prompt
         reference = fmean(part.positions for part in reference_rollouts(inputs.prompts)) if inputs.prompts else most
-        prompts, sequences = max(references, inputs.corpus.generations), references + completions
+        prompts, sequences = max(references, generations), references + completions
         positions = references * reference + completions * most
         basis = f"{references} references of {reference:.1f} tokens, {completions} completions of {most} (the most)"
     else:
-        prompts = min(inputs.rollout.prompts, len(inputs.prompts) or inputs.rollout.prompts)
+        prompts = min(inputs.rollout.prompts, train)
         sequences = prompts * inputs.rollout.samples_per_prompt
         length, reason = _completion_length(before, stage.student, most)
         positions = sequences * length

@@ -30,6 +30,7 @@ def forecast_schedule() -> list[ScoringEstimate]:
         scorer = find_scorer(paths, model_fingerprint(LAYOUT.teacher), scoring)
     inputs = ForecastInputs(
         prompts=read_prompts(LAYOUT.prompts, "train") if prompts_file(LAYOUT.prompts, "train").is_file() else [],
+        train=lookup(params, "task", "train"),
         max_prompt_tokens=lookup(params, "task", "max_prompt_tokens"),
         corpus=section(params, CorpusParams, "corpus"),
         rollout=section(params, RolloutParams, "rollout"),

@@ -128,8 +128,8 @@ def _check_scoring(p: ScoringParams) -> None:
 def _check_sources(p: Parameters) -> None:
     """Check that each batch slot can be filled: by the fixed corpus, or by rollouts of the student."""
     fraction, weights, where = p.batches.student_fraction, p.batches.corpus_weights, "batches.student_fraction"
-    sequences = (weights.dataset if weights else 1) * p.corpus.references
-    sequences += (weights.teacher if weights else 1) * p.corpus.generations
+    references, generations = p.corpus.prompts_of(p.task.train)
+    sequences = (weights.dataset if weights else 1) * references + (weights.teacher if weights else 1) * generations
     on_policy = all(fraction_at(fraction, step) == 1 for step in (0, p.schedule.total_steps - 1))
     remedy = "raise it, or corpus.references or corpus.generations and their weights"
     require(sequences > 0 or on_policy, where, expected="1 without a corpus", got=fraction, remedy=remedy)

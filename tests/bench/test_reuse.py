@@ -57,3 +57,5 @@ def test_a_smaller_job_passes_as_often_over_its_data() -> None:
     document = merged(PARAMS, {"schedule": {"total_steps": 30, "refresh_every": 10}, "rollout": {"prompts": 10}})
     changes = scaled(merged(document, {"corpus": {"references": 20, "generations": 10}}), ["small"], steps=6, refresh=5)
     assert (changes["rollout"]["prompts"], changes["corpus"]) == (5, {"references": 4, "generations": 2})
+    whole = merged(document, {"task": {"train": 50}, "corpus": {"references": None, "generations": 0}})
+    assert scaled(whole, ["small"], steps=6, refresh=5)["corpus"] == {"references": 10}

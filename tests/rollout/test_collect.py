@@ -45,16 +45,11 @@ class Echo:
 
 
 def test_the_choice_depends_on_key_and_ids_alone() -> None:
-    chosen = shuffle_prompts(PROMPTS, 4, 0, "small", "r1")
-    assert shuffle_prompts(PROMPTS[::-1], 4, 0, "small", "r1") == chosen
-    assert shuffle_prompts(PROMPTS, 9, 0, "small", "r1")[:4] == chosen
-    assert shuffle_prompts(PROMPTS, 9, 0, "small", "r2")[:4] != chosen
-    assert shuffle_prompts(PROMPTS, 9, 1, "small", "r1")[:4] != chosen
-
-
-def test_no_prompt_is_taken_twice_and_no_more_than_there_are() -> None:
-    chosen = shuffle_prompts(PROMPTS, 100, 0)
-    assert len(chosen) == len({prompt.prompt_id for prompt in chosen}) == len(PROMPTS)
+    shuffled = shuffle_prompts(PROMPTS, 0, "small", "r1")
+    assert sorted(prompt.prompt_id for prompt in shuffled) == sorted(prompt.prompt_id for prompt in PROMPTS)
+    assert shuffle_prompts(PROMPTS[::-1], 0, "small", "r1") == shuffled
+    assert shuffle_prompts(PROMPTS, 0, "small", "r2") != shuffled
+    assert shuffle_prompts(PROMPTS, 1, "small", "r1") != shuffled
 
 
 def test_rounds_take_every_prompt_once_before_any_comes_again() -> None:

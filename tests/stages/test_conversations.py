@@ -43,7 +43,7 @@ def _project(make_model_dir: Callable[..., Path], tmp_path: Path, monkeypatch: p
     task = PARAMS["task"] | {"name": "instructions", "train": 4, "heldout": 2, "max_prompt_tokens": 200}
     task |= {"template": template, "settings": SETTINGS | {"train_on": "all_assistant_turns"}}
     tuned = {"references": None, "steps": 1, "batch_size": 4, "micro_batch_size": 2, "optimizer": PARAMS["optimizer"]}
-    changes = {"task": task, "corpus": {"references": 4, "generations": 0, "samples_per_prompt": 1}}
+    changes = {"task": task, "corpus": {"references": None, "generations": 0, "samples_per_prompt": 1}}
     write_yaml(tmp_path / "params.yaml", PARAMS | changes | {"sft": {"teacher": tuned}}, comment="Of a test.")
 
 

@@ -69,6 +69,7 @@ def size(kind: str, positions: int, payload: int, rest: int) -> SegmentSize:
 def forecast_inputs(root: Path, **changes: Any) -> ForecastInputs:
     inputs = ForecastInputs(
         prompts=[prompt(10, 6), prompt(20, 8)],
+        train=30,
         max_prompt_tokens=99,
         corpus=CorpusParams(references=3, generations=4, samples_per_prompt=2),
         rollout=RolloutParams(prompts=5, samples_per_prompt=3, batch_size=8, precision="auto", sampling=SAMPLING),
@@ -133,6 +134,15 @@ def test_the_longest_lengths_are_assumed_before_anything_exists(tmp_path: Path) 
     assert masked.positions == 3 * (3 + 6) + 8 * 40
     _, unprepared = forecast(stages, forecast_inputs(tmp_path, prompts=[]))
     assert (unprepared.positions, unprepared.tokens) == (5 * 3 * 40, 600 + 5 * 99)
+
+
+def test_a_corpus_of_all_prompts_counts_those_that_exist_or_that_params_yaml_admits(tmp_path: Path) -> None:
+    stages = [ScoreStage(name="corpus", student=None, rollouts=None)]
+    whole = CorpusParams(references=None, generations=None, samples_per_prompt=2)
+    (estimate,) = forecast(stages, forecast_inputs(tmp_path, corpus=whole))
+    assert (estimate.sequences, estimate.positions) == (2 + 4, 2 * 7 + 4 * 40)
+    (unprepared,) = forecast(stages, forecast_inputs(tmp_path, corpus=whole, prompts=[]))
+    assert (unprepared.sequences, unprepared.tokens) == (30 + 60, 90 * 40 + 30 * 99)
 
 
 def test_lengths_of_later_rounds_move_half_way_to_the_teachers_length(tmp_path: Path) -> None:

@@ -210,6 +210,10 @@ def test_batch_slots_without_a_corpus_are_refused(tmp_path: Path) -> None:
     YAML(typ="safe").dump(document, path)
     with pytest.raises(ParameterError, match=r"^batches\.student_fraction: expected 1 without a corpus"):
         check_params(path)
+    document["corpus"]["references"] = None
+    YAML(typ="safe").dump(document, path)
+    check_params(path)
+    document["corpus"]["references"] = 0
     document["batches"]["student_fraction"] = 1
     YAML(typ="safe").dump(document, path)
     check_params(path)
