@@ -3,8 +3,9 @@
     stillroom preset arithmetic-tiny && dvc repro score@corpus evaluate@teacher
     python -m bench.end_to_end.methods --seeds 3 --json FILE --svg FILE
 
-Each configuration is the project's params.yaml with a method of presets/methods over it. The stages are the pipeline's
-own, run in this process (`dvc exp run` does the same and takes six seconds to start each of them).
+Each configuration is the project's params.yaml with a method of presets/methods over it, and mostly a divergence of
+presets/divergences. The project's fixed corpus stays. The stages are the pipeline's own, run in this process (`dvc exp
+run` does the same and takes six seconds to start each of them).
 
 - A seed sets the student's initial weights, its fine-tuning, its rollouts, the order of batches, and the completions of
   the evaluation. Teacher, prompts and fixed corpus are shared, and the store returns what was scored before.
@@ -33,7 +34,7 @@ from pipeline.runtime.config import lookup
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import LAYOUT, Layout, round_list, store_root
 from pipeline.runtime.yaml_files import edit_yaml, overlay_yaml, read_yaml
-from pipeline.workspace.presets import METHODS
+from pipeline.workspace.presets import DIVERGENCES, METHODS
 from pipeline.workspace.schedule import ROUNDS, follow_params
 from pipeline.workspace.students import write_students
 
@@ -43,10 +44,12 @@ SHARED = ("teacher", "prompts", "corpus", "evaluations/prompts/teacher.parquet")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """A method of presets/methods, and further changes of params.yaml."""
+    """A method of presets/methods, a divergence of presets/divergences, and further changes of params.yaml."""
 
     name: str
     method: str
+    divergence: str | None = None
+    """The divergence; None leaves that of the method or of the project."""
     changes: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @property
@@ -55,23 +58,17 @@ class Configuration:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
-def on_policy(name: str, divergence: str, **objective: Any) -> Configuration:
-    """Return on-policy distillation with this divergence; `objective` sets other parameters of the objective."""
-    changes: dict[tuple[str, ...], Any] = {("objective", key): value for key, value in objective.items()}
-    return Configuration(
-        name=name, method="on-policy", changes={("objective", "divergence", "name"): divergence} | changes
-    )
-
-
 CONFIGURATIONS = [
     Configuration(name="SFT", method="sft"),
     Configuration(name="supervised KD", method="supervised"),
     Configuration(name="sequence-level KD", method="sequence-level"),
     Configuration(name="teacher KD", method="teacher"),
-    Configuration(name="mixed, forward KL", method="mixed"),
-    on_policy("on-policy, forward KL", "forward_kl"),
-    on_policy("on-policy, reverse KL", "reverse_kl"),
-    on_policy("on-policy, JSD(0.5)", "jsd"),
+    Configuration(name="teacher KD, reverse KL", method="teacher", divergence="reverse_kl"),
+    Configuration(name="teacher KD, JSD(0.5)", method="teacher", divergence="jsd"),
+    Configuration(name="mixed, forward KL", method="mixed", divergence="forward_kl"),
+    Configuration(name="on-policy, forward KL", method="on-policy", divergence="forward_kl"),
+    Configuration(name="on-policy, reverse KL", method="on-policy", divergence="reverse_kl"),
+    Configuration(name="on-policy, JSD(0.5)", method="on-policy", divergence="jsd"),
 ]
 
 
@@ -117,9 +114,12 @@ def run_seed(configurations: Sequence[Configuration], seed: int, runs: Path) -> 
 
 
 def _params(configuration: Configuration, seed: int) -> str:
-    path = Path("methods-params.yaml")
-    path.write_text(overlay_yaml(LAYOUT.params, METHODS / f"{configuration.method}.yaml"), encoding="utf-8")
-    text = edit_yaml(path, {("seed",): seed} | configuration.changes)
+    path, overlays = Path("methods-params.yaml"), [METHODS / f"{configuration.method}.yaml"]
+    if configuration.divergence:
+        overlays.append(DIVERGENCES / f"{configuration.divergence}.yaml")
+    path.write_text(overlay_yaml(LAYOUT.params, *overlays), encoding="utf-8")
+    corpus = {("corpus", key): value for key, value in lookup(LAYOUT.params, "corpus").items()}
+    text = edit_yaml(path, {("seed",): seed} | corpus | configuration.changes)
     path.unlink()
     return text
 

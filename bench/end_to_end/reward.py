@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from bench.end_to_end.job import make_corpus, merged, run_stage
-from bench.end_to_end.methods import Configuration, link, on_policy, run_seed, table
+from bench.end_to_end.methods import Configuration, link, run_seed, table
 from bench.output import Row, show
 from pipeline.runtime.files import read_json
 from pipeline.runtime.layout import LAYOUT, Layout, round_list, store_root
@@ -33,8 +33,8 @@ from pipeline.workspace.presets import PRESETS
 from pipeline.workspace.schedule import ROUNDS, follow_params
 
 CONFIGURATIONS = [
-    on_policy("distillation alone", "reverse_kl", alpha=1.0),
-    on_policy("reward, alpha 0.01", "reverse_kl", alpha=0.01),
+    Configuration(name=name, method="on-policy", divergence="reverse_kl", changes={("objective", "alpha"): alpha})
+    for name, alpha in (("distillation alone", 1.0), ("reward, alpha 0.01", 0.01))
 ]
 COLUMNS = ("training_reward", "exact_match_at_1", "exact_match", "reverse_kl")
 _SETTING: dict[str, Any] = {

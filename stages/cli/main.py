@@ -69,8 +69,9 @@ def sft(model: Path, out: Path, name: str) -> None:
 @commands.command()
 @click.argument("name", required=False)
 @click.option("--method", help="Also apply a file of presets/methods, such as on-policy or sequence-level.")
+@click.option("--divergence", help="Also apply a file of presets/divergences: forward_kl, reverse_kl or jsd.")
 @click.option("--force", is_flag=True, help="Overwrite a params.yaml or rounds.yaml that was changed by hand.")
-def preset(name: str | None, method: str | None, force: bool) -> None:
+def preset(name: str | None, method: str | None, divergence: str | None, force: bool) -> None:
     """Write params.yaml and rounds.yaml from a preset.
 
     The preset is presets/NAME.yaml. Without NAME, list the presets; a * marks the present params.yaml.
@@ -80,9 +81,8 @@ def preset(name: str | None, method: str | None, force: bool) -> None:
     if name is None:
         click.echo("\n".join(listing()))
         return
-    choose(name, method, force=force)
-    over = f" and presets/methods/{method}.yaml" if method else ""
-    click.echo(f"wrote params.yaml and rounds.yaml from presets/{name}.yaml{over}; next: `make repro`")
+    overlays = " and ".join(map(str, choose(name, method, divergence, force=force)))
+    click.echo(f"wrote params.yaml and rounds.yaml from {overlays}; next: `make repro`")
 
 
 @commands.command()

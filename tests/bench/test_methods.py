@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from bench.end_to_end import methods
 from bench.end_to_end.methods_picture import render_methods
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
-from pipeline.workspace.presets import METHODS
+from pipeline.workspace.presets import DIVERGENCES, METHODS
 from pipeline.workspace.schedule import follow_params
 from stages import evaluate, generate, plan, prepare, score, teacher
 
@@ -42,7 +42,11 @@ def test_the_table_has_a_row_per_configuration_between_teacher_and_error() -> No
 
 def test_every_configuration_has_a_method_and_a_directory_of_its_own() -> None:
     assert len({entry.folder for entry in methods.CONFIGURATIONS}) == len(methods.CONFIGURATIONS)
-    assert {entry.method for entry in methods.CONFIGURATIONS} <= {path.stem for path in (ROOT / METHODS).glob("*.yaml")}
+    for folder, names in (
+        (METHODS, {entry.method for entry in methods.CONFIGURATIONS}),
+        (DIVERGENCES, {entry.divergence for entry in methods.CONFIGURATIONS if entry.divergence}),
+    ):
+        assert names == {path.stem for path in (ROOT / folder).glob("*.yaml")}
 
 
 def test_the_picture_is_the_same_for_the_same_rows() -> None:
@@ -95,6 +99,7 @@ def test_configurations_share_the_initial_student_and_differ_in_their_data(proje
     assert (tuned / "init").resolve() == (own / "init").resolve()
     assert (tuned / "r2/model/model.safetensors").read_bytes() != (own / "r2/model/model.safetensors").read_bytes()
     assert read_yaml(own.parent.parent / "params.yaml")["batches"]["student_fraction"] == 1.0
+    assert read_yaml(tuned.parent.parent / "params.yaml")["corpus"] == read_yaml(project / "params.yaml")["corpus"]
     before = (own / "r2/model/model.safetensors").stat().st_mtime_ns
     CliRunner().invoke(methods.main, words, catch_exceptions=False)
     assert (own / "r2/model/model.safetensors").stat().st_mtime_ns == before  # nothing is trained twice

@@ -20,6 +20,7 @@ from pipeline.runtime.config import section
 from pipeline.runtime.errors import DataError, ParameterError
 from pipeline.runtime.yaml_files import overlay_yaml, parse_yaml, read_yaml
 from pipeline.workspace.parameter_reference import parameter_schema
+from pipeline.workspace.presets import defaults_of_methods
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
 from pipeline.workspace.validation import check_params
 from stages.cli.main import commands
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / "presets/default.yaml"
 NAMES = sorted({path.stem for path in (ROOT / "presets").glob("*.yaml")} - {"default"})
 METHODS = sorted(path.stem for path in (ROOT / "presets/methods").glob("*.yaml"))
+DIVERGENCES = sorted(path.stem for path in (ROOT / "presets/divergences").glob("*.yaml"))
 TINY: dict[tuple[str, ...], Any] = {
     ("schedule", "total_steps"): 2,
     ("schedule", "refresh_every"): 1,
@@ -199,6 +201,55 @@ def test_methods_differ_in_the_texts_and_in_the_loss() -> None:
         "on-policy": (1, None, 0),
     }
     assert all(("rollout" in document) == (what(name)[0] == 0) for name, document in documents.items())
+    # A method that trains on the corpus alone reads all of its source.
+    corpora = {name: dict(document["corpus"]) for name, document in documents.items() if "corpus" in document}
+    references, generations = ({"references": None, "generations": 0}, {"references": 0, "generations": None})
+    assert corpora == {
+        "sft": references,
+        "supervised": references,
+        "sequence-level": generations,
+        "teacher": generations,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "divergence"),
+    [(None, "jsd"), ("mixed", "jsd"), ("on-policy", "forward_kl"), ("supervised", "reverse_kl"), ("teacher", "jsd")],
+)
+def test_a_divergence_fits_each_method_that_has_one(project: Path, method: str | None, divergence: str) -> None:
+    words = ["--method", method] if method else []
+    assert chosen("arithmetic-tiny", *words, "--divergence", divergence).exit_code == 0
+    wanted = merged(parameters_of("arithmetic-tiny", method), {"objective": {"divergence": {"name": divergence}}})
+    assert read_yaml(project / "params.yaml") == wanted
+    assert chosen("docstrings").exit_code == 0  # nothing of one's own was lost
+
+
+@pytest.mark.parametrize("method", ["sequence-level", "sft"])
+def test_a_divergence_is_refused_where_the_loss_has_none(project: Path, method: str) -> None:
+    refused = chosen("gsm8k", "--method", method, "--divergence", "jsd").exception
+    assert isinstance(refused, ParameterError)
+    assert str(refused) == (
+        "method: expected a method with a divergence: mixed, on-policy, supervised, teacher, "
+        f"got {method!r}; name one, or leave out --divergence"
+    )
+    refused = chosen("gsm8k", "--divergence", "kl").exception
+    assert str(refused) == f"divergence: expected one of: {', '.join(DIVERGENCES)}, got 'kl'; run in the project's root"
+    assert not (project / "params.yaml").exists()
+
+
+def test_the_defaults_of_methods_are_the_default_jobs_values(project: Path) -> None:
+    default = parameters_of("docstrings")
+    defaults = defaults_of_methods()
+    for method in METHODS:
+        document = parameters_of("docstrings", method)
+        for keys in defaults:
+            *above, last = keys
+            base, place = default, document
+            for key in above:
+                base, place = base[key], place[key]
+            assert defaults[keys] == base[last]
+            place[last] = defaults[keys]
+        assert document == default
 
 
 def test_an_unknown_method_lists_those_that_exist_and_writes_nothing(project: Path) -> None:
