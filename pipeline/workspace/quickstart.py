@@ -1,6 +1,7 @@
 """Write params.yaml for the user's own teacher, student and data: the command `stillroom init`.
 
-* Every other line of params.yaml stays, comments included, and the result passes `check_params`.
+* What a method of presets/methods had changed goes back to the default job's values. Every other line of params.yaml
+  stays, comments included, and the result passes `check_params`.
 * The data are looked at first, in seconds (`data_inspection`), then the models (`pair`). The teacher completes a few
   prompts (`probe`), which decide the lengths and say how far a ready-made student is. `recommendation` chooses sizes
   and rates, and `needs` estimates memory, disk and time. Everything that was chosen is reported with its reason.
@@ -27,7 +28,7 @@ from pipeline.workspace.data_inspection import DataInspection, DataRequest, insp
 from pipeline.workspace.disk_usage import links_to_outputs
 from pipeline.workspace.input_check import check_model
 from pipeline.workspace.pair import Pair, load_student, open_pair
-from pipeline.workspace.presets import require_unchanged
+from pipeline.workspace.presets import defaults_of_methods, require_unchanged
 from pipeline.workspace.probe import CAPS, Probe, ask_teacher, distance, quantile, rounded
 from pipeline.workspace.recommendation import MOST_HELDOUT, Changes, Facts, Plan, job_changes, plan_job, reasons
 from pipeline.workspace.schedule import follow_params
@@ -126,7 +127,8 @@ def propose_params(request: InitRequest, document: Mapping[str, Any]) -> tuple[C
     )
     plan = plan_job(facts)
     micro = needs.fitting_micro_batch(pair, facts, document, plan.batch)
-    changes = _model_changes(request, pair, document) | _task_changes(data, template) | job_changes(facts, plan, micro)
+    changes = defaults_of_methods() | _model_changes(request, pair, document) | _task_changes(data, template)
+    changes |= job_changes(facts, plan, micro)
     findings = [*data.findings, *template_lines, *_model_lines(pair), length_line, *reasons(facts, plan, changes)]
     optimizer = document["optimizer"] | {key[1]: value for key, value in changes.items() if key[0] == "optimizer"}
     return changes, findings + _need_lines(pair, facts, plan, probe, {**document, "optimizer": optimizer}, micro)

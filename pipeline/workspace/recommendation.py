@@ -3,8 +3,9 @@
 Learning rates are those of published practice, and of this project's own runs where there are some:
 
 * ready-made, 1e-6: the default of TRL's DistillationTrainer. Qwen2.5-Coder 0.5B, 0.17 nats from its teacher of 1.5B,
-  kept its quality at this rate and lost half of it at 1e-5 (16 steps of 8); docs/training.md has the control. A student
-  that is further than 0.5 nats away has more to learn than it can lose: 2e-5, the example of TRL's GKDTrainer.
+  kept its quality at this rate and lost half of it at 1e-5 (16 steps of 8). The rate is safe and may be too small: a
+  Llama of 0.7 M, 0.19 nats away, needed 1e-4 (docs/training.md, which also has the control). A student that is further
+  than 0.5 nats away has more to learn than it can lose: 2e-5, the example of TRL's GKDTrainer.
   Encoder-decoders take 3e-4, of which the page of transformers about T5 says that it works well with AdamW.
 * LoRA, ten times the rate of full training, as Schulman et al. 2025 ("LoRA Without Regret") measured; they also found a
   constant rate after a warm-up enough.
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pipeline.training.mixing import Ramp, fraction_at
 from pipeline.workspace.pair import Kind
 
 Changes: TypeAlias = dict[tuple[str, ...], Any]
@@ -91,7 +93,8 @@ def _of_ready_made(facts: Facts) -> tuple[float, str]:
     """Return the learning rate of a decoder that is used as it is, and the reason."""
     where = "" if facts.distance is None else f"{facts.distance:.2f} nats from its teacher: "
     if facts.distance is None or facts.distance < _NEAR:
-        rates, why = (1e-6, 1e-5), f"{where}larger rates undo its training"
+        why = f"{where}safe for models of billions (TRL's default); a small one may need 1e-5 to 1e-4: docs/training.md"
+        rates = 1e-6, 1e-5
     else:
         rates, why = (2e-5, 2e-4), f"{where}there is much to learn"
     return (rates[1], f"{why}; {_LORA}") if facts.lora else (rates[0], why)
@@ -169,6 +172,9 @@ def reasons(facts: Facts, plan: Plan, changes: Mapping[tuple[str, ...], Any]) ->
     scheduler, warmup = (changes["optimizer", key] for key in ("lr_scheduler_type", "warmup_steps"))
     student = f"{facts.kind} student{', LoRA' if facts.lora else ''}"
     shares = "rising from 0 to half of each batch: random weights write noise" if facts.kind == "fresh" else "half"
+    fraction = changes["batches", "student_fraction"]
+    fraction = Ramp(**fraction) if facts.kind == "fresh" else fraction
+    drawn = sum(plan.batch * (1 - fraction_at(fraction, step)) for step in range(plan.steps))
     all_ = "all" if plan.prompts == facts.train else f"{plan.prompts:,} of"
     return [
         f"learning rate {rate:g}, {scheduler}, {warmup} warm-up steps: {student}; {why}",
@@ -176,6 +182,7 @@ def reasons(facts: Facts, plan: Plan, changes: Mapping[tuple[str, ...], Any]) ->
         f"{_STEPS[facts.device][1]} on {facts.device}; the student's own share is {shares}",
         f"rounds: {plan.rounds} of {plan.refresh} steps, each with {plan.per_round} prompts x {plan.samples} "
         "completions, which is what the steps use",
-        f"corpus: {plan.corpus} prompts with the reference and 2 completions of the teacher, each used about twice",
+        f"corpus: {plan.corpus} prompts with the reference and 2 completions of the teacher, each used about "
+        f"{drawn / (3 * plan.corpus):.2g} times",
         f"evaluation: {plan.evaluated} of {facts.heldout:,} held-out cases",
     ]

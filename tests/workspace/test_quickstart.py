@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 def _checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_dir: Path, student_dir: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "die_with_parent", lambda: None)
+    shutil.copytree(ROOT / "presets", "presets")
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     Path("teacher").symlink_to(teacher_dir)
     Path("student").symlink_to(student_dir)
@@ -134,7 +135,6 @@ def test_the_disk_that_results_is_told(
 @pytest.mark.parametrize(
     ("args", "row", "message"),
     [
-        ((), {"article": "a", "summary": "b"}, "got changes to it; keep a copy and add --force"),
         (("--force",), {"frage": "a", "antwort": "b"}, "got frage, antwort; name them"),
         (("--force", "--task", "poems"), {"article": "a", "summary": "b"}, "--task: expected one of: "),
         (("--force", "--heldout-split", "dev"), {"article": "a", "summary": "b"}, "expected dev"),
@@ -257,8 +257,6 @@ def test_splits_that_cannot_be_inferred_are_asked_for(
 
 
 def test_tasks_that_need_no_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("presets").mkdir()
-    shutil.copy(ROOT / "presets/default.yaml", "presets/default.yaml")
     text = (
         (ROOT / "presets/arithmetic-tiny.yaml").read_text(encoding="utf-8").replace("problems: 20000", "problems: 400")
     )
@@ -302,11 +300,21 @@ def test_a_t5_is_cut_on_both_sides(monkeypatch: pytest.MonkeyPatch, make_t5_dir:
 
 
 def test_an_edited_params_yaml_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(ROOT / "presets", "presets")
     write_data(article="a", summary="b")
     assert init(monkeypatch) == 0  # params.yaml was a preset as it was written
     assert init(monkeypatch) == 1
-    assert "params.yaml: expected a preset as it was written" in capsys.readouterr().err
+    message = "params.yaml: expected a preset as it was written, got changes to it; keep a copy and add --force"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["sft", "teacher"])
+def test_nothing_of_a_method_stays(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    write_data(article="a", summary="b")
+    assert init(monkeypatch, "--out", "plain.yaml") == 0
+    overlays = (Path(f"presets/{name}.yaml") for name in ("docstrings", f"methods/{method}"))
+    Path("params.yaml").write_text(overlay_yaml(Path("presets/default.yaml"), *overlays), encoding="utf-8")
+    assert init(monkeypatch) == 0
+    assert read_yaml(Path("params.yaml")) == read_yaml(Path("plain.yaml"))
 
 
 def test_a_table_with_earlier_messages_is_a_conversation(

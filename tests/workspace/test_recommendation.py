@@ -73,6 +73,14 @@ def test_a_fresh_student_learns_from_the_corpus_first() -> None:
     changes = job_changes(facts, plan, micro_batch=4)
     assert changes["batches", "student_fraction"] == {"start": 0.0, "end": 0.5, "steps": plan.steps // 2}
     assert job_changes(FACTS, plan, micro_batch=4)["batches", "student_fraction"] == 0.5
+    assert reasons(facts, plan, changes)[3].endswith("each used about 2.5 times")
+
+
+def test_a_near_student_keeps_the_safe_rate_and_is_told_of_larger_ones() -> None:
+    rate, why = learning_rate(with_facts(distance=0.19))
+    assert rate == 1e-6
+    assert why.startswith("0.19 nats from its teacher: safe for models of billions")
+    assert "1e-5 to 1e-4" in why
 
 
 def test_the_rate_stays_above_zero_and_every_choice_has_a_reason() -> None:
@@ -81,6 +89,9 @@ def test_the_rate_stays_above_zero_and_every_choice_has_a_reason() -> None:
     assert changes["optimizer", "decay_steps"] > plan.steps
     assert changes["rollout", "sampling", "max_new_tokens"] == changes["evaluation", "max_new_tokens"] == 256
     lines = reasons(FACTS, plan, changes)
+    # Half of 200 batches of 16, spread over three texts of each prompt.
+    assert (plan.steps, plan.batch, plan.corpus) == (200, 16, 267)
+    assert lines[3].endswith("each used about 2 times")
     assert lines[0].startswith("learning rate 1e-06, linear, ")
     assert [line.partition(":")[0].split()[0] for line in lines] == [
         *("learning", "steps", "rounds", "corpus", "evaluation")
