@@ -13,7 +13,7 @@ from pipeline.lineage.lineage import read_lineage
 from pipeline.report.figure import render_run
 from pipeline.report.page.html import dvc_template
 from pipeline.report.page.page import Run, run_page
-from pipeline.report.summary import curves_csv, key_figures, quality_curves, render_table, summarise
+from pipeline.report.summary import curves_csv, deciding_measure, key_figures, quality_curves, render_table, summarise
 from pipeline.report.views import connect, query
 from pipeline.runtime.atomic import replacing
 from pipeline.runtime.files import json_text, read_json
@@ -54,6 +54,7 @@ def read_run(layout: Layout, students: Sequence[str]) -> Run:
         last_steps=last_steps,
         metrics=summarise(
             teacher["headline"],
+            deciding_measure(params["objective"], teacher["headline"]),
             teacher["metrics"],
             evaluations,
             costs,

@@ -11,12 +11,14 @@ from pipeline.report.significance import warnings_of
 from pipeline.runtime.text import markdown_table
 
 Metrics = Mapping[str, Any]
-_OF_TOKENS = ("forward_kl", "reverse_kl", "top1_agreement", "teacher_logp", "reference_nll", "entropy")
+_KL = ("forward_kl", "reverse_kl")
+_OF_TOKENS = (*_KL, "top1_agreement", "teacher_logp", "reference_nll", "entropy")
 _PLACE = ("id", "step", "steps_not_taken", "scored_positions")  # keys of a round in metrics.json that are no measures
 
 
 def summarise(
     headline: str,
+    best_by: str,
     teacher: Metrics,
     students: Mapping[str, Sequence[tuple[str, Metrics]]],
     costs: Mapping[str, Metrics],
@@ -34,6 +36,7 @@ def summarise(
 
     Args:
         headline: Name of the task's main metric.
+        best_by: Name of the measure that decides which round is the best.
         teacher: The teacher's metrics.
         students: Name -> pairs of checkpoint and metrics, `init` first.
         costs: Costs by the name of the stage.
@@ -56,7 +59,7 @@ def summarise(
                 "before": dict(evaluations[0][1]),
                 "after": dict(evaluations[-1][1]),
                 "rounds": _rounds(name, evaluations[1:], costs, last_steps),
-                "best": best_round(evaluations[1:]),
+                "best": best_round(evaluations[1:], best_by),
             }
             for name, evaluations in students.items()
         },
@@ -147,13 +150,24 @@ def quality_curves(metrics: Metrics, key: str) -> dict[str, dict[int, float]]:
     }
 
 
-def best_round(rounds: Sequence[tuple[str, Metrics]]) -> dict[str, Any] | None:
-    """Return the first round with the smallest forward KL on held-out prompts, or None if no forward KL is finite."""
-    finite = [(metrics["forward_kl"], id_) for id_, metrics in rounds if math.isfinite(metrics["forward_kl"])]
+def deciding_measure(objective: Mapping[str, Any], headline: str) -> str:
+    """Return the KL divergence that the section `objective` trains; for another loss the task's main metric."""
+    name = objective["divergence"]["name"]
+    alone = objective["alpha"] == 1 and objective["cross_entropy"] < 1
+    return name if alone and name in _KL else headline
+
+
+def best_round(rounds: Sequence[tuple[str, Metrics]], name: str) -> dict[str, Any] | None:
+    """Return the first best round on held-out prompts by a KL divergence or the task's main metric.
+
+    Returns:
+        The round and its value; None if no value is finite.
+    """
+    finite = [(metrics[name], id_) for id_, metrics in rounds if math.isfinite(metrics[name])]
     if not finite:
         return None
-    distance, id_ = min(finite, key=lambda pair: pair[0])
-    return {"round": id_, "forward_kl": distance}
+    value, id_ = (min if name in _KL else max)(finite, key=lambda pair: pair[0])
+    return {"round": id_, name: value}
 
 
 def costs_by_stage(costs: Mapping[str, Metrics]) -> dict[str, Any]:

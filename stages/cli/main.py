@@ -286,19 +286,23 @@ def merge(model: Path, out: Path) -> None:
 def best(student: str) -> None:
     """Print the model directory of a student's best round.
 
-    It has the smallest forward KL to the teacher on held-out prompts.
+    That is the best on held-out prompts by the KL divergence that is trained, and where none is, by the main metric.
     """
-    from pipeline.report.summary import best_round
+    from pipeline.report.metric_titles import measure
+    from pipeline.report.summary import best_round, deciding_measure
+    from pipeline.runtime.config import lookup
     from pipeline.runtime.files import read_json
     from pipeline.runtime.layout import round_list
     from pipeline.runtime.yaml_files import read_yaml
 
     rounds = [item["id"] for item in round_list(read_yaml(LAYOUT.rounds))]
-    measured = [(id_, read_json(LAYOUT.evaluation(f"{student}-{id_}"))["metrics"]) for id_ in rounds]
-    closest = best_round(measured)
-    if closest is None:
-        raise DataError(LAYOUT.evaluations, expected="a finite forward KL", got="none", remedy="see logs/")
-    click.echo(LAYOUT.round(student, closest["round"]).model)
+    evaluations = {id_: read_json(LAYOUT.evaluation(f"{student}-{id_}")) for id_ in rounds}
+    name = deciding_measure(lookup(LAYOUT.params, "objective"), evaluations[rounds[-1]]["headline"])
+    best = best_round([(id_, evaluation["metrics"]) for id_, evaluation in evaluations.items()], name)
+    if best is None:
+        raise DataError(LAYOUT.evaluations, expected=f"a finite {name}", got="none", remedy="see logs/")
+    click.echo(f"{best['round']} is best by {measure(name).title}: {measure(name).show(best[name])}", err=True)
+    click.echo(LAYOUT.round(student, best["round"]).model)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pipeline.report.summary import (
     checkpoints,
     costs_by_stage,
     curves_csv,
+    deciding_measure,
     key_figures,
     measures,
     quality_curves,
@@ -36,7 +37,7 @@ COSTS: dict[str, dict[str, Any]] = {
 
 
 def test_metrics_hold_before_after_and_every_round() -> None:
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
+    metrics = summarise("rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
     assert metrics["teacher"] == TEACHER
     assert metrics["students"] == {
         "small": {
@@ -46,7 +47,7 @@ def test_metrics_hold_before_after_and_every_round() -> None:
                 {"id": "r1", "step": 10, "steps_not_taken": 3, "scored_positions": 200, **quality(3)},
                 {"id": "r2", "step": 20, "steps_not_taken": 0, "scored_positions": 200, **quality(1)},
             ],
-            "best": {"round": "r2", "forward_kl": 1},
+            "best": {"round": "r2", "reverse_kl": 2},
         }
     }
 
@@ -61,15 +62,37 @@ def test_metrics_hold_before_after_and_every_round() -> None:
         ([], None),
     ],
 )
-def test_the_best_round_is_the_first_with_the_smallest_forward_kl(distances: list[float], best: str | None) -> None:
-    row = best_round([(f"r{index}", quality(distance)) for index, distance in enumerate(distances, 1)])
+def test_the_best_round_is_the_first_with_the_smallest_divergence(distances: list[float], best: str | None) -> None:
+    row = best_round([(f"r{index}", quality(distance)) for index, distance in enumerate(distances, 1)], "forward_kl")
     assert (row and row["round"]) == best
     if row:
         assert row["forward_kl"] == min(distance for distance in distances if math.isfinite(distance))
 
 
+def test_the_best_round_by_the_main_metric_has_the_largest() -> None:
+    rounds = [(f"r{index}", {"rouge_l": score}) for index, score in enumerate((0.1, 0.3, 0.2), 1)]
+    assert best_round(rounds, "rouge_l") == {"round": "r2", "rouge_l": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("divergence", "cross_entropy", "alpha", "name"),
+    [
+        ("reverse_kl", 0.0, 1.0, "reverse_kl"),
+        ("forward_kl", 0.5, 1.0, "forward_kl"),
+        ("jsd", 0.0, 1.0, "rouge_l"),
+        ("forward_kl", 1.0, 1.0, "rouge_l"),
+        ("reverse_kl", 0.0, 0.9, "rouge_l"),
+    ],
+)
+def test_the_trained_kl_decides_which_round_is_best(
+    divergence: str, cross_entropy: float, alpha: float, name: str
+) -> None:
+    objective = {"divergence": {"name": divergence}, "cross_entropy": cross_entropy, "alpha": alpha}
+    assert deciding_measure(objective, "rouge_l") == name
+
+
 def test_the_figures_of_the_store_are_weighted_by_positions() -> None:
-    assert summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})["store"] == {
+    assert summarise("rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})["store"] == {
         "positions": 200,
         "payload_bytes": 4000,
         "bytes_per_position": 20.0,
@@ -77,7 +100,9 @@ def test_the_figures_of_the_store_are_weighted_by_positions() -> None:
         "teacher_tokens": {"corpus": 40, "small": 60},
         "teacher_tokens_per_trained_token": 0.2,
     }
-    nothing = summarise("rouge_l", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS, {}, {}, {})["store"]
+    nothing = summarise(
+        "rouge_l", "reverse_kl", TEACHER, STUDENTS, {"teacher": COSTS["teacher"]}, LAST_STEPS, {}, {}, {}
+    )["store"]
     assert nothing["bytes_per_position"] == nothing["reused_share"] == 0
 
 
@@ -91,7 +116,9 @@ def test_costs_are_added_up_by_the_kind_of_stage() -> None:
 
 def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
     errors = {"small-r2": {"forward_kl": 0.25, "rouge_l": 0.05}}
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {"small": "small is worse"})
+    metrics = summarise(
+        "rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {"small": "small is worse"}
+    )
     token_rows, text_rows, cost_rows, *rest = render_table(metrics).split("\n\n")
     assert token_rows.splitlines() == [
         "| model         |    forward KL |   reverse KL |   top-1 agreement |",
@@ -121,20 +148,22 @@ def test_the_table_shows_every_model_every_stage_and_the_store() -> None:
 
 
 def test_the_column_follows_the_tasks_metric() -> None:
-    table = render_table(summarise("exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}, {}, {}, {}))
+    table = render_table(
+        summarise("exact_match", "exact_match", {"exact_match": 0.5, "eos_share": 1.0}, {}, {}, {}, {}, {}, {})
+    )
     assert "exact match" in table
     assert "ROUGE-L" not in table
 
 
 def test_a_metric_at_a_temperature_follows_its_greedy_variant() -> None:
     scores = {"eos_share": 1.0, "rouge_l": 0.5, "rouge_l_at_0.6": 0.4, "rouge_l_at_1": 0.3}
-    header, *_ = render_table(summarise("rouge_l", scores, {}, {}, {}, {}, {}, {})).splitlines()
+    header, *_ = render_table(summarise("rouge_l", "reverse_kl", scores, {}, {}, {}, {}, {}, {})).splitlines()
     titles = ["model", "ROUGE-L", "ROUGE-L at 0.6", "ROUGE-L at 1", "ends with eos"]
     assert [cell.strip() for cell in header.strip("|").split("|")] == titles
 
 
 def test_an_unlisted_metric_has_a_column_under_its_own_name() -> None:
-    table = render_table(summarise("wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}, {}, {}, {}))
+    table = render_table(summarise("wit_and_style", "wit_and_style", {"wit_and_style": 0.5}, {}, {}, {}, {}, {}, {}))
     assert table.splitlines()[:3] == [
         "| model   |   wit and style |",
         "|:--------|----------------:|",
@@ -148,22 +177,22 @@ def test_a_table_is_aligned_with_its_first_column_to_the_left() -> None:
 
 
 def test_dvc_gets_a_row_of_few_numbers_per_model() -> None:
-    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {}))
+    figures = key_figures(summarise("rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {}))
     assert figures == {
         "teacher": TEACHER,
         "small": quality(1),
         "costs": {"seconds": 6, "scored_positions": 200},
     }
     errors = {"teacher": {"rouge_l": 0.0412345}, "small-r2": {"forward_kl": 0.25, "rouge_l": 0.05, "x": 1.0}}
-    figures = key_figures(summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {}))
+    figures = key_figures(summarise("rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, errors, {}, {}))
     assert figures["teacher-error"] == {"rouge_l": 0.04123}
     assert figures["small-error"] == {"forward_kl": 0.25, "rouge_l": 0.05}
     other = {"x": 0.123456, "x_at_1": 0.5, "eos_share": 1.0}
-    assert key_figures(summarise("x", other, {}, {}, {}, {}, {}, {}))["teacher"] == {"x": 0.1235, "eos_share": 1.0}
+    assert key_figures(summarise("x", "x", other, {}, {}, {}, {}, {}, {}))["teacher"] == {"x": 0.1235, "eos_share": 1.0}
 
 
 def test_curves_begin_with_the_first_checkpoint_and_contain_every_measure() -> None:
-    metrics = summarise("rouge_l", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
+    metrics = summarise("rouge_l", "reverse_kl", TEACHER, STUDENTS, COSTS, LAST_STEPS, {}, {}, {})
     assert measures(checkpoints(metrics["students"]["small"])) == list(quality(1))
     assert quality_curves(metrics, "forward_kl") == {"small": {0: 7, 10: 3, 20: 1}}
 

@@ -69,22 +69,29 @@ def test_table_prints_the_last_runs_table(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out == "| model |\n"
 
 
-def test_best_prints_the_model_of_the_round_closest_to_the_teacher(
+def test_best_prints_the_model_of_the_best_round_and_by_which_measure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rounds = {f"small-{id_}": {"round": id_, "prev": "", "first_step": 0, "steps": 1} for id_ in ("r1", "r2")}
     write_yaml(Path("rounds.yaml"), {"rounds": rounds}, comment="Of a test.")
+    objective = {"divergence": {"name": "reverse_kl"}, "cross_entropy": 0.0, "alpha": 1.0}
+    write_yaml(Path("params.yaml"), {"objective": objective}, comment="Of a test.")
+
+    def measured(id_: str, reverse_kl: float) -> None:
+        metrics = {"reverse_kl": reverse_kl, "forward_kl": -reverse_kl}
+        write_json(Path(f"work/evaluations/small-{id_}.json"), {"headline": "rouge_l", "metrics": metrics})
+
     for id_, distance in (("init", 0.1), ("r1", 2.0), ("r2", 1.0), ("r3", 0.5)):  # r3 is no longer of the schedule
-        write_json(Path(f"work/evaluations/small-{id_}.json"), {"metrics": {"forward_kl": distance}})
+        measured(id_, distance)
     capsys.readouterr()
     assert stillroom(monkeypatch, "best", "small") == 0
-    assert capsys.readouterr().out == "work/small/r2/model\n"
+    assert capsys.readouterr() == ("work/small/r2/model\n", "r2 is best by reverse KL: 1.000\n")
     for id_ in ("r1", "r2"):
-        write_json(Path(f"work/evaluations/small-{id_}.json"), {"metrics": {"forward_kl": math.nan}})
+        measured(id_, math.nan)
     assert stillroom(monkeypatch, "best", "small") == 1
     assert stillroom(monkeypatch, "best", "other") == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("error: work/evaluations: expected a finite forward KL, got none;")
+    assert first.startswith("error: work/evaluations: expected a finite reverse_kl, got none;")
     assert second.startswith("error: work/evaluations/other-r1.json: expected a file, got nothing;")
 
 
