@@ -81,7 +81,7 @@ def preset(name: str | None, method: str | None, divergence: str | None, force: 
     if name is None:
         click.echo("\n".join(listing()))
         return
-    overlays = " and ".join(map(str, choose(name, method, divergence, force=force)))
+    overlays = ", ".join(map(str, choose(name, method, divergence, force=force)))
     click.echo(f"wrote params.yaml and rounds.yaml from {overlays}; next: `make repro`")
 
 

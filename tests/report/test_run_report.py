@@ -27,7 +27,9 @@ def layout(tmp_path: Path) -> Layout:
     """Return the layout of a project whose stages have run, with a log and a cost of an earlier schedule."""
     layout = Layout(tmp_path)
     write_json(layout.rounds, ROUNDS)  # JSON is YAML
-    write_json(layout.params, {"task": {"name": "<b>"}, "schedule": {"max_staleness": 0.5}})
+    objective = {"divergence": {"name": "jsd"}, "cross_entropy": 0.0, "alpha": 1.0}
+    params = {"task": {"name": "<b>"}, "schedule": {"max_staleness": 0.5}, "objective": objective}
+    write_json(layout.params, params)
     write_json(layout.evaluation("teacher"), {"headline": "bleu", "metrics": {"bleu": 30.0}})
     for index, checkpoint in enumerate(("init", "r1", "r2")):
         metrics = {"forward_kl": 2.0 - index, "reverse_kl": 1.0, "bleu": 10.0 * index}
