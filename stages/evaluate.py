@@ -4,7 +4,7 @@ In: a model directory, work/teacher, work/prompts, the teacher's evaluation, and
 Out, in work/evaluations: NAME.json with the metrics, their standard errors, their changes since before training and the
 greedy completions; prompts/NAME.parquet with what each prompt adds to a metric; NAME.parquet with the token-by-token
 comparison of a student's first sampled completions; verdicts/NAME.json, which says whether training made the student
-worse. NAME is STUDENT-ROUND, or `teacher`, which is compared with nothing.
+worse, more than in part. NAME is STUDENT-ROUND, or `teacher`, which is compared with nothing.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from pipeline.evaluation.measurements import (
     write_measurements,
 )
 from pipeline.evaluation.references import references_of, teacher_reference_nll
-from pipeline.evaluation.verdict import worse_message
+from pipeline.evaluation.verdict import Verdict, judge_student
 from pipeline.lineage.lineage import read_lineage
 from pipeline.models.tokenizer import completion_decoder, eos_ids, load_tokenizer, shared_vocab, token_texts
 from pipeline.rollout.hf_sampler import HFSampler
@@ -84,16 +84,16 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
         for prompt, sample, agreement in compared[: p.evaluation.recorded_prompts]:
             rows += agreement.rows(prompt.prompt_id, sample.token_ids, partial(token_texts, tokenizer))
     changes: dict[str, Change] = {}
-    message = None
+    verdict = Verdict(worse=False)
     if round_id not in ("", "init"):
         _, before = read_measurements(ctx.layout.prompt_metrics(f"{student}-init"))
         changes = {key: change_of(before[key], after, _goal(key, of_teacher)) for key, after in measured.items()}
         lineage = read_lineage(model)
         assert lineage and lineage.rounds, "a checkpoint after a round has a lineage"
-        # The last round that took a step.
-        message = worse_message(f"{student} {lineage.rounds[-1].id}", before, changes, lineage.rounds[-1].parameters)
-        if message:
-            click.echo(f"warning: {message}")
+        trained = lineage.rounds[-1]  # the last round that took a step
+        verdict = judge_student(f"{student} {trained.id}", task.headline, before, changes, trained.parameters)
+        if verdict.message:
+            click.echo(f"warning: {verdict.message}")
     write_rows(out.with_suffix(".parquet"), rows, COMPARISON)
     write_measurements(ctx.layout.prompt_metrics(name), prompts, [judged.text for judged in greedy], measured)
     write_json(
@@ -103,13 +103,13 @@ def main(ctx: StageContext, p: Any, name: str, model: Path) -> None:
             "metrics": {key: measurement.value for key, measurement in measured.items()},
             "errors": {key: error for key, m in measured.items() if (error := m.error) is not None},
             "changes": {key: asdict(change) for key, change in changes.items()},
-            "worse": message,
+            "worse": verdict.message,
             "positions": sum(len(sample.token_ids) for sample in completions.sampled),
             "texts": [{"prompt_id": q.prompt_id} | asdict(text) for q, text in zip(prompts, greedy, strict=True)],
         },
     )
     # The later rounds of a schedule depend on this file, so it holds nothing that differs between sound rounds.
-    write_json(ctx.layout.verdict(name), {"worse": message is not None})
+    write_json(ctx.layout.verdict(name), {"worse": verdict.worse})
 
 
 def _goal(key: str, of_teacher: Mapping[str, Measurement]) -> Measurement | float | None:

@@ -205,6 +205,7 @@ ELSEWHERE = {  # messages that no UserError contains, and the file or program th
     "warning: ... sampled completions were cut at": "pipeline/evaluation/completions.py",
     "warning: ... is within its standard error": "pipeline/report/significance.py",
     "warning: ... is worse than before training": "pipeline/evaluation/verdict.py",
+    "warning: ... is worse in part": "pipeline/evaluation/verdict.py",
     "warning: ...: no step, because ... was worse": "stages/train.py",
     "warning: ...: the chance of an end token after an answer is": "stages/init.py",
     "warning: ...: ... of ... completions ended": "pipeline/rollout/sample.py",

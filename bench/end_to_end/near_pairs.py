@@ -238,7 +238,7 @@ def forget_moments(optimizer: Path) -> None:
 def measures(layout: Layout, checkpoint: str) -> Row:
     """Return the measures of a checkpoint, and their changes since before training with errors."""
     evaluation = read_json(layout.evaluation(f"{_STUDENT}-{checkpoint}"))
-    row: Row = {"worse": evaluation["worse"] is not None}
+    row: Row = {"worse": read_json(layout.verdict(f"{_STUDENT}-{checkpoint}"))["worse"]}
     for name in MEANS:
         row[name] = evaluation["metrics"][name]
         change = evaluation["changes"].get(name, {"difference": 0.0, "error": 0.0})

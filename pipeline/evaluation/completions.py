@@ -37,7 +37,7 @@ class EvaluationParams:
     recorded_prompts: Count
     """The number of prompts, from the first, whose completions are recorded token by token for the report."""
     stop_if_worse: bool
-    """Whether a student's later rounds keep the model of the first round that is worse than the start."""
+    """Whether later rounds keep the model of the first round that is worse (not only in part) than the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

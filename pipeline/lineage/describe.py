@@ -1,8 +1,8 @@
 """Describe where a model comes from, for people and for programs (`stillroom lineage`).
 
 The lineage in the model directory has the models, data, parameters and rounds. Seconds, commits and the numbers of
-reused scores come from work/costs, and the stages behind the model from dvc.lock; both are unknown for a model
-directory outside its project.
+reused scores come from work/costs, the stages behind the model from dvc.lock, and the warning about a worse student
+from work/evaluations; all are unknown for a model directory outside its project.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,15 @@ def describe_card(model: Path) -> str:
     lineage, root = _read(model)
     if not lineage.rounds:
         raise DataError(model, expected="a trained student", got="no round", remedy="name work/STUDENT/ROUND/model")
-    path = Layout(root or Path()).evaluation(f"{lineage.student}-{lineage.rounds[-1].id}")
-    return model_card(lineage, read_json(path) if root and path.is_file() else None)
+    return model_card(lineage, _read_evaluation(lineage, root))
+
+
+def _read_evaluation(lineage: Lineage, root: Path | None) -> Mapping[str, Any]:
+    """Return the evaluation after the last round, empty where there is none."""
+    if root is None or not lineage.rounds:
+        return {}
+    path = Layout(root).evaluation(f"{lineage.student}-{lineage.rounds[-1].id}")
+    return read_json(path) if path.is_file() else {}
 
 
 def _read(model: Path) -> tuple[Lineage, Path | None]:
@@ -45,36 +52,46 @@ def _read(model: Path) -> tuple[Lineage, Path | None]:
     return lineage, next((parent for parent in model.resolve().parents if (parent / "dvc.yaml").is_file()), None)
 
 
-def read_sources(model: Path) -> tuple[Lineage, Costs, OutputRecord | None]:
-    """Return what is known about a model directory: its lineage, the costs of its project, and dvc.lock's record.
+def read_sources(model: Path) -> tuple[Lineage, Costs, OutputRecord | None, str | None]:
+    """Return what is known about a model directory, as the arguments of `describe_json`.
 
     Raises:
         DataError: The directory has no lineage, or a file of its project cannot be read.
     """
     lineage, root = _read(model)
     if root is None:
-        return lineage, {}, None
+        return lineage, {}, None, None
     costs = {path.stem: read_json(path) for path in Layout(root).costs.glob("*.json")}
-    return lineage, costs, trace(load_index(root), model.resolve().relative_to(root).as_posix())
+    record = trace(load_index(root), model.resolve().relative_to(root).as_posix())
+    return lineage, costs, record, _read_evaluation(lineage, root).get("worse")
 
 
-def describe_json(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> dict[str, Any]:
-    """Return the lineage, the costs of its rounds, the record of dvc.lock and the warning as plain values."""
+def describe_json(lineage: Lineage, costs: Costs, record: OutputRecord | None, worse: str | None) -> dict[str, Any]:
+    """Return what is known about a model as plain values.
+
+    Args:
+        lineage: Its lineage.
+        costs: The costs of its project.
+        record: What dvc.lock says about the directory.
+        worse: The warning about a student that training made worse, or worse in part.
+    """
     described = {
         "costs": {round_.id: _costs_of(lineage, round_, costs) for round_ in lineage.rounds},
         "dvc_lock": asdict(record) if record else None,
         "warning": last_warning(lineage),
+        "worse": worse,
     }
     return asdict(lineage) | described
 
 
-def describe_text(lineage: Lineage, costs: Costs, record: OutputRecord | None) -> str:
-    """Return the runs of a model, the first one first, then dvc.lock's record and the warning."""
+def describe_text(lineage: Lineage, costs: Costs, record: OutputRecord | None, worse: str | None) -> str:
+    """Return the runs of a model, the first one first, then dvc.lock's record and the warnings; see `describe_json`."""
     runs = describe_runs(lineage, costs)
     for run in runs:
         run["table"] = run["facts"] | {f"parameters.{name}": value for name, value in run["parameters"].items()}
     template = Path(__file__).with_name("lineage.txt.j2")
-    return fill_template(template, runs=runs, record=record, warning=last_warning(lineage)).rstrip("\n")
+    warnings = [warning for warning in (last_warning(lineage), worse) if warning]
+    return fill_template(template, runs=runs, record=record, warnings=warnings).rstrip("\n")
 
 
 def describe_runs(lineage: Lineage, costs: Costs) -> list[dict[str, Any]]:

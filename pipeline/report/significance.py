@@ -10,7 +10,7 @@ from pipeline.report.metric_titles import measure
 
 
 def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
-    """Return all warnings, from the content of metrics.json; the last ones are about students that became worse."""
+    """Return all warnings, from the content of metrics.json; the last ones are about worse students."""
     warnings = list(metrics.get("warnings", ()))
     for name, changes in metrics.get("changes", {}).items():
         for key in ("forward_kl", metrics["headline"]):

@@ -43,7 +43,7 @@ def summarise(
         last_steps: Round -> the optimizer step at its end.
         errors: The standard errors of the metrics, by `teacher` or STUDENT-CHECKPOINT; empty where they are unknown.
         changes: The changes of each student's metrics from before training to the last round.
-        worse: The warning about each student that is worse after the last round than before training, or None.
+        worse: The warning about each student that is worse, or worse in part, after the last round, or None.
     """
     stages = costs_by_stage(costs)
     tokens = {name: stage["tokens"] for name, stage in stages.items()}

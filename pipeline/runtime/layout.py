@@ -99,7 +99,7 @@ class Layout:
         return self.evaluations / "prompts" / f"{name}.parquet"
 
     def verdict(self, name: str) -> Path:
-        """Return the file that says whether training made the student of a checkpoint worse."""
+        """Return the file that says whether training made the student of a checkpoint worse, more than in part."""
         return self.evaluations / "verdicts" / f"{name}.json"
 
 

@@ -173,7 +173,7 @@ def read_status() -> tuple[list[Job], dict[str, Any]]:
 
 
 def worse_messages(jobs: Sequence[Job], layout: Layout) -> list[str]:
-    """Return the warnings about students that are worse, by their latest evaluation, than before training."""
+    """Return the warnings about students that are worse, or worse in part, by their latest evaluation."""
     evaluated = [job for job in jobs if job.kind == "evaluate" and job.student and job.state in ("done", "waits")]
     latest = {job.student: read_json(layout.evaluation(f"{job.student}-{job.round}")) for job in evaluated}
     return [message for evaluation in latest.values() if (message := evaluation.get("worse"))]

@@ -35,5 +35,6 @@ def test_a_schedule_ends_after_the_round_that_made_the_student_worse(project: Pr
     )
     assert message in (project.path / "report/index.html").read_text(encoding="utf-8")
     assert message in project.stillroom("status")
-    assert message in project.stillroom("lineage", "work/small/r3/model", "--card")
+    for form in ("--card", "--json", None):
+        assert message in project.stillroom("lineage", "work/small/r3/model", *([form] if form else []))
     assert executed(project.repro()) == []

@@ -16,7 +16,7 @@ RECORD = OutputRecord(stages=["train"], parameters={"seed": 0}, code="d" * 32, m
 
 
 def test_the_rounds_have_tokens_seconds_and_code() -> None:
-    text = describe_text(lineage(lineage_round()), COSTS, RECORD)
+    text = describe_text(lineage(lineage_round()), COSTS, RECORD, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         *["r1", "1-4", "1,234", "50", "30", "7.0", "cccccccccccc, altered"]
@@ -29,7 +29,7 @@ def test_the_rounds_have_tokens_seconds_and_code() -> None:
 
 
 def test_a_model_outside_its_project_has_unknown_costs() -> None:
-    text = describe_text(lineage(lineage_round()), {}, None)
+    text = describe_text(lineage(lineage_round()), {}, None, None)
     (row,) = [line for line in text.splitlines() if line.startswith("| r1 ")]
     assert row.count("unknown") == 3
     assert "dvc.lock: no record of this directory" in text
@@ -38,15 +38,15 @@ def test_a_model_outside_its_project_has_unknown_costs() -> None:
 def test_an_earlier_run_and_its_teacher_are_described() -> None:
     old = lineage(lineage_round("r7", teacher="old-print"), teacher=model_source("old"))
     student = lineage(lineage_round(), earlier=old)
-    text = describe_text(student, COSTS, None)
+    text = describe_text(student, COSTS, None, "r1 is worse")
     assert text.index("| r7 ") < text.index("| r1 ")
     assert "warning: student small: first tuned on data of teacher old" in text
-    described = json.loads(json.dumps(describe_json(student, COSTS, RECORD)))
+    described = json.loads(json.dumps(describe_json(student, COSTS, RECORD, "r1 is worse")))
     assert described["earlier"]["rounds"][0]["id"] == "r7"
     assert described["costs"]["r1"]["train"]["seconds"] == 4.0
-    assert described["warning"] in text
+    assert text.endswith(f"\nwarning: {described['warning']}\nwarning: {described['worse']}")
     assert described["dvc_lock"]["parameters"] == {"seed": 0}
 
 
 def test_a_teacher_has_a_lineage_too() -> None:
-    assert "none: this is a teacher" in describe_text(lineage(student=None, start=None, layers=None), {}, None)
+    assert "none: this is a teacher" in describe_text(lineage(student=None, start=None, layers=None), {}, None, None)
