@@ -53,8 +53,8 @@ def judge_student(
         return Verdict(worse=False)
     trained = trained_measures(parameters)
     is_worse = any(set(worse) & set(group) and not set(better) & set(group) for group in (of_task, trained))
-    outcome = "is worse than before training" if is_worse else "is worse in part"
-    texts = [f"{where} {outcome}: {_facts(worse, before, changes)}"]
+    outcome = f"{where} is worse than before training" if is_worse else f"{where} is worse in part"
+    texts = [f"{outcome}: {_facts(worse, before, changes)}"]
     if better:
         texts.append(f"better: {_facts(better, before, changes)}")
     if untrained := [name for name in worse if name not in (*of_task, *trained)]:

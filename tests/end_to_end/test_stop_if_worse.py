@@ -1,5 +1,7 @@
 """The run warns of a student that training made worse, and evaluation.stop_if_worse ends its schedule."""
 
+import json
+
 import pytest
 
 from pipeline.core.hashing import tree_digest
@@ -11,6 +13,10 @@ pytestmark = pytest.mark.slow
 
 def test_a_schedule_ends_after_the_round_that_made_the_student_worse(project: Project) -> None:
     document = read_yaml(project.path / "params.yaml")
+    # With three prompts chance alone makes large differences.
+    rows = [{"question": f"{n} and {n}?", "answer": f"#### {2 * n}"} for n in range(50, 66)]
+    (project.path / "data/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    document["task"]["heldout"] = document["evaluation"]["prompts"] = len(rows)
     document["schedule"]["total_steps"] = 6
     document["optimizer"]["learning_rate"] = 0.1
     document["evaluation"]["stop_if_worse"] = True
