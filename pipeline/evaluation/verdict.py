@@ -45,7 +45,7 @@ def judge_student(
     """
     of_task = [name for name in changes if name == headline or name.startswith(f"{headline}_at_")]
     judged = of_task + [name for name in (*_FALLS, "reward") if name in changes]
-    limit = NormalDist().inv_cdf(1 - _FALSE_ALARMS / len(judged))
+    limit = NormalDist().inv_cdf(1 - _FALSE_ALARMS / max(1, len(judged)))
     scores = {name: _score(name, changes[name], len(before[name].prompt_ids)) for name in judged}
     worse = [name for name in judged if scores[name] > limit]
     better = [name for name in judged if scores[name] < -limit]
@@ -96,7 +96,7 @@ def _score(name: str, change: Change, parts: int) -> float:
         change: Its change.
         parts: The number of prompts, or of groups of prompts, that the error is estimated from.
     """
-    if change.error is None or not change.difference:
+    if change.error is None or not change.difference or parts < 2:
         return 0.0
     freedom, errors = parts - 1, abs(change.difference) / change.error if change.error else inf
     score = (8 * freedom + 1) / (8 * freedom + 3) * sqrt(freedom * log1p(errors * errors / freedom))
