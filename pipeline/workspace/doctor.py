@@ -157,13 +157,13 @@ def _dvc(layout: Layout) -> Result:
     if line is None or "<http" in line[1]:
         return "links to the cache: no cache yet"
     possible, first = line[1].split(", "), cache_types(layout.root)[0]
-    if not {"reflink", "hardlink"} & {*possible}:
-        remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
-        return "note", f"links to the cache: {line[1]}; every output is copied", remedy
-    if first not in possible:
-        message = f"links to the cache: {line[1]}; cache.type begins with {first}, so directories are copied"
-        return "note", message, "`dvc config cache.type hardlink,copy`"
-    return f"links to the cache: {line[1]}; cache.type begins with {first}"
+    message = f"links to the cache: {line[1]}; cache.type begins with {first}"
+    if first in possible:
+        return message
+    if {"reflink", "hardlink"} & {*possible}:
+        return "note", f"{message}, so directories are copied", "`dvc config cache.type hardlink,copy`"
+    remedy = "put the cache on the project's disk, or `dvc config cache.type symlink`"
+    return "note", f"{message}, so every output is copied", remedy
 
 
 def _locks(layout: Layout) -> Result:

@@ -118,9 +118,15 @@ def test_locks_of_living_and_dead_processes(project: Layout) -> None:
     assert (lock(os.getpid()).state, lock(2**22 + 1).state) == ("note", "well")
 
 
-def test_a_cache_that_can_only_copy_is_noted(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_on_another_disk_is_noted_until_its_remedy_was_followed(
+    project: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkup, "command_output", lambda *command, cwd: "Cache types: symlink\n")
-    assert findings_of(project)["dvc"].state == "note"
+    finding = findings_of(project)["dvc"]
+    assert (finding.state, "`dvc config cache.type symlink`" in finding.remedy) == ("note", True)
+    (project.root / ".dvc/config").write_text("[cache]\n    type = symlink\n", encoding="utf-8")
+    finding = findings_of(project)["dvc"]
+    assert (finding.state, finding.message) == ("well", "links to the cache: symlink; cache.type begins with symlink")
 
 
 def test_a_cache_that_copies_directories_is_noted(project: Layout) -> None:
