@@ -10,6 +10,7 @@ the batch and the cache, and a prompt is read once for all its completions.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,16 @@ class HFSampler:
         Raises:
             ModelError: When the model cannot be loaded, or has fewer tokens than `vocab`.
         """
-        self.fingerprint = model_fingerprint(path)
-        self._context = context_of(path)
+        self._path, self._context = path, context_of(path)
         self._dtype = lm.resolve_dtype(precision)
         self._model = lm.load_model(path, dtype=self._dtype)
         lm.check_vocabulary(self._model, vocab, where=path)
         self._vocab, self._eos_ids, self._seed = vocab, torch.tensor(list(eos_ids)), seed
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model, which rollouts record; it reads all weights, about 1 s per GB."""
+        return model_fingerprint(self._path)
 
     @torch.inference_mode()
     def sample(

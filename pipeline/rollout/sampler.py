@@ -26,7 +26,9 @@ class Sampler(Protocol):
     Guarantee: the random numbers of a completion depend on its sample id and the seed alone, not on its batch.
     """
 
-    fingerprint: str  # of the model
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model."""
 
     def sample(
         self, prompts_ids: Sequence[list[int]], sample_ids: Sequence[str], sampling: Sampling | Sequence[Sampling]

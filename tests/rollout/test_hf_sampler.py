@@ -19,6 +19,7 @@ from pipeline.core.sampling import Sampling
 from pipeline.core.types import Precision, Scores, TokenSequence
 from pipeline.models import language_model as lm
 from pipeline.models.architectures import auto_class, untie_head
+from pipeline.rollout import hf_sampler
 from pipeline.rollout.hf_sampler import HFSampler, nucleus, sample_next_token, sample_tail_tokens
 from pipeline.rollout.sampler import Sampled, Sampler
 from pipeline.runtime.errors import DataError, ModelError
@@ -486,3 +487,14 @@ def test_scorer_fingerprint_follows_teacher_dtype_and_support() -> None:
 def test_sampler_fingerprint_is_the_models(engine: str, teacher_dir: Path, student_dir: Path) -> None:
     assert sampler(engine, teacher_dir).fingerprint == model_fingerprint(teacher_dir)
     assert sampler(engine, teacher_dir).fingerprint != sampler(engine, student_dir).fingerprint
+
+
+def test_a_model_is_hashed_only_for_a_fingerprint(teacher_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation samples, and needs no fingerprint."""
+    hashed: list[Path] = []
+    monkeypatch.setattr(hf_sampler, "model_fingerprint", lambda path: str(hashed.append(path)))
+    made = sampler("hf", teacher_dir)
+    made.sample(PROMPTS[:1], NAMES[:1], sampling(max_new_tokens=2))
+    assert hashed == []
+    assert made.fingerprint == made.fingerprint
+    assert hashed == [teacher_dir]
