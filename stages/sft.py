@@ -64,7 +64,7 @@ def main(ctx: StageContext, p: Any, name: str, model: Path, out: Path, log: Path
                 after=model_fingerprint(tuned),
                 task=p.task,
                 references=data.identity,
-                parameters=asdict(p.sft),
+                parameters=asdict(p.sft) | {"optimizer": p.sft.optimizer.identity()},
             )
             write_lineage(tuned, add_sft(lineage, tuning))
 

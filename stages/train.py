@@ -30,7 +30,7 @@ from pipeline.runtime.yaml_files import read_yaml
 from pipeline.training.batches import BatchParams
 from pipeline.training.log import Row, write_empty_log
 from pipeline.training.mixing import ReplayParams
-from pipeline.training.optimizer import OptimizerParams
+from pipeline.training.optimizer import UNTRACKED, OptimizerParams
 from pipeline.training.round import CONVERTED_MODEL, LOG, MODEL, OPTIMIZER, REFERENCE, train_round
 from pipeline.training.run import TrainingData, TrainingRun
 from pipeline.training.states import drop_states, is_kept, read_reference, state_digest, state_of
@@ -38,14 +38,13 @@ from stages._stage import StageContext, Tracked, ended, run, stage
 
 # Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
 _UNUSED = ("max_new_tokens", "record_threshold", "record_max", "record_tail_samples")
-_UNTRACKED = ("save_steps", "keep_rounds")
 
 
 @stage(
     "{student}-{round_id}-train",
     seed=int,
     objective=ObjectiveParams,
-    optimizer=Tracked(key="optimizer", kind=OptimizerParams, untracked=_UNTRACKED, file=LAYOUT.student_optimizer),
+    optimizer=Tracked(key="optimizer", kind=OptimizerParams, untracked=UNTRACKED, file=LAYOUT.student_optimizer),
     batches=BatchParams,
     replay=ReplayParams,
     sampling=Tracked(key="rollout.sampling", kind=Sampling, untracked=_UNUSED),

@@ -1,6 +1,6 @@
 """The optimizer: AdamW, its parameters, and the weights that decay."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from pipeline.core.types import Precision
 from pipeline.models.language_model import Model
 from pipeline.runtime.config import AboveZero, Count, Fraction, NonNegative, Positive
 
+UNTRACKED = ("save_steps", "keep_rounds")  # Keys that cannot change what training writes
 # Patterns of the names of weights that do not decay, as in transformers.Trainer.
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
@@ -47,6 +48,10 @@ class OptimizerParams:
     """Number format of a round's model on disk; training goes on from float32 weights in the optimizer file."""
     keep_rounds: Positive | None
     """Newest optimizers to keep, outside DVC's cache; a missing one is trained again; null: all."""
+
+    def identity(self) -> dict[str, object]:
+        """Return the keys that can change what training writes."""
+        return {name: value for name, value in asdict(self).items() if name not in UNTRACKED}
 
 
 def make_optimizer(model: Model, p: OptimizerParams) -> torch.optim.AdamW:

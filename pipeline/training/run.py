@@ -57,8 +57,8 @@ class TrainingRun:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """The sections of params.yaml, as the lineage records them."""
-        record = asdict(self)
+        """The sections of params.yaml, as the lineage records them: without keys that cannot change the model."""
+        record = asdict(self) | {"optimizer": self.optimizer.identity()}
         return {name: record[name] for name in ("seed", "objective", "optimizer", "batches", "replay")}
 
     def plan(self, data: "TrainingData") -> list[list[list[Pick]]]:

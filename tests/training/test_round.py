@@ -48,9 +48,14 @@ def test_the_fingerprint_follows_parameters_and_data(job: Job, tmp_path: Path) -
     rewarded = write_files([replace(rollouts[0], reward=1.0), *rollouts[1:]], job.teacher, tmp_path / "rewarded")
     other_data = TrainingData.open(run, rewarded, corpus, "k")
     assert other_data.own_segment.manifest.segment_id == data.own_segment.manifest.segment_id
-    changed = [replace(run, steps=range(2, 5)), replace(run, seed=1), replace(run, optimizer=optimizer(save_steps=1))]
+    changed = [replace(run, steps=range(2, 5)), replace(run, seed=1), replace(run, optimizer=optimizer(adam_beta2=0.5))]
     fingerprints = [run.fingerprint(other_data), *(other_run.fingerprint(data) for other_run in changed)]
     assert len({same, *fingerprints}) == 5
+
+    # Keys that DVC does not track are in neither the fingerprint nor the lineage.
+    untracked = replace(run, optimizer=optimizer(save_steps=1, keep_rounds=1))
+    assert untracked.fingerprint(data) == same
+    assert untracked.describe(data, [], "table", {}) == run.describe(data, [], "table", {})
 
 
 def test_scores_of_another_tokenizer_are_refused(job: Job, tmp_path: Path) -> None:
