@@ -79,10 +79,9 @@ def main(
         outputs |= {OPTIMIZER: files.optimizer}
     else:
         outputs |= {OPTIMIZER: state_of(student, round_id), REFERENCE: files.optimizer}
+    _drop_states(ctx, p, student, prev)  # makes room where keep_rounds or the schedule was lowered
     rows = train_round(training, data, outputs, finish)
-    if p.optimizer.keep_rounds is not None:
-        ids = [item["id"] for item in round_list(read_yaml(ctx.layout.rounds))]
-        drop_states(student, ids[: max(0, ids.index(round_id) + 1 - p.optimizer.keep_rounds)])
+    _drop_states(ctx, p, student, round_id)
     ctx.cost["tokens"] = sum(row["read_tokens"] for row in rows)
     ctx.cost["steps"], ctx.cost["steps_not_taken"] = len(rows), steps - len(rows)
 
@@ -133,6 +132,15 @@ def _restore_state(ctx: StageContext, p: Any, tokenizer: Tokenizer, student: str
         if state_digest(state) != item["state"]:
             remedy = f"run `stillroom repro --force --single-item train@{name}`, then `make repro`"
             raise UserError(state, expected="the optimizer of the first time", got="another", remedy=remedy)
+        _drop_states(ctx, p, student, item["id"])
+
+
+def _drop_states(ctx: StageContext, p: Any, student: str, last: str) -> None:
+    """Delete the states that the parameters do not keep, where `last` is the newest round that is done."""
+    rounds = read_yaml(ctx.layout.rounds)["rounds"]
+    names = [name for name, item in rounds.items() if item["student"] == student]
+    done = names[: names.index(f"{student}-{last}") + 1] if last != "init" else []
+    drop_states(rounds, done, p.optimizer.keep_rounds)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ A state is two thirds of a round's bytes, and only the next round reads it. Wher
 round that DVC tracks is a reference of 1 kB: the round, and the digest of the state, which is in .scratch.
 
 * Guarantee: DVC sees the same output before and after a state is dropped, so nothing runs again.
+* Rounds that are in rounds.yaml no longer, such as those of a student that has another name now, lose their states.
 * Guarantee: a state counts only if it has the digest that its reference names. The stage `train` makes a missing one by
   training the rounds before again, and compares the digest.
 """
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,15 @@ def _content(value: Any) -> Any:
     return list(map(_content, value)) if isinstance(value, list | tuple) else value
 
 
-def drop_states(student: str, round_ids: Sequence[str]) -> None:
-    """Delete the states after these rounds, where they are in .scratch."""
-    for round_id in round_ids:
-        state_of(student, round_id).unlink(missing_ok=True)
+def drop_states(schedule: Collection[str], done: Sequence[str], keep_rounds: int | None) -> None:
+    """Delete all but the newest states of a student, and the states of rounds that are not in the schedule.
+
+    Args:
+        schedule: The rounds of all students, named STUDENT-ROUND.
+        done: The rounds of the student that are done, the newest last, named likewise.
+        keep_rounds: The number of the student's states that stay; None: all.
+    """
+    states = {path.stem: path for path in STATES.glob("*.pt")}
+    older = [name for name in done if name in states][:-keep_rounds] if keep_rounds else []
+    for name in {*older} | ({*states} - {*schedule}):
+        states[name].unlink()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.training.states import (
+    STATES,
     drop_states,
     is_kept,
     kept_path,
@@ -40,10 +41,26 @@ def test_a_reference_names_a_state_by_its_round_and_its_content() -> None:
     assert is_kept(reference)
     write_reference(reference, state, "small", "r1")
     assert reference.read_bytes() == content  # the same state has the same reference
-    drop_states("small", ["r0", "r1"])
+    drop_states(["small-r1", "small-r2"], ["small-r1", "small-r2"], 1)  # the newest that is there stays
+    assert is_kept(reference)
+    drop_states(["small-r2"], [], 1)
     assert not state.exists()
     assert not is_kept(reference)
     assert reference.read_bytes() == content
+
+
+def test_the_newest_states_of_the_schedule_stay() -> None:
+    """Eight rounds that became three leave states, and so does a student that is gone."""
+    names = [f"small-r{index}" for index in range(1, 9)]
+    for name in (*names, "large-r1", "large-r2", "former-r1"):
+        write_state(STATES / f"{name}.pt", 1.0)
+    schedule = [*names[:3], "large-r1", "large-r2"]
+    drop_states(schedule, names[:3], None)
+    assert {path.stem for path in STATES.iterdir()} == {*schedule}
+    drop_states(schedule, names[:3], 2)
+    assert {path.stem for path in STATES.iterdir()} == {*schedule} - {"small-r1"}
+    drop_states(schedule, names[:2], 1)  # the third round, which is not done again yet, keeps its state
+    assert {path.stem for path in STATES.iterdir()} == {*schedule} - {"small-r1"}
 
 
 def test_an_optimizer_file_that_is_no_reference_is_the_state() -> None:
