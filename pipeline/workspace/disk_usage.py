@@ -5,6 +5,7 @@
 * An adapter that is still to be made counts the two matrices of each weight that it changes.
 * The teacher's scores are small beside the students and are not counted.
 * Where DVC's cache holds copies in place of links, every output of a stage counts twice.
+* Training needs more than it leaves, because new files are complete before those that they replace are deleted.
 """
 
 import math
@@ -27,39 +28,45 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskNeeds:
-    """The bytes that rounds leave."""
+    """The bytes that rounds leave, and those that they need at most for a time."""
 
     models: int
     optimizers: int
     copies: int  # What DVC's cache holds of them once more; 0 where it links to them
+    passing: int  # What a round needs beside them until it ends
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.models + self.optimizers + self.copies
+        return self.models + self.optimizers + self.copies + self.passing
 
 
-def round_bytes(p: OptimizerParams, numbers: int, rounds: int, *, linked: bool) -> DiskNeeds:
-    """Return what rounds leave of a student.
+def round_bytes(p: OptimizerParams, numbers: int, rounds: int, steps: int, *, linked: bool) -> DiskNeeds:
+    """Return what the rounds of a student need.
 
     Args:
         p: The optimizer of the student.
         numbers: How many numbers the student trains.
         rounds: The number of rounds.
+        steps: The steps of the longest round.
         linked: Whether DVC's cache links to outputs.
     """
     # A state has two moments of each weight, its raw value where the model is an average, and its value in float32
     # where the model has fewer bits.
-    copies = 2 + (p.ema_decay is not None) + (p.save_dtype != "float32")
-    models = _BYTES[p.save_dtype] * numbers * rounds
+    averaged, rounded = p.ema_decay is not None, p.save_dtype != "float32"
+    weights = _BYTES["float32"] * numbers
+    models, state = _BYTES[p.save_dtype] * numbers * rounds, (2 + averaged + rounded) * weights
     kept = rounds if p.keep_rounds is None else min(rounds, p.keep_rounds)
-    optimizers = _BYTES["float32"] * copies * numbers * kept
-    cached = 0 if linked else models + (optimizers if p.keep_rounds is None else 0)
-    return DiskNeeds(models=models, optimizers=optimizers, copies=cached)
+    cached = 0 if linked else models + (kept * state if p.keep_rounds is None else 0)
+    # The oldest state goes after the new one has come. The last checkpoint of a round, which becomes its outputs, has
+    # the weights in float32 too, and is complete before an earlier checkpoint goes.
+    earlier = (3 + averaged) * weights if p.save_steps < steps else 0
+    passing = (state if kept < rounds else 0) + (weights if rounded else 0) + earlier
+    return DiskNeeds(models=models, optimizers=kept * state, copies=cached, passing=passing)
 
 
 def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> DiskNeeds | None:
-    """Return the bytes that the remaining rounds of all students leave.
+    """Return the bytes that the remaining rounds of all students need, of which one at a time trains.
 
     Args:
         root: The directory of the project.
@@ -78,16 +85,17 @@ def rest_bytes(root: Path, rounds: Mapping[str, int] | None = None) -> DiskNeeds
             student: sum(not layout.round(student, item["id"]).model.is_dir() for item in schedule)
             for student in params["students"]
         }
-    needs, linked = [], links_to_outputs(root)
+    needs, linked, steps = [], links_to_outputs(root), max(item["steps"] for item in schedule)
     for student, count in rounds.items():
         size = _trained_numbers(layout, student, params) if count else 0
         if size is None:
             return None
-        needs.append(round_bytes(complete_student(params, student)[1], size, count, linked=linked))
+        needs.append(round_bytes(complete_student(params, student)[1], size, count, steps, linked=linked))
     return DiskNeeds(
         models=sum(need.models for need in needs),
         optimizers=sum(need.optimizers for need in needs),
         copies=sum(need.copies for need in needs),
+        passing=max((need.passing for need in needs), default=0),
     )
 
 

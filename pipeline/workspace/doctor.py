@@ -32,7 +32,7 @@ from pipeline.workspace.validation import check_params
 State: TypeAlias = Literal["well", "note", "wrong"]
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+?)(?: |$)", re.MULTILINE)
 _DEFAULT_BYTES = 5 << 30  # free space where the size of the job is unknown; the default job leaves 3 GB
-_SPARE_BYTES = 1 << 30  # free space for the store, the report, and files that are written before they replace others
+_SPARE_BYTES = 1 << 30  # free space for the store and the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,8 @@ def _disk(layout: Layout) -> Result:
     places = ", ".join(f"{size_text(size)} free at {path}" for path, size in free.items())
     message, missing = f"{places}; the rounds that are left take {job}", max(needed - project, _SPARE_BYTES - store)
     if missing > 0:
-        remedy = f"free {size_text(missing)}: `dvc gc --workspace`, `stillroom store gc`, optimizer.keep_rounds"
-        return "wrong", message, remedy
+        fewer = "`optimizer.keep_rounds: 1`, which holds for the rounds that are left"
+        return "wrong", message, f"free {size_text(missing)}: `dvc gc --workspace`, `stillroom store gc`, {fewer}"
     return message
 
 

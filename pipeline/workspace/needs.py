@@ -6,9 +6,11 @@ of scores are those of the default job (62 per position). Seconds follow from th
 number of weights; training takes three forward passes.
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,14 +85,15 @@ def memory_lines(needs: Mapping[str, int]) -> list[str]:
 
 
 def disk_line(pair: Pair, facts: Facts, plan: Plan, p: OptimizerParams, *, linked: bool) -> str:
-    """Return a line about the bytes that the job leaves in work/, in DVC's cache and in the store."""
+    """Return a line about the bytes that the job needs in work/, in DVC's cache and in the store, and those free."""
     models = 2 * Size.of(pair.teacher).weights + 4 * Size.of(pair.student).weights
-    disk = round_bytes(p, pair.trained, plan.rounds, linked=linked)
+    disk = round_bytes(p, pair.trained, plan.rounds, plan.refresh, linked=linked)
     scores = _SCORE_BYTES * facts.completion * (plan.corpus * 3 + plan.rounds * plan.per_round * plan.samples)
     cached = "linked to DVC's cache" if linked else f"DVC's cache: {size_text(models + disk.copies)} more"
     kept = plan.rounds if p.keep_rounds is None else min(plan.rounds, p.keep_rounds)
     rounds = f"{plan.rounds} rounds {size_text(disk.models)} ({cached}), {kept} optimizers {size_text(disk.optimizers)}"
-    return f"disk: models {size_text(models)}, {rounds}, scores at most {size_text(scores)}"
+    more = f"a round in training {size_text(disk.passing)}, scores at most {size_text(scores)}"
+    return f"disk: models {size_text(models)}, {rounds}, {more}; {size_text(shutil.disk_usage(Path()).free)} are free"
 
 
 def time_line(pair: Pair, facts: Facts, plan: Plan, probe: Probe | None) -> str:

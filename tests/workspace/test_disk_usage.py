@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from pipeline.models.language_model import load_model
 from pipeline.runtime.config import section
-from pipeline.runtime.yaml_files import edit_yaml
+from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 from pipeline.workspace.disk_usage import DiskNeeds, cache_types, links_to_outputs, rest_bytes
 from pipeline.workspace.schedule import ScheduleParams, write_rounds
 from tests.factories import lora_params, make_lora_student
 
 ROOT = Path(__file__).parents[2]
+NOTHING = DiskNeeds(models=0, optimizers=0, copies=0, passing=0)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def start(root: Path, **changes: Any) -> None:
 
 def test_a_missing_model_has_no_size(root: Path) -> None:
     assert rest_bytes(root) is None
-    assert rest_bytes(root, {}) == DiskNeeds(models=0, optimizers=0, copies=0)  # no round is left, so no size is needed
+    assert rest_bytes(root, {}) == NOTHING  # no round is left, so no size is needed
 
 
 def set_optimizer(root: Path, **changes: Any) -> None:
@@ -47,25 +49,45 @@ def test_rounds_that_are_left_count_weights_and_moments(root: Path, make_model_d
     start(root)
     link_cache(root, "hardlink,copy")
     set_optimizer(root, ema_decay=None)
-    assert rest_bytes(root) == DiskNeeds(models=3 * 4 * size, optimizers=3 * 8 * size, copies=0)
+    assert rest_bytes(root) == replace(NOTHING, models=3 * 4 * size, optimizers=3 * 8 * size)
     (root / "work/small/r1/model").mkdir(parents=True)
-    assert rest_bytes(root) == DiskNeeds(models=2 * 4 * size, optimizers=2 * 8 * size, copies=0)
+    assert rest_bytes(root) == replace(NOTHING, models=2 * 4 * size, optimizers=2 * 8 * size)
     left = rest_bytes(root, {"small": 5})
     assert left is not None
     assert left.total == 5 * 12 * size
     set_optimizer(root, ema_decay=0.9)
-    assert rest_bytes(root) == DiskNeeds(models=2 * 4 * size, optimizers=2 * 12 * size, copies=0)
+    assert rest_bytes(root) == replace(NOTHING, models=2 * 4 * size, optimizers=2 * 12 * size)
     set_optimizer(root, ema_decay=None, save_dtype="bfloat16", keep_rounds=2)
-    assert rest_bytes(root, {"small": 5}) == DiskNeeds(models=5 * 2 * size, optimizers=2 * 12 * size, copies=0)
+    # While a round trains, there are the oldest state and the weights in float32, too.
+    needs = replace(NOTHING, models=5 * 2 * size, optimizers=2 * 12 * size, passing=(12 + 4) * size)
+    assert rest_bytes(root, {"small": 5}) == needs
     # The optimizers that are kept are not in DVC's cache.
     link_cache(root, "reflink,copy")
-    assert rest_bytes(root, {"small": 5}) == DiskNeeds(
-        models=5 * 2 * size, optimizers=2 * 12 * size, copies=5 * 2 * size
-    )
+    assert rest_bytes(root, {"small": 5}) == replace(needs, copies=5 * 2 * size)
     set_optimizer(root, keep_rounds=None)
     left = rest_bytes(root)
     assert left is not None
     assert left.copies == left.models + left.optimizers
+
+
+def test_a_round_with_checkpoints_needs_room_for_two(root: Path, make_model_dir: Callable[..., Path]) -> None:
+    """Weights and moments of the checkpoint before the last, once, because one round trains at a time."""
+    make_model_dir(root / "work/teacher", layers=2, seed=1)
+    start(root)
+    set_optimizer(root, ema_decay=None)
+    left = rest_bytes(root)
+    set_optimizer(root, save_steps=4)
+    more = rest_bytes(root)
+    assert left is not None
+    assert more is not None
+    assert more == replace(left, passing=left.models)  # of three rounds, 4 bytes each; a checkpoint has 12
+    assert left.passing == 0
+    student = read_yaml(root / "params.yaml")["student"]["small"]
+    keys = {("students",): ["small", "second"], ("student",): {"small": student, "second": student}}
+    (root / "params.yaml").write_text(edit_yaml(root / "params.yaml", keys), encoding="utf-8")
+    assert rest_bytes(root) == DiskNeeds(
+        models=2 * more.models, optimizers=2 * more.optimizers, copies=2 * more.copies, passing=more.passing
+    )
 
 
 def link_cache(root: Path, types: str, directory: str = "cache") -> None:

@@ -189,15 +189,16 @@ def test_the_text_has_a_row_per_round_and_what_is_left(tmp_path: Path) -> None:
     jobs = find_jobs(root, read_yaml(root / "rounds.yaml"))
     assert [job.steps for job in jobs if job.kind == "train"] == [10, 5]
     left = {"stages": 15, "seconds": 61.4, "teacher_positions": 1200, "store_bytes": None, "worse": ["a r1 is worse"]}
-    left |= {"disk": {"models": 2_000_000, "optimizers": 4_000_000, "copies": 0}, "free_bytes": 5_000_000}
+    disk = {"models": 2_000_000, "optimizers": 4_000_000, "copies": 0, "passing": 1_000_000}
+    left |= {"disk": disk, "free_bytes": 5_000_000}
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in as_text(jobs, left).splitlines()]
     assert ["a", "r2", "open", "open", "open", "open"] in rows
     assert ["a", "init", "", "", "", "open"] in rows
     text = as_text(jobs, left)
     assert "about 61 s" in text
     assert "an unknown size in the store" in text
-    sizes = "students take 2.0 MB, optimizers 4.0 MB, their copies in DVC's cache 0 bytes; 5.0 MB are free"
-    assert f"\ndisk: {sizes}\n" in text
+    sizes = "students take 2.0 MB, optimizers 4.0 MB, their copies in DVC's cache 0 bytes, a round in training 1.0 MB"
+    assert f"\ndisk: {sizes}; 5.0 MB are free\n" in text
     assert "disk: students and optimizers take an unknown size; 5.0" in as_text(jobs, left | {"disk": None})
     assert text.splitlines()[-1] == "warning: a r1 is worse"
     assert as_text(jobs, left | {"stages": 0, "worse": []}).endswith("\nall stages are done")
