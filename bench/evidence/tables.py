@@ -236,8 +236,8 @@ def _write_staleness(usual: Sequence[Row], stale: Sequence[Row], task: str, goal
             ends = {"low": value - half, "high": value + half}
             name = title(method).removeprefix("on-policy, ")
             points.append({"divergence": name, "uses": uses, "refresh": refresh, "value": value} | ends)
-        elif usual := kinds.get((task, method, uses, refresh)):
-            others[f"{heading}, minus {task}"] = _differences(group, usual)
+        elif of_task := kinds.get((task, method, uses, refresh)):
+            others[f"{heading}, minus {task}"] = _differences(group, of_task)
     _write(out / f"{task}-staleness.md", lines, sign="+")
     _write(out / f"{task}-stores.md", others, sign="+")
     base = alt.Chart(alt.Data(values=points), width=420, height=260).encode(
