@@ -127,9 +127,8 @@ def compare(processes: int, task: str) -> None:
 def longer(processes: int) -> None:
     """Train with some methods of a task for more steps than `compare`."""
     p = section(PARAMS, LongerParams, "longer")
-    trials = [
-        trial for method in p.methods for trial in _trials(p.task, method, p.seeds, steps=p.steps, refresh=p.refresh)
-    ]
+    schedule = {"steps": p.steps, "refresh": p.refresh}
+    trials = [trial for method in p.methods for trial in _trials(p.task, method, p.seeds, rate=p.rate, **schedule)]
     _write(f"{p.task}-longer", side_by_side(trials, processes))
 
 
@@ -166,19 +165,20 @@ def _of_method(rows: Sequence[Row], method: str) -> list[Row]:
 
 
 def _trials(
-    task: str, method: str, seeds: Sequence[int], name: str | None = None, **schedule: int
+    task: str, method: str, seeds: Sequence[int], name: str | None = None, rate: float | None = None, **schedule: int
 ) -> list[Callable[[], Row]]:
-    """Return the runs of a method at its learning rate from the starts of some seeds.
+    """Return the runs of a method from the starts of some seeds.
 
     Args:
-        task: The task that the starts and the learning rate belong to.
+        task: The task that the starts belong to.
         method: The method.
         seeds: The seeds.
         name: Another project with the same prompts; default: the task's.
+        rate: The learning rate; default: the best one of the task's tuning.
         schedule: What differs in the schedule.
     """
     p = read_task(task)
-    rate = p.best_rate(_of_method(_rows(task)["tune"], method))
+    rate = rate or p.best_rate(_of_method(_rows(task)["tune"], method))
     return [
         partial(runs.run_method, name or task, p, method, rate, seed, runs.train_start(task, p.start, seed), **schedule)
         for seed in seeds

@@ -93,6 +93,7 @@ class LongerParams:
 
     task: str
     methods: tuple[str, ...]
+    rate: AboveZero
     steps: Positive
     refresh: Positive
     """Steps between new completions."""
