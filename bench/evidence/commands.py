@@ -127,8 +127,11 @@ def compare(processes: int, task: str) -> None:
 def longer(processes: int) -> None:
     """Train with some methods of a task for more steps than `compare`."""
     p = section(PARAMS, LongerParams, "longer")
-    schedule = {"steps": p.steps, "refresh": p.refresh}
-    trials = [trial for method in p.methods for trial in _trials(p.task, method, p.seeds, rate=p.rate, **schedule)]
+    trials = [
+        trial
+        for method in p.methods
+        for trial in _trials(p.task, method, p.seeds, rate=p.rate, steps=p.steps, refresh=p.refresh)
+    ]
     _write(f"{p.task}-longer", side_by_side(trials, processes))
 
 
