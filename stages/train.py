@@ -33,7 +33,7 @@ from pipeline.training.mixing import ReplayParams
 from pipeline.training.optimizer import UNTRACKED, OptimizerParams
 from pipeline.training.round import CONVERTED_MODEL, LOG, MODEL, OPTIMIZER, REFERENCE, train_round
 from pipeline.training.run import TrainingData, TrainingRun
-from pipeline.training.states import drop_states, is_kept, read_reference, state_digest, state_of
+from pipeline.training.states import STATES, drop_states, is_kept, read_reference, state_digest, state_of
 from stages._stage import StageContext, Tracked, ended, run, stage
 
 # Of the sampling, the loss needs the temperature at which a rollout's log-probs were recorded.
@@ -137,6 +137,8 @@ def _restore_state(ctx: StageContext, p: Any, tokenizer: Tokenizer, student: str
 
 def _drop_states(ctx: StageContext, p: Any, student: str, last: str) -> None:
     """Delete the states that the parameters do not keep, where `last` is the newest round that is done."""
+    if not STATES.is_dir():
+        return
     rounds = read_yaml(ctx.layout.rounds)["rounds"]
     names = [name for name, item in rounds.items() if item["student"] == student]
     done = names[: names.index(f"{student}-{last}") + 1] if last != "init" else []
