@@ -44,7 +44,7 @@ SHARED = ("teacher", "prompts", "corpus", "evaluations/prompts/teacher.parquet")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """A method of presets/methods, a divergence of presets/divergences, and further changes of params.yaml."""
+    """What a configuration lays over the project's params.yaml: a method, a divergence and single changes."""
 
     name: str
     method: str

@@ -26,8 +26,6 @@ from pipeline.runtime.yaml_files import edit_yaml, read_yaml
 
 ROW = "row.json"
 _FRACTIONS = {"off": 0.0, "mixed": 0.5, "on": 1.0}  # of the student's own completions (GKD's lambda)
-
-
 _MEASURES = {"judge": measure_by_judge, "repairs": measure_student}
 
 

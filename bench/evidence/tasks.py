@@ -27,7 +27,7 @@ class ProjectParams:
     mistakes: Count
     """Beginnings of answers with a mistake, per training problem, that a tuned teacher learns from."""
     needs: str
-    """A further file that the project is made from, which DVC alone reads."""
+    """Another file that the project depends on; only dvc.yaml uses this key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""bench.evidence.mistakes: a prompt ends in an answer with a mistake, and its reference goes on rightly."""
+"""bench.evidence.mistakes: a prompt ends with a mistake, and its reference finishes the answer correctly."""
 
 import re
 import shutil
